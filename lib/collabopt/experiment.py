@@ -1,0 +1,276 @@
+"""An experiment: a data set, a model and the hyper-parameters of every stage, as one validated YAML file.
+
+    digits = experiment.load("digits", sparsity=0.8)
+
+Nothing here imports TensorFlow, so that a batch is checked in a moment.
+"""
+
+import difflib
+import math
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+ROOT = Path(__file__).resolve().parents[2]
+EXPERIMENTS = ROOT / "notebooks" / "experiments"
+DATA = Path(os.environ.get("COLLABOPT_DATA", ROOT / "data"))
+REPORTS = Path(os.environ.get("COLLABOPT_REPORTS", ROOT / "reports"))
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class ExperimentError(ValueError):
+    """What is wrong with an experiment: a line a mistake, with the key, its value and what would be right."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Dataset(Section):
+    """`name` is a data set of `collabopt.datasets`, or `function` ("module:function") or `path` (.npz) is your own."""
+
+    name: Literal["digits", "mnist", "cifar10", "speech_commands", "imagenet"] | None = None
+    function: str | None = Field(None, pattern=r"^[\w.]+:\w+$")
+    path: str | None = None
+    directory: str | None = None
+    image_size: Count | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "Dataset":
+        if sum(source is not None for source in (self.name, self.function, self.path)) != 1:
+            raise ValueError("expected exactly one of name, function and path")
+        return self
+
+
+class Model(Section):
+    """`name` is a model of `collabopt.models`, or `function` ("module:function") or `path` (.keras, .h5) is your own."""
+
+    name: (
+        Literal["digits_cnn", "mnist_cnn", "ds_cnn_s", "ds_cnn_m", "ds_cnn_l", "mobilenet_v1", "mobilenet_v2"] | None
+    ) = None
+    function: str | None = Field(None, pattern=r"^[\w.]+:\w+$")
+    path: str | None = Field(None, pattern=r"\.(keras|h5)$")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "Model":
+        if sum(source is not None for source in (self.name, self.function, self.path)) != 1:
+            raise ValueError("expected exactly one of name, function and path")
+        return self
+
+
+class Training(Section):
+    """How a stage is trained. Learning rates are peak rates; `warmup_epochs` climb to it linearly."""
+
+    epochs: Annotated[int, Field(ge=0)]
+    batch_size: Count
+    optimizer: Literal["adam", "sgd"]
+    learning_rate: Positive
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_epochs: NotNegative = 0.0
+    momentum: Fraction = 0.0
+    nesterov: bool = False
+    weight_decay: NotNegative = 0.0
+    label_smoothing: Fraction = 0.0
+    augment: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Training":
+        if self.optimizer != "sgd" and (self.momentum or self.nesterov):
+            raise ValueError(f"optimizer={self.optimizer}: momentum and nesterov go with sgd")
+        if self.warmup_epochs and self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs={self.warmup_epochs}: expected fewer than epochs={self.epochs}")
+        return self
+
+
+class Pruning(Training):
+    """Training while pruning. `constant` holds the target from the first epoch on; `polynomial` climbs to it, cubic,
+    between `begin_epoch` and `end_epoch` (Zhu and Gupta 2017). The mask is renewed every `frequency` steps."""
+
+    sparsity_schedule: Literal["constant", "polynomial"] = "constant"
+    initial_sparsity: Fraction = 0.0
+    begin_epoch: NotNegative = 0.0
+    end_epoch: Positive | None = None
+    frequency: Count = 100
+
+    @model_validator(mode="after")
+    def _prunes(self) -> "Pruning":
+        if not self.epochs:
+            raise ValueError("epochs=0: pruning needs at least one epoch")
+        if self.sparsity_schedule == "polynomial" and self.end_epoch is None:
+            raise ValueError("sparsity_schedule=polynomial: expected an end_epoch")
+        if not self.begin_epoch < (self.end_epoch or self.epochs) <= self.epochs:
+            raise ValueError(
+                f"begin_epoch={self.begin_epoch}, end_epoch={self.end_epoch}: expected "
+                f"begin_epoch < end_epoch <= epochs={self.epochs}"
+            )
+        return self
+
+
+class InitialWeights(Section):
+    """Weights the baseline starts from: an .npz keyed layer/variable, and what is trained after loading them.
+
+    `validation_indices` (.npy, indices into the training images) are examples those weights never saw.
+    """
+
+    path: str
+    validation_indices: str | None = None
+    training: Training
+
+
+class Stages(Section):
+    baseline: Training
+    pruned: Pruning
+    clustered: Training
+    sparse_clustered: Training
+    qat: Training
+    pqat: Training
+    cqat: Training
+    pcqat: Training
+
+
+class Exclude(Section):
+    """Names of layers left out."""
+
+    pruning: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    clustering: Annotated[tuple[str, ...], Field(strict=False)] = ()
+
+
+class Experiment(Section):
+    name: str
+    dataset: Dataset
+    model: Model
+    initial_weights: InitialWeights | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    threads: Count = 1
+    train_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    calibration_examples: Count = 200
+    sparsity: Fraction
+    number_of_clusters: Annotated[int, Field(ge=3, le=1024)]
+    cluster_per_channel: bool = False
+    centroid_initialization: Literal["kmeans_plus_plus", "linear", "density_based", "random"] = "kmeans_plus_plus"
+    exclude: Exclude = Exclude()
+    stages: Stages
+    density_kernel: str | None = None
+
+    @property
+    def baseline_training(self) -> Training:
+        """The baseline's training: after loading the initial weights where there are any, else from scratch."""
+        return self.initial_weights.training if self.initial_weights else self.stages.baseline
+
+
+KNOBS = (
+    "seed",
+    "threads",
+    "train_fraction",
+    "calibration_examples",
+    "sparsity",
+    "number_of_clusters",
+    "cluster_per_channel",
+    "centroid_initialization",
+)
+"""What `load` and a batch can override."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML whose `1e-3` is a number and whose repeated keys are errors."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise ExperimentError(f"{key}: given twice (line {node.start_mark.line + 1} on); keep one")
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def path_of(name: str) -> Path:
+    """The experiment file of a name ("digits"), or the path of a file of your own ("mine.yaml").
+
+    Raises ExperimentError when there is no such file.
+    """
+    path = Path(name) if str(name).endswith((".yaml", ".yml")) else EXPERIMENTS / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(file.stem for file in EXPERIMENTS.glob("*.yaml"))
+        raise ExperimentError(f"experiment={name}: no such file; expected a path ending in .yaml or one of {known}")
+    return path.resolve()
+
+
+def load(name: str, **overrides: Any) -> Experiment:
+    """The experiment of that name or path with knobs overridden; `None` keeps the experiment's own value.
+
+    Raises ExperimentError with a line for every unknown key, wrong type or value out of range.
+    """
+    path = path_of(name)
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        raise ExperimentError(f"{path.name}: not YAML: {' '.join(str(error).split())}") from error
+    except ExperimentError as error:
+        raise ExperimentError(f"{path.name}: {error}") from error
+    if not isinstance(values, dict):
+        raise ExperimentError(f"{path.name}: expected keys and values, found {type(values).__name__}")
+    overrides = {key: value for key, value in overrides.items() if value is not None}
+    for key in overrides:
+        if key not in KNOBS:
+            raise ExperimentError(f"{key}={overrides[key]!r}: unknown parameter{_hint(key, KNOBS)}")
+    try:
+        return Experiment.model_validate({"name": path.stem, **values, **overrides})
+    except ValidationError as error:
+        raise ExperimentError("\n".join(f"{path.name}: {_explain(mistake)}" for mistake in error.errors())) from None
+
+
+def overridden(name: str, **overrides: Any) -> dict[str, Any]:
+    """The overrides that differ from the experiment's own values, in the order of `KNOBS`."""
+    own, changed = load(name), load(name, **overrides)
+    return {knob: getattr(changed, knob) for knob in KNOBS if getattr(changed, knob) != getattr(own, knob)}
+
+
+def report_directory(name: str, **overrides: Any) -> Path:
+    """Where a run's tables and pages go: reports/<experiment>/, or a directory below named by its overrides."""
+    changed = overridden(name, **overrides)
+    directory = REPORTS / path_of(name).stem
+    return directory / ",".join(f"{knob}={value}" for knob, value in changed.items()) if changed else directory
+
+
+def _explain(mistake: dict) -> str:
+    at = [str(part) for part in mistake["loc"]]
+    key, value = ".".join(at), mistake["input"]
+    if mistake["type"] == "extra_forbidden":
+        return f"{key}={value!r}: unknown key{_hint(at[-1], _keys_beside(at))}"
+    if mistake["type"] == "missing":
+        return f"{key}: missing; this key is needed"
+    if mistake["type"] == "value_error":
+        return f"{key}: {mistake['ctx']['error']}" if key else str(mistake["ctx"]["error"])
+    message = mistake["msg"].replace("Input should be", "expected")
+    if isinstance(value, float) and not math.isfinite(value):
+        message = "expected a finite number"
+    return f"{key}={value!r}: {message}"
+
+
+def _keys_beside(at: list[str]) -> list[str]:
+    section: Any = Experiment
+    for part in at[:-1]:
+        annotation = section.model_fields[part].annotation
+        section = next(
+            (kind for kind in (annotation, *getattr(annotation, "__args__", ())) if hasattr(kind, "model_fields")),
+            Experiment,
+        )
+    return list(section.model_fields)
+
+
+def _hint(key: str, known: Any) -> str:
+    near = difflib.get_close_matches(key, known, 1)
+    return f"; did you mean {near[0]}?" if near else f"; expected one of {', '.join(known)}"
