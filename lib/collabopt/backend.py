@@ -4,6 +4,7 @@ from collabopt.backend import keras, tf, tfmot
 """
 
 import contextlib
+import logging
 import os
 import random
 import re
@@ -33,13 +34,16 @@ _NOTICES = re.compile(
     r"[IWE]\d{4} .*\b(port|cudart_stub|cuda_platform|cpu_feature_guard|reader|loader|mlir_graph_optimization_pass|"
     r"tf_tfl_flatbuffer_helpers|cuda_diagnostics|cuda_executor|flatbuffer_export|quantization_driver|"
     r"single_machine|devices)\.cc:|"
-    r"To enable the following instructions: "
+    r"E\d{4} .*\butil\.cc:\d+\] oneDNN supports |"
+    r"To enable the following instructions: |"
+    r"fully_quantize: |"
+    r"INFO: Created TensorFlow Lite XNNPACK delegate"
 )
 
 
 @contextlib.contextmanager
 def native_notices_dropped() -> Iterator[None]:
-    """Drop the known notices that native code writes to file descriptor 2 inside the block, and let all else through."""
+    """Drop the known notices that native code writes to descriptor 2 inside the block, and let all else through."""
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as caught:
@@ -53,6 +57,21 @@ def native_notices_dropped() -> Iterator[None]:
             rest = [line for line in caught.read().decode(errors="replace").splitlines() if not _NOTICES.match(line)]
             if any(line.strip() for line in rest):
                 print("\n".join(rest), file=sys.stderr)
+
+
+@contextlib.contextmanager
+def log_dropped(*beginnings: str) -> Iterator[None]:
+    """Drop TensorFlow's Python log records that begin so inside the block, and let all else through."""
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(beginnings)
+
+    logger = logging.getLogger("tensorflow")
+    logger.addFilter(wanted)
+    try:
+        yield
+    finally:
+        logger.removeFilter(wanted)
 
 
 _demand_keras_2()

@@ -51,7 +51,7 @@ class Dataset(Section):
 
 
 class Model(Section):
-    """`name` is a model of `collabopt.models`, or `function` ("module:function") or `path` (.keras, .h5) is your own."""
+    """`name` is one of `collabopt.models`, or `function` ("module:function") or `path` (.keras, .h5) is your own."""
 
     name: (
         Literal["digits_cnn", "mnist_cnn", "ds_cnn_s", "ds_cnn_m", "ds_cnn_l", "mobilenet_v1", "mobilenet_v2"] | None
@@ -215,7 +215,7 @@ def load(name: str, **overrides: Any) -> Experiment:
     """
     path = path_of(name)
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a SafeLoader
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except yaml.YAMLError as error:
         raise ExperimentError(f"{path.name}: not YAML: {' '.join(str(error).split())}") from error
     except ExperimentError as error:
@@ -225,7 +225,7 @@ def load(name: str, **overrides: Any) -> Experiment:
     overrides = {key: value for key, value in overrides.items() if value is not None}
     for key in overrides:
         if key not in KNOBS:
-            raise ExperimentError(f"{key}={overrides[key]!r}: unknown parameter{_hint(key, KNOBS)}")
+            raise ExperimentError(f"{key}={overrides[key]!r}: unknown parameter{hint(key, KNOBS)}")
     try:
         return Experiment.model_validate({"name": path.stem, **values, **overrides})
     except ValidationError as error:
@@ -249,7 +249,7 @@ def _explain(mistake: dict) -> str:
     at = [str(part) for part in mistake["loc"]]
     key, value = ".".join(at), mistake["input"]
     if mistake["type"] == "extra_forbidden":
-        return f"{key}={value!r}: unknown key{_hint(at[-1], _keys_beside(at))}"
+        return f"{key}={value!r}: unknown key{hint(at[-1], _keys_beside(at))}"
     if mistake["type"] == "missing":
         return f"{key}: missing; this key is needed"
     if mistake["type"] == "value_error":
@@ -271,6 +271,6 @@ def _keys_beside(at: list[str]) -> list[str]:
     return list(section.model_fields)
 
 
-def _hint(key: str, known: Any) -> str:
+def hint(key: str, known: Any) -> str:
     near = difflib.get_close_matches(key, known, 1)
     return f"; did you mean {near[0]}?" if near else f"; expected one of {', '.join(known)}"

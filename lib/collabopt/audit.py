@@ -1,0 +1,115 @@
+"""What a stage's kernels really hold, in Keras and in the int8 file, and whether it kept what its parent had won."""
+
+import numpy as np
+import pandas as pd
+
+from collabopt.backend import keras
+from collabopt.prune import prunable
+
+GAINED = 0.001
+"""Share of weights that may become zero in Keras without being a failure (0.1 points)."""
+
+
+def sparsity(kernel: np.ndarray) -> float:
+    """Fraction of exact zeros in [0, 1]."""
+    return float(np.mean(kernel == 0))
+
+
+def unique(kernel: np.ndarray) -> int:
+    """Count of distinct values."""
+    return len(np.unique(kernel))
+
+
+def unique_per_channel(kernel: np.ndarray) -> int:
+    """The largest count of distinct values in an output channel, the last axis of a kernel."""
+    values = np.sort(kernel.reshape(-1, kernel.shape[-1]), axis=0)
+    return int(1 + np.max(np.sum(values[1:] != values[:-1], axis=0, initial=0)))
+
+
+def kind(layer: keras.layers.Layer) -> str | None:
+    """`conv2d` or `dense`, which are pruned and clustered; `depthwise`, which is not; None without a kernel."""
+    if isinstance(layer, keras.layers.DepthwiseConv2D):
+        return "depthwise"
+    return {True: "dense", False: "conv2d"}[isinstance(layer, keras.layers.Dense)] if prunable(layer) else None
+
+
+def kernels(model: keras.Model) -> dict[str, np.ndarray]:
+    """The kernels of a plain model by layer name, depthwise ones included, float32."""
+    return {layer.name: kernel(layer) for layer in model.layers if kind(layer)}
+
+
+def kernel(layer: keras.layers.Layer) -> np.ndarray:
+    """The kernel of a convolution, depthwise convolution or dense layer."""
+    return (layer.depthwise_kernel if kind(layer) == "depthwise" else layer.kernel).numpy()
+
+
+def kinds(model: keras.Model) -> dict[str, str]:
+    """The kind of each layer that has a kernel, by name."""
+    return {layer.name: kind(layer) for layer in model.layers if kind(layer)}
+
+
+def layers(
+    kinds: dict[str, str],
+    own: dict[str, np.ndarray],
+    codes: dict[str, np.ndarray],
+    quantizer: dict[str, str] | None = None,
+) -> pd.DataFrame:
+    """A row a kernel: what it is, and its sparsity and unique values in Keras (`own`) and int8 (`codes`)."""
+    rows = [
+        {
+            "layer": name,
+            "kind": kinds[name],
+            "shape": "×".join(map(str, kernel.shape)),
+            "weights": kernel.size,
+            "sparsity": sparsity(kernel),
+            "unique_tensor": unique(kernel),
+            "unique_channel": unique_per_channel(kernel),
+            "int8_sparsity": sparsity(codes[name]),
+            "int8_unique_tensor": unique(codes[name]),
+            "int8_unique_channel": unique_per_channel(codes[name]),
+            "quantizer": (quantizer or {}).get(name, ""),
+        }
+        for name, kernel in own.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def rounded_to_zero(own: list[np.ndarray], codes: list[np.ndarray]) -> float:
+    """Fraction of the kernels' non-zero weights that rounding to int8 turned into zeros."""
+    alive = sum(np.count_nonzero(kernel) for kernel in own)
+    return sum(np.count_nonzero((kernel != 0) & (code == 0)) for kernel, code in zip(own, codes, strict=True)) / max(
+        alive, 1
+    )
+
+
+def losses(
+    row: pd.Series,
+    parent: np.ndarray,
+    own: np.ndarray,
+    codes: np.ndarray,
+    clusters: int | None,
+    per_channel: bool,
+) -> list[str]:
+    """What a stage failed to preserve in one kernel, in words; empty where all held.
+
+    parent, own: the kernel before and after the stage. codes: its int8 codes. clusters: how many values a tensor (a
+    channel with `per_channel`) may hold; None where the stage preserves no clusters. Codes are counted per channel,
+    since the stock converter gives each channel a scale of its own.
+    """
+    found = []
+    zeros = parent == 0
+    lost, lost_int8 = np.mean(zeros & (own != 0)), np.mean(zeros & (codes != 0))
+    gained = np.mean(~zeros & (own == 0))
+    if lost:
+        found.append(f"{lost:.1%} of the weights are zeros of the parent that were lost")
+    if lost_int8 > lost:
+        found.append(f"{lost_int8:.1%} of the int8 codes are zeros of the parent that were lost")
+    if gained > GAINED:
+        found.append(f"{gained:.1%} of the weights became zero")
+    if clusters is not None:
+        held = row["unique_channel"] if per_channel else row["unique_tensor"]
+        if held > clusters:
+            found.append(f"{held:,} values in a {'channel' if per_channel else 'tensor'} instead of {clusters}")
+        if row["int8_unique_channel"] > clusters:
+            found.append(f"{row['int8_unique_channel']} int8 codes in a channel instead of {clusters}")
+    return found

@@ -1,0 +1,115 @@
+"""ImageNet, or pictures in folders like its: <directory>/{train,validation}/<class>/*.JPEG, read as a stream.
+
+Test is the validation folder, whose labels are public; validation is carved from train.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from collabopt.backend import tf
+from collabopt.datasets.parts import DatasetError, Parts
+from collabopt.datasets.split import Split
+
+IMAGE_SIZE = 224
+CENTRAL = 0.875  # share of the shorter side that evaluation keeps
+KINDS = (".jpeg", ".jpg", ".png")
+
+
+def read(directory: Path, image_size: int = IMAGE_SIZE) -> Parts:
+    """The pictures below `directory` as paths; model inputs are (image_size, image_size, 3) float32 in [-1, 1].
+
+    The fingerprint is over relative paths and sizes in bytes.
+    Raises DatasetError when a folder is missing or empty, or train and validation have other classes.
+    """
+    folders = {"train": directory / "train", "test": _held_out(directory)}
+    for folder in folders.values():
+        if not folder.is_dir():
+            raise DatasetError(
+                f"directory={directory}: no folder {folder.name}; expected train/<class>/*.JPEG and "
+                "validation/<class>/*.JPEG (or val)"
+            )
+    classes = _classes(folders["train"], folders["test"])
+    digest = hashlib.blake2b(digest_size=16)
+    train, test = (_split(directory, folder, classes, image_size, digest) for folder in folders.values())
+    return Parts(train, None, test, classes, digest.hexdigest(), (image_size, image_size, 3))
+
+
+def _held_out(directory: Path) -> Path:
+    shortened = (directory / "val").is_dir() and not (directory / "validation").is_dir()
+    return directory / ("val" if shortened else "validation")
+
+
+def _classes(train: Path, test: Path) -> tuple[str, ...]:
+    classes, others = (sorted(path.name for path in folder.iterdir() if path.is_dir()) for folder in (train, test))
+    differing = sorted(set(classes) ^ set(others))
+    if differing or len(classes) < 2:
+        raise DatasetError(
+            f"{train.parent}: {train.name} has {len(classes)} class folders and {test.name} {len(others)}"
+            + (f", {differing[0]} in one only" if differing else "")
+            + "; expected the same in both, two or more"
+        )
+    return tuple(classes)
+
+
+def _split(directory: Path, folder: Path, classes: tuple[str, ...], image_size: int, digest: "hashlib._Hash") -> Split:
+    paths, labels = [], []
+    for label, name in enumerate(classes):
+        pictures = sorted(path for path in (folder / name).iterdir() if path.suffix.lower() in KINDS)
+        if not pictures:
+            raise DatasetError(f"{folder / name}: no pictures; expected files ending in {', '.join(KINDS)}")
+        for path in pictures:
+            size = path.stat().st_size
+            if not size:
+                raise DatasetError(f"{path}: empty file; put the picture there again")
+            digest.update(f"{path.relative_to(directory).as_posix()} {size}\n".encode())
+        paths += [os.fsencode(path.absolute()) for path in pictures]
+        labels += [label] * len(pictures)
+
+    def prepare(batch: tf.Tensor) -> tf.Tensor:
+        return _map(lambda path: _central(path, image_size), batch, image_size)
+
+    def augment(batch: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        seeds = tf.random.experimental.stateless_split(seed, tf.size(batch))
+        return _map(lambda pair: _random(*pair, image_size), (batch, seeds), image_size)
+
+    return Split(np.array(paths), np.array(labels), prepare, augment)
+
+
+def _map(function: Callable, batch: tf.Tensor | tuple[tf.Tensor, ...], image_size: int) -> tf.Tensor:
+    return tf.map_fn(function, batch, fn_output_signature=tf.TensorSpec((image_size, image_size, 3), tf.float32))
+
+
+def _decode(path: tf.Tensor) -> tf.Tensor:
+    image = tf.io.decode_image(tf.io.read_file(path), channels=3, expand_animations=False)
+    return tf.ensure_shape(image, (None, None, 3))
+
+
+def _central(path: tf.Tensor, image_size: int) -> tf.Tensor:
+    """The central square of a picture whose shorter side was made image_size / 0.875 pixels."""
+    image = _decode(path)
+    sides = tf.cast(tf.shape(image)[:2], tf.float32)
+    scaled = tf.round(sides * (round(image_size / CENTRAL) / tf.reduce_min(sides)))
+    resized = tf.image.resize(image, tf.cast(scaled, tf.int32))
+    return tf.image.resize_with_crop_or_pad(resized, image_size, image_size) / 127.5 - 1
+
+
+def _random(path: tf.Tensor, seed: tf.Tensor, image_size: int) -> tf.Tensor:
+    """A random part of a picture, 8 to 100 % of its area, aspect 3:4 to 4:3, half of them flipped (Szegedy et al. 2015:
+    Going deeper with convolutions)."""
+    image = _decode(path)
+    for_crop, for_flip = tf.unstack(tf.random.experimental.stateless_split(seed, 2), num=2)
+    begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+        tf.shape(image),
+        tf.zeros((1, 0, 4)),
+        for_crop,
+        min_object_covered=0.0,
+        aspect_ratio_range=(3 / 4, 4 / 3),
+        area_range=(0.08, 1.0),
+        use_image_if_no_bounding_boxes=True,
+    )
+    resized = tf.image.resize(tf.slice(image, begin, size), (image_size, image_size))
+    return tf.image.stateless_random_flip_left_right(resized, for_flip) / 127.5 - 1

@@ -1,0 +1,52 @@
+"""Mel-frequency cepstral coefficients of one-second clips, by TensorFlow's own operations, as keyword-spotting
+networks for microcontrollers were trained on (Zhang et al. 2017: Hello Edge)."""
+
+from pathlib import Path
+
+import numpy as np
+
+from collabopt.backend import tf
+from collabopt.datasets.parts import DatasetError
+
+SAMPLE_RATE = 16_000
+SAMPLES = 16_000
+SPECTROGRAM = {"window_size": 640, "stride": 320, "magnitude_squared": True}
+MFCC = {
+    "upper_frequency_limit": 4000,
+    "lower_frequency_limit": 20,
+    "filterbank_channel_count": 40,
+    "dct_coefficient_count": 10,
+}
+SHAPE = (49, 10, 1)  # windows of 40 ms every 20 ms, coefficients, one channel
+_CLIPS_AT_ONCE = 256
+
+
+def decode(path: Path) -> np.ndarray:
+    """A clip (16000,) float32 in [-1, 1], padded with zeros or cut to one second.
+
+    Raises DatasetError when it is not 16-bit PCM, mono, 16 kHz.
+    """
+    try:
+        audio, rate = tf.audio.decode_wav(tf.io.read_file(str(path)), desired_samples=SAMPLES)
+    except tf.errors.InvalidArgumentError as error:
+        why = error.message.splitlines()[0]
+        raise DatasetError(f"{path}: not a WAV file of 16-bit samples ({why}); expected mono, 16 kHz") from error
+    if int(rate) != SAMPLE_RATE or audio.shape[1] != 1:
+        raise DatasetError(f"{path}: {int(rate)} Hz with {audio.shape[1]} channels; expected {SAMPLE_RATE} Hz, mono")
+    return audio.numpy()[:, 0]
+
+
+def features(audio: np.ndarray) -> np.ndarray:
+    """Clips (n, 16000) -> (n, 49, 10, 1) float32."""
+    # The spectrogram's channels axis serves for clips.
+    spectrogram = tf.raw_ops.AudioSpectrogram(input=audio.T, **SPECTROGRAM)
+    return tf.raw_ops.Mfcc(spectrogram=spectrogram, sample_rate=SAMPLE_RATE, **MFCC).numpy()[..., np.newaxis]
+
+
+def features_of_files(paths: list[Path]) -> np.ndarray:
+    """Clips of WAV files -> (n, 49, 10, 1) float32. Raises DatasetError naming a file that is not as it should be."""
+    made = np.empty((len(paths), *SHAPE), np.float32)
+    for start in range(0, len(paths), _CLIPS_AT_ONCE):
+        some = paths[start : start + _CLIPS_AT_ONCE]
+        made[start : start + len(some)] = features(np.stack([decode(path) for path in some]))
+    return made

@@ -1,0 +1,193 @@
+"""Self-contained HTML for readers: a page from an executed notebook, and the index of a report directory.
+
+    pages.from_notebook(Path("pqat.ipynb"), Path("reports/digits/pqat.html"), {"index.html": "All results"})
+
+A page fetches nothing: figures are data URIs, there is no library of scripts, and what an output would load is removed.
+"""
+
+import base64
+import io
+import re
+import textwrap
+from pathlib import Path
+
+import bs4
+import jinja2
+import nbformat
+from markupsafe import Markup
+from nbconvert.exporters.html import HTMLExporter
+from nbconvert.filters import strip_ansi
+from PIL import Image
+
+from collabopt import shell, store
+from collabopt.index_page import index
+
+__all__ = ["from_notebook", "index"]
+
+HEADINGS = re.compile("^h[1-6]$")
+DROPPED = {"remove-cell", "papermill-error-cell-tag"}
+"""Cells with these tags are left out; the second is papermill's own banner, for which the page has a better one."""
+SHOWN = ["text/html", "image/png", "image/svg+xml", "image/jpeg", "text/markdown", "text/latex", "text/plain"]
+"""The forms of an output a page shows, the best first; widgets and scripts fall back to these."""
+LOADING = [
+    "script",
+    "iframe",
+    "object",
+    "embed",
+    "link",
+    "meta",
+    "base",
+    "form",
+    "audio",
+    "video",
+    "source",
+    "template",
+]
+
+
+def from_notebook(notebook: Path, page: Path, links: dict[str, str]) -> None:
+    """Write an executed notebook as one HTML file; `links` (relative address to label) stand at its top.
+
+    The same notebook gives the same bytes. A notebook that failed becomes a page that says where.
+    """
+    cells = nbformat.read(notebook, as_version=4)
+    cells.cells = [cell for cell in cells.cells if not DROPPED & set(cell.metadata.get("tags", []))]
+    failed_at, failed_cell, failure = _failure(cells)
+    exported, _ = _exporter().from_notebook_node(cells, {"metadata": {"path": str(notebook.parent.resolve())}})
+    body = bs4.BeautifulSoup(exported, "html.parser")
+    _remove_loading(body)
+    contents = _outline(body, notebook.stem.replace("_", " "))
+    _describe(body)
+    first = body.select_one(".prose p")
+    text = shell.render(
+        "page.html.j2",
+        title=body.h1.get_text(" ", strip=True),
+        description=textwrap.shorten(first.get_text(), 200, placeholder=" …") if first else "",
+        links=links,
+        contents=contents,
+        foldable=body.select_one("details.code") is not None,
+        body=Markup(str(body)),
+        failure=failure,
+        failed_at=failed_at,
+        failed_cell=failed_cell,
+    )
+    store.write(page, text)
+
+
+def _exporter() -> HTMLExporter:
+    exporter = HTMLExporter(
+        template_name="base",
+        template_file="notebook.html.j2",
+        extra_loaders=[jinja2.FileSystemLoader(shell.HERE)],
+        embed_images=True,
+        exclude_anchor_links=True,
+    )
+    exporter.config.NbConvertBase.display_data_priority = SHOWN
+    exporter.register_preprocessor("nbconvert.preprocessors.CoalesceStreamsPreprocessor", enabled=True)
+    return exporter
+
+
+def _failure(notebook: nbformat.NotebookNode) -> tuple[str | None, str | None, str | None]:
+    """Address and name of the cell that failed, which is marked, and what it said; three None where all went well."""
+    for position, cell in enumerate(notebook.cells, 1):
+        if cell.cell_type != "code" or "raises-exception" in cell.metadata.get("tags", []):
+            continue
+        said = [f"{out.ename}: {strip_ansi(out.evalue)}" for out in cell.outputs if out.output_type == "error"]
+        # A kernel that dies leaves no traceback, only papermill's note on the cell it was in.
+        if not said and cell.metadata.get("papermill", {}).get("exception"):
+            said = ["stopped before it finished"]
+        if said:
+            cell.metadata.failed = True
+            name = f"cell [{cell.execution_count}]" if cell.execution_count else f"cell {position} from the top"
+            return f"cell-{position}", name, textwrap.shorten(said[0], 400, placeholder=" …")
+    if notebook.metadata.get("papermill", {}).get("exception"):
+        return "main", "a cell it does not name", "stopped before it finished"
+    return None, None, None
+
+
+def _remove_loading(body: bs4.BeautifulSoup) -> None:
+    """Remove all that would fetch or run something: an image from elsewhere leaves its description."""
+    for tag in body.find_all(LOADING):
+        tag.decompose()
+    for tag in body.find_all("style"):
+        if re.search(r"@import|url\(", str(tag.string), re.IGNORECASE):
+            tag.decompose()
+    for tag in body.find_all(True):
+        for name, value in list(tag.attrs.items()):
+            value = " ".join(value) if isinstance(value, list) else str(value)
+            if _is_loading(tag.name, name.lower(), value.strip().lower()):
+                del tag[name]
+    for image in body.find_all("img", src=False):
+        image.replace_with("[image not included]" if _is_mute(image) else f"[image: {image['alt']}]")
+
+
+def _is_loading(tag: str, attribute: str, value: str) -> bool:
+    if attribute in ("href", "xlink:href"):
+        return value.startswith("javascript:") if tag == "a" else not value.startswith(("#", "data:"))
+    if attribute in ("src", "srcset", "background", "poster", "data"):
+        return not value.startswith("data:")
+    return attribute.startswith("on") or (attribute == "style" and "url(" in value)
+
+
+def _outline(body: bs4.BeautifulSoup, name: str) -> list[dict]:
+    """Put the headings in order, one `h1` first and no level left out, with unique ids; returns the contents list."""
+    first = body.find(HEADINGS)
+    if first is None or first.name != "h1":
+        title = body.new_tag("h1")
+        title.string = name
+        body.insert(0, title)
+    taken = {"main", "show-code", *(tag["id"] for tag in body.find_all(id=True))}
+    entries, level = [], 0
+    for heading in body.find_all(HEADINGS):
+        level = min(max(int(heading.name[1]), 2), level + 1)
+        text = heading.get_text(" ", strip=True)
+        heading.name, heading["id"] = f"h{level}", _unused(text, taken)
+        if level > 1:
+            entries.append({"level": level, "id": heading["id"], "text": text})
+    return entries
+
+
+def _unused(text: str, taken: set[str]) -> str:
+    slug = re.sub(r"\W+", "-", text.lower()).strip("-") or "section"
+    number, address = 1, slug
+    while address in taken:
+        number += 1
+        address = f"{slug}-{number}"
+    taken.add(address)
+    return address
+
+
+def _describe(body: bs4.BeautifulSoup) -> None:
+    """Say what figures and tables are to those who cannot see them, and let wide tables scroll in themselves."""
+    for number, image in enumerate(body.find_all("img"), 1):
+        if _is_mute(image):
+            image["alt"] = f"Figure {number}: {_section(image)}"
+        _set_size(image)
+    for table in body.find_all("table"):
+        del table["border"]
+        for scope, cells in (("col", table.select("thead th")), ("row", table.select("tbody th"))):
+            for cell in cells:
+                cell["scope"] = scope
+        label = f"Table: {_section(table)}"
+        table.wrap(
+            body.new_tag("div", attrs={"class": "table", "tabindex": "0", "role": "region", "aria-label": label})
+        )
+
+
+def _is_mute(image: bs4.Tag) -> bool:
+    """Whether an image has no text for those who cannot see it; the phrase is what nbconvert puts in its place."""
+    return not image.get("alt") or image["alt"].startswith("No description has been provided")
+
+
+def _set_size(image: bs4.Tag) -> None:
+    """Show a PNG of more than 96 dots an inch at its size in inches: its type is as large as was meant, and sharp."""
+    encoded = image["src"].removeprefix("data:image/png;base64,")
+    if encoded == image["src"] or image.get("width"):
+        return
+    with Image.open(io.BytesIO(base64.b64decode(encoded))) as picture:
+        scale = min(1, 96 / picture.info.get("dpi", (96, 96))[0])
+        image["width"], image["height"] = (str(round(scale * dots)) for dots in picture.size)
+
+
+def _section(element: bs4.Tag) -> str:
+    return element.find_previous(HEADINGS).get_text(" ", strip=True)

@@ -1,0 +1,56 @@
+"""Magnitude pruning by TFMOT. Wrappers stay in this module: plain Keras models go in and come out."""
+
+import math
+
+from collabopt import plain, progress, training
+from collabopt.backend import keras, tfmot
+from collabopt.datasets import Data
+from collabopt.experiment import Pruning
+
+
+def prunable(layer: keras.layers.Layer) -> bool:
+    """Whether pruning touches the layer's kernel: convolutions and dense layers, not depthwise ones (as in TFMOT)."""
+    return isinstance(layer, keras.layers.Conv2D | keras.layers.Dense) and not isinstance(
+        layer, keras.layers.DepthwiseConv2D
+    )
+
+
+def schedule(sparsity: float, how: Pruning, steps_per_epoch: int):
+    """The sparsity to hold or to climb to, by training step (Zhu and Gupta 2017, arXiv:1710.01878)."""
+    begin = round(how.begin_epoch * steps_per_epoch)
+    if how.sparsity_schedule == "constant":
+        return tfmot.sparsity.keras.ConstantSparsity(sparsity, begin_step=begin, frequency=how.frequency)
+    return tfmot.sparsity.keras.PolynomialDecay(
+        how.initial_sparsity,
+        sparsity,
+        begin_step=begin,
+        # The mask is renewed at begin, begin + frequency, ...; an end on that grid reaches the target exactly.
+        end_step=begin + math.ceil((how.end_epoch - how.begin_epoch) * steps_per_epoch / how.frequency) * how.frequency,
+        frequency=how.frequency,
+    )
+
+
+def fine_tune(
+    model: keras.Model,
+    data: Data,
+    sparsity: float,
+    how: Pruning,
+    exclude: tuple[str, ...] = (),
+    seed: int = 0,
+    stage: str = "pruned",
+) -> tuple[keras.Model, training.Fit]:
+    """Train a clone of `model` until a fraction `sparsity` of each kernel is zero, but in the layers of `exclude`."""
+    clock = progress.Clock()
+    steps = schedule(sparsity, how, math.ceil(len(data.train) / how.batch_size))
+
+    def wrap(layer: keras.layers.Layer) -> keras.layers.Layer:
+        clone = layer.__class__.from_config(layer.get_config())
+        if not prunable(layer) or layer.name in exclude:
+            return clone
+        return tfmot.sparsity.keras.prune_low_magnitude(clone, pruning_schedule=steps)
+
+    wrapped = keras.models.clone_model(model, clone_function=wrap)
+    for before, after in zip(model.layers, wrapped.layers, strict=True):
+        getattr(after, "layer", after).set_weights(before.get_weights())
+    fit = training.fit(wrapped, data, how, seed, stage, clock, [tfmot.sparsity.keras.UpdatePruningStep()])
+    return plain.clone(model, tfmot.sparsity.keras.strip_pruning(wrapped).get_weights()), fit

@@ -1,0 +1,173 @@
+"""The files a run leaves beside its pages: results.csv, layers.csv, run.json and models/<stage>.tflite.
+
+Notebooks of one batch write at the same time: each row has a key, files are replaced whole, and a lock orders them.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from collabopt import backend, experiment, store, tree
+
+if TYPE_CHECKING:
+    from collabopt.runs import Finished, Run
+
+KEY = [
+    "experiment",
+    "stage",
+    "scheme",
+    "seed",
+    "number_of_clusters",
+    "cluster_per_channel",
+    "target_sparsity",
+    "train_fraction",
+]
+RESULTS = [
+    *KEY,
+    "parent",
+    "validation_accuracy",
+    "validation_accuracy_int8",
+    "accuracy",
+    "accuracy_int8",
+    "tflite_bytes",
+    "gzip_bytes",
+    "zip_bytes",
+    "sparsity",
+    "unique_weights",
+    "rounded_to_zero",
+    "preserved",
+    "setup_seconds",
+    "fit_seconds",
+    "epochs",
+]
+LAYERS = [
+    *KEY,
+    "layer",
+    "kind",
+    "shape",
+    "weights",
+    "sparsity",
+    "unique_tensor",
+    "unique_channel",
+    "int8_sparsity",
+    "int8_unique_tensor",
+    "int8_unique_channel",
+    "quantizer",
+    "defect",
+]
+STARTED = "COLLABOPT_STARTED"
+"""Environment variable by which a batch tells its notebooks when it began."""
+
+
+def now() -> str:
+    """The time, ISO 8601 with its zone, to the second."""
+    return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def key(run: Run, finished: Finished) -> dict:
+    """The columns that tell a row of results.csv from every other; empty where a knob says nothing of the stage."""
+    plan, stage = run.experiment, finished.stage
+    return {
+        "experiment": plan.name,
+        "stage": stage.name,
+        "scheme": stage.scheme,
+        "seed": plan.seed,
+        "number_of_clusters": plan.number_of_clusters if stage.clusters else None,
+        "cluster_per_channel": plan.cluster_per_channel if stage.clusters else None,
+        "target_sparsity": plan.sparsity if stage.prunes or stage.keeps_zeros else None,
+        "train_fraction": plan.train_fraction,
+    }
+
+
+def record(run: Run, finished: Finished) -> None:
+    """Write a finished stage's rows and its .tflite file to the run's report directory."""
+    row = key(run, finished)
+    with store.locked(
+        experiment.DATA / "locks" / f"{hashlib.sha256(str(run.directory).encode()).hexdigest()[:16]}.lock"
+    ):
+        _drop_rows_of_another_setting(run)
+        result = pd.DataFrame([row | {"parent": finished.stage.parent} | finished.result])
+        _merge(run.directory / "results.csv", result[RESULTS])
+        _merge(run.directory / "layers.csv", finished.layers.assign(**row)[LAYERS])
+        store.write(run.directory / "models" / f"{finished.stage.name}.tflite", finished.tflite.read_bytes())
+        store.write(run.directory / "run.json", json.dumps(about(run), indent=1, ensure_ascii=False) + "\n")
+
+
+def read(path: Path) -> pd.DataFrame:
+    """results.csv or layers.csv; counts that may be missing as nullable integers."""
+    counts = {"number_of_clusters": "Int64"}
+    return pd.read_csv(path, dtype=counts | {"cluster_per_channel": object, "preserved": object})
+
+
+def about(run: Run) -> dict:
+    """What run.json says: parameters, data, versions, commit, start and end."""
+    return {
+        "experiment": run.experiment.model_dump(mode="json"),
+        "experiment_sha256": hashlib.sha256(run.source.read_bytes()).hexdigest(),
+        "seed": run.experiment.seed,
+        "data": {
+            "name": run.data.name,
+            "fingerprint": run.data.fingerprint,
+            **{split: len(getattr(run.data, split)) for split in ("train", "validation", "test")},
+        },
+        "versions": versions(),
+        "commit": commit(),
+        "op_determinism": backend.deterministic(),
+        "start": os.environ.get(STARTED, run.began),
+        "end": now(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of all that computes."""
+    packages = ("numpy", "ai-edge-litert", "pandas", "scikit-learn", "papermill")
+    return {
+        "python": platform.python_version(),
+        **backend.versions(),
+        **{package: metadata.version(package) for package in packages},
+        "platform": platform.platform(),
+    }
+
+
+def commit() -> str:
+    """The commit of the code, with `+changes` where library, notebooks or lock file differ from it; else `unknown`."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=experiment.ROOT, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        changes = git("status", "--porcelain", "--", "lib", "notebooks", "requirements.lock")
+        return git("rev-parse", "HEAD") + ("+changes" if changes else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _drop_rows_of_another_setting(run: Run) -> None:
+    """An experiment that was changed since starts its tables anew."""
+    try:
+        before = json.loads((run.directory / "run.json").read_text())["experiment"]
+    except (OSError, ValueError, KeyError):
+        return
+    if before != run.experiment.model_dump(mode="json"):
+        for name in ("results.csv", "layers.csv", "run.json"):
+            (run.directory / name).unlink(missing_ok=True)
+
+
+def _merge(path: Path, rows: pd.DataFrame) -> None:
+    """Put `rows`, of one stage, in place of that stage's rows; stages stay in the tree's order."""
+    if path.is_file():
+        old = read(path)
+        rows = pd.concat([old[old["stage"] != rows["stage"].iloc[0]].astype(object), rows.astype(object)])
+        rows = rows.sort_values("stage", key=lambda stage: stage.map(list(tree.TREE).index), kind="stable")
+    store.write(path, rows.to_csv(index=False))

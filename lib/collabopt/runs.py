@@ -1,0 +1,256 @@
+"""A run of an experiment over the deployment tree: each stage trained once, measured once, kept in the store."""
+
+import dataclasses
+import json
+import os
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from collabopt import (
+    audit,
+    backend,
+    datasets,
+    experiment,
+    lite,
+    measure,
+    models,
+    plain,
+    progress,
+    prune,
+    quantize,
+    results,
+    sizes,
+    store,
+    training,
+    tree,
+)
+from collabopt.backend import keras
+from collabopt.experiment import Experiment
+from collabopt.tree import Stage
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """A stage that was trained, converted and measured, as the store holds it.
+
+    history: a row an epoch. result: its columns of results.csv. layers: a row a kernel.
+    """
+
+    stage: Stage
+    trained: Path
+    measured: Path
+    history: pd.DataFrame
+    result: dict
+    layers: pd.DataFrame
+
+    @property
+    def tflite(self) -> Path:
+        """The full-integer file, int8 in and out."""
+        return self.measured / "int8.tflite"
+
+    def kernels(self) -> dict[str, np.ndarray]:
+        """The float32 kernels by layer; of a QAT stage what its fake quantization sees."""
+        with np.load(self.measured / "kernels.npz") as arrays:
+            return dict(arrays)
+
+    def codes(self) -> dict[str, np.ndarray]:
+        """The int8 codes of the kernels by layer, in Keras's layout."""
+        return lite.kernels(self.tflite.read_bytes(), {name: kernel.shape for name, kernel in self.kernels().items()})
+
+    def correct(self) -> dict[str, np.ndarray]:
+        """Whether each example is given its label: `validation`, `test`, and with `_int8` by the int8 file."""
+        with np.load(self.measured / "correct.npz") as arrays:
+            return dict(arrays)
+
+
+def start(name: str, reports: str | None = None, **overrides: Any) -> "Run":
+    """A run of the experiment of that name (or file) with knobs overridden, `None` keeping the experiment's own value.
+
+    reports: the directory for tables and pages; None takes reports/<experiment>/, or one below it named by what is
+    overridden. Sets this process's threads, and shows progress.
+    """
+    plan = experiment.load(name, **overrides)
+    backend.configure(plan.threads)
+    progress.attach(os.environ.get("COLLABOPT_NOTEBOOK", plan.name))
+    directory = Path(reports) if reports else experiment.report_directory(name, **overrides)
+    return Run(plan, directory, experiment.path_of(name), experiment.DATA / "stages")
+
+
+class Run:
+    """The stages of an experiment, trained where the store does not hold them.
+
+    directory: where their rows, files and pages go. source: the experiment's file. keep: the store.
+    """
+
+    def __init__(self, plan: Experiment, directory: Path, source: Path, keep: Path) -> None:
+        self.experiment, self.directory, self.source, self.keep = plan, directory, source, keep
+        self.began = results.now()
+        self._finished: dict[str, Finished] = {}
+        self._trained_here: set[str] = set()
+
+    @cached_property
+    def data(self) -> datasets.Data:
+        """The data set, loaded when it is first needed."""
+        return datasets.load(self.experiment)
+
+    @cached_property
+    def _data_digests(self) -> list[str]:
+        return [self.data.fingerprint, self.data.train.fingerprint(), self.data.validation.fingerprint()]
+
+    def stage(self, name: str) -> Finished:
+        """The finished stage; what is missing of it and its ancestors is trained. Its rows go to the report."""
+        if name not in tree.TREE:
+            raise KeyError(f"stage={name}: expected one of {', '.join(tree.TREE)}")
+        if name not in self._finished:
+            self._finished[name] = self._finish(tree.TREE[name])
+            results.record(self, self._finished[name])
+            _say(self._finished[name], anew=name in self._trained_here)
+        return self._finished[name]
+
+    def stages(self, *names: str) -> list[Finished]:
+        """The finished stages, in that order."""
+        return [self.stage(name) for name in names]
+
+    def histories(self, *names: str) -> dict[str, pd.DataFrame]:
+        """The training histories of the stages, a row an epoch."""
+        return {name: self.stage(name).history for name in names}
+
+    def layers(self, *names: str) -> pd.DataFrame:
+        """A row a stage and kernel."""
+        return pd.concat([self.stage(name).layers.assign(stage=name) for name in names], ignore_index=True)
+
+    def results(self, *names: str) -> pd.DataFrame:
+        """A row a stage, as in results.csv."""
+        rows = [results.key(self, one) | {"parent": one.stage.parent} | one.result for one in self.stages(*names)]
+        return pd.DataFrame(rows)
+
+    def kernel(self, name: str | None = None) -> str:
+        """The layer whose density is drawn: the one named, else the experiment's choice, else that of most weights.
+
+        Raises ValueError when the model has no such kernel that pruning and clustering touch.
+        """
+        layers = self.stage("baseline").layers
+        touched = layers[layers["kind"] != "depthwise"].set_index("layer")["weights"]
+        chosen = name or self.experiment.density_kernel or touched.idxmax()
+        if chosen not in touched.index:
+            raise ValueError(f"kernel={chosen}: expected one of {', '.join(touched.index)}")
+        return chosen
+
+    @property
+    def figures(self) -> Path:
+        """Where the data of figures goes."""
+        return self.directory / "figures"
+
+    def _finish(self, stage: Stage) -> Finished:
+        parent = self.stage(stage.parent) if stage.parent else None
+        trained, model = self._train(stage, parent)
+
+        def make(directory: Path) -> None:
+            measure.write(
+                directory,
+                model or self._model(stage, trained),
+                self.data,
+                self.experiment,
+                parent.kernels() if stage.keeps_zeros or stage.clusters else None,
+                stage.clusters,
+            )
+
+        material = self._measuring(trained)
+        measured = store.get_or_make(self.keep, f"{stage.name}-measured", material, make)
+        return Finished(
+            stage,
+            trained,
+            measured,
+            pd.read_csv(trained / "history.csv"),
+            json.loads((measured / "result.json").read_text()) | json.loads((trained / "fit.json").read_text()),
+            pd.read_csv(measured / "layers.csv", keep_default_na=False),
+        )
+
+    def _train(self, stage: Stage, parent: Finished | None) -> tuple[Path, keras.Model | None]:
+        """The stored entry of the trained stage, and the model where it was trained just now."""
+        made: list[keras.Model] = []
+
+        def make(directory: Path) -> None:
+            backend.seed_everything(self.experiment.seed)
+            start = (
+                self._model(parent.stage, parent.trained) if parent else tree.initial_model(self.experiment, self.data)
+            )
+            model, fit = stage.train(start, self.data, self.experiment)
+            np.savez(directory / "weights.npz", **tree.arrays(model))
+            fit.history.to_csv(directory / "history.csv", index=False)
+            times = {"setup_seconds": fit.setup_seconds, "fit_seconds": fit.fit_seconds, "epochs": len(fit.history)}
+            (directory / "fit.json").write_text(json.dumps(times))
+            made.append(model)
+            self._trained_here.add(stage.name)
+
+        entry = store.get_or_make(self.keep, stage.name, self._training(stage, parent), make)
+        return entry, made[0] if made else None
+
+    def _model(self, stage: Stage, trained: Path) -> keras.Model:
+        parent = self._finished.get(stage.parent)
+        with np.load(trained / "weights.npz") as arrays:
+            return tree.restore(
+                stage,
+                dict(arrays),
+                self._model(parent.stage, parent.trained) if stage.quantizes else None,
+                self.experiment,
+                self.data,
+            )
+
+    def _training(self, stage: Stage, parent: Finished | None) -> dict:
+        """All that decides the weights of the stage."""
+        plan = self.experiment
+        how = getattr(plan.stages, stage.name) if parent else plan.baseline_training
+        material = {
+            "stage": stage.name,
+            "parent": parent.trained.name if parent else None,
+            "training": how.model_dump(),
+            "knobs": {knob: getattr(plan, knob) for knob in ("seed", "threads", *stage.knobs)},
+            "data": self._data_digests,
+            "versions": backend.versions(),
+            "deterministic": backend.deterministic(),
+            "sources": self._sources(tree, training, plain, prune, stage.module),
+        }
+        if stage.prunes or stage.clusters:
+            material["exclude"] = plan.exclude.model_dump(mode="json")
+        if not parent:
+            material["model"] = plan.model.model_dump()
+            if plan.initial_weights:
+                material["initial_weights"] = store.sources_digest([datasets.located(plan.initial_weights.path)])
+        return material
+
+    def _measuring(self, trained: Path) -> dict:
+        """All that decides what is measured of a trained stage."""
+        plan = self.experiment
+        return {
+            "trained": trained.name,
+            "calibration_examples": plan.calibration_examples,
+            "clusters": [plan.number_of_clusters, plan.cluster_per_channel],
+            "exclude": plan.exclude.model_dump(mode="json"),
+            "test": self.data.test.fingerprint(),
+            "sources": self._sources(measure, lite, audit, sizes, quantize),
+        }
+
+    def _sources(self, *modules: ModuleType) -> str:
+        """Digest of the modules with those that every stage uses: back end, data set, model."""
+        files = [Path(module.__file__) for module in (backend, *modules)]
+        data_modules = Path(datasets.__file__).parent.glob("*.py")
+        return store.sources_digest([*files, *data_modules, *models.sources(self.experiment.model)])
+
+
+def _say(finished: Finished, anew: bool) -> None:
+    result, name = finished.result, finished.stage.name
+    took = progress.duration(result["setup_seconds"] + result["fit_seconds"])
+    how = f"{result['epochs']} epochs took {took}" if anew else "from the store"
+    progress.say(
+        f"{name}: {how}; accuracy "
+        f"{result['accuracy']:.2%}, INT8 {result['accuracy_int8']:.2%}, {result['tflite_bytes']:,} → "
+        f"{result['gzip_bytes']:,} bytes" + (", NOT PRESERVED" if result["preserved"] is False else ""),
+        about=name,
+        last=True,
+    )

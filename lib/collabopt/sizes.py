@@ -1,0 +1,24 @@
+"""Sizes of a deployable file, raw and compressed."""
+
+import gzip
+import io
+import zipfile
+from pathlib import Path
+
+
+def raw(path: Path) -> int:
+    """Bytes of the file."""
+    return path.stat().st_size
+
+
+def gzipped(path: Path) -> int:
+    """Bytes after gzip at level 9."""
+    return len(gzip.compress(path.read_bytes(), compresslevel=9, mtime=0))
+
+
+def zipped(path: Path) -> int:
+    """Bytes of a ZIP archive (deflate) that holds the file: what TFMOT's guides publish, though they call it gzip."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(zipfile.ZipInfo("model.tflite"), path.read_bytes(), zipfile.ZIP_DEFLATED)
+    return len(buffer.getvalue())

@@ -1,0 +1,154 @@
+"""Finished work on disk: each entry whole, checksummed, made once and shared by every notebook and process.
+
+An entry is a directory `<name>-<key>`; the key is a digest of all that decides its content. It is made in a directory
+of its own and renamed when complete, under a lock that dies with its process.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from collabopt import progress
+
+_SEAL = "checksums.json"
+
+
+class StoreError(OSError):
+    """The store cannot be written: a full disk, a directory that is read-only."""
+
+
+def key(material: dict[str, Any]) -> str:
+    """16 hex digits that change with anything in `material`."""
+    text = json.dumps(material, sort_keys=True, ensure_ascii=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def sources_digest(paths: list[Path]) -> str:
+    """Digest of the files' contents, under their names, in any order."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path in sorted(set(paths), key=lambda path: (path.name, str(path))):
+        digest.update(path.name.encode() + b"\0" + hashlib.blake2b(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def get_or_make(directory: Path, name: str, material: dict[str, Any], make: Callable[[Path], None]) -> Path:
+    """The entry for `material`, made by `make(path)` in an empty directory if it is not there, whole.
+
+    Another process that makes the same entry is waited for. A damaged entry is said and made again.
+    Raises StoreError when the directory cannot be written.
+    """
+    entry = directory / f"{name}-{key(material)}"
+    if _is_whole(entry):
+        return entry
+    with _writing(directory), _locked(directory / "locks" / f"{entry.name}.lock", name):
+        if _is_whole(entry):
+            return entry
+        if entry.exists():
+            progress.say(f"{name}: the stored entry {entry.name} is damaged; making it again")
+            shutil.rmtree(entry)
+        for left in directory.glob(f"{entry.name}.*.partial"):  # of a process that died
+            shutil.rmtree(left)
+        partial = Path(tempfile.mkdtemp(prefix=f"{entry.name}.", suffix=".partial", dir=directory))
+        try:
+            make(partial)
+            (partial / "key.json").write_text(json.dumps(material, indent=1, sort_keys=True))
+            _seal(partial)
+            partial.rename(entry)
+            _sync(directory)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return entry
+
+
+def write(path: Path, text: str | bytes) -> None:
+    """Write a file whole: its readers see the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = text.encode() if isinstance(text, str) else text
+    handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(partial).chmod(0o644)
+        Path(partial).replace(path)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on `path`; the kernel lets go of it when the process dies, however it dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def _locked(path: Path, name: str) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            progress.say(f"{name}: waiting for process {file.read().strip() or 'unknown'}, which is making it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+@contextlib.contextmanager
+def _writing(directory: Path) -> Iterator[None]:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        reason = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}.get(
+            error.errno, "the directory is not writable" if error.errno in (errno.EACCES, errno.EROFS) else None
+        )
+        if reason is None:
+            raise
+        raise StoreError(
+            error.errno, f"{reason}; free some space or set COLLABOPT_DATA to another directory", str(directory)
+        ) from error
+
+
+def _is_whole(entry: Path) -> bool:
+    try:
+        sums = json.loads((entry / _SEAL).read_text())
+        return all(_checksum(entry / file) == sum_ for file, sum_ in sums.items())
+    except (OSError, ValueError):
+        return False
+
+
+def _seal(entry: Path) -> None:
+    files = sorted(path for path in entry.rglob("*") if path.is_file())
+    (entry / _SEAL).write_text(json.dumps({str(file.relative_to(entry)): _checksum(file) for file in files}, indent=1))
+    for file in (*files, entry / _SEAL, entry):
+        _sync(file)
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

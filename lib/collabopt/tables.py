@@ -1,0 +1,146 @@
+"""Tables as readers see them. Numbers are formatted here and nowhere else."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+from pandas.io.formats.style import Styler
+
+from collabopt import published
+from collabopt.runs import Finished, Run
+from collabopt.tree import TREE
+
+GUIDES = {
+    "pqat": ("baseline", "pruned", "qat", "pqat"),
+    "cqat": ("baseline", "clustered", "qat", "cqat"),
+    "pcqat": ("baseline", "pruned", "qat", "sparse_clustered", "pcqat"),
+}
+"""The results tables of TFMOT's collaborative-optimization guides and their columns."""
+
+_BAD = "color: #b3261e; font-weight: 600"
+
+
+def percent(fraction: float | None, digits: int = 2) -> str:
+    return "" if fraction is None or pd.isna(fraction) else f"{fraction:.{digits}%}"
+
+
+def compression(raw: float | None, compressed: float | None) -> str:
+    """528,128 → 434,879 (17.66 % saved); in megabytes or empty where bytes are unknown."""
+    if not raw or not compressed:
+        return ""
+    return f"{int(raw):,} → {int(compressed):,} ({1 - compressed / raw:.2%})"
+
+
+def stages(finished: Sequence[Finished]) -> Styler:
+    """A row a stage: accuracy, INT8 accuracy, the int8 file raw → gzip, sparsity, unique weights, preserved."""
+    rows = pd.DataFrame(
+        {
+            "Accuracy (FP32, or fake-INT8)": percent(one.result["accuracy"])
+            + (" fake-INT8" if one.stage.quantizes else ""),
+            "INT8 accuracy": percent(one.result["accuracy_int8"]),
+            "INT8 file, raw → gzip (bytes saved)": compression(one.result["tflite_bytes"], one.result["gzip_bytes"]),
+            "Sparsity": percent(one.result["sparsity"], 1),
+            "Unique weights": f"{one.result['unique_weights']:,}",
+            "Preserved": {None: "", True: "yes", False: "NO"}[one.result["preserved"]],
+        }
+        for one in finished
+    )
+    rows.index = pd.Index([one.stage.title for one in finished], name="Stage")
+    return _flagged(rows, "Preserved")
+
+
+def layers(finished: Finished) -> Styler:
+    """A row a kernel: sparsity and unique values in Keras and in the int8 file, and what was not preserved."""
+    frame = finished.layers
+    rows = pd.DataFrame(
+        {
+            "Kind": frame["kind"],
+            "Shape": frame["shape"],
+            "Sparsity": [percent(value, 1) for value in frame["sparsity"]],
+            "INT8 sparsity": [percent(value, 1) for value in frame["int8_sparsity"]],
+            "Values in the tensor": frame["unique_tensor"].map("{:,}".format),
+            "… in a channel, at most": frame["unique_channel"].map("{:,}".format),
+            "INT8 codes in the tensor": frame["int8_unique_tensor"],
+            "… in a channel, at most ": frame["int8_unique_channel"],
+            "Quantizer": frame["quantizer"],
+            "Not preserved": frame["defect"],
+        }
+    )
+    rows.index = pd.Index(frame["layer"], name="Layer")
+    empty = [column for column in ("Quantizer", "Not preserved") if (rows[column] == "").all()]
+    rows = rows.drop(columns=empty)
+    return _flagged(rows, "Not preserved") if "Not preserved" in rows else rows.style
+
+
+def times(finished: Sequence[Finished]) -> Styler:
+    """A row a stage: epochs, set-up and fit time in seconds, as when the stage was trained."""
+    rows = pd.DataFrame(
+        {
+            "Epochs": one.result["epochs"],
+            "Set-up (s)": f"{one.result['setup_seconds']:.1f}",
+            "Fit (s)": f"{one.result['fit_seconds']:.1f}",
+        }
+        for one in finished
+    )
+    rows.index = pd.Index([one.stage.title for one in finished], name="Stage")
+    return rows.style
+
+
+def verdicts(finished: Sequence[Finished]) -> Styler:
+    """A row a stage that must keep something: what it must keep, whether it did, and where it did not."""
+    rows = pd.DataFrame(
+        {
+            "Must keep": " and ".join(
+                ["every zero of its parent"] * one.stage.keeps_zeros + ["the clusters"] * one.stage.clusters
+            ),
+            "Preserved": "yes" if one.result["preserved"] else "NO",
+            "Kernels at fault": ", ".join(one.layers[one.layers["defect"] != ""]["layer"]) or "none",
+            "First of them": next((defect for defect in one.layers["defect"] if defect), ""),
+        }
+        for one in finished
+        if one.stage.keeps_zeros or one.stage.clusters
+    )
+    rows.index = pd.Index(
+        [one.stage.title for one in finished if one.stage.keeps_zeros or one.stage.clusters], name="Stage"
+    )
+    return _flagged(rows, "Preserved")
+
+
+def guide(run: Run, table: str) -> Styler:
+    """A results table as TFMOT's guides print it, the published figures of the same model and data above ours."""
+    columns, known = GUIDES[table], published.of(run.experiment, table)
+    ours = {stage: run.stage(stage).result for stage in columns}
+    rows = {}
+    if len(known):
+        rows["FP32 or fake-INT8 top-1 accuracy", "published"] = [
+            percent(published.value(known, stage, "accuracy")) for stage in columns
+        ]
+    rows["FP32 or fake-INT8 top-1 accuracy", "ours"] = [percent(ours[stage]["accuracy"]) for stage in columns]
+    if len(known):
+        rows["INT8 top-1 accuracy", "published"] = [
+            percent(published.value(known, stage, "accuracy_int8")) for stage in columns
+        ]
+    rows["INT8 top-1 accuracy", "ours"] = [percent(ours[stage]["accuracy_int8"]) for stage in columns]
+    if len(known):
+        rows["INT8 file, raw → ZIP (bytes saved)", "published"] = [_published_size(known, stage) for stage in columns]
+    rows["INT8 file, raw → ZIP (bytes saved)", "ours"] = [
+        compression(ours[stage]["tflite_bytes"], ours[stage]["zip_bytes"]) for stage in columns
+    ]
+    rows["INT8 file, raw → gzip (bytes saved)", "ours"] = [
+        compression(ours[stage]["tflite_bytes"], ours[stage]["gzip_bytes"]) for stage in columns
+    ]
+    frame = pd.DataFrame.from_dict(rows, orient="index", columns=[TREE[stage].title for stage in columns])
+    frame.index = pd.MultiIndex.from_tuples(rows)
+    return frame.style.set_caption(f"{table.upper()} table: {run.experiment.name}, seed {run.experiment.seed}")
+
+
+def _published_size(known: pd.DataFrame, stage: str) -> str:
+    megabytes = published.value(known, stage, "compressed_megabytes")
+    if megabytes is not None:
+        return f"{megabytes:g} MB compressed"
+    return compression(published.value(known, stage, "tflite_bytes"), published.value(known, stage, "compressed_bytes"))
+
+
+def _flagged(rows: pd.DataFrame, column: str) -> Styler:
+    """Red, and in words, where the column says that something was not preserved."""
+    bad = ~rows[column].isin(["", "yes"])
+    return rows.style.apply(lambda cells: [_BAD if bad[index] else "" for index in cells.index], subset=[column])

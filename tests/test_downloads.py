@@ -1,0 +1,270 @@
+"""Downloads and what is made of them, against a server on this machine."""
+
+import hashlib
+import http.server
+import io
+import pickle
+import socket
+import tarfile
+import threading
+import wave
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from collabopt.datasets import DatasetError, cifar10, mnist, speech_archive, speech_commands
+from collabopt.datasets.download import fetch
+
+
+class Server:
+    """Serves `files` (path -> content) and counts requests; `promised` overrides the Content-Length it announces."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.promised: int | None = None
+        self.requests: list[str] = []
+        served = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                served.requests.append(self.path)
+                content = served.files.get(self.path)
+                if content is None:
+                    self.send_error(404)
+                    return
+                self.send_response(200)
+                self.send_header("Content-Length", str(served.promised or len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.http.serve_forever, args=(0.05,), daemon=True).start()
+
+    def offer(self, name: str, content: bytes) -> tuple[str, str]:
+        """URL and SHA-256 of `content`."""
+        self.files[f"/{name}"] = content
+        return f"http://127.0.0.1:{self.http.server_port}/{name}", hashlib.sha256(content).hexdigest()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.http.shutdown()
+    server.http.server_close()
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_download_arrives_whole_and_says_how_far_it_is(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    content = np.random.default_rng(0).bytes(12 << 20)
+    url, sha256 = server.offer("file.bin", content)
+    assert fetch(url, tmp_path / "new" / "file.bin", sha256, "a file").read_bytes() == content
+    assert files_in(tmp_path) == ["new/file.bin"]
+    said = capsys.readouterr().err
+    assert "\r" not in said
+    assert 9 <= len(said.splitlines()) <= 10
+    assert said.splitlines()[-1] == "a file: 100 % of 12.6 MB"
+
+
+def refused(url: str, destination: Path, sha256: str = "0" * 64) -> str:
+    """What a failing download says; it must leave nothing."""
+    with pytest.raises(DatasetError) as caught:
+        fetch(url, destination, sha256, "a file")
+    assert not destination.parent.exists() or files_in(destination.parent) == []
+    message = str(caught.value)
+    for part in ("a file", url, f"Put the file at {destination} by hand"):
+        assert part in message
+    assert "\n" not in message
+    return message
+
+
+def test_a_wrong_hash_leaves_nothing(server: Server, tmp_path: Path) -> None:
+    url, sha256 = server.offer("file.bin", b"not what was published")
+    message = refused(url, tmp_path / "file.bin")
+    assert sha256 in message and "0" * 64 in message
+
+
+def test_a_missing_file_names_the_status(server: Server, tmp_path: Path) -> None:
+    url, _ = server.offer("file.bin", b"")
+    assert "404" in refused(f"{url}.elsewhere", tmp_path / "file.bin")
+
+
+def test_no_server_is_said(tmp_path: Path) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}/file.bin"
+        assert "no connection" in refused(url, tmp_path / "file.bin")
+
+
+def test_a_server_that_does_not_answer_is_not_waited_for(tmp_path: Path) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/file.bin"
+        with pytest.raises(DatasetError, match="did not answer in time"):
+            fetch(url, tmp_path / "file.bin", "0" * 64, "a file", timeout_seconds=0.2)
+
+
+def test_a_connection_that_breaks_leaves_nothing(server: Server, tmp_path: Path) -> None:
+    url, sha256 = server.offer("file.bin", b"half of it")
+    server.promised = 1000
+    refused(url, tmp_path / "file.bin", sha256)
+
+
+def test_a_file_larger_than_the_disk_is_not_begun(server: Server, tmp_path: Path) -> None:
+    url, sha256 = server.offer("file.bin", b"a little")
+    server.promised = 10**18
+    assert "disk is full" in refused(url, tmp_path / "file.bin", sha256)
+
+
+def test_a_folder_that_is_a_file_is_named(server: Server, tmp_path: Path) -> None:
+    url, sha256 = server.offer("file.bin", b"content")
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(DatasetError, match=f"{tmp_path / 'file'}"):
+        fetch(url, tmp_path / "file" / "file.bin", sha256, "a file")
+
+
+def test_mnist_is_downloaded_once(server: Server, tmp_path: Path) -> None:
+    draw, content = np.random.default_rng(0), io.BytesIO()
+    images = draw.integers(0, 256, (40, 28, 28), np.uint8)
+    labels = np.arange(40, dtype=np.uint8) % 10
+    np.savez(content, x_train=images[:30], y_train=labels[:30], x_test=images[30:], y_test=labels[30:])
+    url, sha256 = server.offer("mnist.npz", content.getvalue())
+    first, second = (mnist.read(tmp_path, url, sha256) for _ in range(2))
+    assert server.requests == ["/mnist.npz"]
+    assert first.fingerprint == second.fingerprint
+    assert first.input_shape == (28, 28, 1)
+    inputs = first.test.prepare(first.test.examples).numpy()
+    assert inputs.shape == (10, 28, 28, 1) and inputs.dtype == np.float32
+    assert np.array_equal(np.round(inputs[..., 0] * 255), images[30:])
+
+
+def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
+
+
+def cifar_archive() -> bytes:
+    """Six batches of ten pictures laid out as the official archive's; all of picture i's red points are i."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w:gz") as tar:
+        for number, name in enumerate([*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"]):
+            planes = np.zeros((10, 3, 1024), np.uint8)
+            planes[:, 0] = np.arange(number * 10, number * 10 + 10)[:, None]
+            batch = {
+                b"data": planes.reshape(10, 3072),
+                b"labels": [(label * 7) % 10 for label in range(10)],
+                b"filenames": [f"picture_{99 - number}_{n}.png".encode() for n in range(10)],
+            }
+            add(tar, f"cifar-10-batches-py/{name}", pickle.dumps(batch, protocol=2))
+    return content.getvalue()
+
+
+def test_cifar10_is_made_from_its_archive_by_class_and_file_name(server: Server, tmp_path: Path) -> None:
+    url, sha256 = server.offer("cifar.tar.gz", cifar_archive())
+    parts = cifar10.read(tmp_path, url, sha256)
+    assert files_in(tmp_path) == ["cifar10.npz"]
+    assert parts.train.labels.tolist() == [label for label in range(10) for _ in range(5)]
+    # Label 0 is the first picture of every batch; later batches' file names sort earlier.
+    assert parts.train.examples[:5, 0, 0].tolist() == [[40, 0, 0], [30, 0, 0], [20, 0, 0], [10, 0, 0], [0, 0, 0]]
+    assert parts.test.examples.shape == (10, 32, 32, 3)
+
+
+def test_an_archive_put_there_by_hand_is_checked_used_and_kept(server: Server, tmp_path: Path) -> None:
+    url, sha256 = server.offer("cifar.tar.gz", cifar_archive())
+    by_hand = tmp_path / "cifar-10-python.tar.gz"
+    by_hand.write_bytes(b"something else")
+    with pytest.raises(DatasetError, match=rf"{by_hand.name}: its SHA-256 is .*, expected {sha256}"):
+        cifar10.read(tmp_path, url, sha256)
+    by_hand.write_bytes(cifar_archive())
+    sha256 = hashlib.sha256(by_hand.read_bytes()).hexdigest()
+    cifar10.read(tmp_path, url, sha256)
+    assert server.requests == []
+    assert files_in(tmp_path) == ["cifar-10-python.tar.gz", "cifar10.npz"]
+
+
+def wav(samples: np.ndarray, rate: int = 16_000, channels: int = 1) -> bytes:
+    content = io.BytesIO()
+    with wave.open(content, "wb") as file:
+        file.setparams((channels, 2, rate, len(samples), "NONE", ""))
+        file.writeframes(samples.astype("<i2").tobytes())
+    return content.getvalue()
+
+
+def speech_archive_of(words: tuple[str, ...], clips: int = 6, noise_seconds: int = 12) -> bytes:
+    """An archive laid out as the official one: two of every word's clips are for validation, two for test. Its noise is
+    a ramp, so that of any piece it can be said where it was cut."""
+    draw, content = np.random.default_rng(0), io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w:gz") as tar:
+        names = [f"{word}/{speaker:08x}_nohash_0.wav" for word in words for speaker in range(clips)]
+        for name in names:
+            add(tar, f"./{name}", wav(draw.integers(-9999, 9999, 12_000)))
+        for name in ("doing_the_dishes", "white_noise"):
+            add(tar, f"./_background_noise_/{name}.wav", wav(np.linspace(1, 32_000, noise_seconds * 16_000)))
+        add(tar, "./_background_noise_/README.md", b"Noise.")
+        add(tar, "./LICENSE", b"CC BY 4.0")
+        for place, split in ((0, "validation"), (1, "testing")):
+            chosen = [name for index, name in enumerate(names) if index % clips in (place, place + 2)]
+            add(tar, f"./{split}_list.txt", "\n".join(chosen).encode() + b"\n")
+    return content.getvalue()
+
+
+WORDS = (*speech_archive.WORDS, "bird", "wow")
+
+
+def test_speech_commands_are_made_from_the_official_archive(server: Server, tmp_path: Path) -> None:
+    url, sha256 = server.offer("speech.tar.gz", speech_archive_of(WORDS))
+    for data in (tmp_path / "one", tmp_path / "two"):
+        parts = speech_commands.read(data, url, sha256)
+    # Of ten words there are 20 clips a split, and a tenth of that: 2 unknown, 2 silent.
+    for split in (parts.train, parts.validation, parts.test):
+        assert np.bincount(split.labels).tolist() == [2] * 12
+    assert [path.name for path in data.iterdir() if path.is_file()] == []
+    made = files_in(data / "speech_commands")
+    assert made == files_in(tmp_path / "one" / "speech_commands")
+    assert parts.fingerprint == speech_commands.read(tmp_path / "one").fingerprint
+    assert "LICENSE" in made
+    assert [name.split("/")[2].split("_")[0] in ("bird", "wow") for name in made if "_unknown_" in name] == [True] * 6
+    speakers = [{name.split("/")[-1] for name in made if name.startswith(f"{s}/yes")} for s in speech_archive.SPLITS]
+    assert not set.intersection(*speakers) and sum(map(len, speakers)) == 6
+
+
+def test_silence_of_a_split_is_heard_in_no_other(server: Server, tmp_path: Path) -> None:
+    speech_commands.read(tmp_path, *server.offer("speech.tar.gz", speech_archive_of(WORDS)))
+    for split, (first, last) in speech_archive.STRETCHES.items():
+        for path in (tmp_path / "speech_commands" / split / "_silence_").iterdir():
+            with wave.open(str(path)) as file:
+                heard = np.frombuffer(file.readframes(20_000), "<i2").astype(float)
+            assert len(heard) == 16_000
+            # The volume scales the ramp: start and slope together tell where the piece was.
+            start = heard[0] / (heard[-1] - heard[0]) / 12
+            assert first - 0.01 <= start <= last - 1 / 12 + 0.01
+
+
+def test_an_archive_that_lacks_the_lists_or_noise_is_refused(server: Server, tmp_path: Path) -> None:
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w:gz") as tar:
+        add(tar, "./yes/0_nohash_0.wav", wav(np.zeros(16_000)))
+    url, sha256 = server.offer("speech.tar.gz", content.getvalue())
+    with pytest.raises(DatasetError, match=r"validation_list\.txt"):
+        speech_commands.read(tmp_path, url, sha256)
+    assert not (tmp_path / "speech_commands").exists()
+
+
+def test_noise_too_short_leaves_no_half_made_folder(server: Server, tmp_path: Path) -> None:
+    url, sha256 = server.offer("speech.tar.gz", speech_archive_of(WORDS, noise_seconds=5))
+    with pytest.raises(DatasetError, match="at least ten seconds"):
+        speech_commands.read(tmp_path, url, sha256)
+    # The download is kept: it was right, and is large.
+    assert files_in(tmp_path) == ["speech_commands_v0.02.tar.gz"]

@@ -1,0 +1,251 @@
+"""Pages are read from their HTML: nothing fetched, everything labelled, failures shown, hostile text harmless."""
+
+import base64
+import io
+import itertools
+import json
+import re
+from pathlib import Path
+
+import bs4
+import nbformat
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from collabopt import pages
+
+HOSTILE = "<script>alert(1)</script>"
+
+
+def figure_output(**metadata):
+    file = io.BytesIO()
+    figure = Figure((3, 2), dpi=192)
+    figure.subplots().plot([1, 2])
+    figure.savefig(file, format="png")
+    data = {"image/png": base64.b64encode(file.getvalue()).decode(), "text/plain": "<Figure>"}
+    return new_output("display_data", data, metadata=metadata)
+
+
+@pytest.fixture
+def cells() -> list:
+    """A small notebook with every kind of cell and output, among them what would fetch from a network."""
+    loading = (
+        f'{HOSTILE}<script src="https://example.com/a.js"></script><link rel="stylesheet" href="http://example.com/a.css">'
+        '<style>@import "http://example.com/b.css";</style><img src="http://example.com/i.png" onerror="alert(1)">'
+        '<p style="background:url(http://example.com/b.png)"><b>kept</b></p><iframe src="//example.com"></iframe>'
+    )
+    widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "progress: done"}
+    table = pd.DataFrame({"stage": [HOSTILE], "accuracy": [0.9]}).to_html()
+    return [
+        new_markdown_cell(
+            "# Does it keep the zeros?\n\nWe ask whether zeros stay.\n\n![remote](https://example.com/x.png)"
+        ),
+        new_code_cell("sparsity = 0.5", metadata={"tags": ["parameters"]}),
+        new_code_cell("sparsity = 0.8", metadata={"tags": ["injected-parameters"]}),
+        new_code_cell("secret = 1", metadata={"tags": ["remove-cell"]}),
+        new_markdown_cell("#### Prune"),
+        new_code_cell("plot()", execution_count=3, outputs=[figure_output()]),
+        new_code_cell("plot()", outputs=[figure_output(alt='A "quoted" figure')]),
+        new_markdown_cell("## Prune\n\n## Main"),
+        new_code_cell("table", outputs=[new_output("execute_result", {"text/html": table, "text/plain": ""})]),
+        new_code_cell("html", outputs=[new_output("display_data", {"text/html": loading})]),
+        new_code_cell("bar", outputs=[new_output("display_data", widget)]),
+        new_code_cell("say", outputs=[new_output("stream", name="stdout", text=f"\x1b[32mok\x1b[0m {HOSTILE}")]),
+    ]
+
+
+@pytest.fixture
+def failed(cells) -> list:
+    error = new_output("error", ename="ValueError", evalue=HOSTILE, traceback=[f"\x1b[31mline 1\x1b[0m {HOSTILE}"])
+    return [*cells, new_code_cell("check()", execution_count=9, outputs=[error])]
+
+
+def exported(cells: list, directory: Path, name: str = "pqat") -> tuple[bs4.BeautifulSoup, str]:
+    nbformat.write(new_notebook(cells=cells), str(directory / f"{name}.ipynb"))
+    pages.from_notebook(directory / f"{name}.ipynb", directory / f"{name}.html", {"index.html": "All <results>"})
+    text = (directory / f"{name}.html").read_text(encoding="utf-8")
+    return bs4.BeautifulSoup(text, "html.parser"), text
+
+
+def assert_fetches_nothing(page: bs4.BeautifulSoup) -> None:
+    for tag in page.find_all(
+        ["script", "img", "iframe", "object", "embed", "audio", "video", "source", "use", "image"]
+    ):
+        for name in ("src", "href", "data", "srcset", "xlink:href"):
+            assert tag.get(name, "data:").startswith("data:"), tag
+    assert [link["href"] for link in page.find_all("link")] == ["data:,"]
+    for style in [*(tag.string for tag in page.find_all("style")), *(t["style"] for t in page.find_all(style=True))]:
+        assert not re.search(r"@import|url\(", style)
+    assert len(page.find_all("script")) == 1
+    assert not [tag for tag in page.find_all(True) if any(name.startswith("on") for name in tag.attrs)]
+
+
+def assert_is_readable(page: bs4.BeautifulSoup) -> None:
+    assert page.html["lang"] == "en"
+    assert len(page.find_all("h1")) == 1
+    levels = [int(tag.name[1]) for tag in page.find_all(re.compile("^h[1-6]$"))]
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    ids = [tag["id"] for tag in page.find_all(id=True)]
+    assert len(ids) == len(set(ids))
+    for link in page.select('a[href^="#"]'):
+        assert link["href"][1:] in ids
+    assert page.select_one("a.skip")["href"] == "#main"
+    assert all(image["alt"] for image in page.find_all("img"))
+
+
+def test_page_fetches_nothing_and_is_readable(cells, tmp_path):
+    page, _ = exported(cells, tmp_path)
+    assert_fetches_nothing(page)
+    assert_is_readable(page)
+    assert page.find("b", string="kept")
+    assert "default-src 'none'" in page.find("meta", attrs={"http-equiv": True})["content"]
+    assert page.select_one("nav.links a").get_text() == "All <results>"
+
+
+def test_code_is_folded_and_parameters_are_not(cells, tmp_path):
+    page, text = exported(cells, tmp_path)
+    folded = page.select("details.code")
+    assert len(folded) == 6
+    assert not any(cell.has_attr("open") for cell in folded)
+    assert [block.select_one("pre").get_text().strip() for block in page.select(".parameters")] == [
+        "sparsity = 0.5",
+        "sparsity = 0.8",
+    ]
+    assert "secret" not in text
+
+
+def test_contents_and_alternative_texts(cells, tmp_path):
+    page, _ = exported(cells, tmp_path)
+    contents = [(link.get_text(), link["href"]) for link in page.select(".contents a")]
+    assert contents == [("Prune", "#prune"), ("Prune", "#prune-2"), ("Main", "#main-2")]
+    assert [image["alt"] for image in page.find_all("img")] == ["Figure 1: Prune", 'A "quoted" figure']
+    # Three inches at 192 dots an inch are shown as three inches of 96.
+    assert page.img["width"] == "288"
+
+
+def test_outputs_fall_back_and_are_escaped(cells, tmp_path):
+    page, _ = exported(cells, tmp_path)
+    assert "progress: done" in page.get_text()
+    assert HOSTILE in page.select_one(".stream").get_text()
+    assert page.select_one(".stream .ansi-green-fg").get_text() == "ok"
+    table = page.select_one(".html table")
+    assert table.find("td").get_text() == HOSTILE
+    assert table.parent["class"] == ["table"]
+    assert {cell["scope"] for cell in table.find_all("th")} == {"col", "row"}
+
+
+def test_same_notebook_gives_same_bytes_and_leaves_no_other_file(cells, tmp_path):
+    _, text = exported(cells, tmp_path)
+    pages.from_notebook(tmp_path / "pqat.ipynb", tmp_path / "again.html", {"index.html": "All <results>"})
+    assert (tmp_path / "again.html").read_text(encoding="utf-8") == text
+    assert {path.name for path in tmp_path.iterdir()} == {"pqat.ipynb", "pqat.html", "again.html"}
+
+
+def test_failed_notebook_says_where(failed, tmp_path):
+    page, _ = exported(failed, tmp_path)
+    assert_fetches_nothing(page)
+    assert_is_readable(page)
+    banner = page.select_one(".banner")
+    assert banner.get_text() == f"This notebook failed in cell [9]: ValueError: {HOSTILE}"
+    cell = page.find(id=banner.a["href"][1:])
+    assert cell.select_one("details").has_attr("open")
+    assert cell.select_one(".error p").get_text() == f"ValueError: {HOSTILE}"
+    assert cell.select_one(".error .ansi-red-fg").get_text() == "line 1"
+    assert HOSTILE in cell.select_one(".error pre").get_text()
+
+
+def test_expected_error_is_no_failure_and_a_dead_kernel_is_one(cells, failed, tmp_path):
+    failed[-1].metadata["tags"] = ["raises-exception"]
+    page, _ = exported(failed, tmp_path)
+    assert page.select_one(".banner") is None
+    cells[-1].metadata["papermill"] = {"exception": True}
+    page, _ = exported(cells, tmp_path)
+    assert "stopped before it finished" in page.select_one(".banner").get_text()
+
+
+def test_notebook_without_headings_is_named_by_its_file(tmp_path):
+    page, _ = exported([new_code_cell("1", outputs=[figure_output()])], tmp_path, "deployment_tree")
+    assert page.h1.get_text() == "deployment tree"
+    assert page.img["alt"] == "Figure 1: deployment tree"
+
+
+@pytest.fixture
+def report(failed, cells, tmp_path) -> Path:
+    directory = tmp_path / "sparsity=0.8,seed=1"
+    (directory / "models").mkdir(parents=True)
+    exported(cells, directory, "pqat")
+    exported(failed, directory, "pcqat")
+    rows = [
+        ("digits", "pqat", "pruned", 0.97, 0.96, 512_224, 303_997, 0.5, "False"),
+        ("digits", "baseline", "", 0.98, 0.975, 528_128, 434_879, 0.0, ""),
+        ("digits", "pruned", "baseline", 0.975, 0.97, 528_128, 334_154, 0.5, ""),
+        ("digits", HOSTILE, "pruned", 0.5, 0.5, 1000, 500, 0.5, "True"),
+    ]
+    columns = "experiment stage parent accuracy accuracy_int8 tflite_bytes gzip_bytes sparsity preserved"
+    pd.DataFrame(rows, columns=columns.split()).to_csv(directory / "results.csv", index=False)
+    run = {"commit": "abc", "parameters": {"stages": {"pqat": {"epochs": 4}}}, "note": HOSTILE}
+    (directory / "run.json").write_text(json.dumps(run))
+    (directory / "models" / "pqat 1.tflite").write_bytes(b"TFL3")
+    return directory
+
+
+def read(directory: Path, text: str = "# A test of <b>pages</b>.\nseed: 0\n", **status: str) -> bs4.BeautifulSoup:
+    path = pages.index(directory, text, status)
+    return bs4.BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+
+
+def test_index_fetches_nothing_and_its_links_resolve(report):
+    page = read(report)
+    assert_fetches_nothing(page)
+    assert_is_readable(page)
+    links = [link["href"] for link in page.select("main a")]
+    assert {"pqat.html", "pcqat.html", "results.csv", "run.json", "models/pqat%201.tflite"} == set(links)
+    for link in links:
+        assert (report / link.replace("%20", " ")).is_file()
+
+
+def test_index_tells_the_results(report):
+    page = read(report)
+    rows = [[cell.get_text() for cell in row.find_all(["th", "td"])] for row in page.select(".results tbody tr")]
+    assert [row[0] for row in rows] == ["baseline", "pruned", "PQAT", HOSTILE]
+    assert rows[2] == ["PQAT", "pruned", "97.00", "96.00", "512.2 → 304.0 (59 %)", "50.0", "NO"]
+    assert page.select_one("td.no").get_text() == "NO"
+    assert page.h1.get_text() == "digits"
+    assert page.select_one(".lead").get_text() == "A test of <b>pages</b>."
+    assert "PQAT 96.0 % INT8, 304 kB gzip, NOT preserved" in page.img["alt"]
+    assert ("stages.pqat.epochs", "4") in zip(
+        *([t.get_text() for t in page.find_all(n)] for n in ("dt", "dd")), strict=True
+    )
+
+
+def test_index_marks_failed_notebooks(report):
+    page = read(report, **{"cqat.ipynb": f"failed: {HOSTILE}", "pqat": "ok"})
+    pqat, cqat, pcqat = page.select(".pages li")
+    assert "FAILED" not in pqat.get_text()
+    assert "We ask whether zeros stay." in pqat.get_text()
+    assert cqat.a is None
+    assert f"FAILED {HOSTILE}" in cqat.get_text()
+    assert "FAILED ValueError" in pcqat.get_text()
+
+
+def test_index_of_an_empty_directory_says_so(tmp_path):
+    page = read(tmp_path, text="")
+    assert_is_readable(page)
+    assert len(page.select(".empty")) == 4
+    (tmp_path / "results.csv").write_text("stage,parent\n")
+    (tmp_path / "run.json").write_text("{")
+    assert "No results yet" in read(tmp_path, text="").get_text()
+
+
+def test_index_of_results_with_few_columns(tmp_path):
+    (tmp_path / "results.csv").write_text("stage,accuracy\nbaseline,0.9\nqat,\n")
+    page = read(tmp_path)
+    assert [cell.get_text() for cell in page.select(".results thead th")] == ["stage", "accuracy (%)"]
+    assert "nan" not in page.get_text() + page.img["alt"]
+
+
+def test_index_is_the_same_twice(report):
+    first = pages.index(report, "seed: 0").read_bytes()
+    assert pages.index(report, "seed: 0").read_bytes() == first
