@@ -16,7 +16,7 @@ test: setup
 	@.venv/bin/python -m pytest
 
 lab: setup
-	@.venv/bin/jupyter lab notebooks
+	@.venv/bin/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
 
 bench: setup
 	@.venv/bin/python benchmarks/bench.py
@@ -28,4 +28,4 @@ setup:
 # Solve the lock file anew; needs uv.
 lock:
 	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
-	    --no-annotate --no-header --no-emit-index-url --no-emit-find-links --upgrade -o requirements.lock
+	    --no-annotate --no-header --no-emit-index-url --no-emit-find-links -o requirements.lock

@@ -79,7 +79,7 @@ def test_density_writes_shares_that_sum_to_one(kernels, tmp_path):
     assert list(data["label"].unique()) == list(kernels)
     assert data.groupby("label")["share"].sum().to_numpy() == pytest.approx(np.ones(4))
     assert png(figure).startswith(PNG)
-    assert [path.name for path in tmp_path.iterdir()] == ["density.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["density.csv", "density.png"]
 
 
 def test_density_says_sparsity_and_unique_values(kernels):

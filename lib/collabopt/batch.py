@@ -118,7 +118,7 @@ def _close(name: str, place: Path, pages: Path, status: int) -> int:
         lines.append(f"Snakemake failed: {_tail(place / 'snakemake.log')}")
     if any(pages.glob("*.html")):
         page = index_page.index(pages, experiment.path_of(name).read_text(encoding="utf-8"), states)
-        print(f"report: {_relative(page)}")
+        print(f"report: {os.path.relpath(page)}")
     for line in lines:
         print(line, file=sys.stderr)
     return 1 if lines else 0
@@ -141,7 +141,7 @@ def notebook(name: str, plan: str, overrides: dict[str, Any], place: Path, pages
         papermill.execute_notebook(
             str(source),
             str(executed),
-            parameters={"experiment": plan, "reports": str(pages)} | given,
+            parameters={"experiment": plan, "reports": _from_root(pages)} | given,
             progress_bar=False,
             cwd=str(NOTEBOOKS),
         )
@@ -211,8 +211,9 @@ def _tail(path: Path) -> str:
     return " | ".join(path.read_text(errors="replace").strip().splitlines()[-5:])
 
 
-def _relative(path: Path) -> str:
-    return os.path.relpath(path)
+def _from_root(path: Path) -> str:
+    """The path from the workbook's root where it is inside, so that pages do not show where that root is."""
+    return str(path.relative_to(experiment.ROOT) if path.is_relative_to(experiment.ROOT) else path)
 
 
 def main() -> int:
@@ -236,6 +237,9 @@ def main() -> int:
     except ExperimentError as error:
         print(error, file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped; what is finished is kept, and the same command goes on from there", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

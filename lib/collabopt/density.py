@@ -57,8 +57,7 @@ def density(kernels: dict[str, np.ndarray], title: str, csv: Path | None = None)
             _panel(axes, label, kernels[label], rows[label], limits)
         for axes in figure.axes[len(kernels) :]:
             axes.set_axis_off()
-    palette.save_data(_stacked(rows, ["label"]), csv)
-    return figure
+    return palette.keep(figure, _stacked(rows, ["label"]), csv)
 
 
 def density_grid(stages: dict[str, dict[str, np.ndarray]], csv: Path | None = None) -> Figure:
@@ -86,8 +85,7 @@ def density_grid(stages: dict[str, dict[str, np.ndarray]], csv: Path | None = No
         figure.supxlabel(
             "above each panel: zeros · unique values; a zero peak that is cut is marked ≈", fontsize=8, color=MUTED
         )
-    palette.save_data(_stacked(rows, ["stage", "kernel"]), csv)
-    return figure
+    return palette.keep(figure, _stacked(rows, ["stage", "kernel"]), csv)
 
 
 def summary(weights: np.ndarray) -> tuple[float, int]:

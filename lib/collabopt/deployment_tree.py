@@ -43,8 +43,7 @@ def tree(results: pd.DataFrame, csv: Path | None = None) -> Figure:
             fontsize=8,
         )
     columns = ["stage", "parent", "scheme", "accuracy_int8", "gzip_bytes", "preserved"]
-    palette.save_data(pd.DataFrame(nodes.values()).reindex(columns=columns), csv)
-    return figure
+    return palette.keep(figure, pd.DataFrame(nodes.values()).reindex(columns=columns), csv)
 
 
 def _one_a_stage(results: pd.DataFrame) -> dict[str, dict]:

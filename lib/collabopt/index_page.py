@@ -77,10 +77,10 @@ def _title(directory: Path, results: pd.DataFrame, run: dict) -> str:
     return next(name for name in named if isinstance(name, str) and name)
 
 
-def _lead(experiment_text: str) -> str:
-    """The comment an experiment file begins with, up to the first line that is not one."""
+def _lead(experiment_text: str) -> list[str]:
+    """The lines of the comment an experiment file begins with, up to the first line that is not one."""
     comment = re.match(r"(?:#.*\n?)*", experiment_text).group()
-    return " ".join(line.lstrip("#").strip() for line in comment.splitlines())
+    return [line.lstrip("#").strip() for line in comment.splitlines()]
 
 
 def _headings(layers: pd.DataFrame) -> list[str]:
@@ -98,7 +98,7 @@ def _kilobytes(number: float) -> str:
 MEASURES = [
     ("accuracy", "accuracy (%)", _percent(2)),
     ("accuracy_int8", "INT8 accuracy (%)", _percent(2)),
-    ("gzip_bytes", "raw → gzip (kB)", _kilobytes),
+    ("gzip_bytes", "raw → gzip (kB, saved)", _kilobytes),
     ("zip_bytes", "ZIP (kB)", _kilobytes),
     ("sparsity", "sparsity (%)", _percent(1)),
     ("unique_weights", "unique weights", lambda number: f"{number:,.0f}"),
@@ -131,9 +131,9 @@ def _written(number: float, written: Callable[[float], str]) -> str:
 
 
 def _from_raw(row: dict) -> str:
-    """A row's size from raw to gzip: "528.1 → 434.9 (82 %)"; what is not known is left out."""
+    """A row's size from raw to gzip: "528.1 → 434.9 (17.7 %)", what was saved; what is not known is left out."""
     raw, packed = row["tflite_bytes"], row["gzip_bytes"]
-    share = f" ({100 * packed / raw:.0f} %)" if packed / raw > 0 else ""
+    share = f" ({100 * (1 - packed / raw):.1f} %)" if packed / raw > 0 else ""
     return " → ".join(_kilobytes(size) for size in (raw, packed) if pd.notna(size)) + share
 
 
@@ -200,9 +200,14 @@ def _page(path: Path) -> dict:
 
 
 def _groups(run: dict) -> list[dict]:
-    """run.json as titled lists: the values at its top under "General", every nested dict under its own key."""
+    """run.json as titled lists: the values at its top under "General", every nested dict under its own key.
+
+    The hyper-parameters of the stages are left to the experiment file, which stands below the lists.
+    """
     plain = {key: value for key, value in run.items() if not isinstance(value, dict)}
     groups = {"General": plain, **{key: value for key, value in run.items() if isinstance(value, dict)}}
+    if "stages" in groups.get("experiment", {}):
+        groups["experiment"] = {key: value for key, value in groups["experiment"].items() if key != "stages"}
     return [
         {"title": title.replace("_", " ").capitalize(), "entries": _flat(group)}
         for title, group in groups.items()
@@ -215,7 +220,7 @@ def _flat(group: dict, above: str = "") -> list[tuple[str, str]]:
     for key, value in group.items():
         if isinstance(value, dict):
             rows += _flat(value, f"{above}{key}.")
-        else:
+        elif value is not None:
             rows.append((f"{above}{key}", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)))
     return rows
 

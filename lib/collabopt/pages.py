@@ -89,20 +89,27 @@ def _exporter() -> HTMLExporter:
 
 def _failure(notebook: nbformat.NotebookNode) -> tuple[str | None, str | None, str | None]:
     """Address and name of the cell that failed, which is marked, and what it said; three None where all went well."""
+    died = _died(notebook)
     for position, cell in enumerate(notebook.cells, 1):
         if cell.cell_type != "code" or "raises-exception" in cell.metadata.get("tags", []):
             continue
         said = [f"{out.ename}: {strip_ansi(out.evalue)}" for out in cell.outputs if out.output_type == "error"]
-        # A kernel that dies leaves no traceback, only papermill's note on the cell it was in.
-        if not said and cell.metadata.get("papermill", {}).get("exception"):
-            said = ["stopped before it finished"]
-        if said:
+        if said or cell is died:
             cell.metadata.failed = True
             name = f"cell [{cell.execution_count}]" if cell.execution_count else f"cell {position} from the top"
-            return f"cell-{position}", name, textwrap.shorten(said[0], 400, placeholder=" …")
-    if notebook.metadata.get("papermill", {}).get("exception"):
-        return "main", "a cell it does not name", "stopped before it finished"
+            why = said[0] if said else "the kernel died before it finished"
+            return f"cell-{position}", name, textwrap.shorten(why, 400, placeholder=" …")
     return None, None, None
+
+
+def _died(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode | None:
+    """The code cell a kernel died in. It has no traceback, and papermill calls even the cells after it completed: only
+    that these never started tells. A kernel that died in the very last cell leaves no trace."""
+    starts = [cell.metadata.get("papermill", {}).get("start_time", "unknown") for cell in notebook.cells]
+    if None not in starts:
+        return None
+    begun = [cell for cell in notebook.cells[: starts.index(None)] if cell.cell_type == "code"]
+    return begun[-1] if begun else None
 
 
 def _remove_loading(body: bs4.BeautifulSoup) -> None:

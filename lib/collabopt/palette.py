@@ -4,6 +4,7 @@ The colours are Okabe and Ito's, told apart by colour-blind readers. A stage and
 a hue, light and dark, and also differ in marker: circle for float, square for quantization-aware training.
 """
 
+import io
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -118,7 +119,11 @@ def blank(width: float, height: float) -> Figure:
     return figure
 
 
-def save_data(data: pd.DataFrame, csv: Path | None) -> None:
-    """Write what a figure shows beside it, where `csv` names a file."""
+def keep(figure: Figure, data: pd.DataFrame, csv: Path | None) -> Figure:
+    """The figure, saved as PNG with its data as CSV beside it where `csv` names a file."""
     if csv is not None:
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png", metadata={"Software": None})
+        store.write(Path(csv).with_suffix(".png"), picture.getvalue())
         store.write(Path(csv), data.to_csv(index=False, lineterminator="\n"))
+    return figure

@@ -46,8 +46,7 @@ def training_curves(histories: dict[str, pd.DataFrame], csv: Path | None = None)
         figure.legend([solid, dashed], ["training", "validation"], loc="outside upper right", ncols=2)
     present = {stage: history for stage, history in histories.items() if len(history)}
     data = pd.concat(present, names=["stage"]).reset_index("stage") if present else pd.DataFrame(columns=["stage"])
-    palette.save_data(data, csv)
-    return figure
+    return palette.keep(figure, data, csv)
 
 
 def _history(block: SubFigure, stage: str, history: pd.DataFrame) -> None:
@@ -105,8 +104,7 @@ def layer_properties(layers: pd.DataFrame, csv: Path | None = None) -> Figure:
         figure.supxlabel("darker compresses better; depthwise kernels are left as they are", fontsize=8, color=MUTED)
     columns = [column for column in ("stage", "layer", "kind") if column in layers]
     shown = [f"{kind}{column}" for kind in kinds for column in ("sparsity", "unique_tensor")]
-    palette.save_data(layers[columns + shown], csv)
-    return figure
+    return palette.keep(figure, layers[columns + shown], csv)
 
 
 def _aside(kind: str) -> str:
@@ -170,8 +168,7 @@ def size_against_accuracy(results: pd.DataFrame, csv: Path | None = None) -> Fig
         names = ["post-training quantization", "quantization-aware training"]
         figure.legend([floats, quantized], names, loc="outside upper right", ncols=2)
         _label(axes, shown)
-    palette.save_data(shown, csv)
-    return figure
+    return palette.keep(figure, shown, csv)
 
 
 def _label(axes: Axes, shown: pd.DataFrame) -> None:

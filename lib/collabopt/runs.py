@@ -71,13 +71,13 @@ class Finished:
 def start(name: str, reports: str | None = None, **overrides: Any) -> "Run":
     """A run of the experiment of that name (or file) with knobs overridden, `None` keeping the experiment's own value.
 
-    reports: the directory for tables and pages; None takes reports/<experiment>/, or one below it named by what is
-    overridden. Sets this process's threads, and shows progress.
+    reports: the directory for tables and pages, from the workbook's root; None takes reports/<experiment>/, or one
+    below it named by what is overridden. Sets this process's threads, and shows progress.
     """
     plan = experiment.load(name, **overrides)
     backend.configure(plan.threads)
     progress.attach(os.environ.get("COLLABOPT_NOTEBOOK", plan.name))
-    directory = Path(reports) if reports else experiment.report_directory(name, **overrides)
+    directory = experiment.ROOT / reports if reports else experiment.report_directory(name, **overrides)
     return Run(plan, directory, experiment.path_of(name), experiment.DATA / "stages")
 
 
@@ -221,7 +221,9 @@ class Run:
         if not parent:
             material["model"] = plan.model.model_dump()
             if plan.initial_weights:
-                material["initial_weights"] = store.sources_digest([datasets.located(plan.initial_weights.path)])
+                material["initial_weights"] = store.sources_digest(
+                    [datasets.located(plan.initial_weights.path, experiment.DATA)]
+                )
         return material
 
     def _measuring(self, trained: Path) -> dict:

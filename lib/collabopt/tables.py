@@ -31,20 +31,19 @@ def compression(raw: float | None, compressed: float | None) -> str:
 
 
 def stages(finished: Sequence[Finished]) -> Styler:
-    """A row a stage: accuracy, INT8 accuracy, the int8 file raw → gzip, sparsity, unique weights, preserved."""
+    """A row a stage: accuracy (* fake-INT8), that of the int8 file, its size, sparsity, unique weights, preserved."""
     rows = pd.DataFrame(
         {
-            "Accuracy (FP32, or fake-INT8)": percent(one.result["accuracy"])
-            + (" fake-INT8" if one.stage.quantizes else ""),
-            "INT8 accuracy": percent(one.result["accuracy_int8"]),
-            "INT8 file, raw → gzip (bytes saved)": compression(one.result["tflite_bytes"], one.result["gzip_bytes"]),
+            "Accuracy, FP32 or fake-INT8": percent(one.result["accuracy"]) + (" *" if one.stage.quantizes else ""),
+            "Accuracy, INT8 file": percent(one.result["accuracy_int8"]),
+            "INT8 file, raw → gzip, bytes (saved)": compression(one.result["tflite_bytes"], one.result["gzip_bytes"]),
             "Sparsity": percent(one.result["sparsity"], 1),
             "Unique weights": f"{one.result['unique_weights']:,}",
             "Preserved": {None: "", True: "yes", False: "NO"}[one.result["preserved"]],
         }
         for one in finished
     )
-    rows.index = pd.Index([one.stage.title for one in finished], name="Stage")
+    rows.index = pd.Index([one.stage.title for one in finished])
     return _flagged(rows, "Preserved")
 
 
@@ -57,15 +56,15 @@ def layers(finished: Finished) -> Styler:
             "Shape": frame["shape"],
             "Sparsity": [percent(value, 1) for value in frame["sparsity"]],
             "INT8 sparsity": [percent(value, 1) for value in frame["int8_sparsity"]],
-            "Values in the tensor": frame["unique_tensor"].map("{:,}".format),
-            "… in a channel, at most": frame["unique_channel"].map("{:,}".format),
-            "INT8 codes in the tensor": frame["int8_unique_tensor"],
-            "… in a channel, at most ": frame["int8_unique_channel"],
+            "Values a tensor": frame["unique_tensor"].map("{:,}".format),
+            "Values a channel": frame["unique_channel"].map("{:,}".format),
+            "INT8 codes a tensor": frame["int8_unique_tensor"],
+            "INT8 codes a channel": frame["int8_unique_channel"],
             "Quantizer": frame["quantizer"],
             "Not preserved": frame["defect"],
         }
     )
-    rows.index = pd.Index(frame["layer"], name="Layer")
+    rows.index = pd.Index(frame["layer"])
     empty = [column for column in ("Quantizer", "Not preserved") if (rows[column] == "").all()]
     rows = rows.drop(columns=empty)
     return _flagged(rows, "Not preserved") if "Not preserved" in rows else rows.style
@@ -81,7 +80,7 @@ def times(finished: Sequence[Finished]) -> Styler:
         }
         for one in finished
     )
-    rows.index = pd.Index([one.stage.title for one in finished], name="Stage")
+    rows.index = pd.Index([one.stage.title for one in finished])
     return rows.style
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from collabopt import cluster, datasets, models, progress, prune, quantize, training
 from collabopt.backend import keras
-from collabopt.experiment import Experiment
+from collabopt.experiment import DATA, Experiment
 from collabopt.models import weights
 
 
@@ -131,7 +131,7 @@ def initial_model(plan: Experiment, data: datasets.Data) -> keras.Model:
     """The model that the baseline starts from: initialised by the global seed, or with the given weights."""
     model = models.build(plan.model, data.input_shape, len(data.classes))
     if plan.initial_weights:
-        weights.assign(model, weights.read(datasets.located(plan.initial_weights.path)))
+        weights.assign(model, weights.read(datasets.located(plan.initial_weights.path, DATA)))
     return model
 
 
