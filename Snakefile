@@ -16,7 +16,10 @@ NEEDS = {
     "deployment_tree": ["pqat", "cqat", "pcqat"],
 }
 NAME = config.get("experiment", "digits")
-OVERRIDES = json.loads(config.get("overrides", "{}")) if isinstance(config.get("overrides"), str) else config.get("overrides", {})
+OVERRIDES = config.get("overrides", {})
+OVERRIDES = json.loads(OVERRIDES) if isinstance(OVERRIDES, str) else OVERRIDES
+# Snakemake reads every value inside a structure as text.
+OVERRIDES = {key: experiment.value(text, key) if isinstance(text, str) else text for key, text in OVERRIDES.items()}
 PLAN = experiment.load(NAME, **OVERRIDES)
 PLACE = Path(config.get("place") or batch.workplace(NAME, OVERRIDES))
 PAGES = Path(config.get("pages") or experiment.report_directory(NAME, **OVERRIDES))

@@ -60,11 +60,11 @@ def native_notices_dropped() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def log_dropped(*beginnings: str) -> Iterator[None]:
-    """Drop TensorFlow's Python log records that begin so inside the block, and let all else through."""
+def log_dropped(*fragments: str) -> Iterator[None]:
+    """Drop TensorFlow's Python log records that say so inside the block, and let all else through."""
 
     def wanted(record: logging.LogRecord) -> bool:
-        return not record.getMessage().startswith(beginnings)
+        return not any(fragment in record.getMessage() for fragment in fragments)
 
     logger = logging.getLogger("tensorflow")
     logger.addFilter(wanted)

@@ -19,8 +19,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from collabopt import experiment, progress
 from collabopt.experiment import ExperimentError
 
@@ -46,13 +44,17 @@ def parse(text: str) -> dict[str, Any]:
     Raises ExperimentError for a word that is not name=value or a name that no notebook has as a parameter.
     """
     values, known = {}, set().union(*(parameters(notebook) for notebook in notebooks())) - NOT_KNOBS
-    for word in shlex.split(text):
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise ExperimentError(f"SET: {text}: {error}; expected name=value, with blanks between") from None
+    for word in words:
         name, equals, value = word.partition("=")
         if not equals or not value:
             raise ExperimentError(f"SET: {word!r}: expected name=value")
         if name not in known:
             raise ExperimentError(f"SET: {name}: no notebook has this parameter{experiment.hint(name, sorted(known))}")
-        values[name] = yaml.safe_load(value)
+        values[name] = experiment.value(value, f"SET: {name}")
     return values
 
 
@@ -91,7 +93,9 @@ def _snakemake(name: str, overrides: dict, place: Path, pages: Path, cores: str,
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(experiment.ROOT / "Snakefile")]
     command += ["--directory", str(experiment.DATA / "snakemake"), "--cores", cores, "--keep-going"]
     # Batches on one report are kept apart by a lock that dies with its process; Snakemake's own outlives a SIGKILL.
-    command += ["--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", "input", "params", "--quiet", "all"]
+    command += ["--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", "input", "params"]
+    # Not "all": an error in the Snakefile would leave nothing to tell.
+    command += ["--quiet", "rules", "progress", "host", "reason"]
     command += ["--config", *(f"{key}={value}" for key, value in config.items())]
     environment = os.environ | {progress.LOG: str(log), "COLLABOPT_STARTED": _now()}
     with (place / "snakemake.log").open("w") as output:
@@ -146,7 +150,8 @@ def notebook(name: str, plan: str, overrides: dict[str, Any], place: Path, pages
             cwd=str(NOTEBOOKS),
         )
     except papermill.PapermillExecutionError as error:
-        failure = f"in cell {error.cell_index + 1}: {error.ename}: {error.evalue}"
+        # The number that the page shows, too: papermill adds cells, which would shift any other count.
+        failure = " ".join(f"in cell [{error.exec_count}]: {error.ename}: {error.evalue}".split())
     except DeadKernelError:
         failure = "because its kernel died, most likely for want of memory"
     finally:

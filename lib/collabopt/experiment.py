@@ -196,6 +196,17 @@ _Loader.add_implicit_resolver(
 )
 
 
+def value(text: str, key: str) -> Any:
+    """The value that `text` stands for in an experiment file: 5e-1 and true are no words there.
+
+    Raises ExperimentError, naming the `key` it is for.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError):
+        raise ExperimentError(f"{key}={text}: expected a value as in an experiment file, such as 0.5 or true") from None
+
+
 def path_of(name: str) -> Path:
     """The experiment file of a name ("digits"), or the path of a file of your own ("mine.yaml").
 
@@ -216,10 +227,10 @@ def load(name: str, **overrides: Any) -> Experiment:
     path = path_of(name)
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except yaml.YAMLError as error:
-        raise ExperimentError(f"{path.name}: not YAML: {' '.join(str(error).split())}") from error
     except ExperimentError as error:
         raise ExperimentError(f"{path.name}: {error}") from error
+    except (yaml.YAMLError, ValueError) as error:  # also what is not UTF-8, and dates that do not exist
+        raise ExperimentError(f"{path.name}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ExperimentError(f"{path.name}: expected keys and values, found {type(values).__name__}")
     overrides = {key: value for key, value in overrides.items() if value is not None}
@@ -255,6 +266,7 @@ def _explain(mistake: dict) -> str:
     if mistake["type"] == "value_error":
         return f"{key}: {mistake['ctx']['error']}" if key else str(mistake["ctx"]["error"])
     message = mistake["msg"].replace("Input should be", "expected")
+    message = message.replace("String should match pattern", "expected what matches")
     if isinstance(value, float) and not math.isfinite(value):
         message = "expected a finite number"
     return f"{key}={value!r}: {message}"

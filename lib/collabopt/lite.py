@@ -67,11 +67,13 @@ def kernels(tflite: bytes, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.n
 
     Raises ValueError when the file holds no int8 kernel for a layer.
     """
-    found = {}
-    for operator, name, codes in _constants(tflite):
-        for layer, shape in shapes.items():
-            if layer not in found and codes.size == math.prod(shape) and _is_of(layer, name):
-                found[layer] = _in_keras_layout(operator, codes, shape)
+    constants, found = list(_constants(tflite)), {}
+    for layer, shape in shapes.items():
+        fitting = [one for one in constants if one[-1].size == math.prod(shape)]
+        # A grouped kernel, and one of two equal ones, has lost its name in the file; its operator's output has not.
+        named = [one for one in fitting if _is_of(layer, one[1])] or [one for one in fitting if _is_of(layer, one[2])]
+        if named:
+            found[layer] = _in_keras_layout(named[0][0], named[0][-1], shape)
     missing = [layer for layer in shapes if layer not in found]
     if missing:
         raise ValueError(f"no int8 kernel in the .tflite file for {', '.join(missing)}")
@@ -80,7 +82,7 @@ def kernels(tflite: bytes, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.n
 
 def _is_of(layer: str, tensor: str) -> bool:
     """Whether a tensor's name, like `model/dw_1_bn/FusedBatchNormV3;model/dw_1/depthwise`, is of the layer."""
-    parts = {part for path in tensor.split(";") for part in path.split("/")[1:]}
+    parts = {part for path in tensor.split(";") for part in path.split("/")[1:-1]}
     return not parts.isdisjoint({layer, f"quant_{layer}"})
 
 
@@ -92,8 +94,8 @@ def _in_keras_layout(operator: str, codes: np.ndarray, shape: tuple[int, ...]) -
     return codes.transpose(1, 2, 3, 0).reshape(shape)  # (out, height, width, in)
 
 
-def _constants(tflite: bytes) -> Iterator[tuple[str, str, np.ndarray]]:
-    """Operator, tensor name and int8 codes of every constant that an operator with a kernel takes."""
+def _constants(tflite: bytes) -> Iterator[tuple[str, str, str, np.ndarray]]:
+    """Operator, names of kernel and output, and int8 codes of every constant that an operator with a kernel takes."""
     from tensorflow.lite.python import schema_py_generated as schema
 
     model = schema.ModelT.InitFromPackedBuf(tflite, 0)
@@ -107,4 +109,6 @@ def _constants(tflite: bytes) -> Iterator[tuple[str, str, np.ndarray]]:
         tensor = graph.tensors[operator.inputs[1]]
         data = model.buffers[tensor.buffer].data
         if tensor.type == schema.TensorType.INT8 and data is not None:
-            yield kind, tensor.name.decode(), np.asarray(data, np.uint8).view(np.int8).reshape(tensor.shape)
+            output = graph.tensors[operator.outputs[0]].name.decode()
+            codes = np.asarray(data, np.uint8).view(np.int8).reshape(tensor.shape)
+            yield kind, tensor.name.decode(), output, codes

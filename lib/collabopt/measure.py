@@ -15,7 +15,7 @@ from collabopt.experiment import Experiment
 def correct(model: keras.Model, split: Split) -> np.ndarray:
     """Whether each example (n,) bool is given its label."""
     # Each stage is another model and is traced once; TensorFlow takes that for one model traced again and again.
-    with log_dropped("5 out of the last"), native_notices_dropped():
+    with log_dropped("triggered tf.function retracing"), native_notices_dropped():
         return model.predict(split.batches(256), verbose=0).argmax(axis=-1) == split.labels
 
 

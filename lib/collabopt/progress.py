@@ -61,11 +61,12 @@ def say(message: str, about: str | None = None, last: bool = False) -> None:
 
 def duration(seconds: float) -> str:
     """12.3 s, 4 min 05 s, 2 h 03 min."""
-    if seconds < 60:
+    if seconds < 59.95:  # else it would be told as 60.0 s
         return f"{seconds:.1f} s"
+    seconds = round(seconds)
     if seconds < 3600:
-        return f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
-    return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60):02d} min"
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
 
 
 class Clock:

@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 from collabopt import plain, progress, training
 from collabopt.backend import keras, tfmot
 from collabopt.datasets import Data
@@ -16,17 +18,22 @@ def prunable(layer: keras.layers.Layer) -> bool:
 
 
 def schedule(sparsity: float, how: Pruning, steps_per_epoch: int):
-    """The sparsity to hold or to climb to, by training step (Zhu and Gupta 2017, arXiv:1710.01878)."""
+    """The sparsity to hold or to climb to, by training step (Zhu and Gupta 2017, arXiv:1710.01878).
+
+    Steps count from 1, and a mask is renewed at begin, begin + frequency, ... up to the end; so that a short training
+    reaches its target too, it begins at a step that there is and ends on one where the mask is renewed.
+    """
     begin = round(how.begin_epoch * steps_per_epoch)
     if how.sparsity_schedule == "constant":
-        return tfmot.sparsity.keras.ConstantSparsity(sparsity, begin_step=begin, frequency=how.frequency)
+        return tfmot.sparsity.keras.ConstantSparsity(sparsity, begin_step=max(1, begin), frequency=how.frequency)
+    span = max(1, round(how.end_epoch * steps_per_epoch) - begin)
+    every = min(how.frequency, span)
     return tfmot.sparsity.keras.PolynomialDecay(
         how.initial_sparsity,
         sparsity,
         begin_step=begin,
-        # The mask is renewed at begin, begin + frequency, ...; an end on that grid reaches the target exactly.
-        end_step=begin + math.ceil((how.end_epoch - how.begin_epoch) * steps_per_epoch / how.frequency) * how.frequency,
-        frequency=how.frequency,
+        end_step=begin + span // every * every,
+        frequency=every,
     )
 
 
@@ -39,7 +46,10 @@ def fine_tune(
     seed: int = 0,
     stage: str = "pruned",
 ) -> tuple[keras.Model, training.Fit]:
-    """Train a clone of `model` until a fraction `sparsity` of each kernel is zero, but in the layers of `exclude`."""
+    """Train a clone of `model` until a fraction `sparsity` of each kernel is zero, but in the layers of `exclude`.
+
+    Raises RuntimeError when a kernel is not as sparse in the end as was asked.
+    """
     clock = progress.Clock()
     steps = schedule(sparsity, how, math.ceil(len(data.train) / how.batch_size))
 
@@ -53,4 +63,18 @@ def fine_tune(
     for before, after in zip(model.layers, wrapped.layers, strict=True):
         getattr(after, "layer", after).set_weights(before.get_weights())
     fit = training.fit(wrapped, data, how, seed, stage, clock, [tfmot.sparsity.keras.UpdatePruningStep()])
-    return plain.clone(model, tfmot.sparsity.keras.strip_pruning(wrapped).get_weights()), fit
+    pruned = plain.clone(model, tfmot.sparsity.keras.strip_pruning(wrapped).get_weights())
+    _demand(pruned, sparsity, exclude)
+    return pruned, fit
+
+
+def _demand(pruned: keras.Model, sparsity: float, exclude: tuple[str, ...]) -> None:
+    for layer in pruned.layers:
+        if prunable(layer) and layer.name not in exclude:
+            kernel = layer.kernel.numpy()
+            # A kernel of few weights cannot be cut anywhere; of equal weights at the threshold all are kept.
+            if np.mean(kernel == 0) < sparsity - max(0.01, 1 / kernel.size):
+                raise RuntimeError(
+                    f"pruned: {layer.name} reached sparsity {np.mean(kernel == 0):.3f} instead of {sparsity}; "
+                    "give pruning more epochs, an earlier begin_epoch or a lower frequency"
+                )

@@ -151,6 +151,9 @@ class Run:
         trained, model = self._train(stage, parent)
 
         def make(directory: Path) -> None:
+            if model is None:
+                # The names of layers stand in the int8 file, and Keras counts them up until its state is forgotten.
+                backend.seed_everything(self.experiment.seed)
             measure.write(
                 directory,
                 model or self._model(stage, trained),

@@ -11,12 +11,11 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from collabopt import progress
+from collabopt import progress, whole
 
 _SEAL = "checksums.json"
 
@@ -54,35 +53,19 @@ def get_or_make(directory: Path, name: str, material: dict[str, Any], make: Call
         if entry.exists():
             progress.say(f"{name}: the stored entry {entry.name} is damaged; making it again")
             shutil.rmtree(entry)
-        for left in directory.glob(f"{entry.name}.*.partial"):  # of a process that died
-            shutil.rmtree(left)
-        partial = Path(tempfile.mkdtemp(prefix=f"{entry.name}.", suffix=".partial", dir=directory))
-        try:
+        whole.remove_unfinished(entry)  # of a process that died
+        with whole.whole_directory(entry) as partial:
             make(partial)
             (partial / "key.json").write_text(json.dumps(material, indent=1, sort_keys=True))
             _seal(partial)
-            partial.rename(entry)
-            _sync(directory)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        _sync(directory)
     return entry
 
 
 def write(path: Path, text: str | bytes) -> None:
     """Write a file whole: its readers see the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = text.encode() if isinstance(text, str) else text
-    handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(partial).chmod(0o644)
-        Path(partial).replace(path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+    with whole.whole_file(path) as file:
+        file.write(text.encode() if isinstance(text, str) else text)
 
 
 @contextlib.contextmanager
@@ -129,8 +112,8 @@ def _writing(directory: Path) -> Iterator[None]:
 def _is_whole(entry: Path) -> bool:
     try:
         sums = json.loads((entry / _SEAL).read_text())
-        return all(_checksum(entry / file) == sum_ for file, sum_ in sums.items())
-    except (OSError, ValueError):
+        return "key.json" in sums and all(_checksum(entry / file) == sum_ for file, sum_ in sums.items())
+    except (OSError, ValueError, TypeError, AttributeError):  # the last two of a seal that is no table
         return False
 
 

@@ -24,7 +24,7 @@ def percent(fraction: float | None, digits: int = 2) -> str:
 
 
 def compression(raw: float | None, compressed: float | None) -> str:
-    """528,128 → 434,879 (17.66 % saved); in megabytes or empty where bytes are unknown."""
+    """528,128 → 434,879 (17.66%), the share that is saved; empty where a size is unknown."""
     if not raw or not compressed:
         return ""
     return f"{int(raw):,} → {int(compressed):,} ({1 - compressed / raw:.2%})"
@@ -108,25 +108,18 @@ def guide(run: Run, table: str) -> Styler:
     """A results table as TFMOT's guides print it, the published figures of the same model and data above ours."""
     columns, known = GUIDES[table], published.of(run.experiment, table)
     ours = {stage: run.stage(stage).result for stage in columns}
-    rows = {}
-    if len(known):
-        rows["FP32 or fake-INT8 top-1 accuracy", "published"] = [
-            percent(published.value(known, stage, "accuracy")) for stage in columns
-        ]
-    rows["FP32 or fake-INT8 top-1 accuracy", "ours"] = [percent(ours[stage]["accuracy"]) for stage in columns]
-    if len(known):
-        rows["INT8 top-1 accuracy", "published"] = [
-            percent(published.value(known, stage, "accuracy_int8")) for stage in columns
-        ]
-    rows["INT8 top-1 accuracy", "ours"] = [percent(ours[stage]["accuracy_int8"]) for stage in columns]
-    if len(known):
-        rows["INT8 file, raw → ZIP (bytes saved)", "published"] = [_published_size(known, stage) for stage in columns]
-    rows["INT8 file, raw → ZIP (bytes saved)", "ours"] = [
-        compression(ours[stage]["tflite_bytes"], ours[stage]["zip_bytes"]) for stage in columns
-    ]
-    rows["INT8 file, raw → gzip (bytes saved)", "ours"] = [
-        compression(ours[stage]["tflite_bytes"], ours[stage]["gzip_bytes"]) for stage in columns
-    ]
+    accuracy, int8 = "FP32 or fake-INT8 top-1 accuracy", "INT8 top-1 accuracy"
+    zipped, gzipped = "INT8 file, raw → ZIP, bytes (saved)", "INT8 file, raw → gzip, bytes (saved)"
+    rows = {
+        (accuracy, "published"): [percent(published.value(known, stage, "accuracy")) for stage in columns],
+        (accuracy, "ours"): [percent(ours[stage]["accuracy"]) for stage in columns],
+        (int8, "published"): [percent(published.value(known, stage, "accuracy_int8")) for stage in columns],
+        (int8, "ours"): [percent(ours[stage]["accuracy_int8"]) for stage in columns],
+        (zipped, "published"): [_published_size(known, stage) for stage in columns],
+        (zipped, "ours"): [compression(ours[stage]["tflite_bytes"], ours[stage]["zip_bytes"]) for stage in columns],
+        (gzipped, "ours"): [compression(ours[stage]["tflite_bytes"], ours[stage]["gzip_bytes"]) for stage in columns],
+    }
+    rows = {name: cells for name, cells in rows.items() if any(cells)}  # nothing published: no empty row
     frame = pd.DataFrame.from_dict(rows, orient="index", columns=[TREE[stage].title for stage in columns])
     frame.index = pd.MultiIndex.from_tuples(rows)
     return frame.style.set_caption(f"{table.upper()} table: {run.experiment.name}, seed {run.experiment.seed}")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from collabopt import progress
-from collabopt.backend import keras, tf
+from collabopt.backend import keras, log_dropped, tf
 from collabopt.datasets import Data
 from collabopt.experiment import Training
 
@@ -49,7 +49,7 @@ def optimizer(how: Training, steps_per_epoch: int) -> keras.optimizers.Optimizer
         else keras.optimizers.Adam(**shared)
     )
     if how.weight_decay:
-        made.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "centroids", "min", "max"])
+        made.exclude_from_weight_decay(var_names=[r"(^|/)(bias|gamma|beta)(:|$)", r"centroids[^/]*$"])
     return made
 
 
@@ -112,14 +112,15 @@ def fit(
         return Fit(pd.DataFrame(columns=COLUMNS), clock.seconds(), 0.0)
     watch = _Watch(stage, clock)
     train = data.train if how.augment else dataclasses.replace(data.train, augment=None)
-    compiled(model, data, how).fit(
-        train.training_batches(how.batch_size, seed, range(how.epochs)),
-        steps_per_epoch=math.ceil(len(train) / how.batch_size),
-        epochs=how.epochs,
-        validation_data=data.validation.batches(max(how.batch_size, 256)),
-        callbacks=[*callbacks, watch],
-        verbose=0,
-    )
+    with log_dropped("triggered tf.function retracing"):  # each stage is another model, traced once
+        compiled(model, data, how).fit(
+            train.training_batches(how.batch_size, seed, range(how.epochs)),
+            steps_per_epoch=math.ceil(len(train) / how.batch_size),
+            epochs=how.epochs,
+            validation_data=data.validation.batches(max(how.batch_size, 256)),
+            callbacks=[*callbacks, watch],
+            verbose=0,
+        )
     if not all(math.isfinite(row["loss"]) for row in watch.rows):
         raise FloatingPointError(f"{stage}: the training loss is not finite; lower learning_rate={how.learning_rate}")
     return Fit(pd.DataFrame(watch.rows, columns=COLUMNS), watch.setup_seconds, clock.seconds() - watch.setup_seconds)

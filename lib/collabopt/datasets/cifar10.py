@@ -9,8 +9,8 @@ import numpy as np
 from collabopt.backend import tf
 from collabopt.datasets import download
 from collabopt.datasets.arrays import demand, parts_of, read_npz
-from collabopt.datasets.files import whole_file
 from collabopt.datasets.parts import Parts
+from collabopt.whole import whole_file
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"

@@ -11,8 +11,8 @@ from types import TracebackType
 import requests
 from tqdm import tqdm
 
-from collabopt.datasets.files import sha256_of, whole_file
 from collabopt.datasets.parts import DatasetError
+from collabopt.whole import sha256_of, whole_file
 
 CHUNK_BYTES = 1 << 20
 

@@ -16,8 +16,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from collabopt.datasets import download
-from collabopt.datasets.files import whole_directory
 from collabopt.datasets.parts import DatasetError
+from collabopt.whole import whole_directory
 
 URL = "http://download.tensorflow.org/data/speech_commands_v0.02.tar.gz"
 SHA256 = "af14739ee7dc311471de98f5f9d2c9191b18aedfe957f4a6ff791c709868ff58"

@@ -12,10 +12,10 @@ import numpy as np
 
 from collabopt.datasets import mfcc, speech_archive
 from collabopt.datasets.arrays import UNREADABLE
-from collabopt.datasets.files import whole_file
 from collabopt.datasets.parts import DatasetError, Parts
 from collabopt.datasets.speech_archive import SHA256, SPLITS, URL, WORDS
 from collabopt.datasets.split import Split
+from collabopt.whole import whole_file
 
 CLASSES = ("_silence_", "_unknown_", *WORDS)
 

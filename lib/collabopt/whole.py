@@ -1,4 +1,4 @@
-"""Binary files and folders written whole or not at all: a reader, or a run that is killed, never meets half of one."""
+"""Files and folders written whole or not at all: a reader, or a run that is killed, never meets half of one."""
 
 import contextlib
 import hashlib
@@ -13,6 +13,12 @@ from typing import BinaryIO
 def _unfinished(destination: Path) -> Path:
     destination.parent.mkdir(parents=True, exist_ok=True)
     return destination.with_name(f".{destination.name}.{uuid.uuid4().hex}.partial")
+
+
+def remove_unfinished(destination: Path) -> None:
+    """Remove what processes left that died while they made the folder `destination`; no other may be making it."""
+    for left in destination.parent.glob(f".{destination.name}.*.partial"):
+        shutil.rmtree(left)
 
 
 @contextlib.contextmanager

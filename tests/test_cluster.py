@@ -1,0 +1,97 @@
+"""Clustering: at most k values a kernel or a channel, zeros kept where they must be, the parent left alone."""
+
+import numpy as np
+import pytest
+
+from collabopt import audit, cluster, plain
+from collabopt.backend import keras
+from collabopt.datasets import Data
+from collabopt.experiment import Training
+
+ONE_EPOCH = Training(epochs=1, batch_size=64, optimizer="adam", learning_rate=0.001)
+K = 6
+
+
+def halved(model: keras.Model) -> keras.Model:
+    """A copy of `model` in which the smaller half of each clusterable kernel is zero."""
+    copy = plain.clone(model)
+    for layer in filter(cluster.clusterable, copy.layers):
+        kernel, *bias = layer.get_weights()
+        layer.set_weights([np.where(np.abs(kernel) < np.median(np.abs(kernel)), 0, kernel), *bias])
+    return copy
+
+
+def clustered(parent: keras.Model, data: Data, **settings: object) -> keras.Model:
+    """`parent` clustered; it must come out of this as it went in."""
+    before = parent.get_weights()
+    model, _ = cluster.fine_tune(parent, data, K, ONE_EPOCH, **settings)
+    for old, new in zip(before, parent.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    return model
+
+
+@pytest.fixture(scope="module")
+def without_conv(tiny_data, small_cnn):
+    return clustered(small_cnn(), tiny_data, exclude=("conv",))
+
+
+@pytest.fixture(scope="module")
+def sparse(tiny_data, small_cnn):
+    """A network with half of its weights zero, and the same clustered with its zeros preserved."""
+    parent = halved(small_cnn())
+    return parent, clustered(parent, tiny_data, preserve_sparsity=True, stage="sparse_clustered")
+
+
+def test_each_kernel_holds_at_most_k_values(without_conv):
+    kernels = audit.kernels(without_conv)
+    assert audit.unique(kernels["pw"]) <= K
+    assert audit.unique(kernels["fc"]) <= K
+
+
+def test_excluded_and_depthwise_kernels_keep_values_of_their_own(without_conv):
+    kernels = audit.kernels(without_conv)
+    assert audit.unique(kernels["conv"]) == kernels["conv"].size
+    assert audit.unique(kernels["dw"]) == kernels["dw"].size
+
+
+def test_a_plain_model_comes_out(without_conv, small_cnn):
+    parent = small_cnn()
+    assert [(type(layer), layer.name) for layer in without_conv.layers] == [
+        (type(layer), layer.name) for layer in parent.layers
+    ]
+    assert [variable.name for variable in without_conv.weights] == [variable.name for variable in parent.weights]
+
+
+@pytest.mark.parametrize("centroid_initialization", ["linear", "density_based", "random"])
+def test_every_initialisation_holds_at_most_k_values(tiny_data, small_cnn, centroid_initialization):
+    # kmeans_plus_plus, the default, is what the other tests run.
+    model = clustered(
+        small_cnn(),
+        tiny_data,
+        centroid_initialization=centroid_initialization,
+        exclude=("conv", "fc"),
+    )
+    assert 1 < audit.unique(audit.kernels(model)["pw"]) <= K
+
+
+def test_per_channel_each_channel_of_a_convolution_holds_at_most_k_values(tiny_data, small_cnn):
+    # With biases: TFMOT passes over convolutions without one (F3).
+    kernels = audit.kernels(clustered(small_cnn(use_bias=True), tiny_data, per_channel=True))
+    for name in ("conv", "pw"):
+        assert audit.unique_per_channel(kernels[name]) <= K
+        assert audit.unique(kernels[name]) > K
+    assert audit.unique(kernels["fc"]) <= K
+
+
+def test_preserving_sparsity_loses_no_zero(sparse):
+    parent, model = sparse
+    before, after = audit.kernels(parent), audit.kernels(model)
+    for name in ("conv", "pw", "fc"):
+        assert audit.sparsity(before[name]) == 0.5
+        assert np.all(after[name][before[name] == 0] == 0), name
+        assert audit.unique(after[name]) <= K
+
+
+def test_preserving_sparsity_puts_no_zeros_into_depthwise_kernels(sparse):
+    _, model = sparse
+    assert audit.sparsity(audit.kernels(model)["dw"]) == 0

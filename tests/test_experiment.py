@@ -1,0 +1,223 @@
+"""Experiments are checked before anything is trained; mistakes are told by key, value and what would be right."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from collabopt import experiment
+from collabopt.experiment import ExperimentError
+
+DIGITS = (experiment.EXPERIMENTS / "digits.yaml").read_text(encoding="utf-8")
+REMOVED = object()
+
+
+@pytest.fixture
+def file(tmp_path) -> Path:
+    """The path of an experiment file, a sound one until a test writes another."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(DIGITS, encoding="utf-8")
+    return path
+
+
+def change(path: Path, changes: dict) -> None:
+    """Write the experiment with values changed by dotted key; REMOVED removes."""
+    plan = yaml.load(DIGITS, experiment._Loader)
+    for key, value in changes.items():
+        *above, last = key.split(".")
+        section = plan
+        for part in above:
+            section = section.setdefault(part, {})
+        if value is REMOVED:
+            del section[last]
+        else:
+            section[last] = value
+    path.write_text(yaml.safe_dump(plan), encoding="utf-8")
+
+
+def said(path: Path, **overrides) -> str:
+    with pytest.raises(ExperimentError) as caught:
+        experiment.load(str(path), **overrides)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in experiment.EXPERIMENTS.glob("*.yaml")))
+def test_every_committed_experiment_loads(name):
+    plan = experiment.load(name)
+    assert plan.name == name
+    head = experiment.path_of(name).read_text(encoding="utf-8").partition("\ndataset")[0]
+    assert all(f"{word}: " in head for word in ("Source", "Expected", "Time", "Command"))
+
+
+MISTAKES = [
+    ({"sparsty": 0.5}, ["sparsty=0.5", "unknown key", "did you mean sparsity?"]),
+    ({"learning_rat": 1}, ["learning_rat=1", "unknown key", "expected one of"]),
+    ({"dataset.nam": "digits"}, ["dataset.nam='digits'", "unknown key", "did you mean name?"]),
+    ({"model.fuction": "a:b"}, ["model.fuction='a:b'", "unknown key", "did you mean function?"]),
+    ({"exclude": {"prunning": ["pw_1"]}}, ["exclude.prunning=['pw_1']", "did you mean pruning?"]),
+    ({"stages.pqta": {}}, ["stages.pqta={}", "unknown key", "did you mean pqat?"]),
+    ({"stages.qat.epoch": 2}, ["stages.qat.epoch=2", "unknown key", "did you mean epochs?"]),
+    ({"stages.qat.frequency": 2}, ["stages.qat.frequency=2", "unknown key"]),
+    (
+        {"initial_weights": {"path": "a.npz", "training": {"epoch": 1}}},
+        ["initial_weights.training.epoch=1", "did you mean epochs?", "initial_weights.training.batch_size: missing"],
+    ),
+    ({"sparsity": "0.5"}, ["sparsity='0.5'", "expected a valid number"]),
+    ({"sparsity": "half"}, ["sparsity='half'", "expected a valid number"]),
+    ({"sparsity": True}, ["sparsity=True", "expected a valid number"]),
+    ({"sparsity": None}, ["sparsity=None", "expected a valid number"]),
+    ({"sparsity": 1}, ["sparsity=1", "expected less than 1"]),
+    ({"sparsity": 1.5}, ["sparsity=1.5", "expected less than 1"]),
+    ({"sparsity": -0.1}, ["sparsity=-0.1", "expected greater than or equal to 0"]),
+    ({"sparsity": float("nan")}, ["sparsity=nan", "expected a finite number"]),
+    ({"sparsity": float("inf")}, ["sparsity=inf", "expected a finite number"]),
+    ({"train_fraction": 0}, ["train_fraction=0", "expected greater than 0"]),
+    ({"train_fraction": float("nan")}, ["train_fraction=nan", "expected a finite number"]),
+    ({"validation_fraction": 1}, ["validation_fraction=1", "expected less than 1"]),
+    ({"seed": True}, ["seed=True", "expected a valid integer"]),
+    ({"seed": 1.0}, ["seed=1.0", "expected a valid integer"]),
+    ({"seed": -1}, ["seed=-1", "expected greater than or equal to 0"]),
+    ({"seed": 2**31}, [f"seed={2**31}", f"expected less than {2**31}"]),
+    ({"threads": 0}, ["threads=0", "expected greater than or equal to 1"]),
+    ({"number_of_clusters": 2}, ["number_of_clusters=2", "expected greater than or equal to 3"]),
+    ({"number_of_clusters": 1025}, ["number_of_clusters=1025", "expected less than or equal to 1024"]),
+    ({"number_of_clusters": 8.5}, ["number_of_clusters=8.5", "expected a valid integer"]),
+    ({"cluster_per_channel": 1}, ["cluster_per_channel=1", "expected a valid boolean"]),
+    ({"centroid_initialization": "kmeans"}, ["centroid_initialization='kmeans'", "'kmeans_plus_plus', 'linear'"]),
+    ({"dataset": "digits"}, ["dataset='digits'", "expected a valid dictionary"]),
+    ({"dataset": {}}, ["dataset: ", "expected exactly one of name, function and path"]),
+    ({"dataset.path": "my.npz"}, ["dataset: ", "expected exactly one of name, function and path"]),
+    ({"dataset.name": "digit"}, ["dataset.name='digit'", "'digits', 'mnist'"]),
+    ({"dataset": {"function": "mine.load"}}, ["dataset.function='mine.load'", "expected"]),
+    ({"model.path": "my.keras"}, ["model: ", "expected exactly one of name, function and path"]),
+    ({"model": {"path": "my.npz"}}, ["model.path='my.npz'", "keras|h5"]),
+    ({"exclude": {"pruning": [1]}}, ["exclude.pruning.0=1", "expected a valid string"]),
+    ({"sparsity": REMOVED}, ["sparsity: missing"]),
+    ({"stages": REMOVED}, ["stages: missing"]),
+    ({"stages.cqat": REMOVED}, ["stages.cqat: missing"]),
+    ({"stages.cqat.epochs": REMOVED}, ["stages.cqat.epochs: missing"]),
+    ({"stages.cqat.epochs": -1}, ["stages.cqat.epochs=-1", "expected greater than or equal to 0"]),
+    ({"stages.qat.batch_size": 0}, ["stages.qat.batch_size=0", "expected greater than or equal to 1"]),
+    ({"stages.qat.learning_rate": 0}, ["stages.qat.learning_rate=0", "expected greater than 0"]),
+    ({"stages.qat.learning_rate": float("inf")}, ["stages.qat.learning_rate=inf", "expected a finite number"]),
+    ({"stages.qat.optimizer": "adamw"}, ["stages.qat.optimizer='adamw'", "expected 'adam' or 'sgd'"]),
+    ({"stages.qat.momentum": 0.9}, ["stages.qat: optimizer=adam", "momentum and nesterov go with sgd"]),
+    ({"stages.qat.warmup_epochs": 4}, ["stages.qat: warmup_epochs=4", "expected fewer than epochs=4"]),
+    ({"stages.pruned.epochs": 0}, ["stages.pruned: epochs=0", "at least one epoch"]),
+    ({"stages.pruned.end_epoch": 9}, ["stages.pruned: ", "end_epoch=9", "end_epoch <= epochs=8"]),
+    ({"stages.pruned.begin_epoch": 4}, ["stages.pruned: begin_epoch=4", "begin_epoch < end_epoch"]),
+    ({"stages.pruned.end_epoch": REMOVED}, ["stages.pruned: sparsity_schedule=polynomial", "expected an end_epoch"]),
+]
+
+
+@pytest.mark.parametrize(("changes", "words"), MISTAKES, ids=[" ".join(words[:2]) for _, words in MISTAKES])
+def test_a_mistake_stops_with_key_value_and_what_would_be_right(file, changes, words):
+    change(file, changes)
+    line = said(file)
+    assert line.startswith("mine.yaml: ")
+    assert all(word in line for word in words), line
+
+
+TEXTS = {
+    "empty": ("", ["expected keys and values"]),
+    "a list": ("- sparsity\n- 0.5\n", ["expected keys and values", "list"]),
+    "a word": ("sparsity", ["expected keys and values", "str"]),
+    "not YAML": ("sparsity: [0.5\nseed: 0\n", ["not YAML", "line 2"]),
+    "tabs": ("stages:\n\tqat: 1\n", ["not YAML", "line 2"]),
+    "two documents": ("seed: 0\n---\nseed: 1\n", ["not YAML", "line 2"]),
+    "object": ("seed: !!python/object/apply:os.getpid []\n", ["not YAML", "line 1"]),
+    "duplicate key": (DIGITS + "\nseed: 1\n", ["seed", "given twice"]),
+    "duplicate stage": (DIGITS + "  qat: {}\n", ["qat", "given twice"]),
+    "key that is no word": (DIGITS + "\n1: 2\n", ["1=", "string"]),
+    "not UTF-8": (b"# \xe9t\xe9\nseed: 0\n", ["not YAML"]),
+    "no such day": (DIGITS.replace("seed: 0", "seed: 2020-02-31"), ["not YAML"]),
+}
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_file_that_is_no_experiment_stops_with_its_name_and_the_reason(file, text):
+    content, words = TEXTS[text]
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    line = said(file)
+    assert line.startswith("mine.yaml: ")
+    assert "\n" not in line
+    assert all(word in line for word in words), line
+
+
+def test_all_mistakes_are_listed_a_line_each(file):
+    change(file, {"sparsity": 1.5, "seed": "zero", "sead": 1, "stages.qat.epochs": "four", "dataset.name": REMOVED})
+    lines = said(file).splitlines()
+    assert len(lines) == 5
+    for key in ("sparsity=1.5", "seed='zero'", "sead=1", "stages.qat.epochs='four'", "dataset: "):
+        assert any(line.startswith(f"mine.yaml: {key}") for line in lines), key
+
+
+@pytest.mark.parametrize("name", ["digit", "nowhere/mine.yaml", "digits.yml", ""])
+def test_an_experiment_that_is_not_there_stops_with_those_that_are(name):
+    line = said(name)
+    assert f"experiment={name}" in line
+    assert "'digits'" in line
+
+
+@pytest.mark.parametrize("written", ["1e-3", "1E-3", "1.0e-3", "0.001", "+1e-03"])
+def test_one_thousandth_is_a_number_however_it_is_written(file, written):
+    file.write_text(DIGITS.replace("learning_rate: 3e-3", f"learning_rate: {written}"), encoding="utf-8")
+    assert experiment.load(str(file)).stages.baseline.learning_rate == 0.001
+
+
+def test_none_keeps_the_experiments_own_value():
+    assert experiment.load("digits", **dict.fromkeys(experiment.KNOBS)) == experiment.load("digits")
+
+
+OTHERS = {
+    "seed": 3,
+    "threads": 2,
+    "train_fraction": 0.5,
+    "calibration_examples": 50,
+    "sparsity": 0.8,
+    "number_of_clusters": 32,
+    "cluster_per_channel": True,
+    "centroid_initialization": "linear",
+}
+
+
+@pytest.mark.parametrize("knob", experiment.KNOBS)
+def test_an_override_changes_only_itself(knob):
+    own, changed = experiment.load("digits"), experiment.load("digits", **{knob: OTHERS[knob]})
+    assert own.model_dump() | {knob: OTHERS[knob]} == changed.model_dump() != own.model_dump()
+
+
+@pytest.mark.parametrize("knob", ["sparsty", "epochs", "stages"])
+def test_an_unknown_override_stops(knob):
+    line = said("digits", **{knob: 0.5})
+    assert f"{knob}=0.5: unknown parameter" in line
+    assert ("did you mean sparsity?" if knob == "sparsty" else "sparsity") in line
+
+
+def test_an_override_is_checked_as_the_file_is(file):
+    assert "sparsity=2: expected less than 1" in said(file, sparsity=2)
+    assert "seed='1': expected a valid integer" in said(file, seed="1")
+
+
+def test_a_report_has_its_own_place_only_where_an_override_changes_something():
+    plain = experiment.report_directory("digits")
+    assert plain == experiment.REPORTS / "digits"
+    assert experiment.report_directory("digits", sparsity=None) == plain
+    assert experiment.report_directory("digits", sparsity=0.5, seed=0, cluster_per_channel=False) == plain
+    # One place for the same overrides, in whatever order they are given.
+    both = experiment.report_directory("digits", number_of_clusters=32, sparsity=0.8)
+    assert both == experiment.report_directory("digits", sparsity=0.8, number_of_clusters=32)
+    assert both == plain / "sparsity=0.8,number_of_clusters=32"
+
+
+def test_a_file_of_ones_own_is_reported_under_its_name(file):
+    assert experiment.report_directory(str(file)) == experiment.REPORTS / "mine"
+    assert experiment.load(str(file)).name == "mine"
+
+
+def test_loading_an_experiment_imports_no_tensorflow():
+    heavy = "print(*sorted({name.partition('.')[0] for name in sys.modules} & {'tensorflow', 'tf_keras', 'keras'}))"
+    code = f"import sys; from collabopt import experiment, batch; experiment.load('digits', sparsity=0.8); {heavy}"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"

@@ -1,0 +1,79 @@
+"""The published figures are those of their sources, each there once."""
+
+import pytest
+
+from collabopt import published
+from collabopt.experiment import Experiment
+from collabopt.tree import TREE
+
+TRAINING = {"epochs": 1, "batch_size": 8, "optimizer": "adam", "learning_rate": 1e-3}
+
+
+def plan(model: str, dataset: str) -> Experiment:
+    return Experiment.model_validate(
+        {
+            "name": "test",
+            "dataset": {"name": dataset},
+            "model": {"name": model},
+            "sparsity": 0.5,
+            "number_of_clusters": 8,
+            "stages": dict.fromkeys(TREE, TRAINING),
+        }
+    )
+
+
+def test_no_figure_is_there_twice():
+    key = ["table", "model", "dataset", "stage", "clusters", "cluster_per_channel", "sparsity", "metric"]
+    assert not published.read().duplicated(key).any()
+
+
+def test_every_figure_is_of_a_known_stage_and_has_a_source():
+    rows = published.read()
+    assert set(rows["stage"]) <= set(TREE)
+    assert rows[["table", "model", "dataset", "metric", "value", "source"]].notna().all(axis=None)
+
+
+def test_accuracies_are_fractions_and_sizes_are_not():
+    rows = published.read()
+    accuracy = rows["metric"].isin(["accuracy", "accuracy_int8"])
+    assert rows[accuracy]["value"].between(0, 1).all()
+    assert (rows[rows["metric"].str.endswith("_bytes")]["value"] > 10_000).all()
+    assert (rows[rows["metric"].str.endswith("_megabytes")]["value"] < 200).all()
+
+
+def test_the_compressed_file_is_the_smaller_one():
+    rows = published.read()
+    key = ["table", "model", "dataset", "stage", "clusters", "sparsity"]
+    wide = rows.pivot_table(index=key, columns="metric", values="value", dropna=False)
+    both = wide[["tflite_bytes", "compressed_bytes"]].dropna()
+    assert len(both) >= 8
+    assert (both["compressed_bytes"] < both["tflite_bytes"]).all()
+
+
+@pytest.mark.parametrize(
+    ("model", "dataset", "stage", "metric", "value"),
+    [
+        ("ds_cnn_l", "speech_commands", "baseline", "accuracy", 0.9523),
+        ("ds_cnn_l", "speech_commands", "baseline", "accuracy_int8", 0.9448),
+        ("ds_cnn_l", "speech_commands", "baseline", "tflite_bytes", 528_128),
+        ("ds_cnn_l", "speech_commands", "pruned", "compressed_bytes", 334_154),
+        ("ds_cnn_l", "speech_commands", "pqat", "accuracy_int8", 0.9413),
+        ("ds_cnn_l", "speech_commands", "pqat", "compressed_bytes", 303_997),
+        ("mobilenet_v1", "imagenet", "baseline", "accuracy", 0.7099),
+        ("mobilenet_v1", "imagenet", "pqat", "compressed_bytes", 2_869_600),
+    ],
+)
+def test_the_figures_of_the_pqat_table_are_the_published_ones(model, dataset, stage, metric, value):
+    assert published.value(published.of(plan(model, dataset), "pqat"), stage, metric) == value
+
+
+def test_there_is_nothing_published_for_another_model_or_data_set():
+    assert len(published.of(plan("digits_cnn", "digits"), "pqat")) == 0
+    assert len(published.of(plan("ds_cnn_l", "digits"), "pqat")) == 0
+    assert len(published.of(plan("ds_cnn_s", "speech_commands"), "pqat")) == 0
+
+
+def test_what_was_not_published_is_no_figure():
+    rows = published.of(plan("ds_cnn_l", "speech_commands"), "pqat")
+    assert published.value(rows, "pcqat", "accuracy") is None
+    assert published.value(rows, "baseline", "latency_int8_ms") is None

@@ -1,0 +1,171 @@
+"""Quantization-aware training: each scheme keeps what it is for, and the audit sees where it does not."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from collabopt import audit, cluster, lite, plain, quantize, tree
+from collabopt.backend import keras, seed_everything
+from collabopt.experiment import Training
+
+ONE_EPOCH = Training(epochs=1, batch_size=32, optimizer="adam", learning_rate=0.001)
+K = 8
+VALUES = np.linspace(-0.7, 0.7, K).astype(np.float32)
+SPARSE_VALUES = np.array([-0.6, -0.4, -0.2, 0, 0.2, 0.4, 0.5, 0.6], np.float32)
+
+
+def with_kernels_of(values: np.ndarray | None, model: keras.Model) -> keras.Model:
+    """A copy of `model` whose kernels hold these values only; with None half of each kernel is zero."""
+    copy, draw = plain.clone(model), np.random.default_rng(0)
+    for layer in filter(cluster.clusterable, copy.layers):
+        kernel, *bias = layer.get_weights()
+        if values is None:
+            kernel = np.where(np.abs(kernel) < np.median(np.abs(kernel)), 0, kernel)
+        else:
+            kernel = draw.choice(values, kernel.shape)
+        layer.set_weights([kernel, *bias])
+    return copy
+
+
+def dense_network() -> keras.Model:
+    """Dense kernels only: of these TFMOT knows that clusters are shared by the whole tensor."""
+    seed_everything(0)
+    inputs = keras.Input((8, 8, 1), name="input")
+    x = keras.layers.Flatten(name="flatten")(inputs)
+    x = keras.layers.Dense(16, activation="relu", name="hidden")(x)
+    return keras.Model(inputs, keras.layers.Dense(10, name="fc")(x))
+
+
+@dataclasses.dataclass
+class Quantized:
+    """A stage trained from `parent`, with what the audit is given of it."""
+
+    stage: str
+    parent: keras.Model
+    model: keras.Model
+    own: dict
+    codes: dict
+
+    def defects(self, clusters: int | None) -> dict[str, str]:
+        kinds, before = quantize.kinds(self.model), audit.kernels(self.parent)
+        rows = audit.layers(kinds, self.own, self.codes, quantize.quantizers(self.model))
+        return {
+            row["layer"]: "; ".join(
+                audit.losses(row, *(of[row["layer"]] for of in (before, self.own, self.codes)), clusters, False)
+            )
+            for _, row in rows.iterrows()
+            if row["kind"] != "depthwise"
+        }
+
+
+def trained(stage: str, parent: keras.Model, data) -> Quantized:
+    before = parent.get_weights()
+    model, _ = quantize.fine_tune(parent, data, ONE_EPOCH, 0, stage)
+    for old, new in zip(before, parent.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    own = quantize.kernels(model)
+    codes = lite.kernels(lite.quantized_as_trained(model), {name: kernel.shape for name, kernel in own.items()})
+    return Quantized(stage, parent, model, own, codes)
+
+
+@pytest.fixture(scope="module")
+def pqat(tiny_data, small_cnn):
+    return trained("pqat", with_kernels_of(None, small_cnn()), tiny_data)
+
+
+@pytest.fixture(scope="module")
+def cqat(tiny_data):
+    return trained("cqat", with_kernels_of(VALUES, dense_network()), tiny_data)
+
+
+@pytest.fixture(scope="module")
+def pcqat(tiny_data):
+    return trained("pcqat", with_kernels_of(SPARSE_VALUES, dense_network()), tiny_data)
+
+
+@pytest.mark.parametrize(
+    ("stage", "expected"),
+    [
+        ("qat", "Default8BitConvWeightsQuantizer"),
+        ("pqat", "PrunePreserveDefault8BitConvWeightsQuantizer"),
+        ("cqat", "ClusterPreserveDefault8BitConvWeightsQuantizer"),
+        ("pcqat", "ClusterPreserveDefault8BitConvWeightsQuantizer"),
+    ],
+)
+def test_each_scheme_wraps_a_clone_in_its_quantizers(small_cnn, stage, expected):
+    model = small_cnn()
+    before, kinds = model.get_weights(), [type(layer) for layer in model.layers]
+    wrapped = quantize.wrap(model, stage)
+    assert quantize.is_wrapped(wrapped)
+    assert not quantize.is_wrapped(model)
+    assert quantize.kinds(wrapped) == {"conv": "conv2d", "dw": "depthwise", "pw": "conv2d", "fc": "dense"}
+    named = quantize.quantizers(wrapped)
+    assert list(named) == ["conv", "dw", "pw", "fc"]
+    assert (named["dw"], named["pw"]) == ("Default8BitConvWeightsQuantizer", expected)
+    assert [type(layer) for layer in model.layers] == kinds
+    wrapped.set_weights([array + 1 for array in wrapped.get_weights()])
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_a_kernel_that_got_no_quantizer_is_told_as_such():
+    # F1: a convolution without activation or batch norm, followed by a ReLU layer.
+    seed_everything(0)
+    inputs = keras.Input((4, 4, 2), name="input")
+    x = keras.layers.ReLU(name="relu")(keras.layers.Conv2D(3, 1, name="conv")(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(2, name="fc")(keras.layers.Flatten(name="flatten")(x)))
+    named = quantize.quantizers(quantize.wrap(model, "pqat"))
+    assert named == {"conv": "none", "fc": "PrunePreserveDefault8BitWeightsQuantizer"}
+
+
+def test_pqat_keeps_every_zero_in_keras_and_in_the_int8_file(pqat):
+    for name, kernel in audit.kernels(pqat.parent).items():
+        if name != "dw":
+            assert audit.sparsity(kernel) == 0.5
+            assert np.all(pqat.own[name][kernel == 0] == 0), name
+            assert np.all(pqat.codes[name][kernel == 0] == 0), name
+    assert set(pqat.defects(None).values()) == {""}
+
+
+def test_pqat_trains_the_weights_that_are_left(pqat):
+    before = audit.kernels(pqat.parent)["pw"]
+    assert np.all(pqat.own["pw"][before != 0] != 0)
+    assert np.any(pqat.own["pw"] != before)
+
+
+def test_cqat_keeps_the_clusters_where_it_guesses_their_granularity_right(cqat):
+    assert {name: audit.unique(kernel) for name, kernel in cqat.own.items()} == {"hidden": K, "fc": K}
+    assert set(cqat.defects(K).values()) == {""}
+    assert set(cqat.defects(K - 1).values()) != {""}
+
+
+def test_pcqat_keeps_zeros_and_clusters(pcqat):
+    for name, kernel in audit.kernels(pcqat.parent).items():
+        np.testing.assert_array_equal(pcqat.own[name] == 0, kernel == 0)
+        assert np.all(pcqat.codes[name][kernel == 0] == 0)
+    assert {name: audit.unique(kernel) for name, kernel in pcqat.own.items()} == {"hidden": K, "fc": K}
+    assert set(pcqat.defects(K).values()) == {""}
+
+
+def test_the_audit_notices_where_cqat_guesses_the_granularity_wrong(tiny_data):
+    # F2: each of the four channels holds all of the values, so TFMOT takes them for clusters of a channel.
+    seed_everything(0)
+    inputs = keras.Input((8, 8, 1), name="input")
+    x = keras.layers.Conv2D(4, 5, use_bias=False, name="conv")(inputs)
+    x = keras.layers.ReLU(name="relu")(keras.layers.BatchNormalization(name="bn")(x))
+    parent = keras.Model(inputs, keras.layers.Dense(10, name="fc")(keras.layers.Flatten(name="flatten")(x)))
+    parent = with_kernels_of(VALUES, parent)
+    conv = parent.get_layer("conv")
+    conv.set_weights([np.stack([np.resize(VALUES, (5, 5, 1))] * 4, axis=-1)])
+    defects = trained("cqat", parent, tiny_data).defects(K)
+    assert "values in a tensor instead of 8" in defects["conv"]
+    assert defects["fc"] == ""
+
+
+@pytest.mark.parametrize("stage", ["pqat", "cqat", "pcqat"])
+def test_a_restored_stage_predicts_the_same_to_the_bit(request, tiny_data, stage):
+    one = request.getfixturevalue(stage)
+    images = tiny_data.validation.take(np.arange(64)).batches(64)
+    restored = tree.restore(tree.TREE[stage], tree.arrays(one.model), one.parent, None, tiny_data)
+    np.testing.assert_array_equal(restored.predict(images, verbose=0), one.model.predict(images, verbose=0))

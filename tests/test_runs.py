@@ -1,0 +1,257 @@
+"""A run: every stage trained and measured once, its rows and files whole, and made anew where it must be."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from collabopt import experiment, lite, results, sizes, store, tree
+from collabopt.runs import Run
+
+KERNELS = ["conv", "dw", "pw", "fc"]
+FREE = ["baseline", "qat", "pruned"]
+"""Stages that have nothing to preserve."""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A directory for store, reports and locks."""
+    with pytest.MonkeyPatch.context() as patch:
+        path = tmp_path_factory.mktemp("place")
+        patch.setattr(experiment, "DATA", path)
+        yield path
+
+
+@pytest.fixture(scope="module")
+def small(tiny, place) -> Path:
+    """The tiny experiment on a network of its own, with half as many kernels."""
+    path = place / "small.yaml"
+    path.write_text(tiny.read_text().replace("name: digits_cnn", 'function: "conftest:small_network"'))
+    return path
+
+
+def run_of(small: Path, place: Path, report: str, **overrides: object) -> Run:
+    return Run(experiment.load(str(small), **overrides), place / report, small, place / "stages")
+
+
+@pytest.fixture(scope="module")
+def finished(small, place) -> Run:
+    """The run of the whole tree, as it went when nothing was there."""
+    run = run_of(small, place, "report")
+    run.stages(*tree.TREE)
+    return run
+
+
+@pytest.fixture
+def again(finished, small, place) -> Run:  # noqa: ARG001 - the first run comes first
+    """Another run of the same experiment, over the same store."""
+    return run_of(small, place, "again")
+
+
+def kept(place: Path) -> dict[str, tuple[int, int]]:
+    """Every file in the store, with what changes when it is written again."""
+    files = (path for path in (place / "stages").rglob("*") if path.is_file() and path.suffix != ".lock")
+    return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
+
+
+def entries(place: Path) -> set[str]:
+    return {path.name for path in (place / "stages").iterdir() if path.name != "locks"}
+
+
+def test_results_have_one_row_a_stage_in_the_order_of_the_tree(finished):
+    rows = pd.read_csv(finished.directory / "results.csv")
+    assert list(rows.columns) == results.RESULTS
+    assert list(rows["stage"]) == list(tree.TREE)
+    assert list(rows["parent"].fillna("")) == [stage.parent or "" for stage in tree.TREE.values()]
+    assert not rows.duplicated(results.KEY).any()
+
+
+def test_rows_say_what_the_stages_found_to_the_last_digit(finished):
+    # Rows are read and written again whenever another stage ends.
+    rows = pd.read_csv(finished.directory / "results.csv").set_index("stage")
+    for name in tree.TREE:
+        result = finished.stage(name).result
+        for column in ("accuracy", "accuracy_int8", "validation_accuracy", "sparsity", "rounded_to_zero", "gzip_bytes"):
+            assert rows.loc[name, column] == result[column], (name, column)
+
+
+def test_key_columns_are_empty_where_they_say_nothing_of_a_stage(finished):
+    rows = results.read(finished.directory / "results.csv").set_index("stage")
+    clusters = rows.index[rows["number_of_clusters"].notna()]
+    assert set(clusters) == {"clustered", "cqat", "sparse_clustered", "pcqat"}
+    assert set(rows.index[rows["cluster_per_channel"].notna()]) == set(clusters)
+    assert set(rows["number_of_clusters"].dropna()) == {32}
+    assert set(rows.index[rows["target_sparsity"].notna()]) == {"pruned", "pqat", "sparse_clustered", "pcqat"}
+    assert set(rows.index[rows["preserved"].isna()]) == set(FREE)
+
+
+def test_accuracies_sizes_and_sparsities_are_in_their_range(finished):
+    rows = results.read(finished.directory / "results.csv").set_index("stage")
+    fractions = rows[[column for column in rows if "accuracy" in column or column in ("sparsity", "rounded_to_zero")]]
+    assert ((fractions >= 0) & (fractions <= 1)).all(axis=None)
+    assert (rows["gzip_bytes"] < rows["tflite_bytes"]).all()
+    assert (rows["gzip_bytes"] < rows["zip_bytes"]).all()
+    assert rows.loc["baseline", "sparsity"] == 0
+    # Each of conv, pw and fc holds an even count of weights.
+    assert rows.loc[["pruned", "pqat"], "sparsity"].tolist() == [0.5, 0.5]
+    assert (rows.loc[["clustered", "sparse_clustered"], "unique_weights"] <= 32).all()
+    assert rows.loc["baseline", "accuracy"] > 0.3  # of ten classes
+
+
+def test_layers_have_one_row_a_kernel_and_stage(finished):
+    rows = pd.read_csv(finished.directory / "layers.csv")
+    assert list(rows.columns) == results.LAYERS
+    assert list(rows["stage"]) == [stage for stage in tree.TREE for _ in KERNELS]
+    assert list(rows["layer"]) == KERNELS * len(tree.TREE)
+    assert (rows["weights"] == [np.prod([int(side) for side in shape.split("×")]) for shape in rows["shape"]]).all()
+
+
+def test_only_stages_with_something_to_preserve_say_whether_they_did(finished):
+    for name in tree.TREE:
+        preserved = finished.stage(name).result["preserved"]
+        assert preserved is None if name in FREE else isinstance(preserved, bool), name
+
+
+def test_a_stage_is_preserved_exactly_where_no_kernel_has_a_defect(finished):
+    for name in tree.TREE.keys() - set(FREE):
+        one = finished.stage(name)
+        assert one.result["preserved"] == (one.layers["defect"] == "").all(), name
+    assert finished.stage("pqat").result["preserved"]
+
+
+def test_run_json_says_what_ran_on_what(finished):
+    about = json.loads((finished.directory / "run.json").read_text())
+    assert about["seed"] == 0
+    assert about["experiment"]["stages"]["pruned"]["epochs"] == 2
+    assert about["data"]["fingerprint"] == finished.data.fingerprint
+    assert about["data"]["train"] == len(finished.data.train)
+    assert about["versions"]["tensorflow-model-optimization"] == "0.8.1"
+    assert about["commit"]
+    start, end = (datetime.fromisoformat(about[at]) for at in ("start", "end"))
+    assert start <= end
+    assert start.tzinfo is not None
+
+
+@pytest.mark.parametrize("name", tree.TREE)
+def test_the_file_in_the_report_is_the_one_that_was_measured(finished, name):
+    file, one = finished.directory / "models" / f"{name}.tflite", finished.stage(name)
+    assert file.read_bytes() == one.tflite.read_bytes()
+    right = lite.predictions(file.read_bytes(), finished.data.test) == finished.data.test.labels
+    assert right.mean() == one.result["accuracy_int8"]
+    np.testing.assert_array_equal(right, one.correct()["test_int8"])
+    assert sizes.gzipped(file) == one.result["gzip_bytes"]
+    assert list(one.codes()) == KERNELS
+
+
+def test_a_second_run_trains_nothing_and_finds_the_same(finished, again, place):
+    before = kept(place)
+    frame = again.results(*tree.TREE)
+    assert kept(place) == before
+    pd.testing.assert_frame_equal(frame, finished.results(*tree.TREE))
+    for name in ("results.csv", "layers.csv"):
+        assert (again.directory / name).read_bytes() == (finished.directory / name).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["pruned", "pqat"])
+def test_a_measurement_that_was_lost_is_made_again_from_the_stored_weights(finished, again, place, name):
+    lost = finished.stage(name)
+    kernels, content, before = lost.kernels(), lost.tflite.read_bytes(), kept(place)
+    shutil.rmtree(lost.measured)
+    remade = again.stage(name)
+    assert remade.measured == lost.measured
+    assert {path for path, was in before.items() if kept(place)[path] != was} == {
+        path for path in before if Path(path).is_relative_to(lost.measured)
+    }
+    assert remade.result == lost.result
+    assert remade.tflite.read_bytes() == content
+    for layer, kernel in remade.kernels().items():
+        np.testing.assert_array_equal(kernel, kernels[layer])
+
+
+def test_another_sparsity_prunes_anew_and_leaves_what_it_does_not_decide(finished, small, place):
+    before = entries(place)
+    other = run_of(small, place, "sparser", sparsity=0.75)
+    for name in ("baseline", "qat", "clustered", "cqat"):
+        assert other.stage(name).trained == finished.stage(name).trained
+    assert entries(place) == before
+    assert other.stage("pruned").result["sparsity"] == 0.75
+    assert {name.rsplit("-", 1)[0] for name in entries(place) - before} == {"pruned", "pruned-measured"}
+    assert finished.stage("pruned").trained.is_dir()
+
+
+def training_key(run: Run, name: str, **changes: object) -> str:
+    """The key under which the store holds a trained stage, its stage changed so."""
+    stage = dataclasses.replace(tree.TREE[name], **changes)
+    return store.key(run._training(stage, run.stage(stage.parent) if stage.parent else None))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "changed"),
+    [
+        ({"seed": 1}, {"baseline", "pruned", "clustered", "qat"}),
+        ({"number_of_clusters": 16}, {"clustered"}),
+        ({"centroid_initialization": "linear"}, {"clustered"}),
+        ({"sparsity": 0.6}, {"pruned"}),
+        ({"calibration_examples": 30}, set()),
+    ],
+)
+def test_a_knob_changes_the_keys_of_the_stages_that_it_decides(finished, small, place, overrides, changed):
+    other = run_of(small, place, "other", **overrides)
+    # The baseline itself is not trained again here: keys are what is compared.
+    other._finished["baseline"] = finished.stage("baseline")
+    names = ("baseline", "pruned", "clustered", "qat")
+    assert {name for name in names if training_key(other, name) != training_key(finished, name)} == changed
+
+
+def test_an_edit_of_a_source_changes_the_key(finished, tmp_path):
+    source = tmp_path / "prune.py"
+    source.write_text("sparsity = 0.5\n")
+    module = ModuleType("prune")
+    module.__file__ = str(source)
+    before, unedited = training_key(finished, "pruned", module=module), finished._sources(module)
+    source.write_text("sparsity = 0.6\n")
+    assert training_key(finished, "pruned", module=module) != before
+    source.write_text("sparsity = 0.5\n")
+    assert training_key(finished, "pruned", module=module) == before
+    assert finished._sources(module) == unedited
+
+
+def test_an_edited_experiment_starts_its_tables_anew(again, small, place):
+    again.stages("baseline", "clustered")
+    run_of(small, place, "again", sparsity=0.75).stage("baseline")
+    assert list(results.read(again.directory / "results.csv")["stage"]) == ["baseline"]
+    assert set(results.read(again.directory / "layers.csv")["stage"]) == {"baseline"}
+    assert json.loads((again.directory / "run.json").read_text())["experiment"]["sparsity"] == 0.75
+
+
+def test_an_unknown_stage_is_named_with_those_that_are_known(finished):
+    with pytest.raises(KeyError, match=r"stage=prunned: expected one of baseline, qat, pruned, "):
+        finished.stage("prunned")
+
+
+def test_the_kernel_that_is_drawn_is_the_named_one_else_that_of_most_weights(finished):
+    assert finished.kernel() == "fc"
+    assert finished.kernel("conv") == "conv"
+    with pytest.raises(ValueError, match=r"^kernel=dw: expected one of conv, pw, fc$"):
+        finished.kernel("dw")
+
+
+def test_the_experiment_can_name_the_kernel_that_is_drawn(finished):
+    plan = finished.experiment.model_copy(update={"density_kernel": "pw"})
+    again = Run(plan, finished.directory, finished.source, finished.keep)
+    again._finished = finished._finished
+    assert again.kernel() == "pw"
+
+
+def test_histories_and_layers_of_stages_are_told_apart(finished):
+    histories = finished.histories("baseline", "clustered")
+    assert {name: len(history) for name, history in histories.items()} == {"baseline": 6, "clustered": 1}
+    layers = finished.layers("pruned", "pqat")
+    assert list(layers["stage"]) == ["pruned"] * 4 + ["pqat"] * 4
