@@ -108,18 +108,19 @@ def _close(name: str, place: Path, pages: Path, status: int) -> int:
     from collabopt import index_page
 
     states, lines = {}, []
+    failures = {path.stem: path.read_text() for path in place.glob("*.failed")}
+    why = "a notebook before it failed" if failures else "Snakemake failed"
     for notebook in (path.stem for path in notebooks()):
-        failed, done = place / f"{notebook}.failed", place / f"{notebook}.done"
-        if failed.is_file():
-            states[notebook] = "failed: " + failed.read_text()
-            lines.append(f"{notebook}: FAILED {failed.read_text()}")
-        elif done.is_file():
+        if notebook in failures:
+            states[notebook] = f"failed: {failures[notebook]}"
+            lines.append(f"{notebook}: FAILED {failures[notebook]}")
+        elif (place / f"{notebook}.done").is_file():
             states[notebook] = "ok"
         else:
-            states[notebook] = "failed: not run, because a notebook before it failed"
-            lines.append(f"{notebook}: not run, because a notebook before it failed")
-    if status and not any("FAILED" in line for line in lines):
-        lines.append(f"Snakemake failed: {_tail(place / 'snakemake.log')}")
+            states[notebook] = f"failed: not run, because {why}"
+            lines.append(f"{notebook}: not run, because {why}")
+    if status and not failures:
+        lines.insert(0, f"Snakemake failed: {_tail(place / 'snakemake.log')}")
     if any(pages.glob("*.html")):
         page = index_page.index(pages, experiment.path_of(name).read_text(encoding="utf-8"), states)
         print(f"report: {os.path.relpath(page)}")
@@ -242,6 +243,9 @@ def main() -> int:
     except ExperimentError as error:
         print(error, file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"{error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("stopped; what is finished is kept, and the same command goes on from there", file=sys.stderr)
         return 130

@@ -177,7 +177,7 @@ KNOBS = (
     "cluster_per_channel",
     "centroid_initialization",
 )
-"""What `load` and a batch can override."""
+"""What `load` can override; a batch what of it the notebooks have as parameters."""
 
 
 class _Loader(yaml.SafeLoader):

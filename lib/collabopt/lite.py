@@ -35,7 +35,12 @@ def _converted(converter: tf.lite.TFLiteConverter) -> bytes:
     # Said of every model: where its SavedModel was kept, and that no input statistics are needed.
     with native_notices_dropped(), log_dropped("Assets written to"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Statistics for quantized inputs were expected")
-        return converter.convert()
+        try:
+            return converter.convert()
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"conversion to int8 failed: {error}; where a training diverged, its learning_rate is too high"
+            ) from error
 
 
 def predictions(tflite: bytes, split: Split, threads: int = 1, batch_size: int = 64) -> np.ndarray:

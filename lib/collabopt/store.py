@@ -18,6 +18,12 @@ from typing import Any
 from collabopt import progress, whole
 
 _SEAL = "checksums.json"
+_REASONS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EACCES: "the directory is not writable",
+    errno.EROFS: "the directory is not writable",
+}
 
 
 class StoreError(OSError):
@@ -99,10 +105,10 @@ def _writing(directory: Path) -> Iterator[None]:
         directory.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
-        reason = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}.get(
-            error.errno, "the directory is not writable" if error.errno in (errno.EACCES, errno.EROFS) else None
-        )
-        if reason is None:
+        reason = _REASONS.get(error.errno)
+        # What `make` cannot read elsewhere is not the store's fault.
+        elsewhere = error.filename and not Path(error.filename).is_relative_to(directory)
+        if reason is None or (elsewhere and error.errno in (errno.EACCES, errno.EROFS)):
             raise
         raise StoreError(
             error.errno, f"{reason}; free some space or set COLLABOPT_DATA to another directory", str(directory)

@@ -1,0 +1,156 @@
+"""The interactive way in: a notebook in JupyterLab, run by its menu in a real browser.
+
+COLLABOPT_ALL_NOTEBOOKS=1 runs all six instead of the first. Screenshots stay in pytest's temporary directory.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from collabopt import batch
+
+pytestmark = pytest.mark.timeout(1200)
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+TOKEN = "tests"
+NAMES = [path.stem for path in batch.notebooks()] if os.environ.get("COLLABOPT_ALL_NOTEBOOKS") else ["baseline"]
+
+
+def copies(directory: Path, plan: Path) -> None:
+    """The notebooks with the experiment in their parameters cell changed, as one would by hand."""
+    for path in batch.notebooks():
+        notebook = nbformat.read(path, as_version=4)
+        (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+        assert 'experiment = "digits"' in cell.source
+        cell.source = cell.source.replace('"digits"', f'"{plan}"')
+        nbformat.write(notebook, directory / path.name)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory, tiny) -> Iterator[tuple[str, Path]]:
+    """A running JupyterLab: its address and its root directory."""
+    if BROWSER is None:
+        pytest.skip("no chromium, chromium-browser or google-chrome on the path")
+    home = tmp_path_factory.mktemp("lab")
+    root, log = home / "notebooks", home / "lab.log"
+    root.mkdir()
+    copies(root, tiny)
+    directories = {
+        f"JUPYTER{name}": str(home / name.strip("_").lower())
+        for name in ("_CONFIG_DIR", "_DATA_DIR", "_RUNTIME_DIR", "LAB_SETTINGS_DIR", "LAB_WORKSPACES_DIR")
+    }
+    places = {"COLLABOPT_DATA": str(home / "data"), "COLLABOPT_REPORTS": str(home / "reports")}
+    command = [sys.executable, "-m", "jupyterlab", str(root), "--no-browser", "--ip=127.0.0.1", "--port=0"]
+    command += ["--ServerApp.allow_root=True", f"--IdentityProvider.token={TOKEN}"]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, env=os.environ | directories | places, cwd=home
+        )
+    try:
+        yield address(process, Path(directories["JUPYTER_RUNTIME_DIR"]), log), root
+    finally:
+        # The server ends its kernels.
+        process.terminate()
+        try:
+            process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def address(process: subprocess.Popen, runtime: Path, log: Path) -> str:
+    """The address of a server, when it answers there."""
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        for file in runtime.glob("jpserver-*.json"):
+            try:
+                url = json.loads(file.read_text())["url"]
+                with urllib.request.urlopen(f"{url}api/status?token={TOKEN}", timeout=10) as answer:
+                    if answer.status == 200:
+                        return url
+            except (ValueError, KeyError, OSError):
+                pass
+        time.sleep(0.5)
+    pytest.fail(f"JupyterLab did not start: {log.read_text()[-2000:]}")
+
+
+@pytest.fixture(scope="module")
+def browser(lab):
+    sync_api = pytest.importorskip("playwright.sync_api")
+    assert lab
+    with sync_api.sync_playwright() as playwright:
+        # Chromium does not start as root in its sandbox.
+        one = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield one
+        one.close()
+
+
+def run_all(page) -> None:
+    """Run > Run All Cells. A menu takes no click before it has settled, so that a click may have to be repeated."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    for _ in range(5):
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        entry = page.get_by_role("menuitem", name="Run All Cells", exact=True)
+        entry.hover()
+        page.wait_for_timeout(500)
+        entry.click()
+        try:
+            page.get_by_text("[*]:", exact=True).first.wait_for(timeout=10_000)
+        except sync_api.TimeoutError:
+            page.keyboard.press("Escape")
+        else:
+            return
+    pytest.fail("Run All Cells did nothing")
+
+
+def executed(page, file: Path) -> nbformat.NotebookNode:
+    """The notebook as it is saved when every cell is done, or one has failed."""
+    deadline = time.monotonic() + 900
+    while time.monotonic() < deadline:
+        page.wait_for_timeout(3000)
+        page.keyboard.press("Control+s")
+        page.wait_for_timeout(1000)
+        try:
+            notebook = nbformat.read(file, as_version=4)
+        except (OSError, ValueError):  # while it is being written
+            continue
+        cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+        failed = any(out.output_type == "error" for cell in cells for out in cell.outputs)
+        if failed or all(cell.execution_count for cell in cells):
+            return notebook
+    return pytest.fail(f"{file.name} did not come to its end")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_notebook_runs_by_the_menu_to_its_last_cell(lab, browser, name, tmp_path):
+    url, root = lab
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    try:
+        page.goto(f"{url}lab/tree/{name}.ipynb?token={TOKEN}&reset")
+        page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(timeout=120_000)
+        run_all(page)
+        notebook = executed(page, root / f"{name}.ipynb")
+        page.screenshot(path=tmp_path / f"{name}-end.png")
+        figure = page.locator(".jp-RenderedImage img")
+        figure.first.scroll_into_view_if_needed(timeout=60_000)
+        page.wait_for_timeout(1000)
+        page.screenshot(path=tmp_path / f"{name}-figure.png")
+    except Exception:
+        page.screenshot(path=tmp_path / f"{name}-failed.png")
+        raise
+    finally:
+        page.close()
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert [output for output in outputs if output.output_type == "error"] == []
+    # Not a warning either.
+    assert [output.text for output in outputs if output.get("name") == "stderr"] == []
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 2
+    assert [cell for cell in notebook.cells if cell.cell_type == "code"][-1].outputs
