@@ -21,25 +21,25 @@ def halved(model: keras.Model) -> keras.Model:
     return copy
 
 
-def clustered(parent: keras.Model, data: Data, **settings: object) -> keras.Model:
+def clustered(parent: keras.Model, data: Data, scheme: str = "collabopt", **settings: object) -> keras.Model:
     """`parent` clustered; it must come out of this as it went in."""
     before = parent.get_weights()
-    model, _ = cluster.fine_tune(parent, data, K, ONE_EPOCH, **settings)
+    model, _ = cluster.fine_tune(parent, data, cluster.Clusters(K, **settings), ONE_EPOCH, scheme=scheme)
     for old, new in zip(before, parent.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
     return model
 
 
-@pytest.fixture(scope="module")
-def without_conv(tiny_data, small_cnn):
-    return clustered(small_cnn(), tiny_data, exclude=("conv",))
+@pytest.fixture(scope="module", params=["collabopt", "tfmot"])
+def without_conv(request, tiny_data, small_cnn):
+    return clustered(small_cnn(), tiny_data, exclude=("conv",), scheme=request.param)
 
 
-@pytest.fixture(scope="module")
-def sparse(tiny_data, small_cnn):
+@pytest.fixture(scope="module", params=["collabopt", "tfmot"])
+def sparse(request, tiny_data, small_cnn):
     """A network with half of its weights zero, and the same clustered with its zeros preserved."""
     parent = halved(small_cnn())
-    return parent, clustered(parent, tiny_data, preserve_sparsity=True, stage="sparse_clustered")
+    return parent, clustered(parent, tiny_data, preserve_sparsity=True, scheme=request.param)
 
 
 def test_each_kernel_holds_at_most_k_values(without_conv):
@@ -62,21 +62,24 @@ def test_a_plain_model_comes_out(without_conv, small_cnn):
     assert [variable.name for variable in without_conv.weights] == [variable.name for variable in parent.weights]
 
 
+@pytest.mark.parametrize("scheme", ["collabopt", "tfmot"])
 @pytest.mark.parametrize("centroid_initialization", ["linear", "density_based", "random"])
-def test_every_initialisation_holds_at_most_k_values(tiny_data, small_cnn, centroid_initialization):
+def test_every_initialisation_holds_at_most_k_values(tiny_data, small_cnn, centroid_initialization, scheme):
     # kmeans_plus_plus, the default, is what the other tests run.
     model = clustered(
         small_cnn(),
         tiny_data,
-        centroid_initialization=centroid_initialization,
+        initialization=centroid_initialization,
         exclude=("conv", "fc"),
+        scheme=scheme,
     )
     assert 1 < audit.unique(audit.kernels(model)["pw"]) <= K
 
 
-def test_per_channel_each_channel_of_a_convolution_holds_at_most_k_values(tiny_data, small_cnn):
+@pytest.mark.parametrize("scheme", ["collabopt", "tfmot"])
+def test_per_channel_each_channel_of_a_convolution_holds_at_most_k_values(tiny_data, small_cnn, scheme):
     # With biases: TFMOT passes over convolutions without one (F3).
-    kernels = audit.kernels(clustered(small_cnn(use_bias=True), tiny_data, per_channel=True))
+    kernels = audit.kernels(clustered(small_cnn(use_bias=True), tiny_data, per_channel=True, scheme=scheme))
     for name in ("conv", "pw"):
         assert audit.unique_per_channel(kernels[name]) <= K
         assert audit.unique(kernels[name]) > K

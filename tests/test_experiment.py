@@ -180,6 +180,8 @@ OTHERS = {
     "number_of_clusters": 32,
     "cluster_per_channel": True,
     "centroid_initialization": "linear",
+    "scheme": "tfmot",
+    "strict": True,
 }
 
 

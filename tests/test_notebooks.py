@@ -68,7 +68,9 @@ def test_a_notebook_asks_for_the_plain_python_kernel_and_no_version(path):
 def test_a_notebook_is_short(path):
     cells = read(path).cells
     assert len(cells) <= 30
-    assert max(len(cell.source.splitlines()) for cell in cells if cell.cell_type == "code") <= 10
+    # The parameters cell is a list of knobs, a line each, and no code to follow.
+    code = [cell for cell in cells if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", [])]
+    assert max(len(cell.source.splitlines()) for cell in code) <= 10
 
 
 @each
@@ -122,9 +124,19 @@ def test_every_parameter_is_a_knob_of_experiments_or_a_place(path):
 @each
 def test_every_parameter_reaches_the_run_under_its_own_name(path):
     call = given(path)
-    assert [ast.unparse(word) for word in call.args] == ["experiment"]
-    passed = {word.arg: ast.unparse(word.value) for word in call.keywords}
-    assert passed == {name: name for name in batch.parameters(path) - {"experiment", "kernel"}}
+    assert [ast.unparse(word) for word in call.args] == ["experiment", "reports"]
+    groups = {
+        line.targets[0].id: line.value
+        for source in code(path)
+        for line in ast.parse(source.replace("%matplotlib", "#")).body
+        if isinstance(line, ast.Assign) and isinstance(line.value, ast.Dict)
+    }
+    passed = {word.arg: ast.unparse(word.value) for word in call.keywords if word.arg}
+    for word in call.keywords:
+        if word.arg is None:  # **group
+            group = groups[word.value.id]
+            passed |= {key.value: ast.unparse(value) for key, value in zip(group.keys, group.values, strict=True)}
+    assert passed == {name: name for name in batch.parameters(path) - {"experiment", "reports", "kernel"}}
 
 
 @each

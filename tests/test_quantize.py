@@ -5,13 +5,20 @@ import dataclasses
 import numpy as np
 import pytest
 
-from collabopt import audit, cluster, lite, plain, quantize, tree
+from collabopt import audit, cluster, experiment, lite, plain, quantize, tree
 from collabopt.backend import keras, seed_everything
 from collabopt.experiment import Training
 
 ONE_EPOCH = Training(epochs=1, batch_size=32, optimizer="adam", learning_rate=0.001)
 K = 8
 VALUES = np.linspace(-0.7, 0.7, K).astype(np.float32)
+KEEP = {
+    "qat": quantize.Keep(),
+    "pqat": quantize.Keep(zeros=True),
+    "cqat": quantize.Keep(clusters="tensor"),
+    "pcqat": quantize.Keep(zeros=True, clusters="tensor"),
+}
+SCHEMES = ["collabopt", "tfmot"]
 SPARSE_VALUES = np.array([-0.6, -0.4, -0.2, 0, 0.2, 0.4, 0.5, 0.6], np.float32)
 
 
@@ -28,6 +35,11 @@ def with_kernels_of(values: np.ndarray | None, model: keras.Model) -> keras.Mode
     return copy
 
 
+def keep(stage: str, scheme: str) -> quantize.Keep:
+    """What the stage must keep, by that scheme."""
+    return dataclasses.replace(KEEP[stage], scheme=scheme)
+
+
 def dense_network() -> keras.Model:
     """Dense kernels only: of these TFMOT knows that clusters are shared by the whole tensor."""
     seed_everything(0)
@@ -42,6 +54,7 @@ class Quantized:
     """A stage trained from `parent`, with what the audit is given of it."""
 
     stage: str
+    scheme: str
     parent: keras.Model
     model: keras.Model
     own: dict
@@ -50,53 +63,60 @@ class Quantized:
     def defects(self, clusters: int | None) -> dict[str, str]:
         kinds, before = quantize.kinds(self.model), audit.kernels(self.parent)
         rows = audit.layers(kinds, self.own, self.codes, quantize.quantizers(self.model))
+        by_channel = self.scheme == "tfmot"  # the stock ranges; ours have k codes in the whole tensor
         return {
             row["layer"]: "; ".join(
-                audit.losses(row, *(of[row["layer"]] for of in (before, self.own, self.codes)), clusters, False)
+                audit.losses(
+                    row, *(of[row["layer"]] for of in (before, self.own, self.codes)), clusters, False, by_channel
+                )
             )
             for _, row in rows.iterrows()
             if row["kind"] != "depthwise"
         }
 
 
-def trained(stage: str, parent: keras.Model, data) -> Quantized:
+def trained(stage: str, scheme: str, parent: keras.Model, data) -> Quantized:
     before = parent.get_weights()
-    model, _ = quantize.fine_tune(parent, data, ONE_EPOCH, 0, stage)
+    model, _ = quantize.fine_tune(parent, data, ONE_EPOCH, 0, stage, keep(stage, scheme))
     for old, new in zip(before, parent.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
     own = quantize.kernels(model)
     codes = lite.kernels(lite.quantized_as_trained(model), {name: kernel.shape for name, kernel in own.items()})
-    return Quantized(stage, parent, model, own, codes)
+    return Quantized(stage, scheme, parent, model, own, codes)
 
 
-@pytest.fixture(scope="module")
-def pqat(tiny_data, small_cnn):
-    return trained("pqat", with_kernels_of(None, small_cnn()), tiny_data)
+@pytest.fixture(scope="module", params=SCHEMES)
+def pqat(request, tiny_data, small_cnn):
+    return trained("pqat", request.param, with_kernels_of(None, small_cnn()), tiny_data)
 
 
-@pytest.fixture(scope="module")
-def cqat(tiny_data):
-    return trained("cqat", with_kernels_of(VALUES, dense_network()), tiny_data)
+@pytest.fixture(scope="module", params=SCHEMES)
+def cqat(request, tiny_data):
+    return trained("cqat", request.param, with_kernels_of(VALUES, dense_network()), tiny_data)
 
 
-@pytest.fixture(scope="module")
-def pcqat(tiny_data):
-    return trained("pcqat", with_kernels_of(SPARSE_VALUES, dense_network()), tiny_data)
+@pytest.fixture(scope="module", params=SCHEMES)
+def pcqat(request, tiny_data):
+    return trained("pcqat", request.param, with_kernels_of(SPARSE_VALUES, dense_network()), tiny_data)
 
 
 @pytest.mark.parametrize(
-    ("stage", "expected"),
+    ("stage", "scheme", "expected"),
     [
-        ("qat", "Default8BitConvWeightsQuantizer"),
-        ("pqat", "PrunePreserveDefault8BitConvWeightsQuantizer"),
-        ("cqat", "ClusterPreserveDefault8BitConvWeightsQuantizer"),
-        ("pcqat", "ClusterPreserveDefault8BitConvWeightsQuantizer"),
+        ("qat", "collabopt", "Default8BitConvWeightsQuantizer"),
+        ("qat", "tfmot", "Default8BitConvWeightsQuantizer"),
+        ("pqat", "tfmot", "PrunePreserveDefault8BitConvWeightsQuantizer"),
+        ("cqat", "tfmot", "ClusterPreserveDefault8BitConvWeightsQuantizer"),
+        ("pcqat", "tfmot", "ClusterPreserveDefault8BitConvWeightsQuantizer"),
+        ("pqat", "collabopt", "KernelQuantizer"),
+        ("cqat", "collabopt", "KernelQuantizer"),
+        ("pcqat", "collabopt", "KernelQuantizer"),
     ],
 )
-def test_each_scheme_wraps_a_clone_in_its_quantizers(small_cnn, stage, expected):
+def test_each_scheme_wraps_a_clone_in_its_quantizers(small_cnn, stage, scheme, expected):
     model = small_cnn()
     before, kinds = model.get_weights(), [type(layer) for layer in model.layers]
-    wrapped = quantize.wrap(model, stage)
+    wrapped = quantize.wrap(model, stage, keep(stage, scheme))
     assert quantize.is_wrapped(wrapped)
     assert not quantize.is_wrapped(model)
     assert quantize.kinds(wrapped) == {"conv": "conv2d", "dw": "depthwise", "pw": "conv2d", "fc": "dense"}
@@ -115,7 +135,9 @@ def test_a_kernel_that_got_no_quantizer_is_told_as_such():
     inputs = keras.Input((4, 4, 2), name="input")
     x = keras.layers.ReLU(name="relu")(keras.layers.Conv2D(3, 1, name="conv")(inputs))
     model = keras.Model(inputs, keras.layers.Dense(2, name="fc")(keras.layers.Flatten(name="flatten")(x)))
-    named = quantize.quantizers(quantize.wrap(model, "pqat"))
+    named = quantize.quantizers(quantize.wrap(model, "pqat", keep("pqat", "collabopt")))
+    assert named == {"conv": "KernelQuantizer", "fc": "KernelQuantizer"}
+    named = quantize.quantizers(quantize.wrap(model, "pqat", keep("pqat", "tfmot")))
     assert named == {"conv": "none", "fc": "PrunePreserveDefault8BitWeightsQuantizer"}
 
 
@@ -134,7 +156,7 @@ def test_pqat_trains_the_weights_that_are_left(pqat):
     assert np.any(pqat.own["pw"] != before)
 
 
-def test_cqat_keeps_the_clusters_where_it_guesses_their_granularity_right(cqat):
+def test_cqat_keeps_the_clusters_also_by_tfmot_where_it_guesses_their_granularity_right(cqat):
     assert {name: audit.unique(kernel) for name, kernel in cqat.own.items()} == {"hidden": K, "fc": K}
     assert set(cqat.defects(K).values()) == {""}
     assert set(cqat.defects(K - 1).values()) != {""}
@@ -158,14 +180,26 @@ def test_the_audit_notices_where_cqat_guesses_the_granularity_wrong(tiny_data):
     parent = with_kernels_of(VALUES, parent)
     conv = parent.get_layer("conv")
     conv.set_weights([np.stack([np.resize(VALUES, (5, 5, 1))] * 4, axis=-1)])
-    defects = trained("cqat", parent, tiny_data).defects(K)
+    assert set(trained("cqat", "collabopt", parent, tiny_data).defects(K).values()) == {""}
+    defects = trained("cqat", "tfmot", parent, tiny_data).defects(K)
     assert "values in a tensor instead of 8" in defects["conv"]
     assert defects["fc"] == ""
 
 
-@pytest.mark.parametrize("stage", ["pqat", "cqat", "pcqat"])
-def test_a_restored_stage_predicts_the_same_to_the_bit(request, tiny_data, stage):
-    one = request.getfixturevalue(stage)
-    images = tiny_data.validation.take(np.arange(64)).batches(64)
-    restored = tree.restore(tree.TREE[stage], tree.arrays(one.model), one.parent, None, tiny_data)
-    np.testing.assert_array_equal(restored.predict(images, verbose=0), one.model.predict(images, verbose=0))
+def predicts_the_same_restored(one: Quantized, data) -> bool:
+    images = data.validation.take(np.arange(64)).batches(64)
+    plan = experiment.load("digits", scheme=one.scheme)
+    restored = tree.restore(tree.TREE[one.stage], tree.arrays(one.model), one.parent, plan, data)
+    return np.array_equal(restored.predict(images, verbose=0), one.model.predict(images, verbose=0))
+
+
+def test_a_restored_pqat_predicts_the_same_to_the_bit(pqat, tiny_data):
+    assert predicts_the_same_restored(pqat, tiny_data)
+
+
+def test_a_restored_cqat_predicts_the_same_to_the_bit(cqat, tiny_data):
+    assert predicts_the_same_restored(cqat, tiny_data)
+
+
+def test_a_restored_pcqat_predicts_the_same_to_the_bit(pcqat, tiny_data):
+    assert predicts_the_same_restored(pcqat, tiny_data)

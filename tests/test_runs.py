@@ -215,11 +215,11 @@ def test_an_edit_of_a_source_changes_the_key(finished, tmp_path):
     source.write_text("sparsity = 0.5\n")
     module = ModuleType("prune")
     module.__file__ = str(source)
-    before, unedited = training_key(finished, "pruned", module=module), finished._sources(module)
+    before, unedited = training_key(finished, "pruned", modules=(module,)), finished._sources(module)
     source.write_text("sparsity = 0.6\n")
-    assert training_key(finished, "pruned", module=module) != before
+    assert training_key(finished, "pruned", modules=(module,)) != before
     source.write_text("sparsity = 0.5\n")
-    assert training_key(finished, "pruned", module=module) == before
+    assert training_key(finished, "pruned", modules=(module,)) == before
     assert finished._sources(module) == unedited
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from collabopt.backend import keras
-from collabopt.prune import prunable
+from collabopt.layers import prunable
 
 GAINED = 0.001
 """Share of weights that may become zero in Keras without being a failure (0.1 points)."""
@@ -89,12 +89,13 @@ def losses(
     codes: np.ndarray,
     clusters: int | None,
     per_channel: bool,
+    codes_per_channel: bool = True,
 ) -> list[str]:
     """What a stage failed to preserve in one kernel, in words; empty where all held.
 
     parent, own: the kernel before and after the stage. codes: its int8 codes. clusters: how many values a tensor (a
-    channel with `per_channel`) may hold; None where the stage preserves no clusters. Codes are counted per channel,
-    since the stock converter gives each channel a scale of its own.
+    channel with `per_channel`) may hold; None where the stage preserves no clusters. codes_per_channel: count int8
+    codes by channel, as where the stock converter gave each channel a range of its own.
     """
     found = []
     zeros = parent == 0
@@ -110,6 +111,7 @@ def losses(
         held = row["unique_channel"] if per_channel else row["unique_tensor"]
         if held > clusters:
             found.append(f"{held:,} values in a {'channel' if per_channel else 'tensor'} instead of {clusters}")
-        if row["int8_unique_channel"] > clusters:
-            found.append(f"{row['int8_unique_channel']} int8 codes in a channel instead of {clusters}")
+        where = "channel" if codes_per_channel else "tensor"
+        if row[f"int8_unique_{where}"] > clusters:
+            found.append(f"{row[f'int8_unique_{where}']} int8 codes in a {where} instead of {clusters}")
     return found

@@ -158,6 +158,8 @@ class Experiment(Section):
     cluster_per_channel: bool = False
     centroid_initialization: Literal["kmeans_plus_plus", "linear", "density_based", "random"] = "kmeans_plus_plus"
     exclude: Exclude = Exclude()
+    scheme: Literal["collabopt", "tfmot"] = "collabopt"
+    strict: bool = False
     stages: Stages
     density_kernel: str | None = None
 
@@ -176,6 +178,8 @@ KNOBS = (
     "number_of_clusters",
     "cluster_per_channel",
     "centroid_initialization",
+    "scheme",
+    "strict",
 )
 """What `load` can override; a batch what of it the notebooks have as parameters."""
 

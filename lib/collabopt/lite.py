@@ -1,5 +1,6 @@
 """Full-integer `.tflite` files: conversion, accuracy by LiteRT, and the int8 kernels inside."""
 
+import dataclasses
 import math
 import warnings
 from collections.abc import Iterator
@@ -72,17 +73,64 @@ def kernels(tflite: bytes, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.n
 
     Raises ValueError when the file holds no int8 kernel for a layer.
     """
-    constants, found = list(_constants(tflite)), {}
-    for layer, shape in shapes.items():
-        fitting = [one for one in constants if one[-1].size == math.prod(shape)]
-        # A grouped kernel, and one of two equal ones, has lost its name in the file; its operator's output has not.
-        named = [one for one in fitting if _is_of(layer, one[1])] or [one for one in fitting if _is_of(layer, one[2])]
-        if named:
-            found[layer] = _in_keras_layout(named[0][0], named[0][-1], shape)
-    missing = [layer for layer in shapes if layer not in found]
+    constants = list(_constants(tflite))
+    found = {layer: _of_layer(constants, layer, shape) for layer, shape in shapes.items()}
+    missing = [layer for layer, one in found.items() if one is None]
     if missing:
         raise ValueError(f"no int8 kernel in the .tflite file for {', '.join(missing)}")
-    return found
+    return {layer: _in_keras_layout(found[layer], shape) for layer, shape in shapes.items()}
+
+
+def with_shared_ranges(tflite: bytes, clustered: dict[str, np.ndarray]) -> bytes:
+    """The int8 file with as many codes in each kernel as `clustered`, float32 by layer in Keras's layout, has values.
+
+    Post-training quantization gives a channel the range of its own largest weight, so that a centroid has another code
+    wherever the largest centroid is missing. Here all channels share the range of the tensor's largest weight, and what
+    is left in a channel's scale is the batch norm that the converter folded in. Codes, scales and biases are written
+    over the old ones; all else stays.
+    """
+    file = bytearray(tflite)
+    constants, written = list(_constants(file)), set()
+    for layer, kernel in clustered.items():
+        one = _of_layer(constants, layer, kernel.shape)
+        if one is None or one.codes.ctypes.data in written:  # equal kernels may be one tensor of the file
+            continue
+        written.add(one.codes.ctypes.data)
+        rows = kernel.reshape(-1, kernel.shape[-1])
+        own, shared = np.abs(rows).max(axis=0), np.abs(rows).max()
+        if one.scales is None or len(one.scales) != len(own) or not shared:
+            continue
+        # A batch norm with a negative gamma turned a channel's signs over.
+        turned = np.sign(
+            (_in_keras_layout(one, kernel.shape).astype(np.float32) * kernel).reshape(rows.shape).sum(axis=0)
+        )
+        codes = np.round(rows / shared * 127) * np.where(turned < 0, -1, 1)
+        one.codes[:] = _in_file_layout(one, codes.reshape(kernel.shape)).astype(np.int8)
+        wider = np.where(own > 0, shared / np.where(own > 0, own, 1), 1).astype(np.float32)
+        one.scales[:] = one.scales * wider
+        if one.bias is not None:
+            one.bias[:] = np.round(one.bias / wider)
+    return bytes(file)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Constant:
+    """A kernel in a file: its operator, names of its tensor and of the operator's output, codes in the file's layout,
+    scales (out,) float32 and bias (out,) int32. Views: written to, they change a file that is a bytearray."""
+
+    operator: str
+    name: str
+    output: str
+    codes: np.ndarray
+    scales: np.ndarray | None
+    bias: np.ndarray | None
+
+
+def _of_layer(constants: list[_Constant], layer: str, shape: tuple[int, ...]) -> _Constant | None:
+    fitting = [one for one in constants if one.codes.size == math.prod(shape)]
+    # A grouped kernel, and one of two equal ones, has lost its name in the file; its operator's output has not.
+    named = [one for one in fitting if _is_of(layer, one.name)] or [one for one in fitting if _is_of(layer, one.output)]
+    return named[0] if named else None
 
 
 def _is_of(layer: str, tensor: str) -> bool:
@@ -91,29 +139,43 @@ def _is_of(layer: str, tensor: str) -> bool:
     return not parts.isdisjoint({layer, f"quant_{layer}"})
 
 
-def _in_keras_layout(operator: str, codes: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    if operator == "DEPTHWISE_CONV_2D":  # (1, height, width, in * multiplier)
-        return codes.reshape(shape)
+def _in_keras_layout(one: _Constant, shape: tuple[int, ...]) -> np.ndarray:
+    if one.operator == "DEPTHWISE_CONV_2D":  # (1, height, width, in * multiplier)
+        return one.codes.reshape(shape)
     if len(shape) == 2:  # (out, in)
-        return codes.reshape(shape[1], shape[0]).T
-    return codes.transpose(1, 2, 3, 0).reshape(shape)  # (out, height, width, in)
+        return one.codes.reshape(shape[1], shape[0]).T
+    return one.codes.transpose(1, 2, 3, 0).reshape(shape)  # (out, height, width, in)
 
 
-def _constants(tflite: bytes) -> Iterator[tuple[str, str, str, np.ndarray]]:
-    """Operator, names of kernel and output, and int8 codes of every constant that an operator with a kernel takes."""
+def _in_file_layout(one: _Constant, codes: np.ndarray) -> np.ndarray:
+    """Codes of a convolution or a dense layer as the file holds them."""
+    if codes.ndim == 2:
+        return codes.T.reshape(one.codes.shape)
+    return codes.transpose(3, 0, 1, 2).reshape(one.codes.shape)
+
+
+def _constants(tflite: bytes | bytearray) -> Iterator[_Constant]:
+    """Every int8 kernel that an operator of the file takes."""
     from tensorflow.lite.python import schema_py_generated as schema
 
-    model = schema.ModelT.InitFromPackedBuf(tflite, 0)
-    operators = {getattr(schema.BuiltinOperator, name): name for name in _KERNEL_OPERATORS}
-    graph = model.subgraphs[0]
-    for operator in graph.operators:
-        code = model.operatorCodes[operator.opcodeIndex]
-        kind = operators.get(max(code.builtinCode, code.deprecatedBuiltinCode))
-        if kind is None:
+    model = schema.Model.GetRootAs(tflite, 0)
+    kinds = {getattr(schema.BuiltinOperator, name): name for name in _KERNEL_OPERATORS}
+    graph = model.Subgraphs(0)
+
+    def data(tensor: schema.Tensor, dtype: type) -> np.ndarray | None:
+        content = model.Buffers(tensor.Buffer()).DataAsNumpy()
+        return content.view(dtype).reshape(tensor.ShapeAsNumpy()) if isinstance(content, np.ndarray) else None
+
+    for operator in (graph.Operators(index) for index in range(graph.OperatorsLength())):
+        code = model.OperatorCodes(operator.OpcodeIndex())
+        kind = kinds.get(max(code.BuiltinCode(), code.DeprecatedBuiltinCode()))
+        if kind is None or graph.Tensors(operator.Inputs(1)).Type() != schema.TensorType.INT8:
             continue
-        tensor = graph.tensors[operator.inputs[1]]
-        data = model.buffers[tensor.buffer].data
-        if tensor.type == schema.TensorType.INT8 and data is not None:
-            output = graph.tensors[operator.outputs[0]].name.decode()
-            codes = np.asarray(data, np.uint8).view(np.int8).reshape(tensor.shape)
-            yield kind, tensor.name.decode(), output, codes
+        kernel, output = graph.Tensors(operator.Inputs(1)), graph.Tensors(operator.Outputs(0))
+        scales = kernel.Quantization().ScaleAsNumpy()
+        codes = data(kernel, np.int8)
+        with_bias = operator.InputsLength() > 2 and operator.Inputs(2) >= 0
+        bias = data(graph.Tensors(operator.Inputs(2)), np.int32) if with_bias else None
+        if codes is not None:
+            own = scales if isinstance(scales, np.ndarray) else None
+            yield _Constant(kind, kernel.Name().decode(), output.Name().decode(), codes, own, bias)

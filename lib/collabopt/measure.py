@@ -10,6 +10,7 @@ from collabopt import audit, lite, quantize, sizes
 from collabopt.backend import keras, log_dropped, native_notices_dropped
 from collabopt.datasets import Data, Split
 from collabopt.experiment import Experiment
+from collabopt.layers import prunable
 
 
 def correct(model: keras.Model, split: Split) -> np.ndarray:
@@ -34,7 +35,7 @@ def write(
     Files: int8.tflite; result.json, columns of results.csv; layers.csv; kernels.npz, float32 kernels by layer;
     correct.npz, bool (n,) on `validation` and `test`, and by the int8 file `validation_int8` and `test_int8`.
     """
-    content = _converted(model, data, plan)
+    content = _converted(model, data, plan, holds_clusters)
     (directory / "int8.tflite").write_bytes(content)
     right = {}
     for name, split in (("validation", data.validation), ("test", data.test)):
@@ -65,10 +66,21 @@ def write(
     (directory / "result.json").write_text(json.dumps(result))
 
 
-def _converted(model: keras.Model, data: Data, plan: Experiment) -> bytes:
+def _converted(model: keras.Model, data: Data, plan: Experiment, holds_clusters: bool) -> bytes:
     if quantize.is_wrapped(model):
         return lite.quantized_as_trained(model)
-    return lite.quantized(model, calibration(data.train, plan.calibration_examples, plan.seed))
+    content = lite.quantized(model, calibration(data.train, plan.calibration_examples, plan.seed))
+    if not holds_clusters or plan.scheme == "tfmot":
+        return content
+    # Channels that were clustered on their own have k codes each as they are; a tensor that was must share its range.
+    clustered = {
+        layer.name: audit.kernel(layer)
+        for layer in model.layers
+        if prunable(layer)
+        and layer.name not in plan.exclude.clustering
+        and not (plan.cluster_per_channel and isinstance(layer, keras.layers.Conv2D))
+    }
+    return lite.with_shared_ranges(content, clustered)
 
 
 def _layers(model: keras.Model, content: bytes) -> tuple[pd.DataFrame, dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -104,5 +116,6 @@ def _defects(
         clusters = plan.number_of_clusters if holds_clusters and name not in plan.exclude.clustering else None
         # Clustering per channel is for convolutions; a dense kernel is clustered as a whole.
         per_channel = plan.cluster_per_channel and row["kind"] == "conv2d"
-        found.append("; ".join(audit.losses(row, parent[name], own[name], codes[name], clusters, per_channel)))
+        held = per_channel or plan.scheme == "tfmot"
+        found.append("; ".join(audit.losses(row, parent[name], own[name], codes[name], clusters, per_channel, held)))
     return found

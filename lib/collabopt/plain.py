@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from collabopt.backend import keras
+from collabopt.backend import keras, tf
+from collabopt.layers import prunable
 
 
 def clone(model: keras.Model, arrays: Sequence[np.ndarray] | None = None) -> keras.Model:
@@ -12,3 +13,56 @@ def clone(model: keras.Model, arrays: Sequence[np.ndarray] | None = None) -> ker
     copy = keras.models.clone_model(model)
     copy.set_weights(model.get_weights() if arrays is None else arrays)
     return copy
+
+
+@keras.utils.register_keras_serializable("collabopt")
+class Positive(keras.constraints.Constraint):
+    """Keeps a batch-norm gamma from becoming zero or negative while it is trained."""
+
+    LEAST = 1e-3
+
+    def __call__(self, gamma):
+        return tf.maximum(gamma, self.LEAST)
+
+
+def with_positive_gammas(model: keras.Model) -> keras.Model:
+    """A clone that computes the same, in which no batch norm after a convolution or dense layer has a negative gamma,
+    and none will get one in training.
+
+    Kernel, bias, gamma and moving mean of such a channel are negated. The converter folds gamma into the kernel, and
+    channels of both signs would double the int8 codes of a clustered kernel.
+    """
+    followed = {norm.name: layer for layer in model.layers for norm in _norms(layer)}
+
+    def positive(layer: keras.layers.Layer) -> keras.layers.Layer:
+        held = {"gamma_constraint": Positive()} if layer.name in followed else {}
+        return layer.__class__.from_config(layer.get_config() | held)
+
+    copy = keras.models.clone_model(model, clone_function=positive)
+    copy.set_weights(model.get_weights())
+    for name, layer in followed.items():
+        _turn_over(copy.get_layer(layer.name), copy.get_layer(name))
+    return copy
+
+
+def has_negative_gamma(model: keras.Model) -> bool:
+    """Whether a batch norm after a convolution or dense layer turns the signs of a channel over."""
+    return any((norm.gamma.numpy() < 0).any() for layer in model.layers for norm in _norms(layer))
+
+
+def _norms(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """The batch norm that is all that follows a linear convolution or dense layer, or nothing."""
+    after = [node.outbound_layer for node in layer.outbound_nodes]
+    linear = prunable(layer) and layer.activation is keras.activations.linear
+    return [norm for norm in after if linear and len(after) == 1 and _scales(norm)]
+
+
+def _scales(layer: keras.layers.Layer) -> bool:
+    return isinstance(layer, keras.layers.BatchNormalization) and layer.scale
+
+
+def _turn_over(layer: keras.layers.Layer, norm: keras.layers.BatchNormalization) -> None:
+    sign = np.where(norm.gamma.numpy() < 0, -1, 1).astype(np.float32)
+    for variable in (layer.kernel, layer.bias, norm.gamma, norm.moving_mean):
+        if variable is not None:
+            variable.assign(variable * sign)

@@ -8,13 +8,7 @@ from collabopt import plain, progress, training
 from collabopt.backend import keras, tfmot
 from collabopt.datasets import Data
 from collabopt.experiment import Pruning
-
-
-def prunable(layer: keras.layers.Layer) -> bool:
-    """Whether pruning touches the layer's kernel: convolutions and dense layers, not depthwise ones (as in TFMOT)."""
-    return isinstance(layer, keras.layers.Conv2D | keras.layers.Dense) and not isinstance(
-        layer, keras.layers.DepthwiseConv2D
-    )
+from collabopt.layers import prunable
 
 
 def schedule(sparsity: float, how: Pruning, steps_per_epoch: int):

@@ -3,38 +3,56 @@
 The fake-quantized model is needed for conversion and for fake-INT8 accuracy, so here the wrapped model comes out.
 """
 
+import dataclasses
+
 import numpy as np
 
-from collabopt import audit, plain, progress, training
+from collabopt import audit, plain, preserve, progress, training
 from collabopt.backend import keras, log_dropped, native_notices_dropped, tf, tfmot
 from collabopt.datasets import Data
 from collabopt.experiment import Training
 
-SCHEMES = {
+_BY_TFMOT = {
     "qat": lambda: tfmot.quantization.keras.default_8bit.Default8BitQuantizeScheme(),
     "pqat": lambda: tfmot.experimental.combine.Default8BitPrunePreserveQuantizeScheme(),
     "cqat": lambda: tfmot.experimental.combine.Default8BitClusterPreserveQuantizeScheme(preserve_sparsity=False),
     "pcqat": lambda: tfmot.experimental.combine.Default8BitClusterPreserveQuantizeScheme(preserve_sparsity=True),
 }
-"""TFMOT's 8-bit schemes by stage."""
+"""TFMOT's own 8-bit schemes by stage."""
 
 
-def wrap(model: keras.Model, stage: str) -> keras.Model:
-    """A clone of `model` with fake-quantized weights and activations by the stage's scheme.
+@dataclasses.dataclass(frozen=True)
+class Keep:
+    """What quantization-aware training must keep of its parent: zeros, clusters, and how these were made.
 
-    What the scheme preserves is read off the kernels of `model` now.
+    scheme: `collabopt`, ours; or `tfmot`, which finds out for itself how kernels were clustered.
+    unclustered: layers that clustering left out.
     """
-    annotated = tfmot.quantization.keras.quantize_annotate_model(plain.clone(model))
+
+    zeros: bool = False
+    clusters: preserve.Clusters | None = None
+    unclustered: tuple[str, ...] = ()
+    scheme: str = "collabopt"
+
+
+def wrap(model: keras.Model, stage: str, keep: Keep) -> keras.Model:
+    """A clone of `model` with fake-quantized weights and activations; its kernels keep what they now hold of `keep`."""
+    ours = keep.scheme == "collabopt" and (keep.zeros or keep.clusters)
+    scheme = preserve.PreservingScheme(keep.zeros, keep.clusters, keep.unclustered) if ours else _BY_TFMOT[stage]()
+    # Turning channels over now would double the values of a kernel that was clustered before; the audit tells of codes.
+    holds = ours and keep.clusters and not plain.has_negative_gamma(model)
+    start = plain.with_positive_gammas(model) if holds else plain.clone(model)
+    annotated = tfmot.quantization.keras.quantize_annotate_model(start)
     with tfmot.quantization.keras.quantize_scope(), native_notices_dropped():
-        return tfmot.quantization.keras.quantize_apply(annotated, scheme=SCHEMES[stage]())
+        return tfmot.quantization.keras.quantize_apply(annotated, scheme=scheme)
 
 
 def fine_tune(
-    model: keras.Model, data: Data, how: Training, seed: int = 0, stage: str = "qat"
+    model: keras.Model, data: Data, how: Training, seed: int = 0, stage: str = "qat", keep: Keep = Keep()
 ) -> tuple[keras.Model, training.Fit]:
-    """Quantization-aware training of a wrapped clone of `model` by the stage's scheme."""
+    """Quantization-aware training of a wrapped clone of `model`, which keeps what it holds of `keep`."""
     clock = progress.Clock()
-    wrapped = wrap(model, stage)
+    wrapped = wrap(model, stage, keep)
     # A preserving quantizer puts centroids in the place of a kernel, which then rightly has no gradient.
     with log_dropped("Gradients do not exist for variables"), native_notices_dropped():
         return wrapped, training.fit(wrapped, data, how, seed, stage, clock)
@@ -70,7 +88,10 @@ def kernels(wrapped: keras.Model) -> dict[str, np.ndarray]:
     for name, (layer, quantized) in _inner(wrapped).items():
         if not quantized:
             found[name] = audit.kernel(layer)
-        for variable, _, state in quantized:
-            mask = state.get("sparsity_mask")
-            found[name] = (variable if mask is None else tf.multiply(variable, mask)).numpy()
+        for variable, quantizer, state in quantized:
+            if isinstance(quantizer, preserve.KernelQuantizer):
+                found[name] = preserve.held(variable, state).numpy()
+            else:
+                mask = state.get("sparsity_mask")
+                found[name] = (variable if mask is None else tf.multiply(variable, mask)).numpy()
     return found

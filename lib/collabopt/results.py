@@ -80,7 +80,7 @@ def key(run: Run, finished: Finished) -> dict:
     return {
         "experiment": plan.name,
         "stage": stage.name,
-        "scheme": stage.scheme,
+        "scheme": plan.scheme if stage.has_schemes else "",
         "seed": plan.seed,
         "number_of_clusters": plan.number_of_clusters if stage.clusters else None,
         "cluster_per_channel": plan.cluster_per_channel if stage.clusters else None,
@@ -99,7 +99,9 @@ def record(run: Run, finished: Finished) -> None:
         result = pd.DataFrame([row | {"parent": finished.stage.parent} | finished.result])
         _merge(run.directory / "results.csv", result[RESULTS])
         _merge(run.directory / "layers.csv", finished.layers.assign(**row)[LAYERS])
-        store.write(run.directory / "models" / f"{finished.stage.name}.tflite", finished.tflite.read_bytes())
+        by_other = run.experiment.scheme != run.given.scheme and finished.stage.has_schemes
+        name = f"{finished.stage.name}-{run.experiment.scheme}" if by_other else finished.stage.name
+        store.write(run.directory / "models" / f"{name}.tflite", finished.tflite.read_bytes())
         store.write(run.directory / "run.json", json.dumps(about(run), indent=1, ensure_ascii=False) + "\n")
 
 
@@ -112,7 +114,7 @@ def read(path: Path) -> pd.DataFrame:
 def about(run: Run) -> dict:
     """What run.json says: parameters, data, versions, commit, start and end."""
     return {
-        "experiment": run.experiment.model_dump(mode="json"),
+        "experiment": run.given.model_dump(mode="json"),
         "experiment_sha256": hashlib.sha256(run.source.read_bytes()).hexdigest(),
         "seed": run.experiment.seed,
         "data": {
@@ -159,15 +161,20 @@ def _drop_rows_of_another_setting(run: Run) -> None:
         before = json.loads((run.directory / "run.json").read_text())["experiment"]
     except (OSError, ValueError, KeyError):
         return
-    if before != run.experiment.model_dump(mode="json"):
+    if before != run.given.model_dump(mode="json"):
         for name in ("results.csv", "layers.csv", "run.json"):
             (run.directory / name).unlink(missing_ok=True)
 
 
 def _merge(path: Path, rows: pd.DataFrame) -> None:
-    """Put `rows`, of one stage, in place of that stage's rows; stages stay in the tree's order."""
+    """Put `rows`, of one stage and scheme, in place of those there were; stages stay in the tree's order."""
     if path.is_file():
         old = read(path)
-        rows = pd.concat([old[old["stage"] != rows["stage"].iloc[0]].astype(object), rows.astype(object)])
-        rows = rows.sort_values("stage", key=lambda stage: stage.map(list(tree.TREE).index), kind="stable")
+        same = (old["stage"] == rows["stage"].iloc[0]) & (
+            old["scheme"].astype(object).where(old["scheme"].notna(), "") == rows["scheme"].iloc[0]
+        )
+        rows = pd.concat([old[~same].astype(object), rows.astype(object)])
+        order = {name: position for position, name in enumerate(tree.TREE)}
+        rows = rows.assign(order=rows["stage"].map(order)).sort_values(["order", "scheme"], kind="stable")
+        rows = rows.drop(columns="order")
     store.write(path, rows.to_csv(index=False))

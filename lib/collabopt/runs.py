@@ -16,12 +16,14 @@ from collabopt import (
     backend,
     datasets,
     experiment,
+    layers,
     lite,
     measure,
     models,
     plain,
+    preflight,
+    preserve,
     progress,
-    prune,
     quantize,
     results,
     sizes,
@@ -68,6 +70,10 @@ class Finished:
             return dict(arrays)
 
 
+class PreservationError(RuntimeError):
+    """A stage lost zeros or clusters that it must keep, and the run is strict."""
+
+
 def start(name: str, reports: str | None = None, **overrides: Any) -> "Run":
     """A run of the experiment of that name (or file) with knobs overridden, `None` keeping the experiment's own value.
 
@@ -84,11 +90,13 @@ def start(name: str, reports: str | None = None, **overrides: Any) -> "Run":
 class Run:
     """The stages of an experiment, trained where the store does not hold them.
 
-    directory: where their rows, files and pages go. source: the experiment's file. keep: the store.
+    directory: where their rows, files and pages go. source: the experiment's file. keep: the store. given: the
+    experiment as the run was started with, whatever scheme this one takes.
     """
 
     def __init__(self, plan: Experiment, directory: Path, source: Path, keep: Path) -> None:
         self.experiment, self.directory, self.source, self.keep = plan, directory, source, keep
+        self.given = plan
         self.began = results.now()
         self._finished: dict[str, Finished] = {}
         self._trained_here: set[str] = set()
@@ -110,7 +118,29 @@ class Run:
             self._finished[name] = self._finish(tree.TREE[name])
             results.record(self, self._finished[name])
             _say(self._finished[name], anew=name in self._trained_here)
+        self._demand_preserved(self._finished[name])
         return self._finished[name]
+
+    def _demand_preserved(self, finished: Finished) -> None:
+        if self.experiment.strict and finished.result["preserved"] is False:
+            faults = finished.layers[finished.layers["defect"] != ""]
+            raise PreservationError(
+                f"{finished.stage.name} does not preserve what {finished.stage.parent} won: "
+                + "; ".join(
+                    f"{layer}: {defect}" for layer, defect in zip(faults["layer"], faults["defect"], strict=True)
+                )
+            )
+
+    def with_scheme(self, scheme: str) -> "Run":
+        """The same run with `collabopt`'s or `tfmot`'s scheme; both share the store and the report."""
+        other = Run(self.experiment.model_copy(update={"scheme": scheme}), self.directory, self.source, self.keep)
+        other.given, other.__dict__["data"] = self.given, self.data
+        return other
+
+    def preflight(self) -> list[preflight.Finding]:
+        """What is known to go wrong with the experiment's model."""
+        backend.seed_everything(self.experiment.seed)
+        return preflight.findings(tree.initial_model(self.experiment, self.data), self.experiment)
 
     def stages(self, *names: str) -> list[Finished]:
         """The finished stages, in that order."""
@@ -179,10 +209,10 @@ class Run:
         made: list[keras.Model] = []
 
         def make(directory: Path) -> None:
+            # Layers that cannot be quantized are looked for once, before the baseline; names of layers each time.
+            preflight.demand(self._start(parent), self.experiment, every_layer=parent is None)
             backend.seed_everything(self.experiment.seed)
-            start = (
-                self._model(parent.stage, parent.trained) if parent else tree.initial_model(self.experiment, self.data)
-            )
+            start = self._start(parent)
             model, fit = stage.train(start, self.data, self.experiment)
             np.savez(directory / "weights.npz", **tree.arrays(model))
             fit.history.to_csv(directory / "history.csv", index=False)
@@ -193,6 +223,12 @@ class Run:
 
         entry = store.get_or_make(self.keep, stage.name, self._training(stage, parent), make)
         return entry, made[0] if made else None
+
+    def _start(self, parent: Finished | None) -> keras.Model:
+        """The model that a stage goes on from."""
+        if parent:
+            return self._model(parent.stage, parent.trained)
+        return tree.initial_model(self.experiment, self.data)
 
     def _model(self, stage: Stage, trained: Path) -> keras.Model:
         parent = self._finished.get(stage.parent)
@@ -217,10 +253,12 @@ class Run:
             "data": self._data_digests,
             "versions": backend.versions(),
             "deterministic": backend.deterministic(),
-            "sources": self._sources(tree, training, plain, prune, stage.module),
+            "sources": self._sources(tree, training, plain, layers, *stage.modules),
         }
         if stage.prunes or stage.clusters:
             material["exclude"] = plan.exclude.model_dump(mode="json")
+        if stage.has_schemes:
+            material["scheme"] = plan.scheme
         if not parent:
             material["model"] = plan.model.model_dump()
             if plan.initial_weights:
@@ -238,7 +276,7 @@ class Run:
             "clusters": [plan.number_of_clusters, plan.cluster_per_channel],
             "exclude": plan.exclude.model_dump(mode="json"),
             "test": self.data.test.fingerprint(),
-            "sources": self._sources(measure, lite, audit, sizes, quantize),
+            "sources": self._sources(measure, lite, audit, layers, sizes, quantize, preserve),
         }
 
     def _sources(self, *modules: ModuleType) -> str:

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import pandas as pd
 from pandas.io.formats.style import Styler
 
+from collabopt import coding as entropy
 from collabopt import published
+from collabopt.preflight import Finding
 from collabopt.runs import Finished, Run
 from collabopt.tree import TREE
 
@@ -68,6 +70,72 @@ def layers(finished: Finished) -> Styler:
     empty = [column for column in ("Quantizer", "Not preserved") if (rows[column] == "").all()]
     rows = rows.drop(columns=empty)
     return _flagged(rows, "Not preserved") if "Not preserved" in rows else rows.style
+
+
+def findings(found: Sequence[Finding]) -> Styler:
+    """A row a finding of the pre-flight check; one empty row where all is well."""
+    rows = pd.DataFrame(
+        [{"Layer": one.layer, "What": one.reason, "Remedy": one.remedy} for one in found]
+        or [{"Layer": "all layers", "What": "nothing found", "Remedy": ""}]
+    )
+    return rows.style.hide(axis="index").set_properties(**{"white-space": "normal", "text-align": "left"})
+
+
+def schemes(ours: Sequence[Finished], theirs: Sequence[Finished]) -> Styler:
+    """A row a stage: TFMOT's scheme beside ours."""
+    rows = {}
+    for own, other in zip(ours, theirs, strict=True):
+        for name, one in (("TFMOT", other), ("ours", own)):
+            rows[own.stage.title, name] = {
+                "Accuracy, INT8 file": percent(one.result["accuracy_int8"]),
+                "INT8 file, raw → gzip, bytes (saved)": compression(
+                    one.result["tflite_bytes"], one.result["gzip_bytes"]
+                ),
+                "Most values in a kernel": f"{one.result['unique_weights']:,}",
+                "Set-up (s)": f"{one.result['setup_seconds']:.1f}",
+                "Fit (s)": f"{one.result['fit_seconds']:.1f}",
+                "Preserved": "yes" if one.result["preserved"] else "NO",
+            }
+    frame = pd.DataFrame.from_dict(rows, orient="index")
+    frame.index = pd.MultiIndex.from_tuples(rows)
+    return _flagged(frame, "Preserved")
+
+
+def kernel_by_kernel(ours: Finished, theirs: Finished) -> Styler:
+    """A row a kernel that pruning and clustering touch: what it holds after TFMOT's scheme and after ours."""
+    frames = {"TFMOT": theirs.layers.set_index("layer"), "ours": ours.layers.set_index("layer")}
+    touched = [name for name, kind in frames["ours"]["kind"].items() if kind != "depthwise"]
+    columns = {"Sparsity": "sparsity", "Values": "unique_tensor", "INT8 codes": "int8_unique_tensor"}
+    rows = pd.DataFrame(
+        {
+            (title, name): [_cell(frame.loc[layer, column]) for layer in touched]
+            for title, column in columns.items()
+            for name, frame in frames.items()
+        },
+        index=touched,
+    )
+    rows["TFMOT did not preserve", ""] = list(frames["TFMOT"].loc[touched, "defect"])
+    return _flagged(rows, ("TFMOT did not preserve", ""))
+
+
+def coding(finished: Sequence[Finished]) -> Styler:
+    """A row a stage: bytes of its int8 kernels raw, after gzip, and at their zero-order entropy."""
+    rows = {}
+    for one in finished:
+        kinds = one.layers.set_index("layer")["kind"]
+        codes = [code for name, code in one.codes().items() if kinds[name] != "depthwise"]
+        bound, packed = entropy.entropy_bytes(codes), entropy.gzip_bytes(codes)
+        rows[one.stage.title] = {
+            "Kernels, bytes": f"{sum(code.size for code in codes):,}",
+            "Entropy, bytes": f"{bound:,.0f}",
+            "gzip, bytes": f"{packed:,}",
+            "gzip ÷ entropy": f"{packed / bound:.3f}",
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").style
+
+
+def _cell(value: float) -> str:
+    return percent(value, 1) if isinstance(value, float) else f"{value:,}"
 
 
 def times(finished: Sequence[Finished]) -> Styler:
