@@ -5,7 +5,7 @@ CORES ?= all
 PYTHON ?=
 export EXPERIMENT SET CORES PYTHON
 
-.PHONY: report test lab bench setup lock
+.PHONY: report test lab bench bench-accuracy setup lock
 
 report: setup
 	@.venv/bin/python -m collabopt.batch report --experiment "$$EXPERIMENT" --set "$$SET" --cores "$$CORES"
@@ -20,6 +20,9 @@ lab: setup
 
 bench: setup
 	@.venv/bin/python benchmarks/bench.py
+
+bench-accuracy: setup
+	@.venv/bin/python benchmarks/accuracy.py
 
 # All the set-up; a moment when nothing changed.
 setup:

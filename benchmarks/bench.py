@@ -11,6 +11,7 @@ import time
 
 import pandas as pd
 import psutil
+import schemes
 
 from collabopt import experiment, store
 
@@ -56,7 +57,7 @@ def figures() -> list[dict]:
 
 def main() -> None:
     """Measure, print and write."""
-    rows = pd.DataFrame(figures())
+    rows = pd.DataFrame(figures() + schemes.figures())
     rows["met"] = rows["value"] <= rows["goal"]
     rows["value"] = rows["value"].round(2)
     print(rows.to_string(index=False))
