@@ -190,7 +190,8 @@ def guide(run: Run, table: str) -> Styler:
     rows = {name: cells for name, cells in rows.items() if any(cells)}  # nothing published: no empty row
     frame = pd.DataFrame.from_dict(rows, orient="index", columns=[TREE[stage].title for stage in columns])
     frame.index = pd.MultiIndex.from_tuples(rows)
-    return frame.style.set_caption(f"{table.upper()} table: {run.experiment.name}, seed {run.experiment.seed}")
+    caption = f"{table.upper()} table: {run.experiment.name}, seed {run.experiment.seed}"
+    return frame.style.set_table_attributes('class="guide"').set_caption(caption)
 
 
 def _published_size(known: pd.DataFrame, stage: str) -> str:
