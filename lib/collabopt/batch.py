@@ -7,7 +7,6 @@
 
 import argparse
 import contextlib
-import fcntl
 import json
 import os
 import shlex
@@ -19,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from collabopt import experiment, progress
+from collabopt import experiment, progress, store
 from collabopt.experiment import ExperimentError
 
 NOTEBOOKS = experiment.ROOT / "notebooks"
@@ -167,20 +166,13 @@ def notebook(name: str, plan: str, overrides: dict[str, Any], place: Path, pages
     return 0
 
 
-@contextlib.contextmanager
-def _alone(place: Path) -> Iterator[None]:
+def _alone(place: Path) -> contextlib.AbstractContextManager:
     """One batch a report: another one that lives is named and waited for; what a dead one left does not matter."""
-    with (place / "lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            print(f"waiting for the batch of process {file.read().strip()}, which works on the same report", flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
+
+    def waiting(owner: str) -> None:
+        print(f"waiting for the batch of process {owner}, which works on the same report", flush=True)
+
+    return store.locked(place / "lock", waiting)
 
 
 @contextlib.contextmanager

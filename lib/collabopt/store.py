@@ -53,7 +53,11 @@ def get_or_make(directory: Path, name: str, material: dict[str, Any], make: Call
     entry = directory / f"{name}-{key(material)}"
     if _is_whole(entry):
         return entry
-    with _writing(directory), _locked(directory / "locks" / f"{entry.name}.lock", name):
+
+    def waiting(owner: str) -> None:
+        progress.say(f"{name}: waiting for process {owner}, which is making it")
+
+    with _writing(directory), locked(directory / "locks" / f"{entry.name}.lock", waiting):
         if _is_whole(entry):
             return entry
         if entry.exists():
@@ -75,23 +79,18 @@ def write(path: Path, text: str | bytes) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on `path`; the kernel lets go of it when the process dies, however it dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def locked(path: Path, waiting: Callable[[str], None] = lambda owner: None) -> Iterator[None]:
+    """Hold an exclusive lock on `path`; the kernel lets go of it when the process dies, however it dies.
 
-
-@contextlib.contextmanager
-def _locked(path: Path, name: str) -> Iterator[None]:
+    waiting: called with the number of the process that holds it, where one does.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            progress.say(f"{name}: waiting for process {file.read().strip() or 'unknown'}, which is making it")
+            waiting(file.read().strip() or "unknown")
             fcntl.flock(file, fcntl.LOCK_EX)
         file.truncate(0)
         file.write(str(os.getpid()))
