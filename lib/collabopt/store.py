@@ -79,10 +79,10 @@ def write(path: Path, text: str | bytes) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path, waiting: Callable[[str], None] = lambda owner: None) -> Iterator[None]:
+def locked(path: Path, waiting: Callable[[str], object] = str) -> Iterator[None]:
     """Hold an exclusive lock on `path`; the kernel lets go of it when the process dies, however it dies.
 
-    waiting: called with the number of the process that holds it, where one does.
+    waiting: called with the number of the process that holds it, where one does; nothing is said by default.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
