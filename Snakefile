@@ -13,7 +13,6 @@ NEEDS = {
     "cqat": ["baseline"],
     "sparse_clustering": ["baseline"],
     "pcqat": ["sparse_clustering"],
-    "preservation": ["baseline"],
     "deployment_tree": ["pqat", "cqat", "pcqat"],
 }
 NAME = config.get("experiment", "digits")

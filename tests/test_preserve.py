@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from collabopt import audit, centroids, cluster, experiment, lite, plain, preserve, quantize, tree
@@ -350,8 +350,7 @@ def test_f7_a_file_with_shared_ranges_has_k_codes_and_computes_the_same(network)
 
 
 def test_f7_int8_codes_are_more_than_the_values_by_tfmot():
-    # Of random signs too, as the converter folds a negative gamma into the kernel. Few weights a channel: some lack the
-    # largest centroid, and TFMOT guesses the granularity right.
+    # Each channel of `pw` has eight weights only: some lack the largest centroid, and have a range of their own.
     model = prepared(every_convolution, "tensor", zeros=False)
     codes = lost(model, "tensor", zeros=False, scheme="tfmot")
     assert "int8 codes in a tensor instead of 6" in codes["pw"]
@@ -444,7 +443,8 @@ def drawn_network(described: list[dict], hidden: bool) -> keras.Model:
             "strides": one["strides"],
             "padding": "same",
             "use_bias": one["bias"],
-            "activation": "relu" if one["relu"] == "activation" else None,
+            # TFMOT supports a batch norm right after a linear layer only.
+            "activation": "relu" if one["relu"] == "activation" and not one["norm"] else None,
             "name": name,
         }
         if one["kind"] == "depthwise":
@@ -462,7 +462,13 @@ def drawn_network(described: list[dict], hidden: bool) -> keras.Model:
     return keras.Model(inputs, layers.Dense(3, name="fc")(x))
 
 
-@settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=4,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.generate],  # an example takes seconds: what fails is told as it was drawn, not shrunk
+    suppress_health_check=list(HealthCheck),
+)
 @given(
     described=st.lists(LAYERS, min_size=1, max_size=2),
     hidden=st.booleans(),
@@ -485,10 +491,9 @@ def test_a_strict_run_stops_where_tfmot_loses_clusters_and_goes_on_with_ours(tin
     path = tmp_path / "strict.yaml"
     text = tiny.read_text().replace("name: digits_cnn", 'function: "conftest:small_network"')
     path.write_text(text.replace("number_of_clusters: 32", "number_of_clusters: 4").replace("epochs: 6", "epochs: 1"))
-    plan = experiment.load(str(path), strict=True)
+    # Per channel, as TFMOT then passes over the convolutions, which have no bias (F3).
+    plan = experiment.load(str(path), strict=True, cluster_per_channel=True)
     run = Run(plan, tmp_path / "report", path, tmp_path / "stages")
-    assert run.stage("cqat").result["preserved"] is True
-    with pytest.raises(
-        PreservationError, match=r"^(clustered|cqat) does not preserve .*\b(conv|pw|fc): .*instead of 4"
-    ):
-        run.with_scheme("tfmot").stage("cqat")
+    assert run.stage("clustered").result["preserved"] is True
+    with pytest.raises(PreservationError, match=r"^clustered does not preserve .*\bpw: 8 values in a channel instead"):
+        run.with_scheme("tfmot").stage("clustered")
