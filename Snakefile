@@ -13,6 +13,7 @@ NEEDS = {
     "cqat": ["baseline"],
     "sparse_clustering": ["baseline"],
     "pcqat": ["sparse_clustering"],
+    "preservation": ["sparse_clustering"],
     "deployment_tree": ["pqat", "cqat", "pcqat"],
 }
 NAME = config.get("experiment", "digits")

@@ -142,7 +142,7 @@ def test_all_that_is_wrong_is_said():
 def test_a_row_a_kernel_says_what_it_is():
     own = {"fc": np.array([[0, 1], [2, 2]], np.float32)}
     codes = {"fc": np.array([[0, 64], [127, 127]], np.int8)}
-    row = audit.layers({"fc": "dense"}, own, codes, {"fc": "LastValueQuantizer"})
+    row = audit.layers({"fc": "dense"}, own, codes, {"fc": "LastValueQuantizer"}, {"fc": "depthwise, by design"})
     expected = pd.DataFrame(
         [
             {
@@ -157,6 +157,7 @@ def test_a_row_a_kernel_says_what_it_is():
                 "int8_unique_tensor": 3,
                 "int8_unique_channel": 2,
                 "quantizer": "LastValueQuantizer",
+                "skipped": "depthwise, by design",
             }
         ]
     )

@@ -22,8 +22,10 @@ from collabopt import batch, experiment
 # The fixtures below run for minutes where the machine is busy.
 pytestmark = pytest.mark.timeout(1500)
 
-NOTEBOOKS = ["baseline", "cqat", "deployment_tree", "pcqat", "pqat", "sparse_clustering"]
+NOTEBOOKS = ["baseline", "cqat", "deployment_tree", "pcqat", "pqat", "preservation", "sparse_clustering"]
 STAGES = {"baseline", "pruned", "clustered", "sparse_clustered", "qat", "pqat", "cqat", "pcqat"}
+BY_BOTH = {"clustered", "sparse_clustered", "pqat", "cqat", "pcqat"}
+"""What `preservation` also trains by TFMOT's schemes."""
 IDENTIFYING = ["experiment", "stage", "scheme", "seed", "number_of_clusters", "cluster_per_channel", "target_sparsity"]
 ACCURACIES = ["validation_accuracy", "validation_accuracy_int8", "accuracy", "accuracy_int8"]
 SIZES = ["tflite_bytes", "gzip_bytes", "zip_bytes"]
@@ -107,7 +109,7 @@ def whole(place, tiny) -> SimpleNamespace:
         killed.process.wait()
     after_kill = place.marks(tiny)
     with place.started(tiny) as first:
-        wait_for(first, b"notebook 1/6 started")
+        wait_for(first, f"notebook 1/{len(NOTEBOOKS)} started".encode())
         with place.started(tiny) as second:
             first = ended(first)
             # That of the first: the second has yet to start Snakemake, and starts its log anew.
@@ -253,7 +255,7 @@ def test_a_notebook_whose_page_was_deleted_is_run_again_and_no_other(whole):
 
 def test_a_batch_leaves_every_file_that_the_design_lists(whole):
     pages = {f"{name}.html" for name in [*NOTEBOOKS, "index"]}
-    models = {f"models/{stage}.tflite" for stage in STAGES}
+    models = {f"models/{stage}.tflite" for stage in STAGES} | {f"models/{stage}-tfmot.tflite" for stage in BY_BOTH}
     assert pages | models | {"results.csv", "layers.csv", "run.json"} <= set(whole.left)
     assert not [name for name in whole.left if Path(name).name.startswith(".")]
     assert all(whole.left.values())
@@ -263,15 +265,16 @@ def test_every_stage_has_its_row(whole, tiny):
     results = pd.read_csv(io.BytesIO(whole.left["results.csv"]))
     assert {*IDENTIFYING, *ACCURACIES, *SIZES, *KEPT, *TRAINING} <= set(results)
     assert set(results["stage"]) == STAGES
-    assert len(results) == len(STAGES)
+    assert set(results.loc[results["scheme"] == "tfmot", "stage"]) == BY_BOTH
+    assert len(results) == len(STAGES) + len(BY_BOTH)
     plan = experiment.load(str(tiny))
     assert set(results["experiment"]) == {"tiny"}
     assert set(results["target_sparsity"].dropna()) <= {plan.sparsity}
     assert set(results["train_fraction"]) == {plan.train_fraction}
     assert all(results[column].between(0, 1).all() for column in [*ACCURACIES, "sparsity"])
     assert (results["tflite_bytes"] > results["gzip_bytes"]).all()
-    sizes = {stage: len(whole.left[f"models/{stage}.tflite"]) for stage in STAGES}
-    assert dict(zip(results["stage"], results["tflite_bytes"], strict=True)) == sizes
+    names = results["stage"] + results["scheme"].map({"tfmot": "-tfmot"}).fillna("")
+    assert [len(whole.left[f"models/{name}.tflite"]) for name in names] == list(results["tflite_bytes"])
     assert set(pd.read_csv(io.BytesIO(whole.left["layers.csv"]))["stage"]) == STAGES
 
 
@@ -287,9 +290,9 @@ def test_lines_name_notebook_stage_and_epoch(whole):
     assert last.startswith("report: ")
     assert last.endswith("index.html")
     assert all(re.match(rf"\d\d:\d\d:\d\d  ({'|'.join(NOTEBOOKS)}) +\S", line) for line in progress)
-    for number in range(1, 7):
-        assert sum(f"notebook {number}/6 started" in line for line in lines) == 1
-        assert sum(f"notebook {number}/6 finished in " in line for line in lines) == 1
+    for number in range(1, len(NOTEBOOKS) + 1):
+        assert sum(f"notebook {number}/{len(NOTEBOOKS)} started" in line for line in lines) == 1
+        assert sum(f"notebook {number}/{len(NOTEBOOKS)} finished in " in line for line in lines) == 1
     for stage, plan in (("qat", "1/1"), ("pruned", "2/2"), ("pcqat", "1/1")):
         assert any(re.search(rf"\b{stage}: epoch {plan}, loss [\d.]+, accuracy [\d.]+%", line) for line in lines)
 
@@ -315,7 +318,7 @@ def test_a_batch_goes_on_where_a_notebook_failed_and_ends_with_status_1(failed):
 
 def test_the_last_lines_name_notebook_cell_and_error(failed):
     lines = failed.done.stderr.splitlines()
-    assert len(lines) == 2
+    assert len(lines) == 3
     told = re.fullmatch(r"cqat: FAILED in cell \[(\d+)\]: FloatingPointError: (.*)", lines[0])
     assert told, lines[0]
     assert "cqat" in told[2]
@@ -326,7 +329,8 @@ def test_the_last_lines_name_notebook_cell_and_error(failed):
     ]
     assert 'run.stage("cqat")' in cell.source
     assert f"cell [{told[1]}]" in (failed.report / "cqat.html").read_text(encoding="utf-8")
-    assert lines[1] == "deployment_tree: not run, because a notebook before it failed"
+    assert re.match(r"preservation: FAILED in cell \[\d+\]: FloatingPointError: cqat", lines[1])
+    assert lines[2] == "deployment_tree: not run, because a notebook before it failed"
     assert "notebook" in failed.done.stdout
     assert "FAILED" in failed.done.stdout
 
@@ -347,7 +351,7 @@ def test_the_stages_that_finished_stay(failed, place):
     assert failed.stored <= kept
     # Calibration does not touch the training: each stage is measured anew and none is trained anew.
     assert all("-measured-" in name for name in kept - failed.stored)
-    assert len(kept - failed.stored) == len(STAGES) - 1
+    assert len(kept - failed.stored) == len(STAGES - {"cqat"}) + len({"clustered", "sparse_clustered", "pqat"})
 
 
 def test_overridden_parameters_leave_the_released_report_alone(failed, whole):

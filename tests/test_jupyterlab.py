@@ -1,6 +1,6 @@
 """The interactive way in: a notebook in JupyterLab, run by its menu in a real browser.
 
-COLLABOPT_ALL_NOTEBOOKS=1 runs all six instead of the first. Screenshots stay in pytest's temporary directory.
+COLLABOPT_ALL_NOTEBOOKS=1 runs all of them instead of the first. Screenshots stay in pytest's temporary directory.
 """
 
 import json

@@ -337,13 +337,15 @@ def test_f7_a_file_with_shared_ranges_has_k_codes_and_computes_the_same(network)
     split, kernels = random_data(model.input_shape[1:]).test, audit.kernels(model)
     clustered = {name: kernel for name, kernel in kernels.items() if name != "dw"}
     stock = lite.quantized(model, split.examples)
-    shared = lite.with_shared_ranges(stock, clustered)
+    shared = lite.with_ranges(stock, clustered, of="tensor")
     assert len(shared) == len(stock)
     before, after = codes_of(stock, kernels), codes_of(shared, kernels)
     assert max(audit.unique(before[name]) for name in clustered) > K  # the stock converter's own ranges
     assert defects(model, kernels, after, "tensor") == {}
     if "dw" in kernels:
         np.testing.assert_array_equal(before["dw"], after["dw"])
+    back = lite.with_ranges(shared, clustered, of="channel")
+    np.testing.assert_equal(codes_of(back, kernels), before)
     exact = model.predict(split.examples, verbose=0)
     errors = [np.sqrt(np.mean((scores(content, split) - exact) ** 2)) for content in (stock, shared)]
     assert errors[1] < 2 * errors[0] + 0.02 * np.std(exact)

@@ -95,7 +95,10 @@ def test_key_columns_are_empty_where_they_say_nothing_of_a_stage(finished):
 def test_accuracies_sizes_and_sparsities_are_in_their_range(finished):
     rows = results.read(finished.directory / "results.csv").set_index("stage")
     fractions = rows[[column for column in rows if "accuracy" in column or column in ("sparsity", "rounded_to_zero")]]
+    by_channel = fractions.pop("accuracy_int8_channel_ranges").dropna()
+    assert set(by_channel.index) == {name for name, stage in tree.TREE.items() if stage.clusters}
     assert ((fractions >= 0) & (fractions <= 1)).all(axis=None)
+    assert by_channel.between(0, 1).all()
     assert (rows["gzip_bytes"] < rows["tflite_bytes"]).all()
     assert (rows["gzip_bytes"] < rows["zip_bytes"]).all()
     assert rows.loc["baseline", "sparsity"] == 0

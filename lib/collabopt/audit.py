@@ -53,8 +53,10 @@ def layers(
     own: dict[str, np.ndarray],
     codes: dict[str, np.ndarray],
     quantizer: dict[str, str] | None = None,
+    skipped: dict[str, str] | None = None,
 ) -> pd.DataFrame:
-    """A row a kernel: what it is, and its sparsity and unique values in Keras (`own`) and int8 (`codes`)."""
+    """A row a kernel: what it is, its sparsity and unique values in Keras (`own`) and int8 (`codes`), the quantizer it
+    got, and why it was passed over."""
     rows = [
         {
             "layer": name,
@@ -68,6 +70,7 @@ def layers(
             "int8_unique_tensor": unique(codes[name]),
             "int8_unique_channel": unique_per_channel(codes[name]),
             "quantizer": (quantizer or {}).get(name, ""),
+            "skipped": (skipped or {}).get(name, ""),
         }
         for name, kernel in own.items()
     ]

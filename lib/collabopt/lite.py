@@ -4,6 +4,7 @@ import dataclasses
 import math
 import warnings
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 
@@ -81,17 +82,19 @@ def kernels(tflite: bytes, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.n
     return {layer: _in_keras_layout(found[layer], shape) for layer, shape in shapes.items()}
 
 
-def with_shared_ranges(tflite: bytes, clustered: dict[str, np.ndarray]) -> bytes:
-    """The int8 file with as many codes in each kernel as `clustered`, float32 by layer in Keras's layout, has values.
+def with_ranges(tflite: bytes, kernels: dict[str, np.ndarray], of: Literal["tensor", "channel"]) -> bytes:
+    """The int8 file in which a channel's codes span its own range instead of the tensor's, or the other way round.
 
     Post-training quantization gives a channel the range of its own largest weight, so that a centroid has another code
-    wherever the largest centroid is missing. Here all channels share the range of the tensor's largest weight, and what
-    is left in a channel's scale is the batch norm that the converter folded in. Codes, scales and biases are written
-    over the old ones; all else stays.
+    wherever the largest centroid is missing. Where all channels share the range of the tensor's largest weight, what is
+    left in a channel's scale is the batch norm that the converter folded in, and there are as many codes as values.
+    Codes, scales and biases of convolutions are written over the old ones; all else stays.
+
+    kernels: float32 by layer in Keras's layout, of which `tflite` holds codes with ranges of the other kind.
     """
     file = bytearray(tflite)
     constants, written = list(_constants(file)), set()
-    for layer, kernel in clustered.items():
+    for layer, kernel in kernels.items():
         one = _of_layer(constants, layer, kernel.shape)
         if one is None or one.codes.ctypes.data in written:  # equal kernels may be one tensor of the file
             continue
@@ -100,13 +103,15 @@ def with_shared_ranges(tflite: bytes, clustered: dict[str, np.ndarray]) -> bytes
         own, shared = np.abs(rows).max(axis=0), np.abs(rows).max()
         if one.scales is None or len(one.scales) != len(own) or not shared:
             continue
+        own = np.where(own > 0, own, shared)
+        before, after = (own, shared) if of == "tensor" else (shared, own)
         # A batch norm with a negative gamma turned a channel's signs over.
         turned = np.sign(
             (_in_keras_layout(one, kernel.shape).astype(np.float32) * kernel).reshape(rows.shape).sum(axis=0)
         )
-        codes = np.round(rows / shared * 127) * np.where(turned < 0, -1, 1)
+        codes = np.round(rows / after * 127) * np.where(turned < 0, -1, 1)
         one.codes[:] = _in_file_layout(one, codes.reshape(kernel.shape)).astype(np.int8)
-        wider = np.where(own > 0, shared / np.where(own > 0, own, 1), 1).astype(np.float32)
+        wider = (after / before).astype(np.float32)
         one.scales[:] = one.scales * wider
         if one.bias is not None:
             one.bias[:] = np.round(one.bias / wider)

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from collabopt import audit, lite, quantize, sizes
+from collabopt import audit, lite, quantize, sizes, tree
 from collabopt.backend import keras, log_dropped, native_notices_dropped
 from collabopt.datasets import Data, Split
 from collabopt.experiment import Experiment
-from collabopt.layers import prunable
+from collabopt.tree import Stage
 
 
 def correct(model: keras.Model, split: Split) -> np.ndarray:
@@ -22,29 +22,39 @@ def correct(model: keras.Model, split: Split) -> np.ndarray:
 
 def write(
     directory: Path,
+    stage: Stage,
     model: keras.Model,
     data: Data,
     plan: Experiment,
     parent: dict[str, np.ndarray] | None,
-    holds_clusters: bool,
 ) -> None:
-    """Convert and measure a plain or a quantize-wrapped model, and write what was found to `directory`.
+    """Convert and measure the model of a stage, plain or quantize-wrapped, and write what was found to `directory`.
 
-    parent: the kernels whose zeros must be there still, None where the stage has nothing to preserve. holds_clusters:
-    whether at most k values a kernel may remain.
-    Files: int8.tflite; result.json, columns of results.csv; layers.csv; kernels.npz, float32 kernels by layer;
-    correct.npz, bool (n,) on `validation` and `test`, and by the int8 file `validation_int8` and `test_int8`.
+    parent: the kernels whose zeros must be there still, None where the stage has nothing to preserve.
+    Files: int8.tflite, and where channels share a range there int8-channel_ranges.tflite, where each has its own;
+    result.json, columns of results.csv; layers.csv; kernels.npz, float32 kernels by layer; correct.npz, bool (n,) on
+    `validation` and `test`, and by the int8 file `validation_int8`, `test_int8` and `test_int8_channel_ranges`.
     """
-    content = _converted(model, data, plan, holds_clusters)
-    (directory / "int8.tflite").write_bytes(content)
+    wrapped = quantize.is_wrapped(model)
+    own = quantize.kernels(model) if wrapped else audit.kernels(model)
+    kinds = quantize.kinds(model) if wrapped else audit.kinds(model)
+    shared = _sharing_ranges(stage, plan, kinds)
+    content, by_channel = _converted(model, data, plan, {name: own[name] for name in shared})
+    file, other = directory / "int8.tflite", directory / "int8-channel_ranges.tflite"
+    file.write_bytes(content)
     right = {}
     for name, split in (("validation", data.validation), ("test", data.test)):
         right[name] = correct(model, split)
         right[f"{name}_int8"] = lite.predictions(content, split, plan.threads) == split.labels
+    if by_channel:
+        other.write_bytes(by_channel)
+        right["test_int8_channel_ranges"] = lite.predictions(by_channel, data.test, plan.threads) == data.test.labels
     np.savez_compressed(directory / "correct.npz", **right)
 
-    layers, own, codes = _layers(model, content)
-    layers["defect"] = _defects(layers, own, codes, parent, plan, holds_clusters)
+    codes = lite.kernels(content, {name: kernel.shape for name, kernel in own.items()})
+    quantizers = quantize.quantizers(model) if wrapped else None
+    layers = audit.layers(kinds, own, codes, quantizers, _skipped(stage, plan, kinds))
+    layers["defect"] = _defects(layers, own, codes, parent, plan, stage.clusters)
     np.savez_compressed(directory / "kernels.npz", **own)
     layers.to_csv(directory / "layers.csv", index=False)
 
@@ -55,41 +65,53 @@ def write(
         "validation_accuracy_int8": float(right["validation_int8"].mean()),
         "accuracy": float(right["test"].mean()),
         "accuracy_int8": float(right["test_int8"].mean()),
-        "tflite_bytes": sizes.raw(directory / "int8.tflite"),
-        "gzip_bytes": sizes.gzipped(directory / "int8.tflite"),
-        "zip_bytes": sizes.zipped(directory / "int8.tflite"),
+        "tflite_bytes": sizes.raw(file),
+        "gzip_bytes": sizes.gzipped(file),
+        "zip_bytes": sizes.zipped(file),
         "sparsity": audit.sparsity(np.concatenate([own[name].ravel() for name in touched])),
         "unique_weights": int(clusterable["unique_channel" if plan.cluster_per_channel else "unique_tensor"].max()),
         "rounded_to_zero": audit.rounded_to_zero([own[name] for name in touched], [codes[name] for name in touched]),
         "preserved": None if parent is None else bool((layers["defect"] == "").all()),
+        "accuracy_int8_channel_ranges": float(right["test_int8_channel_ranges"].mean()) if by_channel else None,
+        "gzip_bytes_channel_ranges": sizes.gzipped(other) if by_channel else None,
     }
     (directory / "result.json").write_text(json.dumps(result))
 
 
-def _converted(model: keras.Model, data: Data, plan: Experiment, holds_clusters: bool) -> bytes:
+def _sharing_ranges(stage: Stage, plan: Experiment, kinds: dict[str, str]) -> list[str]:
+    """The layers whose channels share a range in the int8 file: convolutions clustered as a whole.
+
+    Channels that were clustered on their own have k codes each as they are, and so has a dense layer.
+    """
+    if not stage.clusters or plan.cluster_per_channel or plan.scheme == "tfmot":
+        return []
+    return [name for name, kind in kinds.items() if kind == "conv2d" and name not in plan.exclude.clustering]
+
+
+def _converted(
+    model: keras.Model, data: Data, plan: Experiment, shared: dict[str, np.ndarray]
+) -> tuple[bytes, bytes | None]:
+    """The int8 file in which the channels of the `shared` kernels have one range, and beside it, where there are such
+    kernels, the file that gives each channel its own."""
     if quantize.is_wrapped(model):
-        return lite.quantized_as_trained(model)
+        content = lite.quantized_as_trained(model)
+        return content, lite.with_ranges(content, shared, of="channel") if shared else None
     content = lite.quantized(model, calibration(data.train, plan.calibration_examples, plan.seed))
-    if not holds_clusters or plan.scheme == "tfmot":
-        return content
-    # Channels that were clustered on their own have k codes each as they are; a tensor that was must share its range.
-    clustered = {
-        layer.name: audit.kernel(layer)
-        for layer in model.layers
-        if prunable(layer)
-        and layer.name not in plan.exclude.clustering
-        and not (plan.cluster_per_channel and isinstance(layer, keras.layers.Conv2D))
-    }
-    return lite.with_shared_ranges(content, clustered)
+    return (lite.with_ranges(content, shared, of="tensor"), content) if shared else (content, None)
 
 
-def _layers(model: keras.Model, content: bytes) -> tuple[pd.DataFrame, dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """A row a kernel, the float32 kernels and the int8 codes by layer."""
-    wrapped = quantize.is_wrapped(model)
-    kinds = quantize.kinds(model) if wrapped else audit.kinds(model)
-    own = quantize.kernels(model) if wrapped else audit.kernels(model)
-    codes = lite.kernels(content, {name: kernel.shape for name, kernel in own.items()})
-    return audit.layers(kinds, own, codes, quantize.quantizers(model) if wrapped else None), own, codes
+def _skipped(stage: Stage, plan: Experiment, kinds: dict[str, str]) -> dict[str, str]:
+    """Why pruning or clustering passed a layer over, on the way to the stage; layers that it touched are not there."""
+    way = tree.lineage(stage.name)
+    pruned, clustered = any(one.prunes for one in way), any(one.clusters for one in way)
+    found = {name: "depthwise, by design" for name, kind in kinds.items() if kind == "depthwise" if pruned or clustered}
+    for what, names in (
+        ("pruning", plan.exclude.pruning * pruned),
+        ("clustering", plan.exclude.clustering * clustered),
+    ):
+        for name in names:
+            found[name] = f"{found[name]} and {what}" if name in found else f"excluded from {what}"
+    return found
 
 
 def calibration(train: Split, examples: int, seed: int) -> np.ndarray:

@@ -46,6 +46,8 @@ RESULTS = [
     "unique_weights",
     "rounded_to_zero",
     "preserved",
+    "accuracy_int8_channel_ranges",
+    "gzip_bytes_channel_ranges",
     "setup_seconds",
     "fit_seconds",
     "epochs",
@@ -63,6 +65,7 @@ LAYERS = [
     "int8_unique_tensor",
     "int8_unique_channel",
     "quantizer",
+    "skipped",
     "defect",
 ]
 STARTED = "COLLABOPT_STARTED"

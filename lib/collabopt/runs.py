@@ -62,7 +62,18 @@ class Finished:
 
     def codes(self) -> dict[str, np.ndarray]:
         """The int8 codes of the kernels by layer, in Keras's layout."""
-        return lite.kernels(self.tflite.read_bytes(), {name: kernel.shape for name, kernel in self.kernels().items()})
+        return self._codes(self.tflite)
+
+    def codes_with_channel_ranges(self) -> dict[str, np.ndarray]:
+        """The same where each channel has a range of its own; only where channels share one in the file."""
+        return self._codes(self.measured / "int8-channel_ranges.tflite")
+
+    def touched(self) -> list[str]:
+        """The layers whose kernels pruning and clustering may touch."""
+        return list(self.layers.loc[self.layers["kind"] != "depthwise", "layer"])
+
+    def _codes(self, tflite: Path) -> dict[str, np.ndarray]:
+        return lite.kernels(tflite.read_bytes(), {name: kernel.shape for name, kernel in self.kernels().items()})
 
     def correct(self) -> dict[str, np.ndarray]:
         """Whether each example is given its label: `validation`, `test`, and with `_int8` by the int8 file."""
@@ -186,11 +197,11 @@ class Run:
                 backend.seed_everything(self.experiment.seed)
             measure.write(
                 directory,
+                stage,
                 model or self._model(stage, trained),
                 self.data,
                 self.experiment,
                 parent.kernels() if stage.keeps_zeros or stage.clusters else None,
-                stage.clusters,
             )
 
         material = self._measuring(trained)
@@ -251,6 +262,7 @@ class Run:
             "training": how.model_dump(),
             "knobs": {knob: getattr(plan, knob) for knob in ("seed", "threads", *stage.knobs)},
             "data": self._data_digests,
+            "input_shape": self.data.input_shape,
             "versions": backend.versions(),
             "deterministic": backend.deterministic(),
             "sources": self._sources(tree, training, plain, layers, *stage.modules),
@@ -276,14 +288,13 @@ class Run:
             "clusters": [plan.number_of_clusters, plan.cluster_per_channel],
             "exclude": plan.exclude.model_dump(mode="json"),
             "test": self.data.test.fingerprint(),
-            "sources": self._sources(measure, lite, audit, layers, sizes, quantize, preserve),
+            "sources": self._sources(tree, measure, lite, audit, layers, sizes, quantize, preserve),
         }
 
     def _sources(self, *modules: ModuleType) -> str:
-        """Digest of the modules with those that every stage uses: back end, data set, model."""
+        """Digest of the modules with those that every stage uses: back end, model inputs, model."""
         files = [Path(module.__file__) for module in (backend, *modules)]
-        data_modules = Path(datasets.__file__).parent.glob("*.py")
-        return store.sources_digest([*files, *data_modules, *models.sources(self.experiment.model)])
+        return store.sources_digest([*files, *self.data.train.sources(), *models.sources(self.experiment.model)])
 
 
 def _say(finished: Finished, anew: bool) -> None:

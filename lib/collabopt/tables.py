@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
 
+from collabopt import audit, published
 from collabopt import coding as entropy
-from collabopt import published
 from collabopt.preflight import Finding
 from collabopt.runs import Finished, Run
 from collabopt.tree import TREE
@@ -63,11 +64,12 @@ def layers(finished: Finished) -> Styler:
             "INT8 codes a tensor": frame["int8_unique_tensor"],
             "INT8 codes a channel": frame["int8_unique_channel"],
             "Quantizer": frame["quantizer"],
+            "Passed over": frame["skipped"],
             "Not preserved": frame["defect"],
         }
     )
     rows.index = pd.Index(frame["layer"])
-    empty = [column for column in ("Quantizer", "Not preserved") if (rows[column] == "").all()]
+    empty = [column for column in ("Quantizer", "Passed over", "Not preserved") if (rows[column] == "").all()]
     rows = rows.drop(columns=empty)
     return _flagged(rows, "Not preserved") if "Not preserved" in rows else rows.style
 
@@ -104,7 +106,7 @@ def schemes(ours: Sequence[Finished], theirs: Sequence[Finished]) -> Styler:
 def kernel_by_kernel(ours: Finished, theirs: Finished) -> Styler:
     """A row a kernel that pruning and clustering touch: what it holds after TFMOT's scheme and after ours."""
     frames = {"TFMOT": theirs.layers.set_index("layer"), "ours": ours.layers.set_index("layer")}
-    touched = [name for name, kind in frames["ours"]["kind"].items() if kind != "depthwise"]
+    touched = ours.touched()
     columns = {"Sparsity": "sparsity", "Values": "unique_tensor", "INT8 codes": "int8_unique_tensor"}
     rows = pd.DataFrame(
         {
@@ -120,18 +122,40 @@ def kernel_by_kernel(ours: Finished, theirs: Finished) -> Styler:
 
 def coding(finished: Sequence[Finished]) -> Styler:
     """A row a stage: bytes of its int8 kernels raw, after gzip, and at their zero-order entropy."""
+    rows = {one.stage.title: _coded([one.codes()[name] for name in one.touched()]) for one in finished}
+    return pd.DataFrame.from_dict(rows, orient="index").style
+
+
+def ranges(finished: Sequence[Finished]) -> Styler:
+    """A row a stage whose int8 kernels share a range in the tensor, beside the file with a range a channel: accuracy,
+    bytes, and what gzip and the zero-order entropy make of the kernels."""
     rows = {}
     for one in finished:
-        kinds = one.layers.set_index("layer")["kind"]
-        codes = [code for name, code in one.codes().items() if kinds[name] != "depthwise"]
-        bound, packed = entropy.entropy_bytes(codes), entropy.gzip_bytes(codes)
-        rows[one.stage.title] = {
-            "Kernels, bytes": f"{sum(code.size for code in codes):,}",
-            "Entropy, bytes": f"{bound:,.0f}",
-            "gzip, bytes": f"{packed:,}",
-            "gzip ÷ entropy": f"{packed / bound:.3f}",
-        }
-    return pd.DataFrame.from_dict(rows, orient="index").style
+        if pd.isna(one.result["gzip_bytes_channel_ranges"]):
+            continue
+        kept, other = one.result, one.codes_with_channel_ranges()
+        for where, accuracy, size, codes in (
+            ("one a channel", kept["accuracy_int8_channel_ranges"], kept["gzip_bytes_channel_ranges"], other),
+            ("one a kernel", kept["accuracy_int8"], kept["gzip_bytes"], one.codes()),
+        ):
+            rows[one.stage.title, where] = {
+                "Accuracy, INT8 file": percent(accuracy),
+                "Most codes in a kernel": max(audit.unique(codes[name]) for name in one.touched()),
+                "INT8 file, gzip, bytes": f"{size:,}",
+            } | _coded([codes[name] for name in one.touched()])
+    frame = pd.DataFrame.from_dict(rows, orient="index")
+    frame.index = pd.MultiIndex.from_tuples(rows, names=["Stage", "Ranges"])
+    return frame.style
+
+
+def _coded(codes: list[np.ndarray]) -> dict[str, str]:
+    bound, packed = entropy.entropy_bytes(codes), entropy.gzip_bytes(codes)
+    return {
+        "Kernels, bytes": f"{sum(code.size for code in codes):,}",
+        "Entropy, bytes": f"{bound:,.0f}",
+        "gzip, bytes": f"{packed:,}",
+        "gzip ÷ entropy": f"{packed / bound:.3f}",
+    }
 
 
 def _cell(value: float) -> str:

@@ -32,7 +32,7 @@ def fetch(url: str, destination: Path, sha256: str, what: str, timeout_seconds: 
     except (OSError, _Refused) as error:  # requests' errors are OSErrors too
         raise DatasetError(
             f"{what}: could not download {url}: {_reason(error)}. Put the file at {destination} by hand and run again."
-        ) from error
+        ) from None
     return destination
 
 
@@ -78,7 +78,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, requests.Timeout):
         return "the server did not answer in time"
     if isinstance(error, requests.ConnectionError):
-        return "no connection to the server; is there a network?"
+        return "no connection to the server (is there a network?)"
     if isinstance(error, requests.RequestException):
         return " ".join(str(error).split())
     return f"{error.strerror} ({error.filename})" if isinstance(error, OSError) and error.filename else str(error)

@@ -2,7 +2,9 @@
 
 import dataclasses
 import hashlib
+import inspect
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -47,6 +49,11 @@ class Split:
             digest.update(f"{array.dtype.str}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data if array.dtype != object else repr(array.tolist()).encode())
         return digest.hexdigest()
+
+    def sources(self) -> set[Path]:
+        """The modules that make model inputs of the stored examples."""
+        makers = [type(self), self.prepare, *([self.augment] if self.augment else [])]
+        return {Path(inspect.getfile(maker)) for maker in makers}
 
     def batches(self, batch_size: int) -> tf.data.Dataset:
         """Model inputs and labels in stored order, once."""
