@@ -260,6 +260,24 @@ def test_f4_per_channel_linear_centroids_make_zeros_by_tfmot():
     assert audit.sparsity(model.get_layer("conv").kernel.numpy()) > audit.sparsity(before) + 0.02
 
 
+@pytest.mark.parametrize("scheme", ["collabopt", "tfmot"])
+def test_f4_a_channel_of_few_weights_is_clustered_and_fails_by_tfmot(scheme):
+    model = prepared(wide_channels, None, zeros=True)
+    kernel = model.get_layer("conv").kernel.numpy()
+    kernel[..., 0] = 0
+    kernel[0, 0, :2, 0] = [0.2, 0.3]
+    model.get_layer("conv").kernel.assign(kernel)
+    how = cluster.Clusters(K, preserve_sparsity=True, per_channel=True)
+    data = random_data(model.input_shape[1:])
+    if scheme == "tfmot":
+        with pytest.raises(tf.errors.InvalidArgumentError, match="Expected num_to_sample"):
+            cluster.fine_tune(model, data, how, UNTRAINED, scheme=scheme)
+        return
+    after = cluster.fine_tune(model, data, how, UNTRAINED)[0].get_layer("conv").kernel.numpy()
+    np.testing.assert_array_equal(after == 0, kernel == 0)
+    np.testing.assert_allclose(after[..., 0], kernel[..., 0])
+
+
 # F5: a kernel without zeros among sparse ones.
 
 

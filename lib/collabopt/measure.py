@@ -103,12 +103,10 @@ def _converted(
 def _skipped(stage: Stage, plan: Experiment, kinds: dict[str, str]) -> dict[str, str]:
     """Why pruning or clustering passed a layer over, on the way to the stage; layers that it touched are not there."""
     way = tree.lineage(stage.name)
-    pruned, clustered = any(one.prunes for one in way), any(one.clusters for one in way)
-    found = {name: "depthwise, by design" for name, kind in kinds.items() if kind == "depthwise" if pruned or clustered}
-    for what, names in (
-        ("pruning", plan.exclude.pruning * pruned),
-        ("clustering", plan.exclude.clustering * clustered),
-    ):
+    passed = {"pruning": plan.exclude.pruning} if any(one.prunes for one in way) else {}
+    passed |= {"clustering": plan.exclude.clustering} if any(one.clusters for one in way) else {}
+    found = {name: "depthwise, by design" for name, kind in kinds.items() if kind == "depthwise" if passed}
+    for what, names in passed.items():
         for name in names:
             found[name] = f"{found[name]} and {what}" if name in found else f"excluded from {what}"
     return found

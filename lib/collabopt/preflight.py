@@ -24,9 +24,9 @@ class PreflightError(ValueError):
 
 def findings(model: keras.Model, plan: Experiment) -> list[Finding]:
     """What pruning, clustering and quantization by the experiment's scheme will meet in the model."""
-    found = [*_unknown_layers(model, plan), *_few_weights(model, plan)]
+    found = [*_unknown_layers(model, plan), *_few_weights(model, plan), *_passed_over(model)]
     if plan.scheme == "tfmot":
-        found += [*_before_relu(model), *_without_bias(model, plan)]
+        found += [*_before_relu(model), *_without_bias(model, plan), *_with_zeros(model, plan), *_unpruned(model, plan)]
     return [*found, *_dense_before_norm(model), *_unquantizable(model)]
 
 
@@ -64,6 +64,22 @@ def _few_weights(model: keras.Model, plan: Experiment) -> list[Finding]:
     return found
 
 
+def _passed_over(model: keras.Model) -> list[Finding]:
+    """Layers whose weights become 8 bits wide at most; depthwise ones are so by design."""
+    found = []
+    for layer in model.layers:
+        if not layer.weights or audit.kind(layer) or isinstance(layer, keras.layers.BatchNormalization):
+            continue
+        kind = type(layer).__name__
+        reason, remedy = f"a {kind} with {layer.count_params():,} weights is neither pruned nor clustered", "use Conv2D"
+        # TFMOT puts two layers in its place, with names of their own.
+        splits = isinstance(layer, keras.layers.SeparableConv1D | keras.layers.SeparableConv2D)
+        if splits:
+            reason, remedy = f"a {kind} becomes two layers in QAT", "use DepthwiseConv2D and a 1×1 Conv2D in its place"
+        found.append(Finding(layer.name, reason, remedy, splits))
+    return found
+
+
 def _before_relu(model: keras.Model) -> list[Finding]:
     """F1: TFMOT gives a layer that a ReLU follows, without batch norm, no weight quantizer at all."""
     return [
@@ -87,6 +103,34 @@ def _without_bias(model: keras.Model, plan: Experiment) -> list[Finding]:
         )
         for layer in filter(prunable, model.layers)
         if plan.cluster_per_channel and isinstance(layer, keras.layers.Conv2D) and not layer.use_bias
+    ]
+
+
+def _with_zeros(model: keras.Model, plan: Experiment) -> list[Finding]:
+    """F4: TFMOT shares a channel's centroids out to its negative and positive weights, however few these are."""
+    trouble = {
+        "linear": "linear centroids of a channel set further weights to zero where zeros are preserved",
+        "kmeans_plus_plus": "k-means++ fails where a channel has fewer weights of a sign than it has centroids for it",
+    }
+    return [
+        Finding(layer.name, f"per channel, TFMOT's {trouble[plan.centroid_initialization]}", "use scheme: collabopt")
+        for layer in filter(prunable, model.layers)
+        if plan.cluster_per_channel and plan.centroid_initialization in trouble
+        if isinstance(layer, keras.layers.Conv2D) and layer.use_bias and layer.name not in plan.exclude.clustering
+    ]
+
+
+def _unpruned(model: keras.Model, plan: Experiment) -> list[Finding]:
+    """F5: with preserved sparsity TFMOT gives every kernel a zero centroid, and layers of a kind one quantizer."""
+    return [
+        Finding(
+            layer.name,
+            "left out of pruning: TFMOT's sparsity-preserving clustering makes zeros in it, and a kernel without zeros "
+            "lets all kernels of its kind lose theirs",
+            "use scheme: collabopt",
+        )
+        for layer in filter(prunable, model.layers)
+        if layer.name in plan.exclude.pruning
     ]
 
 
