@@ -329,8 +329,8 @@ def test_the_last_lines_name_notebook_cell_and_error(failed):
     ]
     assert 'run.stage("cqat")' in cell.source
     assert f"cell [{told[1]}]" in (failed.report / "cqat.html").read_text(encoding="utf-8")
-    assert re.match(r"preservation: FAILED in cell \[\d+\]: FloatingPointError: cqat", lines[1])
-    assert lines[2] == "deployment_tree: not run, because a notebook before it failed"
+    assert lines[1] == "deployment_tree: not run, because a notebook before it failed"
+    assert re.match(r"preservation: FAILED in cell \[\d+\]: FloatingPointError: cqat", lines[2])
     assert "notebook" in failed.done.stdout
     assert "FAILED" in failed.done.stdout
 

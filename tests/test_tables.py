@@ -34,6 +34,7 @@ LAYER = {
     "int8_unique_tensor": 8,
     "int8_unique_channel": 4,
     "quantizer": "",
+    "skipped": "",
     "defect": "",
 }
 

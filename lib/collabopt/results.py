@@ -110,7 +110,7 @@ def record(run: Run, finished: Finished) -> None:
 
 def read(path: Path) -> pd.DataFrame:
     """results.csv or layers.csv; counts that may be missing as nullable integers."""
-    counts = {"number_of_clusters": "Int64"}
+    counts = {"number_of_clusters": "Int64", "gzip_bytes_channel_ranges": "Int64"}
     return pd.read_csv(path, dtype=counts | {"cluster_per_channel": object, "preserved": object})
 
 
