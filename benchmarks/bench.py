@@ -1,4 +1,4 @@
-"""`make bench`: prints the figures and writes reports/benchmarks.csv (figure, subject, value, goal, met).
+"""`make bench`: measures times, memory and what kernels hold, in some 15 minutes, and prints the table of figures.
 
 Each batch runs in directories of its own, so that it is cold and touches neither the store nor a report.
 """
@@ -9,11 +9,9 @@ import sys
 import tempfile
 import time
 
-import pandas as pd
 import psutil
 import schemes
-
-from collabopt import experiment, store
+import table
 
 CORES = "2"
 
@@ -43,26 +41,17 @@ def batch(environment: dict[str, str], name: str) -> tuple[float, int]:
 
 
 def figures() -> list[dict]:
-    """A row a figure; goals are upper limits."""
+    """A row a figure of whole batches."""
     with tempfile.TemporaryDirectory() as place:
         environment = {"COLLABOPT_DATA": f"{place}/data", "COLLABOPT_REPORTS": f"{place}/reports"}
         cold_seconds, cold_bytes = batch(environment, "digits")
         nothing_seconds, _ = batch(environment, "digits")
     return [
-        {"figure": "all notebooks, cold, 2 cores (s)", "subject": "digits", "value": cold_seconds, "goal": 180},
-        {"figure": "peak memory of that batch (GB)", "subject": "digits", "value": cold_bytes / 1e9, "goal": 3},
-        {"figure": "nothing to do (s)", "subject": "digits", "value": nothing_seconds, "goal": 10},
+        table.at_most("all notebooks, cold, 2 cores (s)", "digits", cold_seconds, 180),
+        table.at_most("peak memory of that batch (GB)", "digits", cold_bytes / 1e9, 3),
+        table.at_most("nothing to do (s)", "digits", nothing_seconds, 10),
     ]
 
 
-def main() -> None:
-    """Measure, print and write."""
-    rows = pd.DataFrame(figures() + schemes.figures())
-    rows["met"] = rows["value"] <= rows["goal"]
-    rows["value"] = rows["value"].round(2)
-    print(rows.to_string(index=False))
-    store.write(experiment.REPORTS / "benchmarks.csv", rows.to_csv(index=False))
-
-
 if __name__ == "__main__":
-    main()
+    table.record(figures() + schemes.figures())

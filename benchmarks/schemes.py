@@ -16,6 +16,7 @@ import sys
 import time
 
 import numpy as np
+import table
 
 STEPS = 20
 SUBJECTS = {  # model: experiment, whether with its trained weights
@@ -96,7 +97,7 @@ def in_process(subject: str, stage: str, scheme: str) -> dict:
 
 
 def figures() -> list[dict]:
-    """A row a figure; goals are upper limits, ratios are to plain QAT in the same run."""
+    """A row a figure; ratios are to plain QAT in the same run."""
     rows = []
     for subject in SUBJECTS:
         plain = in_process(subject, "qat", "collabopt")
@@ -104,19 +105,15 @@ def figures() -> list[dict]:
             own, about = in_process(subject, stage, "collabopt"), f"{subject}, {stage}"
             for what, goal in (("setup", 2), ("step", 1.3), ("peak", 1.5)):
                 name = {"setup": "set-up", "step": "step", "peak": "peak memory"}[what]
-                rows.append(_row(f"{name} ÷ plain QAT's", about, own[what] / plain[what], goal))
-            rows.append(_row("values in a kernel, Keras", about, own["values"], K))
-            rows.append(_row("codes in a kernel, int8 file", about, own["codes"], K))
-            rows.append(_row("zeros lost, Keras and int8 (%)", about, 100 * own["zeros_lost"], 0))
-            rows.append(_row("zeros gained, Keras (%)", about, 100 * own["zeros_gained"], 0.1))
+                rows.append(table.at_most(f"{name} ÷ plain QAT's", about, own[what] / plain[what], goal))
+            rows.append(table.at_most("values in a kernel, Keras", about, own["values"], K))
+            rows.append(table.at_most("codes in a kernel, int8 file", about, own["codes"], K))
+            rows.append(table.at_most("zeros lost, Keras and int8 (%)", about, 100 * own["zeros_lost"], 0))
+            rows.append(table.at_most("zeros gained, Keras (%)", about, 100 * own["zeros_gained"], 0.1))
             print(
                 *(f"{row['figure']}, {row['subject']}: {row['value']:.2f}" for row in rows[-7:]), sep="\n", flush=True
             )
     return rows
-
-
-def _row(figure: str, subject: str, value: float, goal: float) -> dict:
-    return {"figure": figure, "subject": subject, "value": value, "goal": goal}
 
 
 if __name__ == "__main__":
