@@ -1,11 +1,11 @@
-# make report | test | lab | bench      EXPERIMENT=digits  SET="sparsity=0.8"  CORES=2
+# make report | test | lab | verify | bench      EXPERIMENT=digits  SET="sparsity=0.8"  CORES=2
 EXPERIMENT ?= digits
 SET ?=
 CORES ?= all
 PYTHON ?=
 export EXPERIMENT SET CORES PYTHON
 
-.PHONY: report test lab bench bench-accuracy setup lock
+.PHONY: report test lab verify bench bench-accuracy setup lock
 
 report: setup
 	@.venv/bin/python -m collabopt.batch report --experiment "$$EXPERIMENT" --set "$$SET" --cores "$$CORES"
@@ -17,6 +17,9 @@ test: setup
 
 lab: setup
 	@.venv/bin/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
+
+verify: setup
+	@.venv/bin/python -m collabopt.comparison verify --experiment "$$EXPERIMENT"
 
 bench: setup
 	@.venv/bin/python benchmarks/bench.py

@@ -36,7 +36,7 @@ rule report:
 rule notebook:
     input:
         notebook=str(batch.NOTEBOOKS / "{notebook}.ipynb"),
-        plan=str(experiment.path_of(NAME)),
+        plan=[str(path) for path in experiment.sources(NAME)],
         library=LIBRARY,
         before=lambda wildcards: [PLACE / f"{other}.done" for other in NEEDS[wildcards.notebook]],
     output:

@@ -17,11 +17,11 @@ CORES = "2"
 
 
 def tree_memory(process: psutil.Process) -> int:
-    """Bytes resident in a process and all below it; pages they share count once each, so this is an upper bound."""
+    """Bytes resident in a process and all below it, pages that they share in parts; Linux only."""
     total = 0
     for one in [process, *process.children(recursive=True)]:
         try:
-            total += one.memory_info().rss
+            total += one.memory_full_info().pss
         except psutil.NoSuchProcess:
             continue
     return total

@@ -1,5 +1,6 @@
 """Experiments are checked before anything is trained; mistakes are told by key, value and what would be right."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -47,7 +48,7 @@ def said(path: Path, **overrides) -> str:
 def test_every_committed_experiment_loads(name):
     plan = experiment.load(name)
     assert plan.name == name
-    head = experiment.path_of(name).read_text(encoding="utf-8").partition("\ndataset")[0]
+    head = re.match(r"(#.*\n)+", experiment.path_of(name).read_text(encoding="utf-8")).group()
     assert all(f"{word}: " in head for word in ("Source", "Expected", "Time", "Command"))
 
 
@@ -223,3 +224,52 @@ def test_loading_an_experiment_imports_no_tensorflow():
     heavy = "print(*sorted({name.partition('.')[0] for name in sys.modules} & {'tensorflow', 'tf_keras', 'keras'}))"
     code = f"import sys; from collabopt import experiment, batch; experiment.load('digits', sparsity=0.8); {heavy}"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
+
+
+def extending(file: Path, text: str) -> Path:
+    """A second file that extends the first."""
+    other = file.with_name("other.yaml")
+    other.write_text(text, encoding="utf-8")
+    return other
+
+
+def test_an_extended_experiment_holds_where_the_file_says_nothing(file):
+    other = extending(file, "extends: mine\nnumber_of_clusters: 5\nmodel: {name: mnist_cnn}\n")
+    base, plan = experiment.load(str(file)), experiment.load(str(other))
+    assert (plan.name, plan.number_of_clusters, plan.model.name) == ("other", 5, "mnist_cnn")
+    assert plan.stages == base.stages
+    assert experiment.load(str(other), sparsity=0.7).sparsity == 0.7
+
+
+def test_an_experiment_extends_one_of_the_workbook_from_anywhere(file):
+    other = extending(file, "extends: speech_commands-ds_cnn_l\n")
+    assert experiment.load(str(other)).model.name == "ds_cnn_l"
+
+
+def test_what_cannot_be_extended_is_told(file):
+    assert "experiment=nowhere: no such file" in said(extending(file, "extends: nowhere\n"))
+    chain = file.with_name("chain.yaml")
+    chain.write_text("extends: other\n", encoding="utf-8")
+    extending(file, "extends: mine\n")
+    assert "chain.yaml: extends=other: which extends another itself" in said(chain)
+
+
+def test_the_digest_changes_with_every_file_of_an_experiment(file):
+    other = extending(file, "extends: mine\n")
+    before = experiment.digest(str(other))
+    assert before == experiment.digest(str(other)) != experiment.digest(str(file))
+    file.write_text(file.read_text(encoding="utf-8") + "\n# changed", encoding="utf-8")
+    assert experiment.digest(str(other)) != before
+
+
+def test_another_seed_is_asked_for_alone(file):
+    file.write_text(DIGITS.replace("seed: 0", "seed: 0\nrepeat_seeds: [1, 2]"), encoding="utf-8")
+    assert experiment.load(str(file)).repeat_seeds == (1, 2)
+    assert experiment.load(str(file), seed=0).repeat_seeds == (1, 2)
+    assert experiment.load(str(file), seed=5).repeat_seeds == ()
+
+
+@pytest.mark.parametrize("seeds", ["[0, 1]", "[1, 1]"])
+def test_seeds_that_repeat_themselves_are_told(file, seeds):
+    file.write_text(DIGITS.replace("seed: 0", f"seed: 0\nrepeat_seeds: {seeds}"), encoding="utf-8")
+    assert f"repeat_seeds={seeds}: expected seeds that differ, without 0" in said(file)

@@ -258,3 +258,25 @@ def test_histories_and_layers_of_stages_are_told_apart(finished):
     assert {name: len(history) for name, history in histories.items()} == {"baseline": 6, "clustered": 1}
     layers = finished.layers("pruned", "pqat")
     assert list(layers["stage"]) == ["pruned"] * 4 + ["pqat"] * 4
+
+
+def test_every_seed_has_its_rows_and_the_first_its_model(small, place):
+    path = small.with_name("seeds.yaml")
+    path.write_text("extends: small\nrepeat_seeds: [1]\n")
+    first = run_of(path, place, "seeds")
+    first, second = first.with_every_seed()
+    for run in (second, first, second):
+        run.stages("baseline", "pruned")
+    rows = results.read(first.directory / "results.csv")
+    assert list(zip(rows["stage"], rows["seed"], strict=True)) == [
+        ("baseline", 0),
+        ("baseline", 1),
+        ("pruned", 0),
+        ("pruned", 1),
+    ]
+    assert len(set(rows["accuracy"])) > 1
+    model = first.directory / "models" / "baseline.tflite"
+    assert model.read_bytes() == first.stage("baseline").tflite.read_bytes()
+    about = json.loads((first.directory / "run.json").read_text())
+    assert (about["seed"], about["experiment"]["repeat_seeds"]) == (0, [1])
+    assert about["experiment_sha256"] == experiment.digest(str(path))

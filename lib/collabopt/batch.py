@@ -121,7 +121,8 @@ def _close(name: str, place: Path, pages: Path, status: int) -> int:
     if status and not failures:
         lines.insert(0, f"Snakemake failed: {_tail(place / 'snakemake.log')}")
     if any(pages.glob("*.html")):
-        page = index_page.index(pages, experiment.path_of(name).read_text(encoding="utf-8"), states)
+        text = "\n".join(path.read_text(encoding="utf-8") for path in experiment.sources(name))
+        page = index_page.index(pages, text, states)
         print(f"report: {os.path.relpath(page)}")
     for line in lines:
         print(line, file=sys.stderr)

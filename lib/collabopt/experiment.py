@@ -6,6 +6,7 @@ Nothing here imports TensorFlow, so that a batch is checked in a moment.
 """
 
 import difflib
+import hashlib
 import math
 import os
 import re
@@ -24,6 +25,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class ExperimentError(ValueError):
@@ -144,11 +146,15 @@ class Exclude(Section):
 
 
 class Experiment(Section):
+    """`repeat_seeds` are seeds beside `seed` that every stage is trained with again, to tell effects from chance. A
+    file that `extends` another has that one's keys where it has none of its own."""
+
     name: str
     dataset: Dataset
     model: Model
     initial_weights: InitialWeights | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    seed: Seed = 0
+    repeat_seeds: Annotated[tuple[Seed, ...], Field(strict=False)] = ()
     threads: Count = 1
     train_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
@@ -162,6 +168,12 @@ class Experiment(Section):
     strict: bool = False
     stages: Stages
     density_kernel: str | None = None
+
+    @model_validator(mode="after")
+    def _other_seeds(self) -> "Experiment":
+        if len({self.seed, *self.repeat_seeds}) <= len(self.repeat_seeds):
+            raise ValueError(f"repeat_seeds={list(self.repeat_seeds)}: expected seeds that differ, without {self.seed}")
+        return self
 
     @property
     def baseline_training(self) -> Training:
@@ -223,12 +235,29 @@ def path_of(name: str) -> Path:
     return path.resolve()
 
 
-def load(name: str, **overrides: Any) -> Experiment:
-    """The experiment of that name or path with knobs overridden; `None` keeps the experiment's own value.
+def sources(name: str) -> list[Path]:
+    """The experiment's file and the one it `extends`, whose keys hold where its own file has none.
 
-    Raises ExperimentError with a line for every unknown key, wrong type or value out of range.
+    Raises ExperimentError when a file is missing or the extended one extends another.
     """
     path = path_of(name)
+    base = _read(path).get("extends")
+    if base is None:
+        return [path]
+    beside = path.with_name(f"{base}.yaml")
+    extended = beside if beside.is_file() else path_of(str(base))
+    if "extends" in _read(extended):
+        raise ExperimentError(f"{path.name}: extends={base}: which extends another itself; extend that one")
+    return [path, extended]
+
+
+def digest(name: str) -> str:
+    """SHA-256, in hex, of the experiment's files."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources(name))).hexdigest()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The keys and values of an experiment file."""
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except ExperimentError as error:
@@ -237,12 +266,24 @@ def load(name: str, **overrides: Any) -> Experiment:
         raise ExperimentError(f"{path.name}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ExperimentError(f"{path.name}: expected keys and values, found {type(values).__name__}")
+    return values
+
+
+def load(name: str, **overrides: Any) -> Experiment:
+    """The experiment of that name or path with knobs overridden; `None` keeps the experiment's own value.
+
+    Raises ExperimentError with a line for every unknown key, wrong type or value out of range.
+    """
+    path, *extended = sources(name)
+    values = {key: value for file in (*extended, path) for key, value in _read(file).items() if key != "extends"}
     overrides = {key: value for key, value in overrides.items() if value is not None}
     for key in overrides:
         if key not in KNOBS:
             raise ExperimentError(f"{key}={overrides[key]!r}: unknown parameter{hint(key, KNOBS)}")
     try:
-        return Experiment.model_validate({"name": path.stem, **values, **overrides})
+        # Another seed is asked for alone.
+        alone = {"repeat_seeds": ()} if overrides.get("seed", values.get("seed", 0)) != values.get("seed", 0) else {}
+        return Experiment.model_validate({"name": path.stem, **values, **overrides, **alone})
     except ValidationError as error:
         raise ExperimentError("\n".join(f"{path.name}: {_explain(mistake)}" for mistake in error.errors())) from None
 

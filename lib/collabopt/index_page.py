@@ -30,8 +30,12 @@ def index(directory: Path, experiment_text: str, status: dict[str, str] | None =
     `experiment_text` is the experiment's YAML: its first comment introduces the page. `status` tells of notebooks
     by name "ok" or "failed: why", beside what their own pages tell.
     """
-    results, layers = _read(directory / "results.csv", "stage"), _read(directory / "layers.csv", "layer")
     run = _run(directory / "run.json")
+    # Of several seeds the pages show the first; `comparison.csv` has what all of them say.
+    results, layers = (
+        _of_seed(_read(directory / file, needed), run.get("seed"))
+        for file, needed in (("results.csv", "stage"), ("layers.csv", "layer"))
+    )
     title = _title(directory, results, run)
     text = shell.render(
         "index.html.j2",
@@ -62,6 +66,13 @@ def _read(path: Path, needed: str) -> pd.DataFrame:
         return pd.DataFrame()
     order = {stage: position for position, stage in enumerate(palette.NAMES)}
     return rows.sort_values("stage", key=lambda stages: stages.map(order), kind="stable", ignore_index=True)
+
+
+def _of_seed(rows: pd.DataFrame, seed: object) -> pd.DataFrame:
+    """The rows of one seed, where a column tells of seeds and the run of its own."""
+    if seed is None or "seed" not in rows or str(seed) not in set(rows["seed"]):
+        return rows
+    return rows[rows["seed"] == str(seed)].reset_index(drop=True)
 
 
 def _run(path: Path) -> dict[str, Any]:

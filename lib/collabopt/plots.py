@@ -1,4 +1,4 @@
-"""Figures of a run: training, layers, size against accuracy; and, from their own modules, densities and the tree.
+"""Figures of a run: training, layers, size and accuracy; from their own modules densities, the tree and drops.
 
     plots.density({"pruned": kernel, "PCQAT int8": codes}, "conv_1", csv=directory / "density.csv")
 
@@ -19,9 +19,10 @@ from matplotlib.text import Annotation
 from collabopt import palette
 from collabopt.density import density, density_grid
 from collabopt.deployment_tree import tree
+from collabopt.drops import drops
 from collabopt.palette import ALARM, INK, MUTED, _style, preserved
 
-__all__ = ["density", "density_grid", "layer_properties", "size_against_accuracy", "training_curves", "tree"]
+__all__ = ["density", "density_grid", "drops", "layer_properties", "size_against_accuracy", "training_curves", "tree"]
 
 PLACES = (10, 0), (-10, 0), (0, 9), (0, -9), (7, 8), (-7, 8), (7, -8), (-7, -8)
 """Where a label may stand: points to the right of and above what it names, the best first."""

@@ -12,10 +12,16 @@ def read() -> pd.DataFrame:
     return pd.read_csv(Path(__file__).with_name("published.csv"), dtype={"clusters": "Int64"})
 
 
+def of_model(plan: Experiment) -> pd.DataFrame:
+    """The published rows of every table for the experiment's model and data set; empty where there are none."""
+    rows = read()
+    return rows[(rows["model"] == plan.model.name) & (rows["dataset"] == plan.dataset.name)]
+
+
 def of(plan: Experiment, table: str) -> pd.DataFrame:
     """The published rows of one results table for the experiment's model and data set; empty where there are none."""
-    rows = read()
-    return rows[(rows["table"] == table) & (rows["model"] == plan.model.name) & (rows["dataset"] == plan.dataset.name)]
+    rows = of_model(plan)
+    return rows[rows["table"] == table]
 
 
 def value(rows: pd.DataFrame, stage: str, metric: str) -> float | None:

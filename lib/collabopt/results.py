@@ -104,7 +104,8 @@ def record(run: Run, finished: Finished) -> None:
         _merge(run.directory / "layers.csv", finished.layers.assign(**row)[LAYERS])
         by_other = run.experiment.scheme != run.given.scheme and finished.stage.has_schemes
         name = f"{finished.stage.name}-{run.experiment.scheme}" if by_other else finished.stage.name
-        store.write(run.directory / "models" / f"{name}.tflite", finished.tflite.read_bytes())
+        if run.experiment.seed == run.given.seed:
+            store.write(run.directory / "models" / f"{name}.tflite", finished.tflite.read_bytes())
         store.write(run.directory / "run.json", json.dumps(about(run), indent=1, ensure_ascii=False) + "\n")
 
 
@@ -118,8 +119,8 @@ def about(run: Run) -> dict:
     """What run.json says: parameters, data, versions, commit, start and end."""
     return {
         "experiment": run.given.model_dump(mode="json"),
-        "experiment_sha256": hashlib.sha256(run.source.read_bytes()).hexdigest(),
-        "seed": run.experiment.seed,
+        "experiment_sha256": experiment.digest(str(run.source)),
+        "seed": run.given.seed,
         "data": {
             "name": run.data.name,
             "fingerprint": run.data.fingerprint,
@@ -170,14 +171,14 @@ def _drop_rows_of_another_setting(run: Run) -> None:
 
 
 def _merge(path: Path, rows: pd.DataFrame) -> None:
-    """Put `rows`, of one stage and scheme, in place of those there were; stages stay in the tree's order."""
+    """Put `rows`, of one stage, scheme and seed, in place of those there were; stages stay in the tree's order."""
     if path.is_file():
         old = read(path)
-        same = (old["stage"] == rows["stage"].iloc[0]) & (
-            old["scheme"].astype(object).where(old["scheme"].notna(), "") == rows["scheme"].iloc[0]
-        )
+        same = (
+            old[["stage", "scheme", "seed"]].astype(object).fillna("") == rows.iloc[0][["stage", "scheme", "seed"]]
+        ).all(axis=1)
         rows = pd.concat([old[~same].astype(object), rows.astype(object)])
         order = {name: position for position, name in enumerate(tree.TREE)}
-        rows = rows.assign(order=rows["stage"].map(order)).sort_values(["order", "scheme"], kind="stable")
+        rows = rows.assign(order=rows["stage"].map(order)).sort_values(["order", "scheme", "seed"], kind="stable")
         rows = rows.drop(columns="order")
     store.write(path, rows.to_csv(index=False))

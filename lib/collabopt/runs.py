@@ -128,7 +128,7 @@ class Run:
         if name not in self._finished:
             self._finished[name] = self._finish(tree.TREE[name])
             results.record(self, self._finished[name])
-            _say(self._finished[name], anew=name in self._trained_here)
+            self._say(self._finished[name], anew=name in self._trained_here)
         self._demand_preserved(self._finished[name])
         return self._finished[name]
 
@@ -144,8 +144,17 @@ class Run:
 
     def with_scheme(self, scheme: str) -> "Run":
         """The same run with `collabopt`'s or `tfmot`'s scheme; both share the store and the report."""
-        other = Run(self.experiment.model_copy(update={"scheme": scheme}), self.directory, self.source, self.keep)
-        other.given, other.__dict__["data"] = self.given, self.data
+        other = self._with(scheme=scheme)
+        other.__dict__["data"] = self.data
+        return other
+
+    def with_every_seed(self) -> list["Run"]:
+        """This run, and the same with each of the experiment's other seeds; all share the store and the report."""
+        return [self, *(self._with(seed=seed) for seed in self.experiment.repeat_seeds)]
+
+    def _with(self, **knobs: Any) -> "Run":
+        other = Run(self.experiment.model_copy(update=knobs), self.directory, self.source, self.keep)
+        other.given = self.given
         return other
 
     def preflight(self) -> list[preflight.Finding]:
@@ -186,6 +195,20 @@ class Run:
     def figures(self) -> Path:
         """Where the data of figures goes."""
         return self.directory / "figures"
+
+    def _say(self, finished: Finished, anew: bool) -> None:
+        result, stage, plan = finished.result, finished.stage, self.experiment
+        of = f" (seed {plan.seed})" if plan.seed != self.given.seed else ""
+        of += f" by {plan.scheme}" if plan.scheme != self.given.scheme and stage.has_schemes else ""
+        took = progress.duration(result["setup_seconds"] + result["fit_seconds"])
+        how = f"{result['epochs']} epochs took {took}" if anew else "from the store"
+        progress.say(
+            f"{stage.name}{of}: {how}; accuracy "
+            f"{result['accuracy']:.2%}, INT8 {result['accuracy_int8']:.2%}, {result['tflite_bytes']:,} → "
+            f"{result['gzip_bytes']:,} bytes" + (", NOT PRESERVED" if result["preserved"] is False else ""),
+            about=stage.name,
+            last=True,
+        )
 
     def _finish(self, stage: Stage) -> Finished:
         parent = self.stage(stage.parent) if stage.parent else None
@@ -295,16 +318,3 @@ class Run:
         """Digest of the modules with those that every stage uses: back end, model inputs, model."""
         files = [Path(module.__file__) for module in (backend, *modules)]
         return store.sources_digest([*files, *self.data.train.sources(), *models.sources(self.experiment.model)])
-
-
-def _say(finished: Finished, anew: bool) -> None:
-    result, name = finished.result, finished.stage.name
-    took = progress.duration(result["setup_seconds"] + result["fit_seconds"])
-    how = f"{result['epochs']} epochs took {took}" if anew else "from the store"
-    progress.say(
-        f"{name}: {how}; accuracy "
-        f"{result['accuracy']:.2%}, INT8 {result['accuracy_int8']:.2%}, {result['tflite_bytes']:,} → "
-        f"{result['gzip_bytes']:,} bytes" + (", NOT PRESERVED" if result["preserved"] is False else ""),
-        about=name,
-        last=True,
-    )

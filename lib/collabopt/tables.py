@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from collabopt import audit, published
+from collabopt import audit, comparison, published
 from collabopt import coding as entropy
 from collabopt.preflight import Finding
 from collabopt.runs import Finished, Run
@@ -216,6 +216,30 @@ def guide(run: Run, table: str) -> Styler:
     frame.index = pd.MultiIndex.from_tuples(rows)
     caption = f"{table.upper()} table: {run.experiment.name}, seed {run.experiment.seed}"
     return frame.style.set_table_attributes('class="guide"').set_caption(caption)
+
+
+def compared(rows: pd.DataFrame, *figures: str) -> Styler:
+    """A row a published stage: those figures of `comparison.figures`, published and ours (± standard deviation over
+    seeds), with the verdict where a figure is judged."""
+    judged = comparison.verdicts(rows)
+    cells: dict[tuple, dict] = {}
+    chosen = rows[rows["figure"].isin(figures)]
+    if chosen["published"].isna().all():
+        return pd.DataFrame({"": ["nothing is published of this model and data set"]}).style.hide(axis="index")
+    for index, row in chosen.iterrows():
+        line = cells.setdefault((row["table"], comparison.setting(row)), {})
+        name = comparison.NAMES[row["figure"]]
+        line[name, "published"] = comparison.points(row["published"])
+        line[name, "ours"] = comparison.with_deviation(row)
+        if index in judged.index and pd.notna(row["published"]):
+            line[name, "verdict"] = comparison.said(judged.loc[index])
+    cells = {at: line for at, line in cells.items() if any(line[name] for name in line if name[1] == "published")}
+    columns = [(comparison.NAMES[one], kind) for one in figures for kind in ("published", "ours", "verdict")]
+    frame = pd.DataFrame.from_dict(cells, orient="index").reindex(columns=pd.MultiIndex.from_tuples(columns))
+    frame = frame.dropna(axis="columns", how="all").fillna("")
+    frame.index = pd.MultiIndex.from_tuples(cells, names=["Table", "Stage"])
+    bad = frame.map(lambda cell: _BAD if cell == "worse" else "")
+    return frame.style.apply(lambda _: bad, axis=None).set_table_attributes('class="guide"')
 
 
 def _published_size(known: pd.DataFrame, stage: str) -> str:
