@@ -126,7 +126,12 @@ def test_a_stage_is_preserved_exactly_where_no_kernel_has_a_defect(finished):
     for name in tree.TREE.keys() - set(FREE):
         one = finished.stage(name)
         assert one.result["preserved"] == (one.layers["defect"] == "").all(), name
-    assert finished.stage("pqat").result["preserved"]
+
+
+def test_our_scheme_preserves_in_every_stage_that_must(finished):
+    for name in tree.TREE.keys() - set(FREE):
+        one = finished.stage(name)
+        assert one.result["preserved"], (name, list(one.layers["defect"]))
 
 
 def test_run_json_says_what_ran_on_what(finished):

@@ -79,13 +79,14 @@ def write(
 
 
 def _sharing_ranges(stage: Stage, plan: Experiment, kinds: dict[str, str]) -> list[str]:
-    """The layers whose channels share a range in the int8 file: convolutions clustered as a whole.
+    """The layers whose channels share a range in the int8 file: those clustered as a whole.
 
-    Channels that were clustered on their own have k codes each as they are, and so has a dense layer.
+    Channels that were clustered on their own have k codes each as they are.
     """
-    if not stage.clusters or plan.cluster_per_channel or plan.scheme == "tfmot":
+    if not stage.clusters or plan.scheme == "tfmot":
         return []
-    return [name for name, kind in kinds.items() if kind == "conv2d" and name not in plan.exclude.clustering]
+    as_a_whole = {"dense"} if plan.cluster_per_channel else {"dense", "conv2d"}
+    return [name for name, kind in kinds.items() if kind in as_a_whole and name not in plan.exclude.clustering]
 
 
 def _converted(

@@ -55,7 +55,8 @@ def hold(layer: keras.layers.Layer, kernel: np.ndarray, zeros: bool, clusters: C
 def held(kernel: tf.Tensor, state: dict[str, tf.Variable]) -> tf.Tensor:
     """The kernel with its zeros and clusters."""
     if "centroids" in state:
-        kernel = gathered(state["centroids"], state["where"])
+        # Tensors: of a variable on several devices tf.custom_gradient takes no gradient.
+        kernel = gathered(tf.convert_to_tensor(state["centroids"]), tf.convert_to_tensor(state["where"]))
     return kernel * state["mask"] if "mask" in state else kernel
 
 
