@@ -146,8 +146,8 @@ class Exclude(Section):
 
 
 class Experiment(Section):
-    """`repeat_seeds` are seeds beside `seed` that every stage is trained with again, to tell effects from chance. A
-    file that `extends` another has that one's keys where it has none of its own."""
+    """`devices` is how many GPUs share each batch. `repeat_seeds` are seeds beside `seed` that every stage is trained
+    with again, to tell effects from chance. A file that `extends` another has that one's keys where it has none."""
 
     name: str
     dataset: Dataset
@@ -156,6 +156,7 @@ class Experiment(Section):
     seed: Seed = 0
     repeat_seeds: Annotated[tuple[Seed, ...], Field(strict=False)] = ()
     threads: Count = 1
+    devices: Count = 1
     train_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     calibration_examples: Count = 200
@@ -184,6 +185,7 @@ class Experiment(Section):
 KNOBS = (
     "seed",
     "threads",
+    "devices",
     "train_fraction",
     "calibration_examples",
     "sparsity",

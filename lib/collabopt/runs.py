@@ -15,6 +15,7 @@ from collabopt import (
     audit,
     backend,
     datasets,
+    devices,
     experiment,
     layers,
     lite,
@@ -33,6 +34,7 @@ from collabopt import (
 )
 from collabopt.backend import keras
 from collabopt.experiment import Experiment
+from collabopt.models import pretrained
 from collabopt.tree import Stage
 
 
@@ -93,6 +95,9 @@ def start(name: str, reports: str | None = None, **overrides: Any) -> "Run":
     """
     plan = experiment.load(name, **overrides)
     backend.configure(plan.threads)
+    devices.names(plan.devices)
+    if plan.initial_weights:
+        pretrained.ensure(datasets.located(plan.initial_weights.path, experiment.DATA))
     progress.attach(os.environ.get("COLLABOPT_NOTEBOOK", plan.name))
     directory = experiment.ROOT / reports if reports else experiment.report_directory(name, **overrides)
     return Run(plan, directory, experiment.path_of(name), experiment.DATA / "stages")
@@ -246,13 +251,14 @@ class Run:
             # Layers that cannot be quantized are looked for once, before the baseline; names of layers each time.
             preflight.demand(self._start(parent), self.experiment, every_layer=parent is None)
             backend.seed_everything(self.experiment.seed)
-            start = self._start(parent)
-            model, fit = stage.train(start, self.data, self.experiment)
+            with devices.scope(self.experiment.devices):
+                model, fit = stage.train(self._start(parent), self.data, self.experiment)
             np.savez(directory / "weights.npz", **tree.arrays(model))
             fit.history.to_csv(directory / "history.csv", index=False)
             times = {"setup_seconds": fit.setup_seconds, "fit_seconds": fit.fit_seconds, "epochs": len(fit.history)}
             (directory / "fit.json").write_text(json.dumps(times))
-            made.append(model)
+            if self.experiment.devices == 1:  # a model that lies on several is read anew for conversion
+                made.append(model)
             self._trained_here.add(stage.name)
 
         entry = store.get_or_make(self.keep, stage.name, self._training(stage, parent), make)
@@ -290,6 +296,8 @@ class Run:
             "deterministic": backend.deterministic(),
             "sources": self._sources(tree, training, plain, layers, *stage.modules),
         }
+        if plan.devices > 1:
+            material["devices"] = plan.devices
         if stage.prunes or stage.clusters:
             material["exclude"] = plan.exclude.model_dump(mode="json")
         if stage.has_schemes:
