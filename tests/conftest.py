@@ -52,6 +52,23 @@ def tiny_data(tiny: Path):
     return datasets.load(experiment.load(str(tiny)))
 
 
+def plan_of(model: str, dataset: str):
+    """An experiment on a model and a data set, by name; nothing in it can be trained well."""
+    from collabopt.experiment import Experiment, Stages
+
+    training = {"epochs": 1, "batch_size": 8, "optimizer": "adam", "learning_rate": 1e-3}
+    return Experiment.model_validate(
+        {
+            "name": "test",
+            "dataset": {"name": dataset},
+            "model": {"name": model},
+            "sparsity": 0.5,
+            "number_of_clusters": 8,
+            "stages": dict.fromkeys(Stages.model_fields, training),
+        }
+    )
+
+
 def small_network(input_shape: tuple[int, ...], classes: int, use_bias: bool = False):
     """A network of each kind of layer: kernels conv (3, 3, 1, 8), dw (3, 3, 8, 1), pw (1, 1, 8, 16), fc (16, 10).
 

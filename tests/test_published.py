@@ -1,25 +1,10 @@
 """The published figures are those of their sources, each there once."""
 
 import pytest
+from conftest import plan_of
 
 from collabopt import published
-from collabopt.experiment import Experiment
 from collabopt.tree import TREE
-
-TRAINING = {"epochs": 1, "batch_size": 8, "optimizer": "adam", "learning_rate": 1e-3}
-
-
-def plan(model: str, dataset: str) -> Experiment:
-    return Experiment.model_validate(
-        {
-            "name": "test",
-            "dataset": {"name": dataset},
-            "model": {"name": model},
-            "sparsity": 0.5,
-            "number_of_clusters": 8,
-            "stages": dict.fromkeys(TREE, TRAINING),
-        }
-    )
 
 
 def test_no_figure_is_there_twice():
@@ -64,16 +49,16 @@ def test_the_compressed_file_is_the_smaller_one():
     ],
 )
 def test_the_figures_of_the_pqat_table_are_the_published_ones(model, dataset, stage, metric, value):
-    assert published.value(published.of(plan(model, dataset), "pqat"), stage, metric) == value
+    assert published.value(published.of(plan_of(model, dataset), "pqat"), stage, metric) == value
 
 
 def test_there_is_nothing_published_for_another_model_or_data_set():
-    assert len(published.of(plan("digits_cnn", "digits"), "pqat")) == 0
-    assert len(published.of(plan("ds_cnn_l", "digits"), "pqat")) == 0
-    assert len(published.of(plan("ds_cnn_s", "speech_commands"), "pqat")) == 0
+    assert len(published.of(plan_of("digits_cnn", "digits"), "pqat")) == 0
+    assert len(published.of(plan_of("ds_cnn_l", "digits"), "pqat")) == 0
+    assert len(published.of(plan_of("ds_cnn_s", "speech_commands"), "pqat")) == 0
 
 
 def test_what_was_not_published_is_no_figure():
-    rows = published.of(plan("ds_cnn_l", "speech_commands"), "pqat")
+    rows = published.of(plan_of("ds_cnn_l", "speech_commands"), "pqat")
     assert published.value(rows, "pcqat", "accuracy") is None
     assert published.value(rows, "baseline", "latency_int8_ms") is None

@@ -4,12 +4,11 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from conftest import plan_of
 
 from collabopt import tables
-from collabopt.experiment import Experiment
 from collabopt.tree import TREE
 
-TRAINING = {"epochs": 1, "batch_size": 8, "optimizer": "adam", "learning_rate": 1e-3}
 RESULT = {
     "accuracy": 0.91234,
     "accuracy_int8": 0.9,
@@ -46,17 +45,7 @@ def finished(stage: str, preserved: bool | None = None, **layer: object) -> Simp
 
 
 def run(model: str, dataset: str) -> SimpleNamespace:
-    plan = Experiment.model_validate(
-        {
-            "name": "test",
-            "dataset": {"name": dataset},
-            "model": {"name": model},
-            "sparsity": 0.5,
-            "number_of_clusters": 8,
-            "stages": dict.fromkeys(TREE, TRAINING),
-        }
-    )
-    return SimpleNamespace(experiment=plan, stage=finished)
+    return SimpleNamespace(experiment=plan_of(model, dataset), stage=finished)
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def _snakemake(name: str, overrides: dict, place: Path, pages: Path, cores: str,
     # Not "all": an error in the Snakefile would leave nothing to tell.
     command += ["--quiet", "rules", "progress", "host", "reason"]
     command += ["--config", *(f"{key}={value}" for key, value in config.items())]
-    environment = os.environ | {progress.LOG: str(log), "COLLABOPT_STARTED": _now()}
+    environment = os.environ | {progress.LOG: str(log), "COLLABOPT_STARTED": progress.now()}
     with (place / "snakemake.log").open("w") as output:
         done = subprocess.run(command, env=environment, stdout=output, stderr=subprocess.STDOUT, check=False)
     return done.returncode
@@ -198,12 +198,6 @@ def _followed(log: Path) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-
-
-def _now() -> str:
-    import datetime
-
-    return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 def _tail(path: Path) -> str:

@@ -4,6 +4,7 @@ A batch names its log file in `COLLABOPT_LOG`; every process of the batch append
 display shows the last line of what is under way, so that a page ends with a line a stage instead of a line an epoch.
 """
 
+import datetime
 import logging
 import os
 import sys
@@ -67,6 +68,11 @@ def duration(seconds: float) -> str:
     if seconds < 3600:
         return f"{seconds // 60} min {seconds % 60:02d} s"
     return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+def now() -> str:
+    """The time, ISO 8601 with its zone, to the second."""
+    return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 class Clock:

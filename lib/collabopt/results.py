@@ -5,7 +5,6 @@ Notebooks of one batch write at the same time: each row has a key, files are rep
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import json
 import os
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from collabopt import backend, experiment, store, tree
+from collabopt import backend, experiment, progress, store, tree
 
 if TYPE_CHECKING:
     from collabopt.runs import Finished, Run
@@ -70,11 +69,6 @@ LAYERS = [
 ]
 STARTED = "COLLABOPT_STARTED"
 """Environment variable by which a batch tells its notebooks when it began."""
-
-
-def now() -> str:
-    """The time, ISO 8601 with its zone, to the second."""
-    return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 def key(run: Run, finished: Finished) -> dict:
@@ -130,7 +124,7 @@ def about(run: Run) -> dict:
         "commit": commit(),
         "op_determinism": backend.deterministic(),
         "start": os.environ.get(STARTED, run.began),
-        "end": now(),
+        "end": progress.now(),
     }
 
 

@@ -113,7 +113,7 @@ class Run:
     def __init__(self, plan: Experiment, directory: Path, source: Path, keep: Path) -> None:
         self.experiment, self.directory, self.source, self.keep = plan, directory, source, keep
         self.given = plan
-        self.began = results.now()
+        self.began = progress.now()
         self._finished: dict[str, Finished] = {}
         self._trained_here: set[str] = set()
 

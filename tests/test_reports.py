@@ -1,0 +1,77 @@
+"""Released reports agree with what is committed: the experiment's file, the README's table, and themselves."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from collabopt import comparison, experiment, results
+
+REPORTS = experiment.ROOT / "reports"
+MEGABYTES = 1_000_000
+
+
+def released() -> list[Path]:
+    """The report directories that are committed."""
+    words = ["git", "ls-files", "reports/*/run.json"]
+    listed = subprocess.run(words, cwd=experiment.ROOT, capture_output=True, text=True, check=False).stdout.split()
+    return [(experiment.ROOT / path).parent for path in listed]
+
+
+@pytest.fixture(params=released(), ids=lambda path: path.name)
+def report(request) -> Path:
+    return request.param
+
+
+def test_a_report_is_there():
+    if not (experiment.ROOT / ".git").exists():
+        pytest.skip("not a clone: git does not tell what is committed")
+    assert "speech_commands-ds_cnn_l" in [path.name for path in released()]
+
+
+def test_a_report_is_of_the_experiment_as_it_is(report):
+    run = json.loads((report / "run.json").read_text(encoding="utf-8"))
+    assert run["experiment_sha256"] == experiment.digest(report.name), f"run make report EXPERIMENT={report.name}"
+    assert not run["commit"].endswith("+changes")
+
+
+def test_a_report_is_whole_and_small(report):
+    pages = {path.name for path in report.glob("*.html")}
+    notebooks = {path.with_suffix(".html").name for path in (experiment.ROOT / "notebooks").glob("*.ipynb")}
+    assert pages == notebooks | {"index.html"}
+    files = subprocess.run(
+        ["git", "ls-files", str(report)], cwd=experiment.ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert sum((experiment.ROOT / path).stat().st_size for path in files) < 5 * MEGABYTES
+
+
+def test_every_stage_of_our_scheme_is_preserved_in_a_report(report):
+    rows = results.read(report / "results.csv")
+    ours = rows[rows["scheme"] == "collabopt"]
+    assert set(ours["stage"]) == {"pqat", "clustered", "cqat", "sparse_clustered", "pcqat"}
+    assert set(ours["preserved"].astype(str)) == {"True"}
+    assert rows.loc[rows["scheme"].isna(), "preserved"].isna().all()
+
+
+def test_a_comparison_is_of_the_rows_beside_it(report):
+    rows = results.read(report / "results.csv")
+    ours = rows[rows["scheme"] != "tfmot"].groupby("stage")
+    compared = comparison.read(report)
+    for figure in ("accuracy", "accuracy_int8"):
+        of = compared[(compared["figure"] == figure) & compared["ours"].notna()]
+        pd.testing.assert_series_equal(
+            of["ours"].reset_index(drop=True),
+            of["stage"].map(ours[figure].mean()).reset_index(drop=True),
+            check_names=False,
+        )
+
+
+@pytest.mark.parametrize("name", ["speech_commands-ds_cnn_l", "cifar10-mobilenet_v1"])
+def test_the_tables_of_the_readme_are_those_of_the_reports(name):
+    if not (REPORTS / name / "comparison.csv").is_file():
+        pytest.skip(f"no report of {name} is released")
+    text = (experiment.ROOT / "README.md").read_text(encoding="utf-8")
+    table = comparison.markdown(comparison.verdicts(comparison.read(REPORTS / name)))
+    assert table in text, f"put the output of make verify EXPERIMENT={name} into the README"
