@@ -22,3 +22,8 @@ def record(rows: list[dict]) -> None:
 def at_most(figure: str, subject: str, value: float, goal: float) -> dict:
     """A row whose value is to be no more than `goal`."""
     return {"figure": figure, "subject": subject, "value": round(value, 3), "goal": f"≤ {goal}", "met": value <= goal}
+
+
+def seen(figure: str, subject: str, value: float) -> dict:
+    """A row without a goal, to compare with."""
+    return {"figure": figure, "subject": subject, "value": round(value, 3)}
