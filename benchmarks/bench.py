@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 
+import file_sizes
 import psutil
 import schemes
 import table
@@ -54,4 +55,4 @@ def figures() -> list[dict]:
 
 
 if __name__ == "__main__":
-    table.record(figures() + schemes.figures())
+    table.record(figures() + schemes.figures() + file_sizes.figures())

@@ -14,7 +14,7 @@ def record(rows: list[dict]) -> None:
     old = pd.read_csv(path) if path.is_file() else new.iloc[:0]
     measured = set(zip(new["figure"], new["subject"], strict=True))
     others = [pair not in measured for pair in zip(old["figure"], old["subject"], strict=True)]
-    table = pd.concat([old[others].astype(object), new.astype(object)])[COLUMNS]
+    table = pd.concat([old[others].astype(object), new.astype(object)]).reindex(columns=COLUMNS)
     store.write(path, table.to_csv(index=False))
     print(table.to_string(index=False))
 

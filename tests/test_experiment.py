@@ -175,6 +175,7 @@ def test_none_keeps_the_experiments_own_value():
 OTHERS = {
     "seed": 3,
     "threads": 2,
+    "devices": 2,
     "train_fraction": 0.5,
     "calibration_examples": 50,
     "sparsity": 0.8,

@@ -1,0 +1,34 @@
+"""int8 files of the ImageNet models beside the published bytes. Weights are fresh: a file's raw size asks only for the
+network, where what compression makes of it would ask for the trained weights."""
+
+import numpy as np
+import table
+
+PUBLISHED = {  # model, stage: published bytes, their source's rounding
+    ("mobilenet_v1", "baseline"): ("pqat", "tflite_bytes", 1),
+    ("mobilenet_v1", "qat"): ("pqat", "tflite_bytes", 1),
+    ("mobilenet_v2", "baseline"): ("tflite_guide", "tflite_int8_megabytes", 1_000_000),
+}
+
+
+def figures() -> list[dict]:
+    """A row a file: our bytes ÷ the published ones."""
+    from collabopt import lite, models, published, quantize
+
+    rows, known = [], published.read()
+    pictures = np.random.default_rng(0).uniform(-1, 1, (2, 224, 224, 3)).astype(np.float32)
+    for (name, stage), (source, metric, unit) in PUBLISHED.items():
+        model = models.build(models.experiment.Model(name=name), (224, 224, 3), 1000)
+        if stage == "qat":
+            content = lite.quantized_as_trained(quantize.wrap(model, "qat", quantize.Keep()))
+        else:
+            content = lite.quantized(model, pictures)
+        same = known[(known["model"] == name) & (known["table"] == source) & (known["dataset"] == "imagenet")]
+        theirs = unit * published.value(same, stage, metric)
+        about = f"{name} 224×224, {stage}: {len(content):,} against {theirs:,.0f}"
+        rows.append(table.seen("int8 file, bytes ÷ published", about, len(content) / theirs))
+    return rows
+
+
+if __name__ == "__main__":
+    table.record(figures())
