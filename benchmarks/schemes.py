@@ -2,9 +2,11 @@
 
     python benchmarks/schemes.py            # all, within 15 minutes on two cores
     python benchmarks/schemes.py --one ds_cnn_l cqat collabopt
+    python benchmarks/schemes.py --steps ds_cnn_l
 
-Each measurement has a process of its own, so that its peak memory is its own. Parents are clustered and pruned without
-training: what is timed does not depend on how good they are.
+Set-up and peak memory are each measured in a process of their own. Steps are timed in turn within one process, so that
+what else the machine does falls on all alike. Parents are clustered and pruned without training: what is timed does not
+depend on how good they are.
 """
 
 import argparse
@@ -18,7 +20,10 @@ import time
 import numpy as np
 import table
 
-STEPS = 20
+ROUNDS = 20
+"""Steps of each kind that are timed."""
+STEPS = 5
+"""Steps after which kernels and codes are counted."""
 SUBJECTS = {  # model: experiment, whether with its trained weights
     "ds_cnn_l": ("speech_commands-ds_cnn_l", True),
     "mobilenet_v1": ("cifar10-mobilenet_v1", True),
@@ -27,9 +32,9 @@ SUBJECTS = {  # model: experiment, whether with its trained weights
 K = 8
 
 
-def measured(subject: str, stage: str, scheme: str) -> dict:
-    """Set-up and median step in seconds, peak bytes, and what kernels and codes hold after `STEPS` steps."""
-    from collabopt import audit, backend, datasets, experiment, lite, quantize, training, tree
+def _started(subject: str, stage: str, scheme: str, steps: int) -> tuple:
+    """A model wrapped for the stage and compiled, its kernels before, batches to train on, and when wrapping began."""
+    from collabopt import audit, backend, datasets, experiment, quantize, training, tree
 
     name, trained = SUBJECTS[subject]
     plan = experiment.load(name, number_of_clusters=K, scheme=scheme)
@@ -39,25 +44,50 @@ def measured(subject: str, stage: str, scheme: str) -> dict:
     data = datasets.load(plan)
     model = _parent(tree.initial_model(plan, data), stage, K)
     before, how = audit.kernels(model), getattr(plan.stages, stage)
-    batches = data.train.training_batches(how.batch_size, plan.seed, range(how.epochs))
-    batches = batches.take(STEPS + 1).cache()
-    began, steps = time.perf_counter(), []
-    wrapped = quantize.wrap(model, stage, tree.kept(tree.TREE[stage], plan))
-    training.compiled(wrapped, data, how)
+    batches = list(data.train.training_batches(how.batch_size, plan.seed, range(how.epochs)).take(steps))
+    began = time.perf_counter()
+    wrapped = training.compiled(quantize.wrap(model, stage, tree.kept(tree.TREE[stage], plan)), data, how)
+    return wrapped, before, batches, began
+
+
+def _step(wrapped, batch: tuple) -> float:
+    from collabopt import backend
+
+    start = time.perf_counter()
     with backend.native_notices_dropped(), backend.log_dropped("Gradients do not exist"):
-        for inputs, labels in batches:
-            start = time.perf_counter()
-            wrapped.train_on_batch(inputs, labels)
-            steps.append(time.perf_counter() - start)
-            if len(steps) == 1:
-                setup = time.perf_counter() - began
+        wrapped.train_on_batch(*batch)
+    return time.perf_counter() - start
+
+
+def steps(subject: str) -> dict[str, float]:
+    """Median over `ROUNDS` of a step of our CQAT and PCQAT ÷ the step of plain QAT beside it."""
+    kinds = {stage: _started(subject, stage, "collabopt", ROUNDS + 1) for stage in ("qat", "cqat", "pcqat")}
+    seconds = {stage: [_step(one[0], batch) for batch in one[2][:1]] for stage, one in kinds.items()}
+    for index in range(1, ROUNDS + 1):
+        for stage, (wrapped, _, batches, _) in kinds.items():
+            seconds[stage].append(_step(wrapped, batches[index]))
+    own = seconds.pop("qat")[1:]
+    return {
+        stage: statistics.median(one / plain for one, plain in zip(took[1:], own, strict=True))
+        for stage, took in seconds.items()
+    }
+
+
+def measured(subject: str, stage: str, scheme: str) -> dict:
+    """Set-up and median step in seconds, peak bytes, and what kernels and codes hold after `STEPS` steps."""
+    from collabopt import audit, lite, quantize
+
+    wrapped, before, batches, began = _started(subject, stage, scheme, STEPS + 1)
+    _step(wrapped, batches[0])
+    setup = time.perf_counter() - began
+    took = [_step(wrapped, batch) for batch in batches[1:]]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     own = {layer: kernel for layer, kernel in quantize.kernels(wrapped).items() if _touched(wrapped)[layer]}
     codes = lite.kernels(lite.quantized_as_trained(wrapped), {layer: kernel.shape for layer, kernel in own.items()})
     zeros = {layer: before[layer] == 0 for layer in own}
     return {
         "setup": setup,
-        "step": statistics.median(steps[1:]),
+        "step": statistics.median(took),
         "peak": peak,
         "values": max(audit.unique(kernel) for kernel in own.values()),
         "codes": max(audit.unique(code) for code in codes.values()),
@@ -87,12 +117,11 @@ def _parent(model, stage: str, k: int):
     return model
 
 
-def in_process(subject: str, stage: str, scheme: str) -> dict:
-    """`measured` in a process of its own."""
-    command = [sys.executable, __file__, "--one", subject, stage, scheme]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def in_process(*words: str) -> dict:
+    """What this file prints in a process of its own when it is given the words."""
+    done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"{subject}, {stage}, {scheme}: {done.stderr.strip().splitlines()[-1]}")
+        raise SystemExit(f"{' '.join(words)}: {done.stderr.strip().splitlines()[-1]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
@@ -109,17 +138,18 @@ def figures() -> list[dict]:
     """A row a figure; ratios are to plain QAT in the same run."""
     rows = []
     for subject in SUBJECTS:
-        plain = in_process(subject, "qat", "collabopt")
+        plain, step = in_process("--one", subject, "qat", "collabopt"), in_process("--steps", subject)
         for stage in ("cqat", "pcqat"):
-            own, about = in_process(subject, stage, "collabopt"), f"{subject}, {stage}"
+            own, about = in_process("--one", subject, stage, "collabopt"), f"{subject}, {stage}"
             for what, (name, goal) in RATIOS.items():
-                rows.append(table.at_most(name, about, own[what] / plain[what], goal))
+                ratio = step[stage] if what == "step" else own[what] / plain[what]
+                rows.append(table.at_most(name, about, ratio, goal))
             rows.append(table.at_most("values in a kernel, Keras", about, own["values"], K))
             rows.append(table.at_most("codes in a kernel, int8 file", about, own["codes"], K))
             rows.append(table.at_most("zeros lost, Keras and int8 (%)", about, 100 * own["zeros_lost"], 0))
             rows.append(table.at_most("zeros gained, Keras (%)", about, 100 * own["zeros_gained"], 0.1))
             if (subject, stage) == BESIDE:
-                theirs = in_process(subject, stage, "tfmot")
+                theirs = in_process("--one", subject, stage, "tfmot")
                 about = f"{about} by TFMOT"
                 rows += [table.seen(name, about, theirs[what] / plain[what]) for what, (name, _) in RATIOS.items()]
                 rows.append(table.seen("values in a kernel, Keras", about, theirs["values"]))
@@ -131,5 +161,6 @@ def figures() -> list[dict]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--one", nargs=3, metavar=("SUBJECT", "STAGE", "SCHEME"))
+    parser.add_argument("--steps", metavar="SUBJECT")
     words = parser.parse_args()
-    print(json.dumps(measured(*words.one)) if words.one else json.dumps(figures()))
+    print(json.dumps(measured(*words.one) if words.one else steps(words.steps) if words.steps else figures()))
