@@ -1,22 +1,30 @@
-# make report | test | lab | verify | bench      EXPERIMENT=digits  SET="sparsity=0.8"  CORES=2
+# make report | test | lab | store | verify | bench    EXPERIMENT=digits  SET="sparsity=0.5,0.8 seed=0,1"  CORES=2
 EXPERIMENT ?= digits
 SET ?=
 CORES ?= all
+NOTEBOOKS ?=
+PROFILE ?=
+PRUNE ?=
 PYTHON ?=
-export EXPERIMENT SET CORES PYTHON
+export EXPERIMENT SET CORES NOTEBOOKS PROFILE PRUNE PYTHON
 
-.PHONY: report test lab verify bench bench-accuracy setup lock
+.PHONY: report test lab store verify bench bench-accuracy setup lock
 
 report: setup
-	@.venv/bin/python -m collabopt.batch report --experiment "$$EXPERIMENT" --set "$$SET" --cores "$$CORES"
+	@.venv/bin/python -m collabopt.batch report --experiment "$$EXPERIMENT" --set "$$SET" --cores "$$CORES" --profile "$$PROFILE" \
+	    --notebooks "$$NOTEBOOKS"
 
 test: setup
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
-	@.venv/bin/python -m pytest
+	@.venv/bin/python -m pytest --numprocesses auto --dist loadfile
 
 lab: setup
 	@.venv/bin/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
+
+# PRUNE="experiment=digits unused_days=30": what to remove.
+store: setup
+	@.venv/bin/python -m collabopt.housekeeping --prune "$$PRUNE"
 
 verify: setup
 	@.venv/bin/python -m collabopt.comparison verify --experiment "$$EXPERIMENT"

@@ -1,10 +1,17 @@
-"""Which notebook needs which. `make report` runs this; so does plain `snakemake --cores 2`."""
+"""Which job needs which. `make report` runs this; so does plain `snakemake --cores 2`.
+
+A report is a job a notebook. A sweep over a grid of parameters is a job a cell, and before these a job for each branch of
+the deployment tree that several cells share.
+"""
 
 import json
 import sys
 from pathlib import Path
 
-from collabopt import batch, experiment
+import pandas as pd
+from snakemake.utils import Paramspace
+
+from collabopt import batch, experiment, sweep
 
 # A notebook, and those whose stages it goes on from: they would otherwise wait for each other's training.
 NEEDS = {
@@ -16,35 +23,113 @@ NEEDS = {
     "preservation": ["sparse_clustering"],
     "deployment_tree": ["pqat", "cqat", "pcqat"],
 }
+
+
+def given(text):
+    """What `config` holds as JSON. Snakemake reads every value inside a structure as text."""
+    values = json.loads(text) if isinstance(text, str) else text
+    return {key: experiment.value(some, key) if isinstance(some, str) else some for key, some in values.items()}
+
+
 NAME = config.get("experiment", "digits")
-OVERRIDES = config.get("overrides", {})
-OVERRIDES = json.loads(OVERRIDES) if isinstance(OVERRIDES, str) else OVERRIDES
-# Snakemake reads every value inside a structure as text.
-OVERRIDES = {key: experiment.value(text, key) if isinstance(text, str) else text for key, text in OVERRIDES.items()}
+OVERRIDES = given(config.get("overrides", {}))
+CHOSEN = given(config.get("notebooks", {})).get("names", list(NEEDS))
+GRID = {key: list(values) for key, values in given(config.get("grid", {})).items()}
 PLAN = experiment.load(NAME, **OVERRIDES)
-PLACE = Path(config.get("place") or batch.workplace(NAME, OVERRIDES))
+PLACE = Path(config.get("place") or batch.workplace(experiment.report_directory(NAME, **OVERRIDES)))
 PAGES = Path(config.get("pages") or experiment.report_directory(NAME, **OVERRIDES))
 LIBRARY = sorted(str(path) for path in (experiment.ROOT / "lib" / "collabopt").rglob("*") if path.suffix in (".py", ".j2", ".css", ".csv"))
+SOURCES = [str(path) for path in experiment.sources(NAME)]
+COMMAND = "{sys.executable:q} -m collabopt.batch"
+
+
+def space(grid):
+    """The cells of a grid, as Snakemake's wildcards and file names have them."""
+    return Paramspace(pd.DataFrame(sweep.cells(grid), dtype=str), filename_params="*", param_sep="=", filename_sep=",")
+
+
+def done(folder, grid):
+    """A mark for every cell of the grid."""
+    return [PLACE / folder / f"{instance}.done" for instance in (space(grid).instance_patterns if grid else ["all"])]
+
+
+def values(wildcards):
+    """The parameters of a job as JSON."""
+    return json.dumps(OVERRIDES | {key: experiment.value(text, key) for key, text in wildcards.items()})
+
+
+def before(*branches):
+    """A function that gives the marks of the shared ones of these branches, with the parameters of a job."""
+    parts = {branch: part for branch, part in sweep.shared(GRID).items() if branch in branches}
+
+    def marks(wildcards):
+        own = {branch: {key: [wildcards[key]] for key in part} for branch, part in parts.items()}
+        return [mark for branch, part in own.items() for mark in done(branch, part)]
+
+    return marks
+
+
+wildcard_constraints:
+    **{key: "[^,/]+" for key in GRID},
 
 
 rule report:
     input:
-        [PLACE / f"{notebook}.done" for notebook in NEEDS],
+        done("cells", GRID) if GRID else [PLACE / f"{notebook}.done" for notebook in CHOSEN],
 
 
 # Executed notebooks and pages are no declared outputs: those of a failed notebook must stay.
 rule notebook:
     input:
         notebook=str(batch.NOTEBOOKS / "{notebook}.ipynb"),
-        plan=[str(path) for path in experiment.sources(NAME)],
+        plan=SOURCES,
         library=LIBRARY,
         before=lambda wildcards: [PLACE / f"{other}.done" for other in NEEDS[wildcards.notebook]],
     output:
         str(PLACE / "{notebook}.done"),
+    wildcard_constraints:
+        notebook="|".join(NEEDS),
     params:
         overrides=json.dumps(OVERRIDES),
         position=lambda wildcards: f"{list(NEEDS).index(wildcards.notebook) + 1}/{len(NEEDS)}",
     threads: PLAN.threads
     shell:
-        "{sys.executable:q} -m collabopt.batch notebook {wildcards.notebook} --experiment {NAME:q}"
+        COMMAND + " notebook {wildcards.notebook} --experiment {NAME:q}"
         " --overrides {params.overrides:q} --place {PLACE:q} --pages {PAGES:q} --position {params.position}"
+        " --done {output:q}"
+
+
+for branch, part in sweep.shared(GRID).items():
+
+    rule:
+        name:
+            branch
+        input:
+            plan=SOURCES,
+            library=LIBRARY,
+            before=before(*({"baseline_qat"} - {branch})),
+        output:
+            str(PLACE / branch / f"{space(part).wildcard_pattern if part else 'all'}.done"),
+        params:
+            overrides=values,
+            branch=branch,
+        threads: PLAN.threads
+        shell:
+            COMMAND + " stages {params.branch} --experiment {NAME:q} --overrides {params.overrides:q} --done {output:q}"
+
+
+if GRID:
+
+    rule cell:
+        input:
+            notebook=str(batch.NOTEBOOKS / "deployment_tree.ipynb"),
+            plan=SOURCES,
+            library=LIBRARY,
+            before=before(*sweep.BRANCHES),
+        output:
+            str(PLACE / "cells" / f"{space(GRID).wildcard_pattern}.done"),
+        params:
+            overrides=values,
+        threads: PLAN.threads
+        shell:
+            COMMAND + " cell --experiment {NAME:q} --overrides {params.overrides:q} --pages {PAGES:q} --done {output:q}"

@@ -219,11 +219,11 @@ def test_the_command_ends_with_status_2_for_a_wrong_parameter(tmp_path):
 def test_settings_are_read_as_experiments_are():
     text = "sparsity=5e-1 number_of_clusters=16 cluster_per_channel=true seed=null train_fraction='0.5'"
     assert batch.parse(text) == {
-        "sparsity": 0.5,
-        "number_of_clusters": 16,
-        "cluster_per_channel": True,
-        "seed": None,
-        "train_fraction": 0.5,
+        "sparsity": [0.5],
+        "number_of_clusters": [16],
+        "cluster_per_channel": [True],
+        "seed": [None],
+        "train_fraction": [0.5],
     }
     assert batch.parse("") == {}
 
@@ -329,7 +329,7 @@ def test_the_last_lines_name_notebook_cell_and_error(failed):
     ]
     assert 'run.stage("cqat")' in cell.source
     assert f"cell [{told[1]}]" in (failed.report / "cqat.html").read_text(encoding="utf-8")
-    assert lines[1] == "deployment_tree: not run, because a notebook before it failed"
+    assert lines[1] == "deployment_tree: not run, because what it goes on from failed"
     assert re.match(r"preservation: FAILED in cell \[\d+\]: FloatingPointError: cqat", lines[2])
     assert "notebook" in failed.done.stdout
     assert "FAILED" in failed.done.stdout
@@ -341,7 +341,7 @@ def test_the_page_of_a_failed_notebook_shows_the_cell(failed):
     assert re.search(r'href="#cell-\d+"', page)
     index = (failed.report / "index.html").read_text(encoding="utf-8")
     assert "FloatingPointError" in index
-    assert "not run, because a notebook before it failed" in index
+    assert "not run, because what it goes on from failed" in index
 
 
 def test_the_stages_that_finished_stay(failed, place):

@@ -266,7 +266,7 @@ def test_the_digest_changes_with_every_file_of_an_experiment(file):
 def test_another_seed_is_asked_for_alone(file):
     file.write_text(DIGITS.replace("seed: 0", "seed: 0\nrepeat_seeds: [1, 2]"), encoding="utf-8")
     assert experiment.load(str(file)).repeat_seeds == (1, 2)
-    assert experiment.load(str(file), seed=0).repeat_seeds == (1, 2)
+    assert experiment.load(str(file), seed=0).repeat_seeds == ()
     assert experiment.load(str(file), seed=5).repeat_seeds == ()
 
 
@@ -274,3 +274,9 @@ def test_another_seed_is_asked_for_alone(file):
 def test_seeds_that_repeat_themselves_are_told(file, seeds):
     file.write_text(DIGITS.replace("seed: 0", f"seed: 0\nrepeat_seeds: {seeds}"), encoding="utf-8")
     assert f"repeat_seeds={seeds}: expected seeds that differ, without 0" in said(file)
+
+
+def test_the_report_of_one_seed_does_not_go_over_that_of_all(file):
+    file.write_text(DIGITS.replace("seed: 0", "seed: 0\nrepeat_seeds: [1, 2]"), encoding="utf-8")
+    assert experiment.report_directory(str(file), seed=0).name == "seed=0"
+    assert experiment.report_directory(str(file)).name == file.stem

@@ -85,6 +85,9 @@ with native_notices_dropped():
         raise ImportError("tf.keras is not tf_keras (Keras 2), which tensorflow-model-optimization needs.")
     import tensorflow_model_optimization as tfmot
 
+# Layers such as dropout draw from a generator whose state is a variable, which a checkpoint can hold.
+keras.backend.experimental.enable_tf_random_generator()
+
 __all__ = [
     "configure",
     "deterministic",

@@ -1,15 +1,17 @@
-"""Batches: every notebook of an experiment by papermill, in the order that the Snakefile says.
+"""Batches: every notebook of an experiment, or every cell of a sweep, in the order that the Snakefile says.
 
     python -m collabopt.batch report --experiment digits --set "sparsity=0.8" --cores 2
 
-`make report` calls this. `python -m collabopt.batch notebook …` is what a rule of the Snakefile runs.
+`make report` calls this. The commands `notebook`, `stages` and `cell` are what the Snakefile's rules run.
 """
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import threading
@@ -18,8 +20,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from collabopt import experiment, progress, store
+from collabopt import experiment, housekeeping, progress, store, sweep
 from collabopt.experiment import ExperimentError
+from collabopt.stages import lineage
 
 NOTEBOOKS = experiment.ROOT / "notebooks"
 NOT_KNOBS = {"experiment", "reports", "kernel"}
@@ -37,60 +40,124 @@ def parameters(notebook: Path) -> set[str]:
     return set(papermill.inspect_notebook(str(notebook)))
 
 
-def parse(text: str) -> dict[str, Any]:
-    """`sparsity=0.8 number_of_clusters=32` as names and values.
+def parse(text: str) -> sweep.Grid:
+    """`sparsity=0.8 seed=0,1` as names and values: {"sparsity": [0.8], "seed": [0, 1]}.
 
-    Raises ExperimentError for a word that is not name=value or a name that no notebook has as a parameter.
+    Raises ExperimentError for a word that is not name=value or name=value,value, a name that no notebook has as a
+    parameter, and a name or value given twice.
     """
-    values, known = {}, set().union(*(parameters(notebook) for notebook in notebooks())) - NOT_KNOBS
+    grid, known = {}, set().union(*(parameters(notebook) for notebook in notebooks())) - NOT_KNOBS
     try:
         words = shlex.split(text)
     except ValueError as error:
         raise ExperimentError(f"SET: {text}: {error}; expected name=value, with blanks between") from None
     for word in words:
-        name, equals, value = word.partition("=")
-        if not equals or not value:
-            raise ExperimentError(f"SET: {word!r}: expected name=value")
+        name, equals, values = word.partition("=")
+        if not equals or "" in values.split(","):
+            raise ExperimentError(f"SET: {word!r}: expected name=value, or name=value,value for a sweep")
         if name not in known:
             raise ExperimentError(f"SET: {name}: no notebook has this parameter{experiment.hint(name, sorted(known))}")
-        values[name] = experiment.value(value, f"SET: {name}")
-    return values
+        if name in grid:
+            raise ExperimentError(f"SET: {name}: given twice; a sweep is {name}=value,value")
+        grid[name] = [experiment.value(value, f"SET: {name}") for value in values.split(",")]
+        if len(set(grid[name])) < len(grid[name]):
+            raise ExperimentError(f"SET: {word!r}: a value is given twice; keep one")
+    return grid
 
 
-def workplace(name: str, overrides: dict[str, Any]) -> Path:
-    """Where a batch keeps its executed notebooks, log and marks."""
-    report = experiment.report_directory(name, **overrides)
+def workplace(report: Path) -> Path:
+    """Where a batch keeps executed notebooks, log and marks of a report directory."""
     below = report.relative_to(experiment.REPORTS)
     return experiment.DATA / "runs" / (below if len(below.parts) > 1 else below / "as_given")
 
 
-def report(name: str, settings: str, cores: str) -> int:
-    """Run every notebook that is not up to date and write the index page. Returns the exit status."""
-    overrides = parse(settings)
-    experiment.load(name, **overrides)
-    place, pages = workplace(name, overrides), experiment.report_directory(name, **overrides)
+class Terminated(KeyboardInterrupt):
+    """The batch was sent SIGTERM."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What a batch is to do. pages: its report directory. config: what the Snakefile is told beside it. jobs: the page
+    that each notebook or cell leaves. marks: where below the workplace their marks are."""
+
+    pages: Path
+    config: dict[str, Any]
+    jobs: dict[str, Path]
+    marks: str = "."
+
+
+def work(name: str, grid: sweep.Grid, chosen: list[str]) -> Work:
+    """The notebooks of a report, all or the `chosen` ones, or the cells of a sweep.
+
+    Raises ExperimentError where the experiment, a cell of it or a notebook is none.
+    """
+    known, cells = [path.stem for path in notebooks()], sweep.cells(grid)
+    for notebook in chosen:
+        if notebook not in known:
+            raise ExperimentError(f"NOTEBOOKS: {notebook}: no such notebook{experiment.hint(notebook, known)}")
+    for cell in cells:
+        experiment.load(name, **cell)
+    if len(cells) == 1:
+        pages, run = experiment.report_directory(name, **cells[0]), chosen or known
+        config = {"overrides": cells[0], "notebooks": {"names": run}}
+        return Work(pages, config, {notebook: pages / f"{notebook}.html" for notebook in run})
+    if chosen:
+        told = " ".join(chosen)
+        raise ExperimentError(f"NOTEBOOKS={told}: a sweep runs deployment_tree in every cell; leave it out")
+    pages = sweep.directory(name, grid)
+    jobs = {cell: pages / cell / "deployment_tree.html" for cell in map(sweep.name, cells)}
+    return Work(pages, {"grid": grid}, jobs, "cells")
+
+
+def report(name: str, settings: str, cores: str, profile: str | None = None, chosen: str = "") -> int:
+    """Run every notebook, or every cell of a sweep, that is not up to date and write the index page.
+
+    profile: a directory with a Snakemake profile, which says where jobs run; None runs them here. chosen: names of
+    notebooks, with blanks between; those that they go on from run too. Returns the exit status.
+    """
+    todo, where = work(name, parse(settings), chosen.split()), _where(cores, profile)
+    place = workplace(todo.pages)
     place.mkdir(parents=True, exist_ok=True)
+    housekeeping.hold(experiment.DATA / "stages", experiment.path_of(name).stem)
     with _alone(place):
-        for notebook in notebooks():
-            if not (pages / f"{notebook.stem}.html").is_file():
-                (place / f"{notebook.stem}.done").unlink(missing_ok=True)
-            (place / f"{notebook.stem}.failed").unlink(missing_ok=True)
+        for job, page in todo.jobs.items():
+            if not page.is_file():
+                (place / todo.marks / f"{job}.done").unlink(missing_ok=True)
+        for failure in place.rglob("*.failed"):
+            failure.unlink()
         log = place / "batch.log"
         log.write_text("")
         with _followed(log):
-            status = _snakemake(name, overrides, place, pages, cores, log)
-        return _close(name, place, pages, status)
+            status = _snakemake(name, todo, place, where, log)
+        states = _states(list(todo.jobs), place / todo.marks, place if status else None)
+        if "grid" in todo.config:
+            _close_sweep(name, todo.pages, states)
+        else:
+            _close(name, todo.pages, states)
+    lines = [f"{job}: {said}" for job, said in states.items() if said != "ok"]
+    for line in [*_failed_branches(place), *lines]:
+        print(line, file=sys.stderr)
+    return int(bool(lines))
 
 
-def _snakemake(name: str, overrides: dict, place: Path, pages: Path, cores: str, log: Path) -> int:
+def _where(cores: str, profile: str | None) -> list[str]:
+    """Snakemake's options that say where jobs run."""
+    if profile is None:
+        return ["--cores", cores]
+    if not (Path(profile) / "config.yaml").is_file():
+        raise ExperimentError(f"PROFILE={profile}: expected a directory with a config.yaml, such as profiles/slurm")
+    return ["--profile", str(Path(profile).resolve())]
+
+
+def _snakemake(name: str, todo: Work, place: Path, where: list[str], log: Path) -> int:
     config = {
         "experiment": str(experiment.path_of(name)) if name.endswith((".yaml", ".yml")) else name,
-        "overrides": json.dumps(overrides),
         "place": str(place),
-        "pages": str(pages),
+        "pages": str(todo.pages),
+        **{key: json.dumps(values) for key, values in todo.config.items()},
     }
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(experiment.ROOT / "Snakefile")]
-    command += ["--directory", str(experiment.DATA / "snakemake"), "--cores", cores, "--keep-going"]
+    command += ["--directory", str(experiment.DATA / "snakemake"), *where, "--keep-going"]
     # Batches on one report are kept apart by a lock that dies with its process; Snakemake's own outlives a SIGKILL.
     command += ["--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", "input", "params"]
     # Not "all": an error in the Snakefile would leave nothing to tell.
@@ -98,46 +165,99 @@ def _snakemake(name: str, overrides: dict, place: Path, pages: Path, cores: str,
     command += ["--config", *(f"{key}={value}" for key, value in config.items())]
     environment = os.environ | {progress.LOG: str(log), "COLLABOPT_STARTED": progress.now()}
     with (place / "snakemake.log").open("w") as output:
-        done = subprocess.run(command, env=environment, stdout=output, stderr=subprocess.STDOUT, check=False)
-    return done.returncode
+        running = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            return running.wait()
+        except Terminated:
+            running.send_signal(signal.SIGINT)  # at SIGTERM it would let running jobs go on
+        except KeyboardInterrupt:
+            pass  # a terminal interrupts all that runs in it
+        print("stopping what runs", file=sys.stderr, flush=True)
+        running.wait()
+        raise KeyboardInterrupt
 
 
-def _close(name: str, place: Path, pages: Path, status: int) -> int:
-    """Write the index page and say, last, what failed and why."""
+def _states(jobs: list[str], marks: Path, failed: Path | None) -> dict[str, str]:
+    """Of every notebook or cell "ok" or "FAILED why". failed: where Snakemake, which failed, left its log."""
+    why = {job: (marks / f"{job}.failed").read_text() for job in jobs if (marks / f"{job}.failed").is_file()}
+    lost = failed and not any(failed.rglob("*.failed"))
+    cause = f"Snakemake failed: {_tail(failed / 'snakemake.log')}" if lost else "what it goes on from failed"
+    states = {}
+    for job in jobs:
+        if job in why:
+            states[job] = f"FAILED {why[job]}"
+        elif (marks / f"{job}.done").is_file():
+            states[job] = "ok"
+        else:
+            states[job] = f"not run, because {cause}"
+    return states
+
+
+def _failed_branches(place: Path) -> list[str]:
+    marks = [path for branch in sweep.BRANCHES for path in sorted((place / branch).glob("*.failed"))]
+    return [f"{mark.parent.name}, {mark.stem}: FAILED {mark.read_text()}" for mark in marks]
+
+
+def _close(name: str, pages: Path, states: dict[str, str]) -> None:
+    """Write the index page of a report."""
     from collabopt import index_page
 
-    states, lines = {}, []
-    failures = {path.stem: path.read_text() for path in place.glob("*.failed")}
-    why = "a notebook before it failed" if failures else "Snakemake failed"
-    for notebook in (path.stem for path in notebooks()):
-        if notebook in failures:
-            states[notebook] = f"failed: {failures[notebook]}"
-            lines.append(f"{notebook}: FAILED {failures[notebook]}")
-        elif (place / f"{notebook}.done").is_file():
-            states[notebook] = "ok"
-        else:
-            states[notebook] = f"failed: not run, because {why}"
-            lines.append(f"{notebook}: not run, because {why}")
-    if status and not failures:
-        lines.insert(0, f"Snakemake failed: {_tail(place / 'snakemake.log')}")
     if any(pages.glob("*.html")):
         text = "\n".join(path.read_text(encoding="utf-8") for path in experiment.sources(name))
-        page = index_page.index(pages, text, states)
-        print(f"report: {os.path.relpath(page)}")
-    for line in lines:
-        print(line, file=sys.stderr)
-    return 1 if lines else 0
+        print(f"report: {os.path.relpath(index_page.index(pages, text, states))}")
 
 
-def notebook(name: str, plan: str, overrides: dict[str, Any], place: Path, pages: Path, position: str) -> int:
-    """Execute one notebook by papermill and write its page, also that of a notebook that failed."""
+def _close_sweep(name: str, pages: Path, states: dict[str, str]) -> None:
+    """Write the page of a sweep."""
+    from collabopt import sweep_page
+
+    print(f"report: {os.path.relpath(sweep_page.write(pages, name, states))}")
+
+
+def stages(branch: str, plan: str, overrides: dict[str, Any], done: Path) -> int:
+    """Train the stages of a branch into the store, as a job of a sweep."""
+    os.environ["COLLABOPT_NOTEBOOK"] = branch
+    from collabopt import runs
+
+    done.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        run = runs.start(plan, **overrides).without_report()
+        run.stages(*(stage.name for stage in lineage(sweep.BRANCHES[branch])))
+    except Exception as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        done.with_suffix(".failed").write_text(why)
+        progress.say(f"FAILED {why}")
+        return 1
+    done.touch()
+    return 0
+
+
+def cell(plan: str, overrides: dict[str, Any], pages: Path, done: Path) -> int:
+    """One cell of a sweep: its deployment tree, trained as far as it is not in the store, and its pages."""
+    place, label = done.with_suffix(""), sweep.name(overrides)
+    place.mkdir(parents=True, exist_ok=True)
+    status = notebook("deployment_tree", plan, overrides, place, pages / label, "of the cell", label)
+    if status:
+        done.with_suffix(".failed").write_text((place / "deployment_tree.failed").read_text())
+    else:
+        done.touch()
+    return status
+
+
+def notebook(
+    name: str, plan: str, overrides: dict[str, Any], place: Path, pages: Path, position: str, label: str = ""
+) -> int:
+    """Execute one notebook by papermill and write its page, also that of a notebook that failed.
+
+    position: what its progress lines say of it. label: the cell of a sweep that it is of.
+    """
     import papermill
     from nbclient.exceptions import DeadKernelError
 
     from collabopt import pages as html
 
-    os.environ["COLLABOPT_NOTEBOOK"] = name
-    progress.attach(name)
+    os.environ["COLLABOPT_NOTEBOOK"] = label or name
+    progress.attach(label or name)
     source, executed, clock = NOTEBOOKS / f"{name}.ipynb", place / f"{name}.ipynb", progress.Clock()
     given = {key: value for key, value in overrides.items() if key in parameters(source)}
     progress.say(f"notebook {position} started")
@@ -157,12 +277,12 @@ def notebook(name: str, plan: str, overrides: dict[str, Any], place: Path, pages
         failure = "because its kernel died, most likely for want of memory"
     finally:
         if executed.is_file():
-            html.from_notebook(executed, pages / f"{name}.html", {"index.html": "All results"})
+            links = {"../index.html": "The sweep"} if label else {"index.html": "All results"}
+            html.from_notebook(executed, pages / f"{name}.html", links)
     if failure:
         (place / f"{name}.failed").write_text(failure)
         progress.say(f"notebook {position} FAILED after {progress.duration(clock.seconds())} {failure}")
         return 1
-    (place / f"{name}.done").write_text(json.dumps({"seconds": round(clock.seconds(), 1)}))
     progress.say(f"notebook {position} finished in {progress.duration(clock.seconds())}")
     return 0
 
@@ -209,6 +329,10 @@ def _from_root(path: Path) -> str:
     return str(path.relative_to(experiment.ROOT) if path.is_relative_to(experiment.ROOT) else path)
 
 
+def _terminated(number: int, frame: object) -> None:  # noqa: ARG001
+    raise Terminated
+
+
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="collabopt.batch", description=__doc__.splitlines()[0])
@@ -217,16 +341,33 @@ def main() -> int:
     one.add_argument("--experiment", default="digits")
     one.add_argument("--set", dest="settings", default="")
     one.add_argument("--cores", default="all")
+    one.add_argument("--profile")
+    one.add_argument("--notebooks", default="")
     one = commands.add_parser("notebook", help="one notebook, as a rule of the Snakefile")
     one.add_argument("name")
-    for option in ("--experiment", "--overrides", "--place", "--pages", "--position"):
+    for option in ("--experiment", "--overrides", "--place", "--pages", "--position", "--done"):
+        one.add_argument(option, required=True)
+    one = commands.add_parser("stages", help="a branch that cells of a sweep share")
+    one.add_argument("branch", choices=list(sweep.BRANCHES))
+    for option in ("--experiment", "--overrides", "--done"):
+        one.add_argument(option, required=True)
+    one = commands.add_parser("cell", help="one cell of a sweep")
+    for option in ("--experiment", "--overrides", "--pages", "--done"):
         one.add_argument(option, required=True)
     words = parser.parse_args()
     try:
         if words.command == "report":
-            return report(words.experiment, words.settings, words.cores)
+            signal.signal(signal.SIGTERM, _terminated)
+            return report(words.experiment, words.settings, words.cores, words.profile or None, words.notebooks)
         given = json.loads(words.overrides)
-        return notebook(words.name, words.experiment, given, Path(words.place), Path(words.pages), words.position)
+        if words.command == "stages":
+            return stages(words.branch, words.experiment, given, Path(words.done))
+        if words.command == "cell":
+            return cell(words.experiment, given, Path(words.pages), Path(words.done))
+        status = notebook(words.name, words.experiment, given, Path(words.place), Path(words.pages), words.position)
+        if not status:
+            Path(words.done).touch()
+        return status
     except ExperimentError as error:
         print(error, file=sys.stderr)
         return 2

@@ -11,6 +11,7 @@ from tensorflow_model_optimization.python.core.clustering.keras.experimental imp
 
 from collabopt import centroids, plain, preserve, progress, training
 from collabopt.backend import keras, log_dropped, tfmot
+from collabopt.checkpoints import NOTHING_KEPT, Checkpoint
 from collabopt.datasets import Data
 from collabopt.experiment import Training
 from collabopt.layers import prunable as clusterable
@@ -47,12 +48,13 @@ def fine_tune(
     seed: int = 0,
     stage: str = "clustered",
     scheme: str = "collabopt",
+    checkpoint: Checkpoint = NOTHING_KEPT,
 ) -> tuple[keras.Model, training.Fit]:
     """Cluster the kernels of a clone of `model` and train their values. scheme: `collabopt`, ours, or `tfmot`."""
     clock = progress.Clock()
     wrapped = _wrapped(model, clusters, seed) if scheme == "collabopt" else _wrapped_by_tfmot(model, clusters)
     with log_dropped("Gradients do not exist for variables"):  # centroids stand in the place of the kernels
-        fit = training.fit(wrapped, data, how, seed, stage, clock)
+        fit = training.fit(wrapped, data, how, seed, stage, clock, checkpoint=checkpoint)
     if scheme == "collabopt":
         return _released(wrapped, model), fit
     return plain.clone(model, tfmot.clustering.keras.strip_clustering(wrapped).get_weights()), fit

@@ -10,6 +10,7 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from collabopt import palette
 from collabopt.palette import ALARM, FAINT, INK, MUTED, _style, preserved
+from collabopt.stages import TREE
 
 CARD = 1.95, 0.98  # inches: width, height
 STEP = 2.55, 1.2  # inches from card to card, right and down
@@ -22,7 +23,8 @@ def tree(results: pd.DataFrame, csv: Path | None = None) -> Figure:
     tree that `results` lacks are drawn as empty, dashed cards. Sizes are in kB of 1,000 bytes.
     """
     nodes = _one_a_stage(palette.numbers(results, ["accuracy_int8", "gzip_bytes"]))
-    parents = {**palette.PARENTS, **{stage: _parent(row) for stage, row in nodes.items()}}
+    standard = {stage.name: stage.parent for stage in TREE.values()}
+    parents = standard | {stage: _parent(row) for stage, row in nodes.items()}
     at = _places(parents)
     across, down = 1 + max(column for column, _ in at.values()), 1 + max(row for _, row in at.values())
     width, height = CARD[0] + STEP[0] * (across - 1), CARD[1] + STEP[1] * (down - 1)
@@ -53,7 +55,8 @@ def _one_a_stage(results: pd.DataFrame) -> dict[str, dict]:
 
 
 def _parent(row: dict) -> str | None:
-    parent = row.get("parent", palette.PARENTS.get(row["stage"]))
+    known = TREE.get(row["stage"])
+    parent = row.get("parent", known.parent if known else None)
     return None if pd.isna(parent) or parent in ("", row["stage"]) else parent
 
 

@@ -274,6 +274,8 @@ def _read(path: Path) -> dict[str, Any]:
 def load(name: str, **overrides: Any) -> Experiment:
     """The experiment of that name or path with knobs overridden; `None` keeps the experiment's own value.
 
+    A seed that is asked for is asked for alone, without `repeat_seeds`.
+
     Raises ExperimentError with a line for every unknown key, wrong type or value out of range.
     """
     path, *extended = sources(name)
@@ -283,8 +285,7 @@ def load(name: str, **overrides: Any) -> Experiment:
         if key not in KNOBS:
             raise ExperimentError(f"{key}={overrides[key]!r}: unknown parameter{hint(key, KNOBS)}")
     try:
-        # Another seed is asked for alone.
-        alone = {"repeat_seeds": ()} if overrides.get("seed", values.get("seed", 0)) != values.get("seed", 0) else {}
+        alone = {"repeat_seeds": ()} if "seed" in overrides else {}
         return Experiment.model_validate({"name": path.stem, **values, **overrides, **alone})
     except ValidationError as error:
         raise ExperimentError("\n".join(f"{path.name}: {_explain(mistake)}" for mistake in error.errors())) from None
@@ -293,7 +294,10 @@ def load(name: str, **overrides: Any) -> Experiment:
 def overridden(name: str, **overrides: Any) -> dict[str, Any]:
     """The overrides that differ from the experiment's own values, in the order of `KNOBS`."""
     own, changed = load(name), load(name, **overrides)
-    return {knob: getattr(changed, knob) for knob in KNOBS if getattr(changed, knob) != getattr(own, knob)}
+    different = {knob for knob in KNOBS if getattr(changed, knob) != getattr(own, knob)}
+    if changed.repeat_seeds != own.repeat_seeds:
+        different.add("seed")
+    return {knob: getattr(changed, knob) for knob in KNOBS if knob in different}
 
 
 def report_directory(name: str, **overrides: Any) -> Path:

@@ -21,14 +21,14 @@ from collabopt import palette, plots, shell, store
 
 ORDER = ["baseline", "pqat", "sparse_clustering", "cqat", "pcqat", "preservation", "deployment_tree"]
 SETTINGS = ["seed", "number_of_clusters", "cluster_per_channel", "target_sparsity", "train_fraction"]
-FAILED = re.compile(r"^failed:?\s*", re.IGNORECASE)
+FAILED = re.compile(r"^failed:?\s*", re.IGNORECASE)  # the page says that itself
 
 
 def index(directory: Path, experiment_text: str, status: dict[str, str] | None = None) -> Path:
     """Write `index.html` of a report directory and return its path; what the directory lacks, the page says.
 
     `experiment_text` is the experiment's YAML: its first comment introduces the page. `status` tells of notebooks
-    by name "ok" or "failed: why", beside what their own pages tell.
+    by name "ok" or why there is no whole page, beside what their own pages tell.
     """
     run = _run(directory / "run.json")
     # Of several seeds the pages show the first; `comparison.csv` has what all of them say.
@@ -43,9 +43,9 @@ def index(directory: Path, experiment_text: str, status: dict[str, str] | None =
         description=f"Results, notebooks and models of the experiment {title}",
         lead=_lead(experiment_text),
         table=_table(results) if len(results) else None,
-        tree=_figure(plots.tree, results, _tree_alt(results), "The deployment tree"),
-        scatter=_figure(plots.size_against_accuracy, results, _scatter_alt(results), "Size against accuracy"),
-        layers=_figure(plots.layer_properties, layers, _layers_alt(layers), "Sparsity and unique weights by layer"),
+        tree=picture(plots.tree, results, _tree_alt(results), "The deployment tree"),
+        scatter=picture(plots.size_against_accuracy, results, _scatter_alt(results), "Size against accuracy"),
+        layers=picture(plots.layer_properties, layers, _layers_alt(layers), "Sparsity and unique weights by layer"),
         notebooks=_notebooks(directory, status or {}),
         groups=_groups(run),
         experiment_text=Markup(highlight(experiment_text, YamlLexer(), HtmlFormatter())) if experiment_text else "",
@@ -153,7 +153,7 @@ def _preserved(value: str) -> dict:
     return {"text": ""} if kept is None else {"text": "yes"} if kept else {"text": "NO", "kind": "no"}
 
 
-def _figure(draw: Callable[[pd.DataFrame], Figure], rows: pd.DataFrame, alt: str, caption: str) -> dict | None:
+def picture(draw: Callable[[pd.DataFrame], Figure], rows: pd.DataFrame, alt: str, caption: str) -> dict | None:
     if not len(rows):
         return None
     figure, file = draw(rows), io.BytesIO()
@@ -189,12 +189,12 @@ def _notebooks(directory: Path, status: dict[str, str]) -> list[dict]:
     """The notebook pages there are, in the order of the workbook, and the failed notebooks that left no page."""
     told = {Path(name).stem: text for name, text in status.items()}
     names = {path.stem for path in directory.glob("*.html")} - {"index"}
-    names |= {name for name, text in told.items() if FAILED.match(text)}
+    names |= {name for name, text in told.items() if text != "ok"}
     place = {name: position for position, name in enumerate(ORDER)}
     pages = []
     for name in sorted(names, key=lambda name: (place.get(name, len(place)), name)):
         page = _page(directory / f"{name}.html")
-        if FAILED.match(told.get(name, "")):
+        if told.get(name, "ok") != "ok":
             page["failure"] = FAILED.sub("", told[name]) or "no reason given"
         pages.append(page)
     return pages

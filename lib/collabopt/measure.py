@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from collabopt import audit, lite, quantize, sizes, tree
+from collabopt import audit, lite, quantize, sizes, stages
 from collabopt.backend import keras, log_dropped, native_notices_dropped
 from collabopt.datasets import Data, Split
 from collabopt.experiment import Experiment
-from collabopt.tree import Stage
+from collabopt.stages import Stage
 
 
 def correct(model: keras.Model, split: Split) -> np.ndarray:
@@ -103,7 +103,7 @@ def _converted(
 
 def _skipped(stage: Stage, plan: Experiment, kinds: dict[str, str]) -> dict[str, str]:
     """Why pruning or clustering passed a layer over, on the way to the stage; layers that it touched are not there."""
-    way = tree.lineage(stage.name)
+    way = stages.lineage(stage.name)
     passed = {"pruning": plan.exclude.pruning} if any(one.prunes for one in way) else {}
     passed |= {"clustering": plan.exclude.clustering} if any(one.clusters for one in way) else {}
     found = {name: "depthwise, by design" for name, kind in kinds.items() if kind == "depthwise" if passed}

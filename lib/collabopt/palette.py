@@ -25,16 +25,6 @@ NAMES = {
     "cqat": "CQAT",
     "pcqat": "PCQAT",
 }
-PARENTS = {
-    "baseline": None,
-    "qat": "baseline",
-    "pruned": "baseline",
-    "pqat": "pruned",
-    "sparse_clustered": "pruned",
-    "pcqat": "sparse_clustered",
-    "clustered": "baseline",
-    "cqat": "clustered",
-}
 PALETTE = {
     "baseline": "#8a8a8a",
     "qat": "#333333",

@@ -6,6 +6,7 @@ import numpy as np
 
 from collabopt import plain, progress, training
 from collabopt.backend import keras, tfmot
+from collabopt.checkpoints import NOTHING_KEPT, Checkpoint
 from collabopt.datasets import Data
 from collabopt.experiment import Pruning
 from collabopt.layers import prunable
@@ -39,6 +40,7 @@ def fine_tune(
     exclude: tuple[str, ...] = (),
     seed: int = 0,
     stage: str = "pruned",
+    checkpoint: Checkpoint = NOTHING_KEPT,
 ) -> tuple[keras.Model, training.Fit]:
     """Train a clone of `model` until a fraction `sparsity` of each kernel is zero, but in the layers of `exclude`.
 
@@ -56,7 +58,7 @@ def fine_tune(
     wrapped = keras.models.clone_model(model, clone_function=wrap)
     for before, after in zip(model.layers, wrapped.layers, strict=True):
         getattr(after, "layer", after).set_weights(before.get_weights())
-    fit = training.fit(wrapped, data, how, seed, stage, clock, [tfmot.sparsity.keras.UpdatePruningStep()])
+    fit = training.fit(wrapped, data, how, seed, stage, clock, [tfmot.sparsity.keras.UpdatePruningStep()], checkpoint)
     pruned = plain.clone(model, tfmot.sparsity.keras.strip_pruning(wrapped).get_weights())
     _demand(pruned, sparsity, exclude)
     return pruned, fit

@@ -9,6 +9,7 @@ import numpy as np
 
 from collabopt import audit, plain, preserve, progress, training
 from collabopt.backend import keras, log_dropped, native_notices_dropped, tf, tfmot
+from collabopt.checkpoints import NOTHING_KEPT, Checkpoint
 from collabopt.datasets import Data
 from collabopt.experiment import Training
 
@@ -48,14 +49,20 @@ def wrap(model: keras.Model, stage: str, keep: Keep) -> keras.Model:
 
 
 def fine_tune(
-    model: keras.Model, data: Data, how: Training, seed: int = 0, stage: str = "qat", keep: Keep = Keep()
+    model: keras.Model,
+    data: Data,
+    how: Training,
+    seed: int = 0,
+    stage: str = "qat",
+    keep: Keep = Keep(),
+    checkpoint: Checkpoint = NOTHING_KEPT,
 ) -> tuple[keras.Model, training.Fit]:
     """Quantization-aware training of a wrapped clone of `model`, which keeps what it holds of `keep`."""
     clock = progress.Clock()
     wrapped = wrap(model, stage, keep)
     # A preserving quantizer puts centroids in the place of a kernel, which then rightly has no gradient.
     with log_dropped("Gradients do not exist for variables"), native_notices_dropped():
-        return wrapped, training.fit(wrapped, data, how, seed, stage, clock)
+        return wrapped, training.fit(wrapped, data, how, seed, stage, clock, checkpoint=checkpoint)
 
 
 def is_wrapped(model: keras.Model) -> bool:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from collabopt import backend, experiment, progress, store, tree
+from collabopt import backend, experiment, progress, store
+from collabopt.stages import TREE
 
 if TYPE_CHECKING:
     from collabopt.runs import Finished, Run
@@ -172,7 +173,7 @@ def _merge(path: Path, rows: pd.DataFrame) -> None:
             old[["stage", "scheme", "seed"]].astype(object).fillna("") == rows.iloc[0][["stage", "scheme", "seed"]]
         ).all(axis=1)
         rows = pd.concat([old[~same].astype(object), rows.astype(object)])
-        order = {name: position for position, name in enumerate(tree.TREE)}
+        order = {name: position for position, name in enumerate(TREE)}
         rows = rows.assign(order=rows["stage"].map(order)).sort_values(["order", "scheme", "seed"], kind="stable")
         rows = rows.drop(columns="order")
     store.write(path, rows.to_csv(index=False))

@@ -14,9 +14,11 @@ import pandas as pd
 from collabopt import (
     audit,
     backend,
+    checkpoints,
     datasets,
     devices,
     experiment,
+    housekeeping,
     layers,
     lite,
     measure,
@@ -28,14 +30,16 @@ from collabopt import (
     quantize,
     results,
     sizes,
+    stages,
     store,
     training,
     tree,
 )
 from collabopt.backend import keras
+from collabopt.checkpoints import Checkpoint
 from collabopt.experiment import Experiment
 from collabopt.models import pretrained
-from collabopt.tree import Stage
+from collabopt.stages import TREE, Stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,13 +110,14 @@ def start(name: str, reports: str | None = None, **overrides: Any) -> "Run":
 class Run:
     """The stages of an experiment, trained where the store does not hold them.
 
-    directory: where their rows, files and pages go. source: the experiment's file. keep: the store. given: the
-    experiment as the run was started with, whatever scheme this one takes.
+    directory: where their rows, files and pages go; None leaves no report. source: the experiment's file. keep: the
+    store. given: the experiment as the run was started with, whatever scheme this one takes.
     """
 
-    def __init__(self, plan: Experiment, directory: Path, source: Path, keep: Path) -> None:
+    def __init__(self, plan: Experiment, directory: Path | None, source: Path, keep: Path) -> None:
         self.experiment, self.directory, self.source, self.keep = plan, directory, source, keep
         self.given = plan
+        housekeeping.hold(keep, plan.name)
         self.began = progress.now()
         self._finished: dict[str, Finished] = {}
         self._trained_here: set[str] = set()
@@ -128,11 +133,12 @@ class Run:
 
     def stage(self, name: str) -> Finished:
         """The finished stage; what is missing of it and its ancestors is trained. Its rows go to the report."""
-        if name not in tree.TREE:
-            raise KeyError(f"stage={name}: expected one of {', '.join(tree.TREE)}")
+        if name not in TREE:
+            raise KeyError(f"stage={name}: expected one of {', '.join(TREE)}")
         if name not in self._finished:
-            self._finished[name] = self._finish(tree.TREE[name])
-            results.record(self, self._finished[name])
+            self._finished[name] = self._finish(TREE[name])
+            if self.directory:
+                results.record(self, self._finished[name])
             self._say(self._finished[name], anew=name in self._trained_here)
         self._demand_preserved(self._finished[name])
         return self._finished[name]
@@ -146,6 +152,10 @@ class Run:
                     f"{layer}: {defect}" for layer, defect in zip(faults["layer"], faults["defect"], strict=True)
                 )
             )
+
+    def without_report(self) -> "Run":
+        """The same run, which trains into the store and leaves nothing else."""
+        return Run(self.experiment, None, self.source, self.keep)
 
     def with_scheme(self, scheme: str) -> "Run":
         """The same run with `collabopt`'s or `tfmot`'s scheme; both share the store and the report."""
@@ -232,8 +242,9 @@ class Run:
                 parent.kernels() if stage.keeps_zeros or stage.clusters else None,
             )
 
-        material = self._measuring(trained)
+        material = self._measuring(stage, trained)
         measured = store.get_or_make(self.keep, f"{stage.name}-measured", material, make)
+        housekeeping.note(self.keep, measured, self.experiment.name)
         return Finished(
             stage,
             trained,
@@ -246,13 +257,16 @@ class Run:
     def _train(self, stage: Stage, parent: Finished | None) -> tuple[Path, keras.Model | None]:
         """The stored entry of the trained stage, and the model where it was trained just now."""
         made: list[keras.Model] = []
+        material = self._training(stage, parent)
+        checkpoint = Checkpoint(store.unfinished(self.keep, stage.name, material) / "epoch.npz")
 
         def make(directory: Path) -> None:
             # Layers that cannot be quantized are looked for once, before the baseline; names of layers each time.
             preflight.demand(self._start(parent), self.experiment, every_layer=parent is None)
             backend.seed_everything(self.experiment.seed)
             with devices.scope(self.experiment.devices):
-                model, fit = stage.train(self._start(parent), self.data, self.experiment)
+                train, _ = tree.TRAINING[stage.name]
+                model, fit = train(self._start(parent), self.data, self.experiment, checkpoint)
             np.savez(directory / "weights.npz", **tree.arrays(model))
             fit.history.to_csv(directory / "history.csv", index=False)
             times = {"setup_seconds": fit.setup_seconds, "fit_seconds": fit.fit_seconds, "epochs": len(fit.history)}
@@ -261,7 +275,8 @@ class Run:
                 made.append(model)
             self._trained_here.add(stage.name)
 
-        entry = store.get_or_make(self.keep, stage.name, self._training(stage, parent), make)
+        entry = store.get_or_make(self.keep, stage.name, material, make)
+        housekeeping.note(self.keep, entry, self.experiment.name)
         return entry, made[0] if made else None
 
     def _start(self, parent: Finished | None) -> keras.Model:
@@ -294,7 +309,7 @@ class Run:
             "input_shape": self.data.input_shape,
             "versions": backend.versions(),
             "deterministic": backend.deterministic(),
-            "sources": self._sources(tree, training, plain, layers, *stage.modules),
+            "sources": self._sources(tree, stages, training, checkpoints, plain, layers, *tree.TRAINING[stage.name][1]),
         }
         if plan.devices > 1:
             material["devices"] = plan.devices
@@ -310,16 +325,16 @@ class Run:
                 )
         return material
 
-    def _measuring(self, trained: Path) -> dict:
+    def _measuring(self, stage: Stage, trained: Path) -> dict:
         """All that decides what is measured of a trained stage."""
         plan = self.experiment
         return {
             "trained": trained.name,
             "calibration_examples": plan.calibration_examples,
-            "clusters": [plan.number_of_clusters, plan.cluster_per_channel],
+            "clusters": [plan.number_of_clusters if stage.clusters else None, plan.cluster_per_channel],
             "exclude": plan.exclude.model_dump(mode="json"),
             "test": self.data.test.fingerprint(),
-            "sources": self._sources(tree, measure, lite, audit, layers, sizes, quantize, preserve),
+            "sources": self._sources(tree, stages, measure, lite, audit, layers, sizes, quantize, preserve),
         }
 
     def _sources(self, *modules: ModuleType) -> str:

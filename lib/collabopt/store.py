@@ -47,7 +47,8 @@ def sources_digest(paths: list[Path]) -> str:
 def get_or_make(directory: Path, name: str, material: dict[str, Any], make: Callable[[Path], None]) -> Path:
     """The entry for `material`, made by `make(path)` in an empty directory if it is not there, whole.
 
-    Another process that makes the same entry is waited for. A damaged entry is said and made again.
+    Another process that makes the same entry is waited for. A damaged entry is said and made again. What `make` leaves
+    in `unfinished(…)` is there for the next process where this one dies, and is removed with success.
     Raises StoreError when the directory cannot be written.
     """
     entry = directory / f"{name}-{key(material)}"
@@ -69,7 +70,13 @@ def get_or_make(directory: Path, name: str, material: dict[str, Any], make: Call
             (partial / "key.json").write_text(json.dumps(material, indent=1, sort_keys=True))
             _seal(partial)
         _sync(directory)
+        shutil.rmtree(unfinished(directory, name, material), ignore_errors=True)
     return entry
+
+
+def unfinished(directory: Path, name: str, material: dict[str, Any]) -> Path:
+    """A directory for what the maker of an entry wants to go on from should its process die."""
+    return directory / f".{name}-{key(material)}.unfinished"
 
 
 def write(path: Path, text: str | bytes) -> None:

@@ -10,7 +10,7 @@ from collabopt import audit, comparison, published
 from collabopt import coding as entropy
 from collabopt.preflight import Finding
 from collabopt.runs import Finished, Run
-from collabopt.tree import TREE
+from collabopt.stages import TREE
 
 GUIDES = {
     "pqat": ("baseline", "pruned", "qat", "pqat"),

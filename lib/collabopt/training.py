@@ -8,6 +8,7 @@ import pandas as pd
 
 from collabopt import progress
 from collabopt.backend import keras, log_dropped, tf
+from collabopt.checkpoints import NOTHING_KEPT, Checkpoint
 from collabopt.datasets import Data
 from collabopt.experiment import Training
 
@@ -64,34 +65,51 @@ def loss(classes: int, label_smoothing: float = 0.0):
 
 
 def compiled(model: keras.Model, data: Data, how: Training) -> keras.Model:
-    """`model`, ready to fit."""
+    """`model`, ready to fit, with the optimizer's variables made."""
     steps = math.ceil(len(data.train) / how.batch_size)
     model.compile(optimizer(how, steps), loss(len(data.classes), how.label_smoothing), metrics=["accuracy"])
+    with model.distribute_strategy.scope():
+        model.optimizer.build(model.trainable_variables)
     return model
 
 
 class _Watch(keras.callbacks.Callback):
-    """Times set-up and epochs, keeps the history and says each epoch."""
+    """Times set-up and epochs, keeps the history, says each epoch and saves a checkpoint after it.
 
-    def __init__(self, stage: str, clock: progress.Clock) -> None:
+    seen: what an earlier process saw of the same training, or None.
+    """
+
+    def __init__(
+        self, stage: str, how: Training, clock: progress.Clock, checkpoint: Checkpoint, seen: dict | None
+    ) -> None:
         super().__init__()
-        self.stage, self.clock, self.rows, self.setup_seconds = stage, clock, [], None
+        self.stage, self.how, self.clock, self.checkpoint = stage, how, clock, checkpoint
+        self.seen = seen or {"rows": [], "setup_seconds": None, "fit_seconds": 0.0}
+        self.fitting_since: float | None = None
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:  # noqa: ARG002
         self.began = self.clock.seconds()
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:  # noqa: ARG002
-        if self.setup_seconds is None:
-            self.setup_seconds = self.clock.seconds()
+        if self.fitting_since is None:
+            self.fitting_since = self.clock.seconds()
+            self.seen["setup_seconds"] = self.seen["setup_seconds"] or self.fitting_since
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        seconds = self.clock.seconds() - self.began
-        self.rows.append({"epoch": epoch + 1, **{key: float(value) for key, value in logs.items()}, "seconds": seconds})
+        now = self.clock.seconds()
+        row = {"epoch": epoch + 1, **{key: float(value) for key, value in logs.items()}, "seconds": now - self.began}
+        self.seen["rows"].append(row)
+        self.seen["fit_seconds"] += now - self.fitting_since
+        self.fitting_since = now
         progress.say(
             f"{self.stage}: epoch {epoch + 1}/{self.params['epochs']}, loss {logs['loss']:.4f}, accuracy "
-            f"{logs['accuracy']:.2%}, validation {logs['val_accuracy']:.2%}, {progress.duration(seconds)}",
+            f"{logs['accuracy']:.2%}, validation {logs['val_accuracy']:.2%}, {progress.duration(row['seconds'])}",
             about=self.stage,
         )
+        if not math.isfinite(logs["loss"]):
+            rate = self.how.learning_rate
+            raise FloatingPointError(f"{self.stage}: the training loss is not finite; lower learning_rate={rate}")
+        self.checkpoint.save(self.model, self.seen)
 
 
 def fit(
@@ -102,25 +120,33 @@ def fit(
     stage: str,
     clock: progress.Clock,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    checkpoint: Checkpoint = NOTHING_KEPT,
 ) -> Fit:
     """Train `model` in place on the training split, validated on the validation split after each epoch.
 
     `clock` was started before the model was wrapped, so that wrapping counts as set-up. Batches come in an order that
-    depends on `seed` and the epoch alone.
+    depends on `seed` and the epoch alone, so that training goes on from `checkpoint` as though it had never stopped.
+    Raises FloatingPointError after an epoch whose loss is not finite.
     """
     if not how.epochs:
         return Fit(pd.DataFrame(columns=COLUMNS), clock.seconds(), 0.0)
-    watch = _Watch(stage, clock)
+    compiled(model, data, how)
+    watch = _Watch(stage, how, clock, checkpoint, checkpoint.restore(model))
+    finished = len(watch.seen["rows"])
+    if finished:
+        progress.say(f"{stage}: going on after epoch {finished}/{how.epochs}, where it was stopped", about=stage)
     train = data.train if how.augment else dataclasses.replace(data.train, augment=None)
-    with log_dropped("triggered tf.function retracing"):  # each stage is another model, traced once
-        compiled(model, data, how).fit(
-            train.training_batches(how.batch_size, seed, range(how.epochs)),
-            steps_per_epoch=math.ceil(len(train) / how.batch_size),
-            epochs=how.epochs,
-            validation_data=data.validation.batches(max(how.batch_size, 256)),
-            callbacks=[*callbacks, watch],
-            verbose=0,
-        )
-    if not all(math.isfinite(row["loss"]) for row in watch.rows):
-        raise FloatingPointError(f"{stage}: the training loss is not finite; lower learning_rate={how.learning_rate}")
-    return Fit(pd.DataFrame(watch.rows, columns=COLUMNS), watch.setup_seconds, clock.seconds() - watch.setup_seconds)
+    if finished < how.epochs:
+        with log_dropped("triggered tf.function retracing"):  # each stage is another model, traced once
+            model.fit(
+                train.training_batches(how.batch_size, seed, range(finished, how.epochs)),
+                steps_per_epoch=math.ceil(len(train) / how.batch_size),
+                initial_epoch=finished,
+                epochs=how.epochs,
+                validation_data=data.validation.batches(max(how.batch_size, 256)),
+                callbacks=[*callbacks, watch],
+                verbose=0,
+            )
+    return Fit(
+        pd.DataFrame(watch.seen["rows"], columns=COLUMNS), watch.seen["setup_seconds"], watch.seen["fit_seconds"]
+    )

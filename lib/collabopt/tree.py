@@ -1,12 +1,5 @@
-"""The deployment tree as data: a stage is a row with its parent, its function and what it must keep.
+"""How each stage of the deployment tree (`stages`) is trained, and how its model is stored and had again."""
 
-baseline ─┬─ qat
-          ├─ pruned ─┬─ pqat
-          │          └─ sparse_clustered ── pcqat
-          └─ clustered ── cqat
-"""
-
-import dataclasses
 from collections.abc import Callable
 from types import ModuleType
 
@@ -14,21 +7,26 @@ import numpy as np
 
 from collabopt import centroids, cluster, datasets, models, preserve, progress, prune, quantize, training
 from collabopt.backend import keras
+from collabopt.checkpoints import Checkpoint
 from collabopt.experiment import DATA, Experiment
 from collabopt.models import weights
+from collabopt.stages import TREE, Stage
+
+_Trained = tuple[keras.Model, training.Fit]
 
 
-def _baseline(model: keras.Model, data: datasets.Data, plan: Experiment) -> tuple[keras.Model, training.Fit]:
-    clock = progress.Clock()
-    return model, training.fit(model, data, plan.baseline_training, plan.seed, "baseline", clock)
+def _baseline(model: keras.Model, data: datasets.Data, plan: Experiment, checkpoint: Checkpoint) -> _Trained:
+    how, clock = plan.baseline_training, progress.Clock()
+    return model, training.fit(model, data, how, plan.seed, "baseline", clock, checkpoint=checkpoint)
 
 
-def _pruned(parent: keras.Model, data: datasets.Data, plan: Experiment) -> tuple[keras.Model, training.Fit]:
-    return prune.fine_tune(parent, data, plan.sparsity, plan.stages.pruned, plan.exclude.pruning, plan.seed)
+def _pruned(parent: keras.Model, data: datasets.Data, plan: Experiment, checkpoint: Checkpoint) -> _Trained:
+    how, exclude = plan.stages.pruned, plan.exclude.pruning
+    return prune.fine_tune(parent, data, plan.sparsity, how, exclude, plan.seed, checkpoint=checkpoint)
 
 
-def _clusters(name: str, preserve_sparsity: bool) -> Callable:
-    def train(parent: keras.Model, data: datasets.Data, plan: Experiment) -> tuple[keras.Model, training.Fit]:
+def _clusters(name: str, preserve_sparsity: bool) -> Callable[..., _Trained]:
+    def train(parent: keras.Model, data: datasets.Data, plan: Experiment, checkpoint: Checkpoint) -> _Trained:
         clusters = cluster.Clusters(
             plan.number_of_clusters,
             preserve_sparsity,
@@ -37,113 +35,33 @@ def _clusters(name: str, preserve_sparsity: bool) -> Callable:
             plan.exclude.clustering,
         )
         how = getattr(plan.stages, name)
-        return cluster.fine_tune(parent, data, clusters, how, plan.seed, name, plan.scheme)
+        return cluster.fine_tune(parent, data, clusters, how, plan.seed, name, plan.scheme, checkpoint)
 
     return train
 
 
-def _quantizes(name: str) -> Callable:
-    def train(parent: keras.Model, data: datasets.Data, plan: Experiment) -> tuple[keras.Model, training.Fit]:
-        return quantize.fine_tune(parent, data, getattr(plan.stages, name), plan.seed, name, kept(TREE[name], plan))
+def _quantizes(name: str) -> Callable[..., _Trained]:
+    def train(parent: keras.Model, data: datasets.Data, plan: Experiment, checkpoint: Checkpoint) -> _Trained:
+        how, keep = getattr(plan.stages, name), kept(TREE[name], plan)
+        return quantize.fine_tune(parent, data, how, plan.seed, name, keep, checkpoint)
 
     return train
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """A node of the deployment tree.
-
-    train: (parent's model, data, experiment) -> (model, fit), of `modules`. knobs: the experiment's values that it
-    takes beside its own section. keeps_zeros, clusters: whether it must keep its parent's zeros, hold k values a
-    kernel.
-    has_schemes: whether there is a scheme of ours beside TFMOT's.
-    """
-
-    name: str
-    title: str
-    parent: str | None
-    train: Callable
-    modules: tuple[ModuleType, ...]
-    knobs: tuple[str, ...] = ()
-    prunes: bool = False
-    keeps_zeros: bool = False
-    clusters: bool = False
-    quantizes: bool = False
-    has_schemes: bool = False
 
 
 _QUANTIZING = (quantize, preserve)
-_CLUSTERING = ("number_of_clusters", "cluster_per_channel", "centroid_initialization")
+_CLUSTERING = (cluster, centroids, preserve)
 
-TREE = {
-    stage.name: stage
-    for stage in (
-        Stage("baseline", "Baseline", None, _baseline, (training,)),
-        Stage("qat", "QAT", "baseline", _quantizes("qat"), _QUANTIZING, quantizes=True),
-        Stage("pruned", "Pruned", "baseline", _pruned, (prune,), ("sparsity",), prunes=True),
-        Stage(
-            "pqat",
-            "PQAT",
-            "pruned",
-            _quantizes("pqat"),
-            _QUANTIZING,
-            keeps_zeros=True,
-            quantizes=True,
-            has_schemes=True,
-        ),
-        Stage(
-            "clustered",
-            "Clustered",
-            "baseline",
-            _clusters("clustered", preserve_sparsity=False),
-            (cluster, centroids, preserve),
-            _CLUSTERING,
-            clusters=True,
-            has_schemes=True,
-        ),
-        Stage(
-            "cqat",
-            "CQAT",
-            "clustered",
-            _quantizes("cqat"),
-            _QUANTIZING,
-            ("cluster_per_channel",),
-            clusters=True,
-            quantizes=True,
-            has_schemes=True,
-        ),
-        Stage(
-            "sparse_clustered",
-            "Sparse clustered",
-            "pruned",
-            _clusters("sparse_clustered", preserve_sparsity=True),
-            (cluster, centroids, preserve),
-            _CLUSTERING,
-            keeps_zeros=True,
-            clusters=True,
-            has_schemes=True,
-        ),
-        Stage(
-            "pcqat",
-            "PCQAT",
-            "sparse_clustered",
-            _quantizes("pcqat"),
-            _QUANTIZING,
-            ("cluster_per_channel",),
-            keeps_zeros=True,
-            clusters=True,
-            quantizes=True,
-            has_schemes=True,
-        ),
-    )
+TRAINING: dict[str, tuple[Callable[..., _Trained], tuple[ModuleType, ...]]] = {
+    "baseline": (_baseline, (training,)),
+    "qat": (_quantizes("qat"), _QUANTIZING),
+    "pruned": (_pruned, (prune,)),
+    "pqat": (_quantizes("pqat"), _QUANTIZING),
+    "clustered": (_clusters("clustered", preserve_sparsity=False), _CLUSTERING),
+    "cqat": (_quantizes("cqat"), _QUANTIZING),
+    "sparse_clustered": (_clusters("sparse_clustered", preserve_sparsity=True), _CLUSTERING),
+    "pcqat": (_quantizes("pcqat"), _QUANTIZING),
 }
-"""Every stage by name, parents first."""
-
-
-def lineage(name: str) -> list[Stage]:
-    """The stage and its ancestors, the baseline first."""
-    stage = TREE[name]
-    return [*(lineage(stage.parent) if stage.parent else []), stage]
+"""What trains a stage, (parent's model, data, experiment, checkpoint) -> (model, fit), and the modules it is of."""
 
 
 def kept(stage: Stage, plan: Experiment) -> quantize.Keep:

@@ -1,0 +1,193 @@
+"""The page of a sweep: every cell's figures over its seeds, and which of them no other beats in accuracy and size."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from collabopt import experiment, index_page, palette, results, shell, store, sweep
+from collabopt.palette import FAINT, INK, MUTED, _style
+
+OVER_SEEDS = ["accuracy", "accuracy_int8", "gzip_bytes", "zip_bytes", "tflite_bytes", "sparsity", "unique_weights"]
+"""The figures of which sweep.csv has the mean and the standard deviation."""
+
+
+def write(directory: Path, plan: str, states: dict[str, str]) -> Path:
+    """Write index.html, sweep.csv, results.csv and the figure of a sweep; returns the page's path.
+
+    states: "ok" of every cell, or why it is not whole.
+    """
+    rows = _rows(directory, list(states))
+    name = experiment.path_of(plan).stem
+    table = over_seeds(rows) if len(rows) else rows
+    if len(rows):
+        store.write(directory / "results.csv", rows.to_csv(index=False))
+        store.write(directory / "sweep.csv", table.to_csv(index=False))
+    text = shell.render(
+        "sweep.html.j2",
+        title=f"Sweep of {name}",
+        description=f"Accuracy and size of {name} over a grid of parameters",
+        name=name,
+        grid=[(key, ", ".join(map(str, values))) for key, values in _grid(states).items()],
+        table=_table(table) if len(table) else None,
+        figure=index_page.picture(pareto, table, _alt(table), "Accuracy against compressed size")
+        if len(rows)
+        else None,
+        cells=[_cell(directory, cell, said) for cell, said in states.items()],
+        files=[file for file in ("sweep.csv", "results.csv") if (directory / file).is_file()],
+    )
+    store.write(directory / "index.html", text)
+    return directory / "index.html"
+
+
+def _rows(directory: Path, cells: list[str]) -> pd.DataFrame:
+    """results.csv of every cell that has one."""
+    tables = [directory / cell / "results.csv" for cell in cells]
+    read = [results.read(table).assign(cell=table.parent.name) for table in tables if table.is_file()]
+    rows = pd.concat(read, ignore_index=True) if read else pd.DataFrame()
+    return rows[rows["scheme"].isna() | (rows["scheme"] != "tfmot")] if len(rows) else rows
+
+
+def over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row a stage and setting: `<figure>` is the mean over seeds, `<figure>_std` the standard deviation, `seeds` how
+    many there are, `preserved` whether every seed's is, and `front` whether it is on the Pareto front."""
+    key = [column for column in results.KEY if column != "seed"]
+    rows = rows.drop_duplicates([*key, "seed"])
+    groups = rows.groupby(key, dropna=False, sort=False)
+    table = groups.size().rename("seeds").to_frame()
+    for column in OVER_SEEDS:
+        table[column], table[f"{column}_std"] = groups[column].mean(), groups[column].std()
+    table["preserved"] = groups["preserved"].agg(_all)
+    table = table.reset_index()
+    table["front"] = front(table["gzip_bytes"], table["accuracy_int8"])
+    order = {stage: position for position, stage in enumerate(palette.NAMES)}
+    return table.sort_values("stage", key=lambda stages: stages.map(order), kind="stable", ignore_index=True)
+
+
+def _all(values: pd.Series) -> object:
+    told = {palette.preserved(value) for value in values} - {None}
+    return None if not told else told == {True}
+
+
+def front(sizes: pd.Series, accuracies: pd.Series) -> list[bool]:
+    """Whether no other is at least as small and as accurate, and better in one of them (the Pareto front)."""
+    points = list(zip(sizes, accuracies, strict=True))
+    return [
+        not any(one <= size and other >= accuracy and (one, other) != (size, accuracy) for one, other in points)
+        for size, accuracy in points
+    ]
+
+
+def pareto(table: pd.DataFrame, csv: Path | None = None) -> Figure:
+    """Gzip size (kB, 1,000 bytes) against INT8 accuracy (%), a point a row of `over_seeds`, with the standard deviation
+    over seeds, and the Pareto front drawn."""
+    shown, varied = table.sort_values("gzip_bytes"), _varied(table)
+    with _style():
+        figure = palette.blank(7.2, 4.6)
+        axes = figure.subplots()
+        axes.set(xlabel="gzip size of the int8 .tflite (kB)", ylabel="INT8 accuracy (%)")
+        axes.set_axisbelow(True)
+        axes.grid()
+        best = shown[shown["front"]].drop_duplicates(["gzip_bytes", "accuracy_int8"])
+        axes.step(
+            best["gzip_bytes"] / 1000, 100 * best["accuracy_int8"], where="post", color=INK, linewidth=1, zorder=1
+        )
+        for row in shown.itertuples():
+            colour = palette.colour(row.stage)
+            axes.errorbar(
+                row.gzip_bytes / 1000,
+                100 * row.accuracy_int8,
+                yerr=None if pd.isna(row.accuracy_int8_std) else 100 * row.accuracy_int8_std,
+                fmt=palette.marker(row.stage),
+                color=colour,
+                ecolor=FAINT,
+                markersize=8 if row.front else 5,
+                markeredgecolor=INK if row.front else "white",
+                alpha=1 if row.front else 0.75,
+            )
+            if row.front:
+                at, said = (row.gzip_bytes / 1000, 100 * row.accuracy_int8), _setting(row, varied)
+                axes.annotate(said, at, (6, -4), textcoords="offset points", fontsize=8, va="top", color=MUTED)
+        marks = [
+            Line2D([], [], color=palette.colour(stage), linestyle="", marker=palette.marker(stage), markersize=7)
+            for stage in palette.NAMES
+            if stage in set(shown["stage"])
+        ]
+        names = [palette.name(stage) for stage in palette.NAMES if stage in set(shown["stage"])]
+        line = Line2D([], [], color=INK, linewidth=1)
+        figure.legend([*marks, line], [*names, "Pareto front"], loc="outside upper center", ncols=5, labelcolor=MUTED)
+    return palette.keep(figure, shown, csv)
+
+
+SETTINGS = {
+    "target_sparsity": "sparsity",
+    "number_of_clusters": "clusters",
+    "cluster_per_channel": "per channel",
+    "scheme": "scheme",
+    "train_fraction": "train fraction",
+}
+
+
+def _table(table: pd.DataFrame) -> dict:
+    """Titles and cells; settings that are the same in all rows are left out."""
+    told = _varied(table)
+    numbers = [*(SETTINGS[column] for column in told), "seeds", "accuracy (%)", "INT8 accuracy (%)", "gzip (kB)"]
+    columns = ["stage", *numbers, "preserved", "Pareto front"]
+    lines = []
+    for row in table.to_dict("records"):
+        kept = palette.preserved(row["preserved"])
+        line = [palette.name(row["stage"]), *("" if pd.isna(row[column]) else str(row[column]) for column in told)]
+        line += [str(row["seeds"]), *(_with_deviation(row, column, 100) for column in ("accuracy", "accuracy_int8"))]
+        line += [_with_deviation(row, "gzip_bytes", 1e-3, 1), "" if kept is None else "yes" if kept else "NO"]
+        lines.append([*line, "●" if row["front"] else ""])
+    return {"columns": columns, "rows": lines, "numbers": numbers}
+
+
+def _varied(table: pd.DataFrame) -> list[str]:
+    """The settings that differ among the rows."""
+    return [column for column in SETTINGS if len(set(table[column].dropna())) > 1]
+
+
+def _setting(row: tuple, varied: list[str]) -> str:
+    """A row's values of the settings that differ: "sparsity 0.5, clusters 8"."""
+    told = [(SETTINGS[column], getattr(row, column)) for column in varied]
+    return ", ".join(f"{title} {value}" for title, value in told if not pd.isna(value))
+
+
+def _with_deviation(row: dict, column: str, scale: float, digits: int = 2) -> str:
+    deviation = row[f"{column}_std"]
+    return f"{scale * row[column]:.{digits}f}" + ("" if pd.isna(deviation) else f" ± {scale * deviation:.{digits}f}")
+
+
+def _alt(table: pd.DataFrame) -> str:
+    if not len(table):
+        return ""
+    best = table[table["front"]].sort_values("gzip_bytes")
+    said = [
+        f"{palette.name(row.stage)} {100 * row.accuracy_int8:.1f} % at {row.gzip_bytes / 1000:.0f} kB"
+        for row in best.itertuples()
+    ]
+    return f"INT8 accuracy against gzip size of {len(table)} models. On the Pareto front: {'; '.join(said)}."
+
+
+def _grid(states: dict[str, str]) -> sweep.Grid:
+    """The values of every parameter, from the names of the cells."""
+    grid: dict[str, list] = {}
+    for cell in states:
+        for word in cell.split(","):
+            key, _, value = word.partition("=")
+            grid.setdefault(key, [])
+            if value not in grid[key]:
+                grid[key].append(value)
+    return grid
+
+
+def _cell(directory: Path, cell: str, said: str) -> dict:
+    page = directory / cell / "deployment_tree.html"
+    seconds = None
+    if (run := directory / cell / "run.json").is_file():
+        about = json.loads(run.read_text())
+        seconds = f"{about['start']} – {about['end']}"
+    return {"name": cell, "href": f"{cell}/{page.name}" if page.is_file() else "", "said": said, "when": seconds}
