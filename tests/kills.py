@@ -77,8 +77,8 @@ def wrong(keep: Path, reference: Path) -> list[str]:
 class Campaign:
     """Cases of kills on one experiment, counted in `counts`; what went wrong stands in `faults`."""
 
-    def __init__(self, plan: str, place: Path, seed: int) -> None:
-        self.plan, self.place, self.chance = plan, place, random.Random(seed)
+    def __init__(self, plan: str, place: Path, seed: int, notebooks: str = "") -> None:
+        self.plan, self.place, self.chance, self.notebooks = plan, place, random.Random(seed), notebooks
         self.counts, self.faults = dict.fromkeys(COUNTS, 0), []
 
     def fault(self, kind: str, what: str) -> None:
@@ -175,6 +175,7 @@ class Campaign:
         place.mkdir(exist_ok=True)
         environment = os.environ | {"COLLABOPT_DATA": f"{place}/data", "COLLABOPT_REPORTS": f"{place}/reports"}
         command = [sys.executable, "-m", "collabopt.batch", "report", "--experiment", self.plan, "--cores", "2"]
+        command += ["--notebooks", self.notebooks]
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def _kill_one_of(self, running: subprocess.Popen) -> str:
@@ -200,12 +201,13 @@ def main() -> int:
     parser.add_argument("--stages", type=int, default=0)
     parser.add_argument("--batches", type=int, default=0)
     parser.add_argument("--experiment", default="digits")
+    parser.add_argument("--notebooks", default="", help="of a batch; all by default")
     parser.add_argument("--seed", type=int, default=0)
     words = parser.parse_args()
     from collabopt import runs  # noqa: F401 - imported once, before the forks
 
     with tempfile.TemporaryDirectory() as place:
-        campaign = Campaign(words.experiment, Path(place), words.seed)
+        campaign = Campaign(words.experiment, Path(place), words.seed, words.notebooks)
         if words.stages:
             campaign.stages(words.stages)
         if words.batches:

@@ -56,12 +56,12 @@ def again(finished, small, place) -> Run:  # noqa: ARG001 - the first run comes 
 
 def kept(place: Path) -> dict[str, tuple[int, int]]:
     """Every file in the store, with what changes when it is written again."""
-    files = (path for path in (place / "stages").rglob("*") if path.is_file() and path.suffix != ".lock")
+    files = (path for path in (place / "stages").glob("[a-z]*-*/**/*") if path.is_file())
     return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
 
 
 def entries(place: Path) -> set[str]:
-    return {path.name for path in (place / "stages").iterdir() if path.name != "locks"}
+    return {path.name for path in (place / "stages").iterdir() if path.name not in ("locks", "uses")}
 
 
 def test_results_have_one_row_a_stage_in_the_order_of_the_tree(finished):

@@ -79,7 +79,8 @@ def stopped(tmp_path_factory, environment) -> tuple[dict, dict, list]:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             before = jobs_of(place, environment)
-            if len(before) == len(RULES) and len(processes(sleeper)) >= 2:
+            running = [job for job in before.values() if job["JobState"] == "RUNNING"]
+            if len(before) == len(RULES) and len(running) >= 2 and len(processes(sleeper)) >= 2:
                 break
             time.sleep(0.5)
         process.send_signal(signal.SIGINT)

@@ -364,9 +364,10 @@ def main() -> int:
             return stages(words.branch, words.experiment, given, Path(words.done))
         if words.command == "cell":
             return cell(words.experiment, given, Path(words.pages), Path(words.done))
+        clock = progress.Clock()
         status = notebook(words.name, words.experiment, given, Path(words.place), Path(words.pages), words.position)
         if not status:
-            Path(words.done).touch()
+            Path(words.done).write_text(json.dumps({"seconds": round(clock.seconds(), 1)}))
         return status
     except ExperimentError as error:
         print(error, file=sys.stderr)

@@ -1,0 +1,243 @@
+"""All four techniques, whole: our batch beside TFMOT's guides (`chains`), and where its time goes.
+
+    python benchmarks/whole.py            # both subjects; hours
+    python benchmarks/whole.py digits
+
+Batches run in directories of their own, so that they are cold. Steps and int8 evaluation are timed in turn within one
+process, so that what else the machine does falls on both sides alike.
+"""
+
+import argparse
+import json
+import math
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import chains
+import numpy as np
+import pandas as pd
+import table
+
+from collabopt import experiment
+
+FIGURES = {
+    "whole": "all four techniques: ours ÷ four chains, wall time",
+    "overhead": "batch wall time ÷ sum of its own fit_seconds",
+    "step": "training step ÷ bare model.fit step on arrays in memory, baseline stage",
+    "int8": "int8 evaluation ÷ loop over single examples, same file",
+}
+GOALS = {
+    "digits": {"whole": 0.5, "step": 1.05},
+    "speech_commands-ds_cnn_l": {"whole": 0.45, "overhead": 1.25, "step": 1.05, "int8": 0.5},
+}
+SEED = 0
+"""The one seed of all that is measured here; asked for, it is asked for alone."""
+ROUNDS = {"digits": 3}
+"""How often the batch and the chains run in turn; elsewhere once."""
+PAIRS = 5
+"""How often a training and an int8 evaluation are timed on both sides."""
+NOTEBOOKS = "pqat cqat sparse_clustering pcqat deployment_tree"
+"""What the batch runs, with what these go on from: all but `preservation`, which trains TFMOT's schemes beside ours and
+has no counterpart among the guides."""
+NOT_DATA = {"locks", "runs", "snakemake", "stages"}
+"""What batches make in the data directory."""
+
+
+def batch(subject: str, place: Path) -> float:
+    """Seconds of a cold batch on one core, its data and reports below `place`; the data sets are links."""
+    (place / "data").mkdir(parents=True)
+    for path in experiment.DATA.iterdir():
+        if path.name not in NOT_DATA:
+            (place / "data" / path.name).symlink_to(path.resolve())
+    environment = {"COLLABOPT_DATA": str(place / "data"), "COLLABOPT_REPORTS": str(place / "reports")}
+    command = [sys.executable, "-m", "collabopt.batch", "report", "--experiment", subject]
+    command += ["--set", f"seed={SEED}", "--cores", "1", "--notebooks", NOTEBOOKS]
+    began = time.perf_counter()
+    done = subprocess.run(command, env=os.environ | environment, stdout=subprocess.DEVNULL, check=False)
+    if done.returncode:
+        raise SystemExit(f"the batch of {subject} failed with exit status {done.returncode}")
+    return time.perf_counter() - began
+
+
+def results(place: Path) -> pd.DataFrame:
+    """The results.csv of the batch at `place`."""
+    (path,) = (place / "reports").rglob("results.csv")
+    return pd.read_csv(path)
+
+
+def shares(subject: str, place: Path, seconds: float) -> dict[str, float]:
+    """What the `seconds` of the batch at `place` went into, as fractions: by the times that its notebooks hold of their
+    cells, by results.csv, and by measuring its stages again."""
+    spent = dict.fromkeys(("imports", "kernel starts", "plots", "pages in HTML"), 0.0)
+    spent["Snakemake and starts of processes"] = seconds
+    for path in (place / "data" / "runs").rglob("*.ipynb"):
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        cells = [("".join(cell["source"]), _seconds(cell)) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+        job = json.loads(path.with_suffix(".done").read_text())["seconds"]
+        spent["imports"] += sum(took for source, took in cells if "from collabopt import" in source)
+        spent["plots"] += sum(took for source, took in cells if "plots." in source)
+        spent["kernel starts"] += _seconds(notebook) - sum(took for _, took in cells)
+        spent["pages in HTML"] += job - _seconds(notebook)
+        spent["Snakemake and starts of processes"] -= job
+    trained = results(place)
+    spent["training (fit)"] = trained["fit_seconds"].sum()
+    spent["set-up and tracing"] = trained["setup_seconds"].sum()
+    spent |= chains.in_process(__file__, subject, "--measure", str(place))
+    spent["the rest: data, preflight, Keras accuracy, audit, store"] = seconds - sum(spent.values())
+    return {what: took / seconds for what, took in spent.items()}
+
+
+def _seconds(part: dict) -> float:
+    """What papermill took for a cell or a notebook."""
+    return part["metadata"]["papermill"]["duration"]
+
+
+def measured_again(subject: str, place: Path) -> dict[str, float]:
+    """Seconds that conversions and int8 evaluations of the batch at `place` take, from a copy of its trained stages.
+
+    It stands for the batch where the machine is as busy now as it was then; else `shares` leaves less than nothing.
+    """
+    from collabopt import backend, lite, runs
+
+    plan, parts, keep = experiment.load(subject, seed=SEED), chains.Parts(), place / "measured_again"
+    backend.configure(plan.threads)
+    shutil.copytree(place / "data" / "stages", keep, ignore=shutil.ignore_patterns("*-measured-*"))
+
+    def timed(what: str, function: Callable) -> Callable:
+        def called(*given, **named):
+            with parts.timed(what):
+                return function(*given, **named)
+
+        return called
+
+    lite.quantized = timed("conversion", lite.quantized)
+    lite.quantized_as_trained = timed("conversion", lite.quantized_as_trained)
+    lite.predictions = timed("int8 evaluation", lite.predictions)
+    run = runs.Run(plan, None, experiment.path_of(subject), keep)
+    for scheme, rows in results(place).fillna({"scheme": plan.scheme}).groupby("scheme"):
+        run.with_scheme(scheme).stages(*rows["stage"])
+    return parts
+
+
+def ratios(subject: str) -> dict[str, float]:
+    """Ours ÷ theirs: a training step, and int8 evaluation of the test split; medians over `PAIRS`."""
+    from collabopt import backend, datasets, lite, tree
+
+    plan = experiment.load(subject, seed=SEED)
+    backend.configure(plan.threads)
+    data = datasets.load(plan)
+    steps = [_our_step(plan, data) / _bare_step(plan, data) for _ in range(PAIRS)]
+    calibration, (test, _) = chains.in_memory(data.train)[0][: plan.calibration_examples], chains.in_memory(data.test)
+    file, evaluations = lite.quantized(tree.initial_model(plan, data), calibration), []
+    for _ in range(PAIRS):
+        parts = chains.Parts()
+        with parts.timed("ours"):
+            ours = lite.predictions(file, data.test, plan.threads)
+        with parts.timed("theirs"):
+            theirs = chains.one_by_one(file, test, plan.threads)
+        if not np.array_equal(ours, theirs):
+            raise SystemExit(f"{subject}: {(ours != theirs).sum()} test examples are of another class one by one")
+        evaluations.append(parts["ours"] / parts["theirs"])
+    return {"step": statistics.median(steps), "int8": statistics.median(evaluations)}
+
+
+def _our_step(plan, data) -> float:
+    """Seconds a step of the baseline's training by `training.fit`, without the validation after each epoch."""
+    from collabopt import backend, progress, training, tree
+    from collabopt.checkpoints import Checkpoint
+
+    backend.seed_everything(plan.seed)
+    model, how, watch = tree.initial_model(plan, data), plan.baseline_training, _Watch()
+    with tempfile.TemporaryDirectory() as place:
+        checkpoint, clock = Checkpoint(Path(place) / "epoch.npz"), progress.Clock()
+        training.fit(model, data, how, plan.seed, "baseline", clock, [watch.callback()], checkpoint)
+    return watch.epoch() / _steps(plan, data)
+
+
+def _bare_step(plan, data) -> float:
+    """The same by `model.fit` on arrays in memory and nothing else."""
+    from collabopt import backend, training, tree
+    from collabopt.backend import keras
+
+    backend.seed_everything(plan.seed)
+    model, how, watch = tree.initial_model(plan, data), plan.baseline_training, _Watch()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(training.optimizer(how, _steps(plan, data)), loss, metrics=["accuracy"])
+    x, y = chains.in_memory(data.train)
+    given = {"batch_size": how.batch_size, "epochs": how.epochs, "callbacks": [watch.callback()]}
+    model.fit(x, y, **given, shuffle=True, verbose=0)
+    return watch.epoch() / _steps(plan, data)
+
+
+def _steps(plan, data) -> int:
+    return math.ceil(len(data.train) / plan.baseline_training.batch_size)
+
+
+class _Watch:
+    """When epochs end, and how long validation interrupts training."""
+
+    def __init__(self) -> None:
+        self.ends, self.interruptions = [], []
+
+    def callback(self):
+        from collabopt.backend import keras
+
+        now = time.perf_counter
+        return keras.callbacks.LambdaCallback(
+            on_epoch_end=lambda *_: self.ends.append(now()),
+            on_test_begin=lambda *_: self.interruptions.append(-now()),
+            on_test_end=lambda *_: self.interruptions.append(now()),
+        )
+
+    def epoch(self) -> float:
+        """Seconds of training an epoch. The first, in which all is traced, does not count."""
+        training = self.ends[-1] - self.ends[0] - sum(self.interruptions[2:])
+        return training / (len(self.ends) - 1)
+
+
+def of(subject: str) -> list[dict]:
+    """The rows of one subject."""
+    wholes, values = [], chains.in_process(__file__, subject, "--ratios")
+    with tempfile.TemporaryDirectory() as directory:
+        for index in range(ROUNDS.get(subject, 1)):
+            place = Path(directory) / str(index)
+            ours, theirs = batch(subject, place), chains.all_four(subject, SEED)
+            wholes.append(ours / theirs["seconds"])
+            print(f"{subject}: batch {ours:.1f} s; chains {json.dumps(theirs)}", flush=True)
+        values["whole"] = statistics.median(wholes)
+        values["overhead"] = ours / results(place)["fit_seconds"].sum()
+        spent = shares(subject, place, ours)
+    return [_row(subject, key, value) for key, value in values.items()] + [
+        table.seen("share of the batch (%)", f"{subject}, {what}", 100 * part) for what, part in spent.items()
+    ]
+
+
+def _row(subject: str, key: str, value: float) -> dict:
+    goal = GOALS.get(subject, {}).get(key)
+    return table.at_most(FIGURES[key], subject, value, goal) if goal else table.seen(FIGURES[key], subject, value)
+
+
+def figures(subjects: tuple[str, ...] = tuple(GOALS)) -> list[dict]:
+    """A row a figure; what has no goal for a subject is there to compare with."""
+    return [row for subject in subjects for row in of(subject)]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("subject", nargs="?", help="an experiment; both without it")
+    parser.add_argument("--ratios", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
+    words = parser.parse_args()
+    if words.ratios:
+        print(json.dumps(ratios(words.subject)))
+    elif words.measure:
+        print(json.dumps(measured_again(words.subject, words.measure)))
+    else:
+        table.record(figures((words.subject,)) if words.subject else figures())
