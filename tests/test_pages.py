@@ -14,7 +14,7 @@ import pytest
 from matplotlib.figure import Figure
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from collabopt import pages
+from collabopt import index_page, pages
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -196,7 +196,7 @@ def report(failed, cells, tmp_path) -> Path:
 
 
 def read(directory: Path, text: str = "# A test of <b>pages</b>.\nseed: 0\n", **status: str) -> bs4.BeautifulSoup:
-    path = pages.index(directory, text, status)
+    path = index_page.index(directory, text, status)
     return bs4.BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
 
 
@@ -251,5 +251,5 @@ def test_index_of_results_with_few_columns(tmp_path):
 
 
 def test_index_is_the_same_twice(report):
-    first = pages.index(report, "seed: 0").read_bytes()
-    assert pages.index(report, "seed: 0").read_bytes() == first
+    first = index_page.index(report, "seed: 0").read_bytes()
+    assert index_page.index(report, "seed: 0").read_bytes() == first

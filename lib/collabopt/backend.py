@@ -74,6 +74,19 @@ def log_dropped(*fragments: str) -> Iterator[None]:
         logger.removeFilter(wanted)
 
 
+@contextlib.contextmanager
+def _keras_3_hidden() -> Iterator[None]:
+    """TFMOT looks for a Keras 2 of old in the package `keras`, which is Keras 3: two seconds of imports, in vain."""
+    if "keras" in sys.modules:
+        yield
+        return
+    sys.modules["keras"] = None
+    try:
+        yield
+    finally:
+        del sys.modules["keras"]
+
+
 _demand_keras_2()
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 with native_notices_dropped():
@@ -83,7 +96,8 @@ with native_notices_dropped():
     tf.config.list_physical_devices()
     if tf.keras.layers.Layer is not keras.layers.Layer:
         raise ImportError("tf.keras is not tf_keras (Keras 2), which tensorflow-model-optimization needs.")
-    import tensorflow_model_optimization as tfmot
+    with _keras_3_hidden():
+        import tensorflow_model_optimization as tfmot
 
 # Layers such as dropout draw from a generator whose state is a variable, which a checkpoint can hold.
 keras.backend.experimental.enable_tf_random_generator()

@@ -26,6 +26,9 @@ from collabopt.stages import lineage
 
 NOTEBOOKS = experiment.ROOT / "notebooks"
 NOT_KNOBS = {"experiment", "reports", "kernel"}
+# By way of papermill: jsonschema imports it for addresses in other scripts than Latin, which takes seconds, and goes
+# without where it is missing.
+sys.modules.setdefault("rfc3987_syntax", None)
 
 
 def notebooks() -> list[Path]:
@@ -46,11 +49,11 @@ def parse(text: str) -> sweep.Grid:
     Raises ExperimentError for a word that is not name=value or name=value,value, a name that no notebook has as a
     parameter, and a name or value given twice.
     """
-    grid, known = {}, set().union(*(parameters(notebook) for notebook in notebooks())) - NOT_KNOBS
     try:
         words = shlex.split(text)
     except ValueError as error:
         raise ExperimentError(f"SET: {text}: {error}; expected name=value, with blanks between") from None
+    grid, known = {}, set().union(*(parameters(notebook) for notebook in notebooks() if words)) - NOT_KNOBS
     for word in words:
         name, equals, values = word.partition("=")
         if not equals or "" in values.split(","):

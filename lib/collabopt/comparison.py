@@ -228,7 +228,7 @@ def read(directory: Path) -> pd.DataFrame:
     path = directory / "comparison.csv"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not there; `make report EXPERIMENT={directory.name}` makes it")
-    return pd.read_csv(path, keep_default_na=True).fillna({"incomparable": ""})
+    return pd.read_csv(path, dtype={"incomparable": object}).fillna({"incomparable": ""})
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""Self-contained HTML for readers: a page from an executed notebook, and the index of a report directory.
+"""Self-contained HTML for readers: a page from an executed notebook.
 
     pages.from_notebook(Path("pqat.ipynb"), Path("reports/digits/pqat.html"), {"index.html": "All results"})
 
@@ -20,9 +20,6 @@ from nbconvert.filters import strip_ansi
 from PIL import Image
 
 from collabopt import shell, store
-from collabopt.index_page import index
-
-__all__ = ["from_notebook", "index"]
 
 HEADINGS = re.compile("^h[1-6]$")
 DROPPED = {"remove-cell", "papermill-error-cell-tag"}

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure, SubFigure
@@ -127,6 +126,8 @@ def _by_stage(layers: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def _heat(axes: Axes, table: pd.DataFrame, title: str, shades: str, norm: Normalize) -> None:
+    import seaborn as sns  # only here: it takes a second
+
     written = table.map(lambda value: "" if pd.isna(value) else _short(value))
     form = {"fmt": "", "annot_kws": {"size": 8}, "cbar": False, "linewidths": 1}
     sns.heatmap(table, ax=axes, cmap=shades, norm=norm, annot=written, **form)

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from collabopt.datasets.carve import stratified_order
 from collabopt.datasets.parts import Parts, fingerprint_of
@@ -16,6 +15,8 @@ _TEST_SEED = 1797
 
 def read(data_directory: Path | None = None) -> Parts:  # noqa: ARG001 - called as every other data set is
     """The digits as (n, 8, 8, 1) float32 in [0, 1]; test is a fixed fifth, by class."""
+    from sklearn.datasets import load_digits  # only here: it takes a second
+
     pictures, labels = load_digits(return_X_y=True)
     # Pixels count, 0 to 16, the dark points of a 4×4 block.
     everything = Split((pictures / 16).astype(np.float32).reshape(-1, 8, 8, 1), labels.astype(np.int64))
