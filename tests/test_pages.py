@@ -9,12 +9,14 @@ from pathlib import Path
 
 import bs4
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
 
-from collabopt import index_page, pages
+from collabopt import index_page, pages, pictures
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -253,3 +255,27 @@ def test_index_of_results_with_few_columns(tmp_path):
 def test_index_is_the_same_twice(report):
     first = index_page.index(report, "seed: 0").read_bytes()
     assert index_page.index(report, "seed: 0").read_bytes() == first
+
+
+def picture(dots: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(dots.astype(np.uint8)).save(file, "PNG", dpi=(150, 150))
+    return file.getvalue()
+
+
+def test_a_figure_is_embedded_in_fewer_bytes_and_looks_the_same():
+    figure, file = Figure((5, 3), dpi=150), io.BytesIO()
+    figure.subplots().plot(np.sin(np.arange(100)))
+    figure.savefig(file, format="png")
+    smaller = pictures.smaller(file.getvalue())
+    assert len(smaller) < 0.7 * len(file.getvalue())
+    before, after = (Image.open(io.BytesIO(png)) for png in (file.getvalue(), smaller))
+    assert after.size == before.size
+    assert after.info["dpi"] == pytest.approx(before.info["dpi"])
+    difference = np.abs(np.asarray(after.convert("RGB"), int) - np.asarray(before.convert("RGB"), int))
+    assert np.percentile(difference, 99.9) <= pictures.UNSEEN
+
+
+def test_a_photograph_stays_as_it_is():
+    photograph = picture(np.random.default_rng(0).integers(0, 256, (64, 64, 3)))
+    assert pictures.smaller(photograph) == photograph

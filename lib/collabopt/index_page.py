@@ -17,7 +17,7 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import YamlLexer
 
-from collabopt import palette, plots, shell, store
+from collabopt import palette, pictures, plots, shell, store
 
 ORDER = ["baseline", "pqat", "sparse_clustering", "cqat", "pcqat", "preservation", "deployment_tree"]
 SETTINGS = ["seed", "number_of_clusters", "cluster_per_channel", "target_sparsity", "train_fraction"]
@@ -159,7 +159,7 @@ def picture(draw: Callable[[pd.DataFrame], Figure], rows: pd.DataFrame, alt: str
     figure, file = draw(rows), io.BytesIO()
     figure.savefig(file, format="png", metadata={"Software": None})
     width, height = (round(96 * inches) for inches in figure.get_size_inches())
-    png = base64.b64encode(file.getvalue()).decode()
+    png = base64.b64encode(pictures.smaller(file.getvalue())).decode()
     return {"png": png, "alt": alt, "caption": caption, "width": width, "height": height}
 
 

@@ -19,7 +19,7 @@ from nbconvert.exporters.html import HTMLExporter
 from nbconvert.filters import strip_ansi
 from PIL import Image
 
-from collabopt import shell, store
+from collabopt import pictures, shell, store
 
 HEADINGS = re.compile("^h[1-6]$")
 DROPPED = {"remove-cell", "papermill-error-cell-tag"}
@@ -166,7 +166,7 @@ def _describe(body: bs4.BeautifulSoup) -> None:
     for number, image in enumerate(body.find_all("img"), 1):
         if _is_mute(image):
             image["alt"] = f"Figure {number}: {_section(image)}"
-        _set_size(image)
+        _fit(image)
     for table in body.find_all("table"):
         del table["border"]
         for scope, cells in (("col", table.select("thead th")), ("row", table.select("tbody th"))):
@@ -183,12 +183,17 @@ def _is_mute(image: bs4.Tag) -> bool:
     return not image.get("alt") or image["alt"].startswith("No description has been provided")
 
 
-def _set_size(image: bs4.Tag) -> None:
-    """Show a PNG of more than 96 dots an inch at its size in inches: its type is as large as was meant, and sharp."""
+def _fit(image: bs4.Tag) -> None:
+    """Embed a PNG in fewer bytes, and show one of more than 96 dots an inch at its size in inches.
+
+    Its type is then as large as was meant, and sharp.
+    """
     encoded = image["src"].removeprefix("data:image/png;base64,")
     if encoded == image["src"] or image.get("width"):
         return
-    with Image.open(io.BytesIO(base64.b64decode(encoded))) as picture:
+    png = pictures.smaller(base64.b64decode(encoded))
+    image["src"] = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    with Image.open(io.BytesIO(png)) as picture:
         scale = min(1, 96 / picture.info.get("dpi", (96, 96))[0])
         image["width"], image["height"] = (str(round(scale * dots)) for dots in picture.size)
 
