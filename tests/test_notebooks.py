@@ -179,4 +179,4 @@ def test_the_library_takes_every_knob():
     from collabopt import runs
 
     assert inspect.signature(runs.start).parameters["overrides"].kind is inspect.Parameter.VAR_KEYWORD
-    assert set(experiment.KNOBS) <= set(experiment.Experiment.model_fields)
+    assert set(experiment.KNOBS) <= {*experiment.Experiment.model_fields, *experiment.Targets.model_fields}

@@ -145,6 +145,18 @@ class Exclude(Section):
     clustering: Annotated[tuple[str, ...], Field(strict=False)] = ()
 
 
+class Targets(Section):
+    """What the model that is deployed may cost. The drop in accuracy is a fraction, on validation, from the float32
+    baseline; KiB of SRAM and flash, and milliseconds an inference, are Vela's for the `accelerator`."""
+
+    max_accuracy_drop: Annotated[float, Field(ge=0, lt=1)] | None = None
+    max_tflite_bytes: Count | None = None
+    max_gzip_bytes: Count | None = None
+    max_sram_kib: Positive | None = None
+    max_flash_kib: Positive | None = None
+    max_npu_ms: Positive | None = None
+
+
 class Experiment(Section):
     """`devices` is how many GPUs share each batch. `repeat_seeds` are seeds beside `seed` that every stage is trained
     with again, to tell effects from chance. A file that `extends` another has that one's keys where it has none."""
@@ -167,6 +179,8 @@ class Experiment(Section):
     exclude: Exclude = Exclude()
     scheme: Literal["collabopt", "tfmot"] = "collabopt"
     strict: bool = False
+    targets: Targets = Targets()
+    accelerator: Literal["ethos-u55-128", "ethos-u55-256", "ethos-u65-256", "ethos-u85-256"] = "ethos-u55-128"
     stages: Stages
     density_kernel: str | None = None
 
@@ -175,6 +189,11 @@ class Experiment(Section):
         if len({self.seed, *self.repeat_seeds}) <= len(self.repeat_seeds):
             raise ValueError(f"repeat_seeds={list(self.repeat_seeds)}: expected seeds that differ, without {self.seed}")
         return self
+
+    @property
+    def has_targets(self) -> bool:
+        """Whether the run is to choose a leaf: it goes down the tree only as far as it must, and test waits for it."""
+        return self.targets != Targets()
 
     @property
     def baseline_training(self) -> Training:
@@ -194,6 +213,8 @@ KNOBS = (
     "centroid_initialization",
     "scheme",
     "strict",
+    "accelerator",
+    *Targets.model_fields,
 )
 """What `load` can override; a batch what of it the notebooks have as parameters."""
 
@@ -284,9 +305,14 @@ def load(name: str, **overrides: Any) -> Experiment:
     for key in overrides:
         if key not in KNOBS:
             raise ExperimentError(f"{key}={overrides[key]!r}: unknown parameter{hint(key, KNOBS)}")
+    wanted = {key: overrides.pop(key) for key in Targets.model_fields if key in overrides}
+    if wanted:
+        own = values.get("targets", {})
+        overrides["targets"] = {**own, **wanted} if isinstance(own, dict) else own
+    if "seed" in overrides:
+        overrides["repeat_seeds"] = ()
     try:
-        alone = {"repeat_seeds": ()} if "seed" in overrides else {}
-        return Experiment.model_validate({"name": path.stem, **values, **overrides, **alone})
+        return Experiment.model_validate({"name": path.stem, **values, **overrides})
     except ValidationError as error:
         raise ExperimentError("\n".join(f"{path.name}: {_explain(mistake)}" for mistake in error.errors())) from None
 
@@ -294,10 +320,11 @@ def load(name: str, **overrides: Any) -> Experiment:
 def overridden(name: str, **overrides: Any) -> dict[str, Any]:
     """The overrides that differ from the experiment's own values, in the order of `KNOBS`."""
     own, changed = load(name), load(name, **overrides)
-    different = {knob for knob in KNOBS if getattr(changed, knob) != getattr(own, knob)}
+    before, after = (plan.model_dump() | plan.targets.model_dump() for plan in (own, changed))
+    different = {knob for knob in KNOBS if after[knob] != before[knob]}
     if changed.repeat_seeds != own.repeat_seeds:
         different.add("seed")
-    return {knob: getattr(changed, knob) for knob in KNOBS if knob in different}
+    return {knob: after[knob] for knob in KNOBS if knob in different}
 
 
 def report_directory(name: str, **overrides: Any) -> Path:

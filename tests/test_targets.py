@@ -1,0 +1,118 @@
+"""Targets: what a leaf misses, the first that meets all, the nearest where none does."""
+
+import math
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from collabopt import experiment, targets
+from collabopt.experiment import ExperimentError, Targets
+
+NO_NPU = float("nan")
+LEAVES = pd.DataFrame(
+    {
+        "stage": ["baseline", "baseline", "pruned", "pcqat"],
+        "format": ["float32", "int8", "int8", "int8"],
+        "validation_accuracy": [0.95, 0.94, 0.935, 0.92],
+        "tflite_bytes": [4000, 1000, 1000, 1000],
+        "gzip_bytes": [3600, 900, 600, 400],
+        "npu_sram_kib": [NO_NPU, 100.0, 100.0, 100.0],
+        "npu_flash_kib": [NO_NPU, 500.0, 300.0, 180.0],
+        "npu_ms": [NO_NPU, 1.4, 1.1, 1.1],
+    },
+    index=["a", "b", "c", "d"],
+)
+
+
+def test_without_targets_the_first_leaf_is_enough():
+    assert targets.choose(LEAVES, Targets()) == "a"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "chosen"),
+    [
+        ({"max_accuracy_drop": 0.0}, "a"),
+        ({"max_gzip_bytes": 900}, "b"),
+        ({"max_gzip_bytes": 899}, "c"),
+        ({"max_gzip_bytes": 599, "max_accuracy_drop": 0.03}, "d"),
+        ({"max_gzip_bytes": 599, "max_accuracy_drop": 0.02}, None),
+        ({"max_npu_ms": 1.4}, "b"),
+        ({"max_flash_kib": 300, "max_sram_kib": 99}, None),
+        ({"max_tflite_bytes": 1000}, "b"),
+    ],
+)
+def test_the_first_leaf_that_meets_all_targets_is_chosen(wanted, chosen):
+    assert targets.choose(LEAVES, Targets(**wanted)) == chosen
+
+
+def test_a_miss_says_by_how_much():
+    missed = targets.misses(LEAVES.loc["d"], Targets(max_accuracy_drop=0.01, max_gzip_bytes=300, max_npu_ms=2), 0.95)
+    assert missed == {"max_accuracy_drop": pytest.approx(0.02), "max_gzip_bytes": 100}
+
+
+def test_a_cost_that_is_not_known_meets_no_target():
+    assert targets.misses(LEAVES.loc["a"], Targets(max_npu_ms=1000), 0.95) == {"max_npu_ms": math.inf}
+
+
+def test_the_nearest_misses_least_of_its_targets():
+    assert targets.nearest(LEAVES, Targets(max_gzip_bytes=390, max_accuracy_drop=0.02)) == "d"
+    # Two points more than none at all weigh more than a third more bytes.
+    assert targets.nearest(LEAVES, Targets(max_gzip_bytes=300, max_accuracy_drop=0.0)) == "c"
+    assert targets.nearest(LEAVES, Targets(max_npu_ms=0.1)) != "a"
+
+
+@given(
+    drop=st.none() | st.floats(0, 0.5),
+    size=st.none() | st.integers(1, 5000),
+    time=st.none() | st.floats(0.01, 3),
+)
+def test_what_is_chosen_misses_nothing_and_all_before_it_something(drop, size, time):
+    wanted = Targets(max_accuracy_drop=drop, max_gzip_bytes=size, max_npu_ms=time)
+    chosen = targets.choose(LEAVES, wanted)
+    for at, leaf in LEAVES.iterrows():
+        if at == chosen:
+            assert not targets.misses(leaf, wanted, 0.95)
+            break
+        assert targets.misses(leaf, wanted, 0.95)
+
+
+def test_looser_targets_never_choose_a_leaf_further_down():
+    places = {at: place for place, at in enumerate([*LEAVES.index, None])}
+    chosen = [places[targets.choose(LEAVES, Targets(max_gzip_bytes=size))] for size in range(300, 4000, 50)]
+    assert chosen == sorted(chosen, reverse=True)
+
+
+def test_targets_come_from_the_file_and_from_parameters():
+    assert not experiment.load("digits").has_targets
+    plan = experiment.load("digits", max_gzip_bytes=12_000, max_accuracy_drop=0.02)
+    assert plan.targets == Targets(max_gzip_bytes=12_000, max_accuracy_drop=0.02)
+    assert plan.has_targets
+    assert experiment.overridden("digits", max_gzip_bytes=12_000) == {"max_gzip_bytes": 12_000}
+    assert experiment.report_directory("digits", max_npu_ms=0.5).name == "max_npu_ms=0.5"
+
+
+def test_a_parameter_goes_before_the_file_s_own_target(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: digits\ntargets: {max_gzip_bytes: 20_000, max_npu_ms: 2}\n")
+    assert experiment.load(path, max_gzip_bytes=1000).targets == Targets(max_gzip_bytes=1000, max_npu_ms=2)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("targets: {max_gzip_bytes: -1}", "targets.max_gzip_bytes=-1"),
+        ("targets: {max_gzip: 1000}", "did you mean max_gzip_bytes?"),
+        ("targets: {max_accuracy_drop: 1.5}", "targets.max_accuracy_drop=1.5"),
+        ("targets: 3", "targets=3"),
+        ("accelerator: ethos-u77", "ethos-u55-128"),
+    ],
+)
+def test_a_target_out_of_range_is_named(text, said, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"extends: digits\n{text}\n")
+    with pytest.raises(ExperimentError, match=said.replace("?", r"\?")):
+        experiment.load(path)
+    with pytest.raises(ExperimentError, match="targets"):
+        experiment.load(path, max_gzip_bytes=1.5)
