@@ -9,6 +9,7 @@ against a run that nobody killed: weights bit for bit, figures, and every entry 
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -94,10 +95,9 @@ class Campaign:
             if _wait(self._child(reference, name)):
                 raise SystemExit(f"{name}: the run without kills failed")
             seconds[name] = time.perf_counter() - began
-        names, dealt = list(TREE), 0
+        cases, dealt = itertools.cycle(TREE), 0
         while dealt < kills:
-            name = names[dealt % len(names)] if dealt < len(names) else self.chance.choice(names)
-            keep = self.place / f"case-{dealt}"
+            name, keep = next(cases), self.place / "case"
             ancestors = {stage.name for stage in lineage(name)[:-1]}
             for entry in reference.glob("[a-z]*-*"):
                 if entry.name.rsplit("-", 1)[0].removesuffix("-measured") in ancestors:
@@ -107,11 +107,12 @@ class Campaign:
                 child = self._child(keep, name)
                 time.sleep(self.chance.uniform(0, 1.1 * seconds[name]))
                 os.kill(child, signal.SIGKILL)
-                os.waitpid(child, 0)
+                if _wait(child) != -signal.SIGKILL:
+                    break  # it had ended already
                 dealt += 1
                 self._still_whole(whole, keep, name)
             self._ends_well(_wait(self._child(keep, name)), keep, reference, f"{name}, kill {dealt}")
-            shutil.rmtree(keep)
+            shutil.rmtree(keep, ignore_errors=True)  # killed before it made anything
             print(f"{dealt} kills, {name}", flush=True)
 
     def _still_whole(self, before: dict, keep: Path, about: str) -> None:
