@@ -13,11 +13,15 @@ REPORTS = experiment.ROOT / "reports"
 MEGABYTES = 1_000_000
 
 
+def git(*words: str) -> list[str]:
+    """The words that git prints; none where this is no clone."""
+    done = subprocess.run(["git", *words], cwd=experiment.ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.split()
+
+
 def released() -> list[Path]:
     """The report directories that are committed."""
-    words = ["git", "ls-files", "reports/*/run.json"]
-    listed = subprocess.run(words, cwd=experiment.ROOT, capture_output=True, text=True, check=False).stdout.split()
-    return [(experiment.ROOT / path).parent for path in listed]
+    return [(experiment.ROOT / path).parent for path in git("ls-files", "reports/*/run.json")]
 
 
 @pytest.fixture(params=released(), ids=lambda path: path.name)
@@ -38,12 +42,10 @@ def test_a_report_is_of_the_experiment_as_it_is(report):
 
 
 def test_a_report_is_whole_and_small(report):
-    pages = {path.name for path in report.glob("*.html")}
-    notebooks = {path.with_suffix(".html").name for path in (experiment.ROOT / "notebooks").glob("*.ipynb")}
-    assert pages == notebooks | {"index.html"}
-    files = subprocess.run(
-        ["git", "ls-files", str(report)], cwd=experiment.ROOT, capture_output=True, text=True, check=True
-    ).stdout.split()
+    commit = json.loads((report / "run.json").read_text(encoding="utf-8"))["commit"]
+    notebooks = {Path(path).stem for path in git("ls-tree", "--name-only", commit, "notebooks/") if "." in path}
+    assert {path.stem for path in report.glob("*.html")} == notebooks | {"index"}
+    files = git("ls-files", str(report))
     assert sum((experiment.ROOT / path).stat().st_size for path in files) < 5 * MEGABYTES
 
 
