@@ -5,8 +5,9 @@ CORES ?= all
 NOTEBOOKS ?=
 PROFILE ?=
 PRUNE ?=
+PARTS ?=
 PYTHON ?=
-export EXPERIMENT SET CORES NOTEBOOKS PROFILE PRUNE PYTHON
+export EXPERIMENT SET CORES NOTEBOOKS PROFILE PRUNE PARTS PYTHON
 
 .PHONY: report test lab store verify bench bench-accuracy setup lock
 
@@ -30,7 +31,7 @@ verify: setup
 	@.venv/bin/python -m collabopt.comparison verify --experiment "$$EXPERIMENT"
 
 bench: setup
-	@.venv/bin/python benchmarks/bench.py
+	@.venv/bin/python benchmarks/bench.py $$PARTS
 
 bench-accuracy: setup
 	@.venv/bin/python benchmarks/accuracy.py

@@ -1,58 +1,34 @@
-"""`make bench`: measures times, memory and what kernels hold, in some 15 minutes, and prints the table of figures.
+"""`make bench`: measures times, memory and what kernels hold, and prints the table of figures.
 
-Each batch runs in directories of its own, so that it is cold and touches neither the store nor a report.
+make bench                              # all of it, two hours on two cores that do nothing else
+make bench PARTS="batches schemes"      # some of it; each part is recorded as it ends
 """
 
-import os
-import subprocess
-import sys
-import tempfile
-import time
+import argparse
 
+import batches
 import file_sizes
-import psutil
 import schemes
+import sweeps
 import table
+import whole
 
-CORES = "2"
-
-
-def tree_memory(process: psutil.Process) -> int:
-    """Bytes resident in a process and all below it, pages that they share in parts; Linux only."""
-    total = 0
-    for one in [process, *process.children(recursive=True)]:
-        try:
-            total += one.memory_full_info().pss
-        except psutil.NoSuchProcess:
-            continue
-    return total
-
-
-def batch(environment: dict[str, str], name: str) -> tuple[float, int]:
-    """Seconds and peak bytes of a batch."""
-    command = [sys.executable, "-m", "collabopt.batch", "report", "--experiment", name, "--cores", CORES]
-    began, peak = time.perf_counter(), 0
-    running = psutil.Popen(command, env=os.environ | environment, stdout=subprocess.DEVNULL)
-    while running.poll() is None:
-        peak = max(peak, tree_memory(running))
-        time.sleep(0.25)
-    if running.returncode:
-        raise SystemExit(f"the batch of {name} failed with exit status {running.returncode}")
-    return time.perf_counter() - began, peak
-
-
-def figures() -> list[dict]:
-    """A row a figure of whole batches."""
-    with tempfile.TemporaryDirectory() as place:
-        environment = {"COLLABOPT_DATA": f"{place}/data", "COLLABOPT_REPORTS": f"{place}/reports"}
-        cold_seconds, cold_bytes = batch(environment, "digits")
-        nothing_seconds, _ = batch(environment, "digits")
-    return [
-        table.at_most("all notebooks, cold, 2 cores (s)", "digits", cold_seconds, 180),
-        table.at_most("peak memory of that batch (GB)", "digits", cold_bytes / 1e9, 3),
-        table.at_most("nothing to do (s)", "digits", nothing_seconds, 10),
-    ]
-
+PARTS = {
+    "batches": batches.figures,
+    "schemes": schemes.figures,
+    "sizes": file_sizes.figures,
+    "digits": lambda: whole.of("digits"),
+    "ds_cnn_l": lambda: whole.of("speech_commands-ds_cnn_l"),
+    "sweeps": sweeps.figures,
+}
+"""What can be measured by itself: the first three take 15 minutes, DS-CNN-L 45."""
 
 if __name__ == "__main__":
-    table.record(figures() + schemes.figures() + file_sizes.figures())
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", metavar="PARTS", help=f"some of {', '.join(PARTS)}; all without it")
+    chosen = parser.parse_args().parts or list(PARTS)
+    for part in chosen:
+        if part not in PARTS:
+            parser.error(f"PARTS: {part}: expected some of {', '.join(PARTS)}")
+    for part in chosen:
+        table.record(PARTS[part]())

@@ -51,11 +51,8 @@ NOT_DATA = {"locks", "runs", "snakemake", "stages"}
 
 
 def batch(subject: str, place: Path) -> float:
-    """Seconds of a cold batch on one core, its data and reports below `place`; the data sets are links."""
-    (place / "data").mkdir(parents=True)
-    for path in experiment.DATA.iterdir():
-        if path.name not in NOT_DATA:
-            (place / "data" / path.name).symlink_to(path.resolve())
+    """Seconds of a cold batch on one core, its data and reports below `place`."""
+    linked_data(place / "data")
     environment = {"COLLABOPT_DATA": str(place / "data"), "COLLABOPT_REPORTS": str(place / "reports")}
     command = [sys.executable, "-m", "collabopt.batch", "report", "--experiment", subject]
     command += ["--set", f"seed={SEED}", "--cores", "1", "--notebooks", NOTEBOOKS]
@@ -64,6 +61,14 @@ def batch(subject: str, place: Path) -> float:
     if done.returncode:
         raise SystemExit(f"the batch of {subject} failed with exit status {done.returncode}")
     return time.perf_counter() - began
+
+
+def linked_data(directory: Path) -> None:
+    """A data directory with links to the data sets and nothing that batches made."""
+    directory.mkdir(parents=True)
+    for path in experiment.DATA.iterdir():
+        if path.name not in NOT_DATA:
+            (directory / path.name).symlink_to(path.resolve())
 
 
 def results(place: Path) -> pd.DataFrame:

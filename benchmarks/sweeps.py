@@ -1,0 +1,126 @@
+"""A sweep of digits, 2 sparsities by 4 numbers of clusters: beside its cells one by one, and on a real Slurm with two
+slots beside one; and the memory of a notebook on CIFAR-10.
+
+    python benchmarks/sweeps.py
+
+Every run is cold, in directories of its own.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import batches
+import psutil
+import table
+import whole
+import yaml
+
+from collabopt import experiment
+
+sys.path.append(str(experiment.ROOT / "tests"))
+import slurm
+
+SUBJECT = "digits"
+CELL = {"sparsity": 0.5, "number_of_clusters": 8, "seed": 0}
+GRID = "sparsity=0.5,0.7 number_of_clusters=6,8,12,16 seed=0"
+CELLS = 8
+PICTURES = "cifar10-mobilenet_v1"
+
+
+def seconds(command: list[str], place: Path) -> float:
+    """What a command takes with empty data and report directories below `place`."""
+    began = time.perf_counter()
+    done = subprocess.run(command, env=os.environ | directories(place), stdout=subprocess.DEVNULL, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}: exit status {done.returncode}")
+    return time.perf_counter() - began
+
+
+def directories(place: Path) -> dict[str, str]:
+    """The environment that puts all of a run below `place`."""
+    return {"COLLABOPT_DATA": str(place / "data"), "COLLABOPT_REPORTS": str(place / "reports")}
+
+
+def sweep_and_cell(place: Path) -> list[dict]:
+    """The sweep on one core beside its first cell alone, which starts no Snakemake."""
+    batch = [sys.executable, "-m", "collabopt.batch"]
+    cell = [*batch, "cell", "--experiment", SUBJECT, "--overrides", json.dumps(CELL)]
+    cell += [
+        "--pages",
+        str(place / "cell" / "reports" / "sweep"),
+        "--done",
+        str(place / "cell" / "marks" / "cell.done"),
+    ]
+    sweep = [*batch, "report", "--experiment", SUBJECT, "--set", GRID, "--cores", "1"]
+    one, all_ = seconds(cell, place / "cell"), seconds(sweep, place / "sweep")
+    return [
+        table.seen("one cell of a sweep, cold (s)", SUBJECT, one),
+        table.at_most(f"sweep of {CELLS} cells ÷ {CELLS} × one cell", SUBJECT, all_ / (CELLS * one), 0.6),
+    ]
+
+
+def slots(place: Path) -> list[dict]:
+    """The sweep through Slurm: two one-core jobs at a time beside one."""
+    if why := slurm.unavailable():
+        raise SystemExit(f"no Slurm: {why}")
+    command = [sys.executable, slurm.__file__, "--experiment", SUBJECT, "--set", GRID, "--slots"]
+    took = {count: seconds([*command, str(count)], place / f"slots-{count}") for count in (1, 2)}
+    return [
+        table.seen("sweep through Slurm, one slot (s)", SUBJECT, took[1]),
+        table.at_most("two Slurm slots ÷ one, wall time", SUBJECT, took[2] / took[1], 0.65),
+    ]
+
+
+def memory(place: Path) -> list[dict]:
+    """The most that the kernel of `baseline` has resident on all of CIFAR-10, with one epoch of QAT instead of two."""
+    plan, data = place / "pictures.yaml", place / "memory"
+    values = yaml.safe_load(experiment.path_of(PICTURES).read_text())
+    values["stages"]["qat"]["epochs"] = 1
+    plan.write_text(yaml.safe_dump(values))
+    whole.linked_data(data / "data")
+    command = [sys.executable, "-m", "collabopt.batch", "report", "--experiment", str(plan), "--notebooks", "baseline"]
+    watch = _Kernels()
+    with watch:
+        seconds([*command, "--cores", "2"], data)
+    return [table.at_most("peak memory of a notebook's kernel (GB)", PICTURES, watch.peak / 1e9, 4)]
+
+
+class _Kernels:
+    """The most bytes that any Jupyter kernel below this process has resident, looked at four times a second."""
+
+    def __init__(self) -> None:
+        self.peak, self._ended = 0, threading.Event()
+        self._thread = threading.Thread(target=self._look)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._ended.wait(0.25):
+            for process in psutil.Process().children(recursive=True):
+                try:
+                    if "ipykernel_launcher" in process.cmdline():
+                        self.peak = max(self.peak, batches.tree_memory(process))
+                except psutil.Error:
+                    continue
+
+
+def figures() -> list[dict]:
+    """A row a figure."""
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        return [*sweep_and_cell(place), *slots(place), *memory(place)]
+
+
+if __name__ == "__main__":
+    table.record(figures())
