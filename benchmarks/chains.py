@@ -5,7 +5,8 @@
 
 A chain trains a baseline of its own with `model.fit` on arrays in memory, wraps models by TFMOT's API, converts them,
 and runs its int8 files on one test example at a time. Data, network, epochs, batch sizes, rates, sparsity, clusters and
-the number of threads are those of an experiment of ours that leaves no layer out, so that both sides train the same.
+the number of threads of training are those of an experiment of ours that leaves no layer out, so that both sides train
+the same.
 Which models a chain makes from which, converts and evaluates is what the guides do (tensorflow/model-optimization,
 guide/combine/{pqat,cqat,sparse_clustering,pcqat}_example.ipynb); the int8 files have our kind, int8 in and out.
 """
@@ -115,7 +116,7 @@ def run(name: str, seed: int, chain: Chain) -> dict:
             found["gzip_bytes"][stage] = len(gzip.compress(tflite))
         if stage in chain.evaluated:
             with parts.timed("int8 evaluation"):
-                right = one_by_one(tflite, test[0], plan.threads) == test[1]
+                right = one_by_one(tflite, test[0]) == test[1]
                 found["accuracy_int8"][stage] = float(right.mean())
     return {"parts": {**parts, "training": training_parts}, **found}
 
@@ -177,11 +178,13 @@ def _stripped(stage: str, model):
     return tfmot.clustering.keras.strip_clustering(model) if stage.endswith("clustered") else model
 
 
-def one_by_one(tflite: bytes, inputs: np.ndarray, threads: int) -> np.ndarray:
-    """The class (n,) that an int8 file gives each of `inputs` (n, ...) float32, run on one at a time."""
+def one_by_one(tflite: bytes, inputs: np.ndarray) -> np.ndarray:
+    """The class (n,) that an int8 file gives each of `inputs` (n, ...) float32, run on one at a time.
+
+    By as many threads as LiteRT takes unasked, which is one: the guides ask for none, and two are slower here."""
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(model_content=tflite, num_threads=threads)
+    interpreter = Interpreter(model_content=tflite)
     interpreter.allocate_tensors()
     (entry,), (exit_,) = interpreter.get_input_details(), interpreter.get_output_details()
     (scale, zero_point), classes = entry["quantization"], []

@@ -146,7 +146,7 @@ def ratios(subject: str) -> dict[str, float]:
         with parts.timed("ours"):
             ours = lite.predictions(file, data.test, plan.threads)
         with parts.timed("theirs"):
-            theirs = chains.one_by_one(file, test, plan.threads)
+            theirs = chains.one_by_one(file, test)
         if not np.array_equal(ours, theirs):
             raise SystemExit(f"{subject}: {(ours != theirs).sum()} test examples are of another class one by one")
         evaluations.append(parts["ours"] / parts["theirs"])

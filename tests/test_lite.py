@@ -1,13 +1,11 @@
-"""Int8 files: their kernels are Keras's, their predictions those of each example alone; and what files weigh."""
-
-from pathlib import Path
+"""Files of every format: their predictions are those of each example alone, their int8 kernels Keras's."""
 
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
 
-from collabopt import audit, lite, sizes
-from collabopt.backend import keras, seed_everything
+from collabopt import audit, lite
+from collabopt.backend import keras, seed_everything, tf
 from collabopt.datasets import Split
 
 layers = keras.layers
@@ -16,6 +14,23 @@ layers = keras.layers
 def converted(model: keras.Model) -> bytes:
     calibration = np.random.default_rng(0).uniform(-1, 1, (20, *model.input_shape[1:])).astype(np.float32)
     return lite.quantized(model, calibration)
+
+
+def outputs(tflite: bytes, examples: np.ndarray) -> np.ndarray:
+    """What a file gives (n, classes), in real numbers, for each example (n, ...) float32 run alone."""
+    interpreter = Interpreter(model_content=tflite)
+    interpreter.allocate_tensors()
+    (entry,), (exit_,) = interpreter.get_input_details(), interpreter.get_output_details()
+    given = []
+    for example in examples:
+        if entry["dtype"] != np.float32:
+            (scale, zero_point), limits = entry["quantization"], np.iinfo(entry["dtype"])
+            example = np.clip(np.round(example / scale) + zero_point, limits.min, limits.max).astype(entry["dtype"])
+        interpreter.set_tensor(entry["index"], example[None])
+        interpreter.invoke()
+        given.append(interpreter.get_tensor(exit_["index"])[0])
+    scale, zero_point = exit_["quantization"]
+    return (np.array(given) - float(zero_point)) * (scale or 1.0)
 
 
 def codes_of(model: keras.Model, tflite: bytes) -> dict[str, np.ndarray]:
@@ -49,6 +64,13 @@ def every_kind() -> tuple[keras.Model, bytes]:
         kernel, bias = layer.get_weights()
         layer.set_weights([kernel * (draw.random(kernel.shape) > 1 / 3), bias])
     return model, converted(model)
+
+
+@pytest.fixture(scope="module")
+def formats(every_kind) -> dict[str, bytes]:
+    """That network in every format."""
+    calibration = np.random.default_rng(0).uniform(-1, 1, (20, 8, 8, 3)).astype(np.float32)
+    return {format: lite.converted(every_kind[0], format, calibration) for format in lite.FORMATS}
 
 
 @pytest.fixture(scope="module")
@@ -139,20 +161,38 @@ def test_a_perfect_model_scores_one(perfect):
     assert np.mean(lite.predictions(perfect, split) == labels) == 1.0
 
 
+@pytest.mark.parametrize("format", lite.FORMATS)
+@pytest.mark.parametrize("number", [1, 7, 17])
+def test_predictions_are_those_of_each_example_alone(formats, format, number):
+    examples = np.random.default_rng(number).uniform(-1, 1, (number, 8, 8, 3)).astype(np.float32)
+    split, alone = Split(examples, np.zeros(number, int)), outputs(formats[format], examples).argmax(axis=1)
+    assert number < 7 or len(np.unique(alone)) > 1
+    for threads in (1, 2, 3):
+        np.testing.assert_array_equal(lite.predictions(formats[format], split, threads), alone)
+
+
 @pytest.mark.parametrize("batch_size", [1, 7, 23, 64])
 def test_predictions_do_not_depend_on_the_size_of_a_batch(every_kind, batch_size):
     _, tflite = every_kind
     examples = np.random.default_rng(1).uniform(-1, 1, (23, 8, 8, 3)).astype(np.float32)
     split = Split(examples, np.zeros(23, int))
-    alone = np.concatenate([lite.predictions(tflite, split.take(np.array([index]))) for index in range(23)])
-    assert len(np.unique(alone)) > 1
-    np.testing.assert_array_equal(lite.predictions(tflite, split, batch_size=batch_size), alone)
+    np.testing.assert_array_equal(
+        lite.predictions(tflite, split, 2, batch_size), outputs(tflite, examples).argmax(axis=1)
+    )
 
 
-def test_predictions_do_not_depend_on_threads(every_kind):
-    _, tflite = every_kind
-    split = Split(np.random.default_rng(1).uniform(-1, 1, (23, 8, 8, 3)).astype(np.float32), np.zeros(23, int))
-    np.testing.assert_array_equal(lite.predictions(tflite, split, threads=2), lite.predictions(tflite, split))
+def test_examples_are_prepared_from_what_is_stored(perfect):
+    """Stored as numbers of classes, as paths of pictures are: one value an example."""
+    split = Split(np.arange(10), np.arange(10), prepare=lambda stored: tf.one_hot(stored, 10))
+    np.testing.assert_array_equal(lite.predictions(perfect, split, threads=2, batch_size=3), np.arange(10))
+
+
+def test_what_fails_in_a_thread_is_raised(perfect):
+    split = Split(
+        np.array([b"nowhere.jpeg"] * 9), np.arange(9), prepare=lambda paths: tf.map_fn(tf.io.read_file, paths)
+    )
+    with pytest.raises(tf.errors.NotFoundError, match=r"nowhere\.jpeg"):
+        lite.predictions(perfect, split, threads=2)
 
 
 def test_inputs_beyond_the_calibrated_range_are_clipped(perfect):
@@ -160,27 +200,68 @@ def test_inputs_beyond_the_calibrated_range_are_clipped(perfect):
     np.testing.assert_array_equal(lite.predictions(perfect, split), np.arange(10))
 
 
-def test_the_int8_file_takes_and_gives_int8(every_kind):
-    _, tflite = every_kind
-    interpreter = Interpreter(model_content=tflite)
+@pytest.mark.parametrize(
+    ("format", "dtype"),
+    list(zip(lite.FORMATS, (np.float32, np.float32, np.float32, np.int8, np.int16), strict=True)),
+)
+def test_a_file_takes_and_gives_numbers_of_its_format(formats, format, dtype):
+    interpreter = Interpreter(model_content=formats[format])
     (entry,), (exit_,) = interpreter.get_input_details(), interpreter.get_output_details()
-    assert (entry["dtype"], exit_["dtype"]) == (np.int8, np.int8)
+    assert (entry["dtype"], exit_["dtype"]) == (dtype, dtype)
 
 
-@pytest.mark.parametrize("compressed", [sizes.gzipped, sizes.zipped])
-def test_what_cannot_be_compressed_grows_and_repeats_nearly_vanish(tmp_path: Path, compressed):
-    noise, repeats = tmp_path / "noise.tflite", tmp_path / "repeats.tflite"
-    noise.write_bytes(np.random.default_rng(0).bytes(100_000))
-    repeats.write_bytes(b"\1\2\3\4" * 25_000)
-    assert sizes.raw(noise) == sizes.raw(repeats) == 100_000
-    assert 100_000 < compressed(noise) < 101_000
-    assert compressed(repeats) < 1000
+def test_the_float32_file_computes_what_keras_does(every_kind, formats):
+    inputs = np.random.default_rng(1).uniform(-1, 1, (5, 8, 8, 3)).astype(np.float32)
+    found = outputs(formats["float32"], inputs)
+    np.testing.assert_allclose(found, every_kind[0](inputs), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("size", [sizes.raw, sizes.gzipped, sizes.zipped])
-def test_a_size_depends_on_content_alone(tmp_path: Path, size):
-    content = np.random.default_rng(0).integers(0, 9, 5000).astype(np.int8).tobytes()
-    first, second = tmp_path / "a.tflite", tmp_path / "another_longer_name.tflite"
-    first.write_bytes(content)
-    second.write_bytes(content)
-    assert size(first) == size(first) == size(second)
+def test_float16_halves_the_weights_of_float32_and_int8_the_rest(every_kind, formats):
+    weights = every_kind[0].count_params()
+    saved = len(formats["float32"]) - len(formats["float16"])
+    assert saved == pytest.approx(2 * weights, abs=4000)  # what describes the graph takes some KB
+    assert len(formats["float16"]) - len(formats["int8"]) == pytest.approx(weights, abs=4000)
+
+
+def test_int8_and_int16x8_have_the_same_weights(every_kind, formats):
+    model, _ = every_kind
+    codes, others = codes_of(model, formats["int8"]), codes_of(model, formats["int16x8"])
+    for name, kernel in codes.items():
+        np.testing.assert_array_equal(others[name], kernel, err_msg=name)
+
+
+@pytest.mark.parametrize("format", ["float32", "float16"])
+def test_a_float_file_has_no_int8_kernels(every_kind, formats, format):
+    with pytest.raises(ValueError, match="no int8 kernel"):
+        codes_of(every_kind[0], formats[format])
+
+
+@pytest.mark.parametrize("format", ["int8", "int16x8"])
+def test_another_range_moves_codes_and_not_what_is_computed(every_kind, formats, format):
+    model, _ = every_kind
+    kernels = {name: kernel for name, kernel in audit.kernels(model).items() if not name.startswith("dw")}
+    shared = lite.with_ranges(formats[format], kernels, of="tensor")
+    for name in kernels:
+        assert np.ptp(scales(shared, name, kernels[name].size)) < 1e-8
+    inputs = np.random.default_rng(1).uniform(-1, 1, (40, 8, 8, 3)).astype(np.float32)
+    before, after = outputs(formats[format], inputs), outputs(shared, inputs)
+    assert np.abs(after - before).max() < 0.05 * np.abs(before).max()
+
+
+def test_a_format_there_is_not_is_named(every_kind):
+    with pytest.raises(
+        ValueError, match=r"format='int4': expected one of float32, float16, dynamic_range, int8, int16x8"
+    ):
+        lite.converted(every_kind[0], "int4")
+
+
+@pytest.mark.parametrize("format", ["int8", "int16x8"])
+def test_a_format_that_is_calibrated_asks_for_inputs(every_kind, format):
+    with pytest.raises(ValueError, match=rf"calibration=None: {format} takes activation ranges"):
+        lite.converted(every_kind[0], format)
+
+
+def test_a_conversion_says_nothing(every_kind, capfd):
+    for format in lite.FORMATS:
+        lite.converted(every_kind[0], format, np.zeros((1, 8, 8, 3), np.float32))
+    assert capfd.readouterr() == ("", "")

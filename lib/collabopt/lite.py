@@ -1,33 +1,66 @@
-"""Full-integer `.tflite` files: conversion, accuracy by LiteRT, and the int8 kernels inside."""
+"""`.tflite` files: conversion to each format, predictions by LiteRT, and the int8 kernels of layers."""
 
-import dataclasses
-import math
+import queue
 import warnings
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from collabopt import constants
 from collabopt.backend import keras, log_dropped, native_notices_dropped, tf
 from collabopt.datasets import Split
 
-_KERNEL_OPERATORS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+if TYPE_CHECKING:
+    from ai_edge_litert.interpreter import Interpreter
+
+FORMATS = ("float32", "float16", "dynamic_range", "int8", "int16x8")
+_CALIBRATED = {
+    "int8": (tf.int8, "TFLITE_BUILTINS_INT8"),
+    "int16x8": (tf.int16, "EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8"),
+}
+"""Formats that need activation ranges: the type of inputs and outputs, and the converter's set of operators."""
+
+
+def converted(model: keras.Model, format: str, calibration: np.ndarray | None = None) -> bytes:
+    """The file of a float model in one of `FORMATS`, after training (PTQ).
+
+    float32 holds the weights as they are. float16 halves them and computes in float32. dynamic_range has int8 weights,
+    and quantizes activations as they come. All three take and give float32.
+    int8 and int16x8 have int8 weights, and activations of 8 and of 16 bits, in and out too. For int16x8 LiteRT has no
+    fast kernels: DS-CNN-L takes some 60 times as long as in int8, as long with float32 in and out. With int16 there is
+    nothing left in the file that an integer-only device could not run.
+
+    calibration: model inputs (n, ...) float32 that activation ranges are taken from, one at a time; int8 and int16x8
+        alone need it.
+    Raises ValueError for another format, and where calibration is missing.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"format={format!r}: expected one of {', '.join(FORMATS)}")
+    converter = _converter(model)
+    if format in _CALIBRATED:
+        if calibration is None:
+            raise ValueError(f"calibration=None: {format} takes activation ranges from model inputs (n, ...)")
+        converter.representative_dataset = lambda: ([example[None]] for example in calibration)
+        ends, operators = _CALIBRATED[format]
+        converter.inference_input_type = converter.inference_output_type = ends
+        converter.target_spec.supported_ops = [tf.lite.OpsSet[operators]]
+    if format == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    return _converted(converter, format)
 
 
 def quantized(model: keras.Model, calibration: np.ndarray) -> bytes:
-    """The int8 file of a float model by full-integer post-training quantization (PTQ), int8 in and out.
-
-    calibration: model inputs (n, ...) float32 that activation ranges are taken from, one at a time.
-    """
-    converter = _converter(model)
-    converter.representative_dataset = lambda: ([example[None]] for example in calibration)
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    return _converted(converter)
+    """The int8 file of a float model by full-integer post-training quantization (PTQ): `converted` to int8."""
+    return converted(model, "int8", calibration)
 
 
 def quantized_as_trained(model: keras.Model) -> bytes:
     """The int8 file of a model wrapped for quantization-aware training, with the ranges that training found."""
-    return _converted(_converter(model))
+    converter = _converter(model)
+    converter.inference_input_type = converter.inference_output_type = tf.int8
+    return _converted(converter, "int8")
 
 
 def _converter(model: keras.Model) -> tf.lite.TFLiteConverter:
@@ -42,10 +75,9 @@ def _converter(model: keras.Model) -> tf.lite.TFLiteConverter:
     return tf.lite.TFLiteConverter.from_concrete_functions([infer], owner)
 
 
-def _converted(converter: tf.lite.TFLiteConverter) -> bytes:
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.inference_input_type = tf.int8
-    converter.inference_output_type = tf.int8
+def _converted(converter: tf.lite.TFLiteConverter, format: str) -> bytes:
+    if format != "float32":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
     # Said of every model: where its SavedModel was kept, and that no input statistics are needed.
     with native_notices_dropped(), log_dropped("Assets written to"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Statistics for quantized inputs were expected")
@@ -53,29 +85,76 @@ def _converted(converter: tf.lite.TFLiteConverter) -> bytes:
             return converter.convert()
         except RuntimeError as error:
             raise RuntimeError(
-                f"conversion to int8 failed: {error}; where a training diverged, its learning_rate is too high"
+                f"conversion to {format} failed: {error}; where a training diverged, its learning_rate is too high"
             ) from error
 
 
-def predictions(tflite: bytes, split: Split, threads: int = 1, batch_size: int = 64) -> np.ndarray:
-    """The class (n,) that an int8 file gives each example of `split`, by LiteRT."""
+def predictions(tflite: bytes, split: Split, threads: int = 1, batch_size: int = 16) -> np.ndarray:
+    """The class (n,) that a file of any of `FORMATS` gives each example of `split`, by LiteRT.
+
+    Each of `threads` has an interpreter of its own and takes what comes next; LiteRT lets go of Python's lock while it
+    runs. Threads inside one interpreter would wait for each other after every operator. Batches are the same whatever
+    `threads`, and so is what comes out, in floats too.
+
+    batch_size: examples a run. DS-CNN-L is fastest with 8 to 32 (some 4 %, against 1 and 128): more leave the cache.
+    """
+    at_once = 4 * batch_size  # Inputs are made in larger batches than they are run in: each call has its price.
+    starts = range(0, len(split), at_once)
+    idle: queue.SimpleQueue[Callable[[np.ndarray], np.ndarray]] = queue.SimpleQueue()
+    for _ in range(min(threads, len(starts))):
+        idle.put(_runner(tflite, batch_size))
+    # Pictures are decoded in many small operations, which a graph runs in half the time; a cast is quicker without.
+    prepare = tf.function(split.prepare) if split.examples.ndim == 1 else split.prepare
+
+    def classes(start: int) -> np.ndarray:
+        with tf.device("CPU:0"):
+            inputs = np.asarray(prepare(tf.constant(split.examples[start : start + at_once])))
+        run = idle.get()
+        try:
+            return run(inputs).argmax(axis=-1)
+        finally:
+            idle.put(run)
+
+    with ThreadPoolExecutor(threads) as pool:
+        return np.concatenate(list(pool.map(classes, starts)))
+
+
+def interpreter(tflite: bytes, batch_size: int = 1) -> "Interpreter":
+    """LiteRT's interpreter of a file, with XNNPACK and one thread, ready for inputs (batch_size, ...)."""
     from ai_edge_litert.interpreter import Interpreter
 
     with native_notices_dropped():
-        interpreter = Interpreter(model_content=tflite, num_threads=threads)
-        (entry,), (exit_,) = interpreter.get_input_details(), interpreter.get_output_details()
-        interpreter.resize_tensor_input(entry["index"], [batch_size, *entry["shape"][1:]])
-        interpreter.allocate_tensors()
-    scale, zero_point = entry["quantization"]
-    classes = []
-    for inputs, _ in split.batches(batch_size).as_numpy_iterator():
-        codes = np.clip(np.round(inputs / scale) + zero_point, -128, 127).astype(np.int8)
+        made = Interpreter(model_content=tflite, num_threads=1)
+        (entry,) = made.get_input_details()
+        made.resize_tensor_input(entry["index"], [batch_size, *entry["shape"][1:]])
+        made.allocate_tensors()
+    return made
+
+
+def _runner(tflite: bytes, batch_size: int) -> Callable[[np.ndarray], np.ndarray]:
+    """A function that gives the outputs (m, classes) of a file for model inputs (m, ...) float32, in whole batches."""
+    one = interpreter(tflite, batch_size)
+    (entry,), (exit_,) = one.get_input_details(), one.get_output_details()
+
+    def run(inputs: np.ndarray) -> np.ndarray:
+        given = inputs if entry["dtype"] == np.float32 else _codes(inputs, entry)
         # The last batch is filled up; what it is filled with is cut off again.
-        filled = np.concatenate([codes, np.zeros((batch_size - len(codes), *codes.shape[1:]), np.int8)])
-        interpreter.set_tensor(entry["index"], filled)
-        interpreter.invoke()
-        classes.append(interpreter.get_tensor(exit_["index"])[: len(codes)].argmax(axis=-1))
-    return np.concatenate(classes)
+        missing = -len(given) % batch_size
+        given = np.concatenate([given, np.zeros((missing, *given.shape[1:]), given.dtype)]) if missing else given
+        outputs = []
+        for batch in np.split(given, len(given) // batch_size):
+            one.set_tensor(entry["index"], batch)
+            one.invoke()
+            outputs.append(one.get_tensor(exit_["index"]))
+        return np.concatenate(outputs)[: len(inputs)]
+
+    return run
+
+
+def _codes(inputs: np.ndarray, entry: dict[str, Any]) -> np.ndarray:
+    """Model inputs as codes of an integer input tensor, clipped to its range."""
+    (scale, zero_point), limits = entry["quantization"], np.iinfo(entry["dtype"])
+    return np.clip(np.round(inputs / scale) + zero_point, limits.min, limits.max).astype(entry["dtype"])
 
 
 def kernels(tflite: bytes, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
@@ -86,12 +165,12 @@ def kernels(tflite: bytes, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.n
 
     Raises ValueError when the file holds no int8 kernel for a layer.
     """
-    constants = list(_constants(tflite))
-    found = {layer: _of_layer(constants, layer, shape) for layer, shape in shapes.items()}
+    held = list(constants.kernels(tflite))
+    found = {layer: constants.of_layer(held, layer, shape) for layer, shape in shapes.items()}
     missing = [layer for layer, one in found.items() if one is None]
     if missing:
         raise ValueError(f"no int8 kernel in the .tflite file for {', '.join(missing)}")
-    return {layer: _in_keras_layout(found[layer], shape) for layer, shape in shapes.items()}
+    return {layer: found[layer].in_keras_layout(shape) for layer, shape in shapes.items()}
 
 
 def with_ranges(tflite: bytes, kernels: dict[str, np.ndarray], of: Literal["tensor", "channel"]) -> bytes:
@@ -105,9 +184,9 @@ def with_ranges(tflite: bytes, kernels: dict[str, np.ndarray], of: Literal["tens
     kernels: float32 by layer in Keras's layout, of which `tflite` holds codes with ranges of the other kind.
     """
     file = bytearray(tflite)
-    constants, written = list(_constants(file)), set()
+    held, written = list(constants.kernels(file)), set()
     for layer, kernel in kernels.items():
-        one = _of_layer(constants, layer, kernel.shape)
+        one = constants.of_layer(held, layer, kernel.shape)
         if one is None or one.codes.ctypes.data in written:  # equal kernels may be one tensor of the file
             continue
         written.add(one.codes.ctypes.data)
@@ -119,80 +198,12 @@ def with_ranges(tflite: bytes, kernels: dict[str, np.ndarray], of: Literal["tens
         before, after = (own, shared) if of == "tensor" else (shared, own)
         # A batch norm with a negative gamma turned a channel's signs over.
         turned = np.sign(
-            (_in_keras_layout(one, kernel.shape).astype(np.float32) * kernel).reshape(rows.shape).sum(axis=0)
+            (one.in_keras_layout(kernel.shape).astype(np.float32) * kernel).reshape(rows.shape).sum(axis=0)
         )
         codes = np.round(rows / after * 127) * np.where(turned < 0, -1, 1)
-        one.codes[:] = _in_file_layout(one, codes.reshape(kernel.shape)).astype(np.int8)
+        one.codes[:] = one.in_file_layout(codes.reshape(kernel.shape)).astype(np.int8)
         wider = (after / before).astype(np.float32)
         one.scales[:] = one.scales * wider
         if one.bias is not None:
             one.bias[:] = np.round(one.bias / wider)
     return bytes(file)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Constant:
-    """A kernel in a file: its operator, names of its tensor and of the operator's output, codes in the file's layout,
-    scales (out,) float32 and bias (out,) int32. Views: written to, they change a file that is a bytearray."""
-
-    operator: str
-    name: str
-    output: str
-    codes: np.ndarray
-    scales: np.ndarray | None
-    bias: np.ndarray | None
-
-
-def _of_layer(constants: list[_Constant], layer: str, shape: tuple[int, ...]) -> _Constant | None:
-    fitting = [one for one in constants if one.codes.size == math.prod(shape)]
-    # A grouped kernel, and one of two equal ones, has lost its name in the file; its operator's output has not.
-    named = [one for one in fitting if _is_of(layer, one.name)] or [one for one in fitting if _is_of(layer, one.output)]
-    return named[0] if named else None
-
-
-def _is_of(layer: str, tensor: str) -> bool:
-    """Whether a tensor's name, like `model/dw_1_bn/FusedBatchNormV3;model/dw_1/depthwise`, is of the layer."""
-    parts = {part for path in tensor.split(";") for part in path.split("/")[1:-1]}
-    return not parts.isdisjoint({layer, f"quant_{layer}"})
-
-
-def _in_keras_layout(one: _Constant, shape: tuple[int, ...]) -> np.ndarray:
-    if one.operator == "DEPTHWISE_CONV_2D":  # (1, height, width, in * multiplier)
-        return one.codes.reshape(shape)
-    if len(shape) == 2:  # (out, in)
-        return one.codes.reshape(shape[1], shape[0]).T
-    return one.codes.transpose(1, 2, 3, 0).reshape(shape)  # (out, height, width, in)
-
-
-def _in_file_layout(one: _Constant, codes: np.ndarray) -> np.ndarray:
-    """Codes of a convolution or a dense layer as the file holds them."""
-    if codes.ndim == 2:
-        return codes.T.reshape(one.codes.shape)
-    return codes.transpose(3, 0, 1, 2).reshape(one.codes.shape)
-
-
-def _constants(tflite: bytes | bytearray) -> Iterator[_Constant]:
-    """Every int8 kernel that an operator of the file takes."""
-    from tensorflow.lite.python import schema_py_generated as schema
-
-    model = schema.Model.GetRootAs(tflite, 0)
-    kinds = {getattr(schema.BuiltinOperator, name): name for name in _KERNEL_OPERATORS}
-    graph = model.Subgraphs(0)
-
-    def data(tensor: schema.Tensor, dtype: type) -> np.ndarray | None:
-        content = model.Buffers(tensor.Buffer()).DataAsNumpy()
-        return content.view(dtype).reshape(tensor.ShapeAsNumpy()) if isinstance(content, np.ndarray) else None
-
-    for operator in (graph.Operators(index) for index in range(graph.OperatorsLength())):
-        code = model.OperatorCodes(operator.OpcodeIndex())
-        kind = kinds.get(max(code.BuiltinCode(), code.DeprecatedBuiltinCode()))
-        if kind is None or graph.Tensors(operator.Inputs(1)).Type() != schema.TensorType.INT8:
-            continue
-        kernel, output = graph.Tensors(operator.Inputs(1)), graph.Tensors(operator.Outputs(0))
-        scales = kernel.Quantization().ScaleAsNumpy()
-        codes = data(kernel, np.int8)
-        with_bias = operator.InputsLength() > 2 and operator.Inputs(2) >= 0
-        bias = data(graph.Tensors(operator.Inputs(2)), np.int32) if with_bias else None
-        if codes is not None:
-            own = scales if isinstance(scales, np.ndarray) else None
-            yield _Constant(kind, kernel.Name().decode(), output.Name().decode(), codes, own, bias)

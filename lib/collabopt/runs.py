@@ -15,6 +15,7 @@ from collabopt import (
     audit,
     backend,
     checkpoints,
+    constants,
     datasets,
     devices,
     experiment,
@@ -334,7 +335,7 @@ class Run:
             "clusters": [plan.number_of_clusters if stage.clusters else None, plan.cluster_per_channel],
             "exclude": plan.exclude.model_dump(mode="json"),
             "test": self.data.test.fingerprint(),
-            "sources": self._sources(tree, stages, measure, lite, audit, layers, sizes, quantize, preserve),
+            "sources": self._sources(tree, stages, measure, lite, constants, audit, layers, sizes, quantize, preserve),
         }
 
     def _sources(self, *modules: ModuleType) -> str:

@@ -1,0 +1,95 @@
+"""What a `.tflite` file holds in int8: all its weights, and the kernels of its operators."""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+_OPERATORS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+
+
+def weights(tflite: bytes) -> list[np.ndarray]:
+    """The codes (n,) of every int8 constant of a file, each once; none in a float file.
+
+    Biases are int32, int64 or float32, so that these are its weights.
+    """
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    model = schema.Model.GetRootAs(tflite, 0)
+    graphs = [model.Subgraphs(index) for index in range(model.SubgraphsLength())]
+    tensors = [graph.Tensors(index) for graph in graphs for index in range(graph.TensorsLength())]
+    buffers = {tensor.Buffer() for tensor in tensors if tensor.Type() == schema.TensorType.INT8}
+    contents = [model.Buffers(index).DataAsNumpy() for index in sorted(buffers)]
+    return [content.view(np.int8) for content in contents if isinstance(content, np.ndarray)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """A kernel in a file: its operator, names of its tensor and of the operator's output, codes in the file's layout,
+    scales (out,) float32 and bias (out,) int32, or int64 beside 16-bit activations; None where it is neither. Views:
+    written to, they change a file that is a bytearray."""
+
+    operator: str
+    name: str
+    output: str
+    codes: np.ndarray
+    scales: np.ndarray | None
+    bias: np.ndarray | None
+
+    def in_keras_layout(self, shape: tuple[int, ...]) -> np.ndarray:
+        """The codes as a Keras kernel of that shape has them."""
+        if self.operator == "DEPTHWISE_CONV_2D":  # (1, height, width, in * multiplier)
+            return self.codes.reshape(shape)
+        if len(shape) == 2:  # (out, in)
+            return self.codes.reshape(shape[1], shape[0]).T
+        return self.codes.transpose(1, 2, 3, 0).reshape(shape)  # (out, height, width, in)
+
+    def in_file_layout(self, codes: np.ndarray) -> np.ndarray:
+        """Codes of a convolution or a dense layer, from Keras's layout, as the file holds them."""
+        if codes.ndim == 2:
+            return codes.T.reshape(self.codes.shape)
+        return codes.transpose(3, 0, 1, 2).reshape(self.codes.shape)
+
+
+def of_layer(kernels: list[Kernel], layer: str, shape: tuple[int, ...]) -> Kernel | None:
+    """The kernel of a Keras layer, whose kernel has that shape there; None where there is none."""
+    fitting = [one for one in kernels if one.codes.size == math.prod(shape)]
+    # A grouped kernel, and one of two equal ones, has lost its name in the file; its operator's output has not.
+    named = [one for one in fitting if _is_of(layer, one.name)] or [one for one in fitting if _is_of(layer, one.output)]
+    return named[0] if named else None
+
+
+def _is_of(layer: str, tensor: str) -> bool:
+    """Whether a tensor's name, like `model/dw_1_bn/FusedBatchNormV3;model/dw_1/depthwise`, is of the layer."""
+    parts = {part for path in tensor.split(";") for part in path.split("/")[1:-1]}
+    return not parts.isdisjoint({layer, f"quant_{layer}"})
+
+
+def kernels(tflite: bytes | bytearray) -> Iterator[Kernel]:
+    """Every int8 kernel that an operator of the file takes."""
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    model = schema.Model.GetRootAs(tflite, 0)
+    kinds = {getattr(schema.BuiltinOperator, name): name for name in _OPERATORS}
+    integers = {schema.TensorType.INT8: np.int8, schema.TensorType.INT32: np.int32, schema.TensorType.INT64: np.int64}
+    graph = model.Subgraphs(0)
+
+    def data(index: int) -> np.ndarray | None:
+        tensor = graph.Tensors(index)
+        content, dtype = model.Buffers(tensor.Buffer()).DataAsNumpy(), integers.get(tensor.Type())
+        known = dtype and isinstance(content, np.ndarray)
+        return content.view(dtype).reshape(tensor.ShapeAsNumpy()) if known else None
+
+    for operator in (graph.Operators(index) for index in range(graph.OperatorsLength())):
+        code = model.OperatorCodes(operator.OpcodeIndex())
+        kind = kinds.get(max(code.BuiltinCode(), code.DeprecatedBuiltinCode()))
+        if kind is None or graph.Tensors(operator.Inputs(1)).Type() != schema.TensorType.INT8:
+            continue
+        kernel, output = graph.Tensors(operator.Inputs(1)), graph.Tensors(operator.Outputs(0))
+        scales, codes = kernel.Quantization().ScaleAsNumpy(), data(operator.Inputs(1))
+        with_bias = operator.InputsLength() > 2 and operator.Inputs(2) >= 0
+        bias = data(operator.Inputs(2)) if with_bias else None
+        if codes is not None:
+            own = scales if isinstance(scales, np.ndarray) else None
+            yield Kernel(kind, kernel.Name().decode(), output.Name().decode(), codes, own, bias)
