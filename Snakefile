@@ -21,6 +21,7 @@ NEEDS = {
     "sparse_clustering": ["baseline"],
     "pcqat": ["sparse_clustering"],
     "preservation": ["sparse_clustering"],
+    "published": ["pqat", "cqat", "pcqat"],
     "deployment_tree": ["pqat", "cqat", "pcqat"],
 }
 
@@ -31,11 +32,20 @@ def given(text):
     return {key: experiment.value(some, key) if isinstance(some, str) else some for key, some in values.items()}
 
 
+def with_what_they_need(notebooks):
+    """These notebooks and those that they go on from, in order."""
+    wanted = {*notebooks, *(other for name in notebooks for other in with_what_they_need(NEEDS[name]))}
+    return [name for name in NEEDS if name in wanted]
+
+
 NAME = config.get("experiment", "digits")
 OVERRIDES = given(config.get("overrides", {}))
 CHOSEN = given(config.get("notebooks", {})).get("names", list(NEEDS))
 GRID = {key: list(values) for key, values in given(config.get("grid", {})).items()}
 PLAN = experiment.load(NAME, **OVERRIDES)
+if PLAN.has_targets:  # it trains what it comes to, and nothing else
+    NEEDS["deployment_tree"] = []
+RUN = with_what_they_need(CHOSEN)
 PLACE = Path(config.get("place") or batch.workplace(experiment.report_directory(NAME, **OVERRIDES)))
 PAGES = Path(config.get("pages") or experiment.report_directory(NAME, **OVERRIDES))
 LIBRARY = sorted(str(path) for path in (experiment.ROOT / "lib" / "collabopt").rglob("*") if path.suffix in (".py", ".j2", ".css", ".csv"))
@@ -91,7 +101,7 @@ rule notebook:
         notebook="|".join(NEEDS),
     params:
         overrides=json.dumps(OVERRIDES),
-        position=lambda wildcards: f"{list(NEEDS).index(wildcards.notebook) + 1}/{len(NEEDS)}",
+        position=lambda wildcards: f"{RUN.index(wildcards.notebook) + 1}/{len(RUN)}",
     threads: PLAN.threads
     shell:
         COMMAND + " notebook {wildcards.notebook} --experiment {NAME:q}"

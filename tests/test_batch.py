@@ -22,7 +22,16 @@ from collabopt import batch, experiment
 # The fixtures below run for minutes where the machine is busy.
 pytestmark = pytest.mark.timeout(1500)
 
-NOTEBOOKS = ["baseline", "cqat", "deployment_tree", "pcqat", "pqat", "preservation", "sparse_clustering"]
+NOTEBOOKS = [
+    "baseline",
+    "cqat",
+    "deployment_tree",
+    "pcqat",
+    "pqat",
+    "preservation",
+    "published",
+    "sparse_clustering",
+]
 STAGES = {"baseline", "pruned", "clustered", "sparse_clustered", "qat", "pqat", "cqat", "pcqat"}
 BY_BOTH = {"clustered", "sparse_clustered", "pqat", "cqat", "pcqat"}
 """What `preservation` also trains by TFMOT's schemes."""
@@ -318,7 +327,7 @@ def test_a_batch_goes_on_where_a_notebook_failed_and_ends_with_status_1(failed):
 
 def test_the_last_lines_name_notebook_cell_and_error(failed):
     lines = failed.done.stderr.splitlines()
-    assert len(lines) == 3
+    assert len(lines) == 4
     told = re.fullmatch(r"cqat: FAILED in cell \[(\d+)\]: FloatingPointError: (.*)", lines[0])
     assert told, lines[0]
     assert "cqat" in told[2]
@@ -331,6 +340,7 @@ def test_the_last_lines_name_notebook_cell_and_error(failed):
     assert f"cell [{told[1]}]" in (failed.report / "cqat.html").read_text(encoding="utf-8")
     assert lines[1] == "deployment_tree: not run, because what it goes on from failed"
     assert re.match(r"preservation: FAILED in cell \[\d+\]: FloatingPointError: cqat", lines[2])
+    assert lines[3] == "published: not run, because what it goes on from failed"
     assert "notebook" in failed.done.stdout
     assert "FAILED" in failed.done.stdout
 
@@ -357,9 +367,24 @@ def test_the_stages_that_finished_stay(failed, place):
 def test_overridden_parameters_leave_the_released_report_alone(failed, whole):
     assert failed.released.read_bytes() == whole.left["results.csv"]
     assert sorted(path.name for path in failed.released.parent.iterdir()) == ["calibration_examples=30", "results.csv"]
-    assert {f"{name}.html" for name in (*NOTEBOOKS, "index")} - {"deployment_tree.html"} == {
+    assert {f"{name}.html" for name in (*NOTEBOOKS, "index")} - {"deployment_tree.html", "published.html"} == {
         path.name for path in failed.report.glob("*.html")
     }
+
+
+def test_with_targets_a_batch_runs_the_walk_alone_and_trains_what_it_comes_to(place, tiny):
+    """On a seed that no other test has trained."""
+    done = place.run(tiny, "--set", "seed=5 max_accuracy_drop=0.9 max_tflite_bytes=40000")
+    assert done.status == 0, done.stderr
+    (report,) = (place.reports / "tiny").glob("seed=5,*")
+    assert {path.name for path in report.glob("*.html")} == {"deployment_tree.html", "index.html"}
+    assert re.findall(r"(\w+): \d+ epochs took", done.stdout) == ["baseline"]
+    leaves = pd.read_csv(report / "leaves.csv")
+    assert list(leaves["accuracy"].notna()) == [False] * (len(leaves) - 1) + [True]
+    card = json.loads((report / "deployed" / "tiny.json").read_text())
+    assert card["meets_all_targets"]
+    assert card["format"] == leaves["format"].iloc[-1]
+    assert (report / "deployed" / "tiny.tflite").stat().st_size == card["costs"]["tflite_bytes"] <= 40_000
 
 
 def test_a_notebook_runs_by_papermill_alone_from_anywhere(whole, place, tiny, tmp_path):

@@ -178,6 +178,7 @@ def test_the_page_of_a_sweep_links_every_cell(swept):
         (["train_fraction=0.5,0"], "train_fraction=0: expected greater than 0"),
         (["sparsity=0.5,0.6 number_of_clusters=2,8"], "number_of_clusters=2: expected greater than or equal to 3"),
         (["seed=0,1", "--notebooks", "pqat"], "NOTEBOOKS=pqat: a sweep runs deployment_tree in every cell"),
+        (["seed=0,1 max_npu_ms=2"], "targets: a sweep trains every stage of its cells"),
         (["seed=0", "--notebooks", "pqta"], "NOTEBOOKS: pqta: no such notebook; did you mean pqat?"),
         (["seed=0", "--profile", "profiles/slrm"], "PROFILE=profiles/slrm: expected a directory with a config.yaml"),
     ],

@@ -25,6 +25,7 @@ from collabopt.experiment import ExperimentError
 from collabopt.stages import lineage
 
 NOTEBOOKS = experiment.ROOT / "notebooks"
+WALK = "deployment_tree"
 NOT_KNOBS = {"experiment", "reports", "kernel"}
 # By way of papermill: jsonschema imports it for addresses in other scripts than Latin, which takes seconds, and goes
 # without where it is missing.
@@ -98,17 +99,20 @@ def work(name: str, grid: sweep.Grid, chosen: list[str]) -> Work:
     for notebook in chosen:
         if notebook not in known:
             raise ExperimentError(f"NOTEBOOKS: {notebook}: no such notebook{experiment.hint(notebook, known)}")
-    for cell in cells:
-        experiment.load(name, **cell)
+    plans = [experiment.load(name, **cell) for cell in cells]
     if len(cells) == 1:
-        pages, run = experiment.report_directory(name, **cells[0]), chosen or known
+        # With targets the walk down the tree decides what is trained.
+        every = [WALK] if plans[0].has_targets else known
+        pages, run = experiment.report_directory(name, **cells[0]), chosen or every
         config = {"overrides": cells[0], "notebooks": {"names": run}}
         return Work(pages, config, {notebook: pages / f"{notebook}.html" for notebook in run})
     if chosen:
         told = " ".join(chosen)
-        raise ExperimentError(f"NOTEBOOKS={told}: a sweep runs deployment_tree in every cell; leave it out")
+        raise ExperimentError(f"NOTEBOOKS={told}: a sweep runs {WALK} in every cell; leave it out")
+    if any(plan.has_targets for plan in plans):
+        raise ExperimentError("targets: a sweep trains every stage of its cells; give targets to one setting at a time")
     pages = sweep.directory(name, grid)
-    jobs = {cell: pages / cell / "deployment_tree.html" for cell in map(sweep.name, cells)}
+    jobs = {cell: pages / cell / f"{WALK}.html" for cell in map(sweep.name, cells)}
     return Work(pages, {"grid": grid}, jobs, "cells")
 
 
@@ -239,9 +243,9 @@ def cell(plan: str, overrides: dict[str, Any], pages: Path, done: Path) -> int:
     """One cell of a sweep: its deployment tree, trained as far as it is not in the store, and its pages."""
     place, label = done.with_suffix(""), sweep.name(overrides)
     place.mkdir(parents=True, exist_ok=True)
-    status = notebook("deployment_tree", plan, overrides, place, pages / label, "of the cell", label)
+    status = notebook(WALK, plan, overrides, place, pages / label, "of the cell", label)
     if status:
-        done.with_suffix(".failed").write_text((place / "deployment_tree.failed").read_text())
+        done.with_suffix(".failed").write_text((place / f"{WALK}.failed").read_text())
     else:
         done.touch()
     return status

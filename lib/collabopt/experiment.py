@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from collabopt.npu import ACCELERATORS
+
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = ROOT / "notebooks" / "experiments"
 DATA = Path(os.environ.get("COLLABOPT_DATA", ROOT / "data"))
@@ -180,7 +182,7 @@ class Experiment(Section):
     scheme: Literal["collabopt", "tfmot"] = "collabopt"
     strict: bool = False
     targets: Targets = Targets()
-    accelerator: Literal["ethos-u55-128", "ethos-u55-256", "ethos-u65-256", "ethos-u85-256"] = "ethos-u55-128"
+    accelerator: Literal[ACCELERATORS] = "ethos-u55-128"
     stages: Stages
     density_kernel: str | None = None
 

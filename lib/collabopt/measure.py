@@ -27,10 +27,12 @@ def write(
     data: Data,
     plan: Experiment,
     parent: dict[str, np.ndarray] | None,
+    reads_test: bool = True,
 ) -> None:
     """Convert and measure the model of a stage, plain or quantize-wrapped, and write what was found to `directory`.
 
-    parent: the kernels whose zeros must be there still, None where the stage has nothing to preserve.
+    parent: the kernels whose zeros must be there still, None where the stage has nothing to preserve. reads_test: no
+    where a choice is still to be made, which goes by validation; what is found on test is None then.
     Files: int8.tflite, and where channels share a range there int8-channel_ranges.tflite, where each has its own;
     result.json, columns of results.csv; layers.csv; kernels.npz, float32 kernels by layer; correct.npz, bool (n,) on
     `validation` and `test`, and by the int8 file `validation_int8`, `test_int8` and `test_int8_channel_ranges`.
@@ -43,12 +45,14 @@ def write(
     file, other = directory / "int8.tflite", directory / "int8-channel_ranges.tflite"
     file.write_bytes(content)
     right = {}
-    for name, split in (("validation", data.validation), ("test", data.test)):
+    for name, split in {"validation": data.validation, **({"test": data.test} if reads_test else {})}.items():
         right[name] = correct(model, split)
         right[f"{name}_int8"] = lite.predictions(content, split, plan.threads) == split.labels
     if by_channel:
         other.write_bytes(by_channel)
+    if by_channel and reads_test:
         right["test_int8_channel_ranges"] = lite.predictions(by_channel, data.test, plan.threads) == data.test.labels
+    found = {name: float(ones.mean()) for name, ones in right.items()}
     np.savez_compressed(directory / "correct.npz", **right)
 
     codes = lite.kernels(content, {name: kernel.shape for name, kernel in own.items()})
@@ -61,10 +65,10 @@ def write(
     touched = layers[(layers["kind"] != "depthwise") & ~layers["layer"].isin(plan.exclude.pruning)]["layer"]
     clusterable = layers[(layers["kind"] != "depthwise") & ~layers["layer"].isin(plan.exclude.clustering)]
     result = {
-        "validation_accuracy": float(right["validation"].mean()),
-        "validation_accuracy_int8": float(right["validation_int8"].mean()),
-        "accuracy": float(right["test"].mean()),
-        "accuracy_int8": float(right["test_int8"].mean()),
+        "validation_accuracy": found["validation"],
+        "validation_accuracy_int8": found["validation_int8"],
+        "accuracy": found.get("test"),
+        "accuracy_int8": found.get("test_int8"),
         "tflite_bytes": sizes.raw(file),
         "gzip_bytes": sizes.gzipped(file),
         "zip_bytes": sizes.zipped(file),
@@ -72,7 +76,7 @@ def write(
         "unique_weights": int(clusterable["unique_channel" if plan.cluster_per_channel else "unique_tensor"].max()),
         "rounded_to_zero": audit.rounded_to_zero([own[name] for name in touched], [codes[name] for name in touched]),
         "preserved": None if parent is None else bool((layers["defect"] == "").all()),
-        "accuracy_int8_channel_ranges": float(right["test_int8_channel_ranges"].mean()) if by_channel else None,
+        "accuracy_int8_channel_ranges": found.get("test_int8_channel_ranges"),
         "gzip_bytes_channel_ranges": sizes.gzipped(other) if by_channel else None,
     }
     (directory / "result.json").write_text(json.dumps(result))

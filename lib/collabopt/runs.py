@@ -117,7 +117,7 @@ class Run:
 
     def __init__(self, plan: Experiment, directory: Path | None, source: Path, keep: Path) -> None:
         self.experiment, self.directory, self.source, self.keep = plan, directory, source, keep
-        self.given = plan
+        self.given, self.reads_test = plan, True
         housekeeping.hold(keep, plan.name)
         self.began = progress.now()
         self._finished: dict[str, Finished] = {}
@@ -154,6 +154,12 @@ class Run:
                 )
             )
 
+    def without_test(self) -> "Run":
+        """The same run, whose stages are measured on validation alone; both share the store and the report."""
+        other = self._with()
+        other.reads_test, other.__dict__["data"] = False, self.data
+        return other
+
     def without_report(self) -> "Run":
         """The same run, which trains into the store and leaves nothing else."""
         return Run(self.experiment, None, self.source, self.keep)
@@ -170,7 +176,7 @@ class Run:
 
     def _with(self, **knobs: Any) -> "Run":
         other = Run(self.experiment.model_copy(update=knobs), self.directory, self.source, self.keep)
-        other.given = self.given
+        other.given, other.reads_test = self.given, self.reads_test
         return other
 
     def preflight(self) -> list[preflight.Finding]:
@@ -189,6 +195,11 @@ class Run:
     def layers(self, *names: str) -> pd.DataFrame:
         """A row a stage and kernel."""
         return pd.concat([self.stage(name).layers.assign(stage=name) for name in names], ignore_index=True)
+
+    def model(self, name: str) -> keras.Model:
+        """The Keras model of the stage, plain or quantize-wrapped, from its stored weights."""
+        finished = self.stage(name)
+        return self._model(finished.stage, finished.trained)
 
     def results(self, *names: str) -> pd.DataFrame:
         """A row a stage, as in results.csv."""
@@ -218,9 +229,10 @@ class Run:
         of += f" by {plan.scheme}" if plan.scheme != self.given.scheme and stage.has_schemes else ""
         took = progress.duration(result["setup_seconds"] + result["fit_seconds"])
         how = f"{result['epochs']} epochs took {took}" if anew else "from the store"
+        split = "" if self.reads_test else "validation_"
         progress.say(
-            f"{stage.name}{of}: {how}; accuracy "
-            f"{result['accuracy']:.2%}, INT8 {result['accuracy_int8']:.2%}, {result['tflite_bytes']:,} → "
+            f"{stage.name}{of}: {how}; {split.replace('_', ' ')}accuracy {result[f'{split}accuracy']:.2%}, INT8 "
+            f"{result[f'{split}accuracy_int8']:.2%}, {result['tflite_bytes']:,} → "
             f"{result['gzip_bytes']:,} bytes" + (", NOT PRESERVED" if result["preserved"] is False else ""),
             about=stage.name,
             last=True,
@@ -241,6 +253,7 @@ class Run:
                 self.data,
                 self.experiment,
                 parent.kernels() if stage.keeps_zeros or stage.clusters else None,
+                self.reads_test,
             )
 
         material = self._measuring(stage, trained)
@@ -334,7 +347,7 @@ class Run:
             "calibration_examples": plan.calibration_examples,
             "clusters": [plan.number_of_clusters if stage.clusters else None, plan.cluster_per_channel],
             "exclude": plan.exclude.model_dump(mode="json"),
-            "test": self.data.test.fingerprint(),
+            "test": self.data.test.fingerprint() if self.reads_test else None,
             "sources": self._sources(tree, stages, measure, lite, constants, audit, layers, sizes, quantize, preserve),
         }
 

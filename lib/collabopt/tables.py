@@ -34,11 +34,17 @@ def compression(raw: float | None, compressed: float | None) -> str:
 
 
 def stages(finished: Sequence[Finished]) -> Styler:
-    """A row a stage: accuracy (* fake-INT8), that of the int8 file, its size, sparsity, unique weights, preserved."""
+    """A row a stage: accuracy (* fake-INT8), that of the int8 file, its size, sparsity, unique weights, preserved.
+
+    Accuracies are those on test, where it was read, else on validation, and the column says so.
+    """
+    unread = any(one.result["accuracy"] is None for one in finished)
+    split, on = ("validation_", " (validation)") if unread else ("", "")
     rows = pd.DataFrame(
         {
-            "Accuracy, FP32 or fake-INT8": percent(one.result["accuracy"]) + (" *" if one.stage.quantizes else ""),
-            "Accuracy, INT8 file": percent(one.result["accuracy_int8"]),
+            f"Accuracy, FP32 or fake-INT8{on}": percent(one.result[f"{split}accuracy"])
+            + (" *" if one.stage.quantizes else ""),
+            f"Accuracy, INT8 file{on}": percent(one.result[f"{split}accuracy_int8"]),
             "INT8 file, raw → gzip, bytes (saved)": compression(one.result["tflite_bytes"], one.result["gzip_bytes"]),
             "Sparsity": percent(one.result["sparsity"], 1),
             "Unique weights": f"{one.result['unique_weights']:,}",
@@ -178,6 +184,9 @@ def times(finished: Sequence[Finished]) -> Styler:
 
 def verdicts(finished: Sequence[Finished]) -> Styler:
     """A row a stage that must keep something: what it must keep, whether it did, and where it did not."""
+    keeping = [one for one in finished if one.stage.keeps_zeros or one.stage.clusters]
+    if not keeping:
+        return pd.DataFrame({"": ["no stage here has anything to keep"]}).style.hide(axis="index")
     rows = pd.DataFrame(
         {
             "Must keep": " and ".join(
@@ -187,12 +196,9 @@ def verdicts(finished: Sequence[Finished]) -> Styler:
             "Kernels at fault": ", ".join(one.layers[one.layers["defect"] != ""]["layer"]) or "none",
             "First of them": next((defect for defect in one.layers["defect"] if defect), ""),
         }
-        for one in finished
-        if one.stage.keeps_zeros or one.stage.clusters
+        for one in keeping
     )
-    rows.index = pd.Index(
-        [one.stage.title for one in finished if one.stage.keeps_zeros or one.stage.clusters], name="Stage"
-    )
+    rows.index = pd.Index([one.stage.title for one in keeping], name="Stage")
     return _flagged(rows, "Preserved")
 
 

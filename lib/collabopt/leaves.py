@@ -1,0 +1,185 @@
+"""Leaves of the deployment tree: each stage in each format that it can be deployed in, and what that costs.
+
+A leaf is converted and measured once and kept in the store. Choices go by validation; test is read of a leaf when it is
+asked for.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+import pandas as pd
+
+from collabopt import coding, constants, housekeeping, latency, lite, measure, npu, sizes, store
+from collabopt.runs import Run
+from collabopt.stages import TREE, Stage, lineage
+
+COLUMNS = [
+    "experiment",
+    "stage",
+    "format",
+    "scheme",
+    "seed",
+    "validation_accuracy",
+    "accuracy",
+    "tflite_bytes",
+    "zip_bytes",
+    "gzip_bytes",
+    "zstd_bytes",
+    "weight_bytes",
+    "entropy_bytes",
+    "latency_ms",
+    "latency_q1_ms",
+    "latency_q3_ms",
+    "latency_ratio",
+    "accelerator",
+    "npu_cycles",
+    "npu_ms",
+    "npu_sram_kib",
+    "npu_flash_kib",
+    "npu_weight_bytes",
+    "npu_operators",
+    "npu_note",
+    "tflite",
+]
+"""leaves.csv, a row a leaf."""
+MAY_BE_MISSING = COLUMNS[COLUMNS.index("weight_bytes") : COLUMNS.index("latency_ms")] + [
+    column for column in COLUMNS if column.startswith("npu_") and column != "npu_note"
+]
+
+FORMATS = ("float32", "float16", "int16x8", "dynamic_range", "int8")
+"""What a float stage can be deployed as; what changes the model least comes first."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """A stage in a format: its file, and its columns of leaves.csv so far."""
+
+    stage: Stage
+    format: str
+    tflite: Path
+    row: dict
+
+    @property
+    def name(self) -> str:
+        return f"{self.stage.name}-{self.format}"
+
+
+def formats(stage: Stage) -> tuple[str, ...]:
+    """The formats of a stage: a QAT stage has learned to be int8, a float stage can be anything."""
+    return ("int8",) if stage.quantizes else FORMATS
+
+
+def levels() -> list[Stage]:
+    """Every stage, level by level: first the baseline, then one technique, two together, all three."""
+    return sorted(TREE.values(), key=lambda stage: len(lineage(stage.name)))
+
+
+def measured(run: Run, stage: Stage, kind: str) -> Leaf:
+    """The leaf with its accuracy on validation, its sizes, and what Vela makes of it for the run's accelerator.
+
+    What of the stage and its ancestors is missing is trained.
+    """
+    finished, plan = run.stage(stage.name), run.experiment
+    material = {
+        "trained": finished.trained.name,
+        "measured": finished.measured.name if kind == "int8" else None,
+        "format": kind,
+        "calibration_examples": plan.calibration_examples,
+        "sources": store.sources_digest([Path(one.__file__) for one in (lite, constants, sizes, coding, measure)]),
+        "zstandard": metadata.version("zstandard"),
+    }
+
+    def make(directory: Path) -> None:
+        if kind == "int8":  # the stage's own file
+            content, right = finished.tflite.read_bytes(), finished.correct()["validation_int8"]
+        else:
+            inputs = measure.calibration(run.data.train, plan.calibration_examples, plan.seed)
+            content = lite.converted(run.model(stage.name), kind, inputs)
+            right = lite.predictions(content, run.data.validation, plan.threads) == run.data.validation.labels
+        file = directory / "model.tflite"
+        file.write_bytes(content)
+        row = {"validation_accuracy": float(right.mean()), **_sizes(file), **_weights(content)}
+        (directory / "leaf.json").write_text(json.dumps(row))
+
+    entry = _kept(run, f"{stage.name}-{kind}", material, make)
+    about = {
+        "experiment": plan.name,
+        "stage": stage.name,
+        "format": kind,
+        "scheme": plan.scheme if stage.has_schemes else "",
+        "seed": plan.seed,
+        "accelerator": plan.accelerator,
+    }
+    row = about | json.loads((entry / "leaf.json").read_text()) | _on_npu(run, entry / "model.tflite")
+    return Leaf(stage, kind, entry / "model.tflite", row)
+
+
+def test_accuracy(run: Run, leaf: Leaf) -> float:
+    """Top-1 accuracy in [0, 1] of the leaf's file on the test split."""
+    material = {
+        "tflite": _digest(leaf.tflite),
+        "test": run.data.test.fingerprint(),
+        "sources": store.sources_digest([Path(lite.__file__), *run.data.test.sources()]),
+    }
+
+    def make(directory: Path) -> None:
+        right = lite.predictions(leaf.tflite.read_bytes(), run.data.test, run.experiment.threads)
+        (directory / "test.json").write_text(json.dumps(float((right == run.data.test.labels).mean())))
+
+    return json.loads((_kept(run, f"{leaf.name}-test", material, make) / "test.json").read_text())
+
+
+def table(leaves: list[Leaf]) -> pd.DataFrame:
+    """A row a leaf (`COLUMNS`), with how long an inference takes on this machine, all timed in turn."""
+    frame = pd.DataFrame([leaf.row for leaf in leaves], index=[leaf.name for leaf in leaves])
+    times = latency.interleaved({leaf.name: leaf.tflite.read_bytes() for leaf in leaves})
+    frame = frame.join(times).reindex(columns=COLUMNS)
+    return frame.astype(dict.fromkeys(MAY_BE_MISSING, float))
+
+
+def _on_npu(run: Run, tflite: Path) -> dict:
+    """What Vela estimates of the file, or why it cannot."""
+    accelerator = run.experiment.accelerator
+    material = {
+        "tflite": _digest(tflite),
+        "accelerator": accelerator,
+        "vela": metadata.version("ethos-u-vela"),
+        "sources": store.sources_digest([Path(npu.__file__)]),
+    }
+
+    def make(directory: Path) -> None:
+        (directory / "npu.json").write_text(json.dumps(npu.estimate(tflite.read_bytes(), accelerator)))
+
+    return json.loads((_kept(run, "npu", material, make) / "npu.json").read_text())
+
+
+def _sizes(file: Path) -> dict[str, int]:
+    """Bytes of the file, raw and compressed."""
+    return {
+        "tflite_bytes": sizes.raw(file),
+        "zip_bytes": sizes.zipped(file),
+        "gzip_bytes": sizes.gzipped(file),
+        "zstd_bytes": sizes.zstd(file),
+    }
+
+
+def _weights(content: bytes) -> dict:
+    """Bytes of the int8 weights and their zero-order entropy; nothing where the file has none."""
+    codes = constants.weights(content)
+    if not codes:
+        return {"weight_bytes": None, "entropy_bytes": None}
+    return {"weight_bytes": sum(code.size for code in codes), "entropy_bytes": round(coding.entropy_bytes(codes))}
+
+
+def _kept(run: Run, name: str, material: dict, make: Callable[[Path], None]) -> Path:
+    entry = store.get_or_make(run.keep, name, material, make)
+    housekeeping.note(run.keep, entry, run.experiment.name)
+    return entry
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
