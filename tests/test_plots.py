@@ -1,6 +1,7 @@
 """Figures show the numbers they were given: the CSV beside a figure is held against NumPy's own counts."""
 
 import io
+import itertools
 import subprocess
 import sys
 
@@ -8,9 +9,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from collabopt import palette, plots
-from collabopt.density import distribution
+from collabopt import leaf_verdicts, palette, pareto, plots
+from collabopt.density import distribution, entropy_bits
+from collabopt.experiment import Targets
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -43,6 +47,23 @@ def results() -> pd.DataFrame:
         ("pcqat", "collabopt", "sparse_clustered", 0.9406, 200_533, True),
     ]
     return pd.DataFrame(rows, columns=["stage", "scheme", "parent", "accuracy_int8", "gzip_bytes", "preserved"])
+
+
+@pytest.fixture
+def leaves() -> pd.DataFrame:
+    """Leaves of a path of the tree, in the order of the walk; float files have no NPU's figures."""
+    rows = [
+        ("baseline", "float32", "", 0.98, 4000, 3600, 1.0, None, None),
+        ("baseline", "int8", "", 0.97, 1000, 900, 0.4, 1.4, 489.0),
+        ("pruned", "float32", "", 0.975, 4000, 2000, 1.01, None, None),
+        ("pruned", "float16", "", 0.975, 2000, 1100, 1.0, None, None),
+        ("pruned", "int8", "", 0.965, 1000, 600, 0.4, 1.1, 296.0),
+        ("sparse_clustered", "float32", "", 0.96, 4000, 700, 1.0, None, None),
+        ("pcqat", "int8", "tfmot", 0.95, 1000, 800, 0.4, 1.2, 250.0),
+        ("pcqat", "int8", "collabopt", 0.955, 1000, 400, 0.41, 1.1, 179.0),
+    ]
+    columns = "stage format scheme validation_accuracy tflite_bytes gzip_bytes latency_ratio npu_ms npu_flash_kib"
+    return pd.DataFrame(rows, columns=columns.split()).assign(accelerator="ethos-u55-128", npu_sram_kib=None)
 
 
 def png(figure) -> bytes:
@@ -123,6 +144,8 @@ def test_training_curves_say_what_was_not_trained(tmp_path):
     histories = {"pruned": epochs.assign(val_accuracy=[0.4, 0.7]), "pqat": epochs.head(1), "qat": epochs.head(0)}
     figure = plots.training_curves(histories, tmp_path / "curves.csv")
     assert "0 epochs" in texts(figure)
+    told = "pruned after 2 epochs validation accuracy 70.0 %; PQAT after 1 epoch; QAT not trained"
+    assert figure.alt == f"Training curves: {told}."
     assert pd.read_csv(tmp_path / "curves.csv")["stage"].tolist() == ["pruned", "pruned", "pqat"]
     assert png(figure).startswith(PNG)
     assert png(plots.training_curves({"qat": epochs.head(0)}, tmp_path / "none.csv")).startswith(PNG)
@@ -134,6 +157,7 @@ def test_layer_properties_prefer_our_scheme(tmp_path):
     figure = plots.layer_properties(layers, tmp_path / "layers.csv")
     assert pd.read_csv(tmp_path / "layers.csv")["unique_tensor"].tolist() == [8]
     assert {"50", "8"} <= set(texts(figure).splitlines())
+    assert figure.alt.startswith("Sparsity and unique weights of 1 layers at the stages PCQAT")
     assert png(figure).startswith(PNG)
 
 
@@ -168,6 +192,7 @@ def test_size_against_accuracy_labels_every_point(results, tmp_path):
     figure = plots.size_against_accuracy(results, tmp_path / "size.csv")
     said = texts(figure).splitlines()
     assert "PCQAT (tfmot scheme), NOT preserved" in said
+    assert "PCQAT 93.0 % at 232 kB, NOT preserved; PCQAT 94.1 % at 201 kB" in figure.alt
     assert "sparse clustered" in said
     assert len(pd.read_csv(tmp_path / "size.csv")) == len(results)
     assert png(figure).startswith(PNG)
@@ -189,3 +214,189 @@ def test_stage_of_a_label():
 def test_import_is_cheap():
     code = "import sys, collabopt.pages, collabopt.plots; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("values", "bits"), [(1, 0.0), (2, 1.0), (8, 3.0), (256, 8.0)])
+def test_entropy_of_equally_frequent_codes_is_the_logarithm_of_their_number(values, bits):
+    codes = np.tile(np.arange(values) - 128, 1024 // values).astype(np.int8)
+    assert entropy_bits(codes) == pytest.approx(bits)
+    assert f"entropy {bits:.2f} bits a weight" in texts(plots.density({"PCQAT int8": codes}, "conv"))
+    assert f" · {bits:.1f} b" in texts(plots.density_grid({"PCQAT int8": {"conv": codes}}))
+
+
+def test_entropy_is_of_int8_codes_alone(kernels):
+    del kernels["PCQAT int8"]
+    assert "entropy" not in texts(plots.density(kernels, "conv"))
+    assert "entropy" not in texts(plots.density_grid({"pruned": {"conv": kernels["pruned"]}}))
+    assert entropy_bits(np.zeros(0, np.int8)) == 0
+
+
+def test_waterfall_goes_from_the_float_file_to_the_int8_file(leaves, tmp_path):
+    figure = plots.waterfall(leaves, csv=tmp_path / "waterfall.csv")
+    steps = pd.read_csv(tmp_path / "waterfall.csv")
+    assert steps["stage"].tolist() == ["baseline", "baseline", "pruned", "sparse_clustered", "pcqat"]
+    # Ours, before TFMOT's.
+    assert (1000 * steps["kilobytes"]).tolist() == [4000, 3600, 2000, 700, 400]
+    assert np.prod(1 - steps["saved"].dropna()) == pytest.approx(400 / 4000)
+    said = texts(figure)
+    assert "10.0 times smaller" in said
+    assert "−44 %" in said
+    assert png(figure).startswith(PNG)
+
+
+def test_waterfall_ends_where_the_leaves_do(leaves):
+    steps = texts(plots.waterfall(leaves[leaves["stage"].isin(["baseline", "pruned"])])).splitlines()
+    assert "(int8 PTQ)" in steps
+    assert "pruned" in steps
+    assert "clustered" not in steps
+    assert "4.4 times smaller" in texts(plots.waterfall(leaves, stage="baseline"))
+
+
+def test_waterfall_of_a_size_that_grew_says_so(leaves):
+    leaves.loc[leaves["stage"] == "pruned", "gzip_bytes"] = 3800
+    assert "+6 %" in texts(plots.waterfall(leaves))
+
+
+def test_waterfall_names_the_leaf_that_is_missing(leaves):
+    with pytest.raises(ValueError, match="clustered float32, clustered int8"):
+        plots.waterfall(leaves, stage="clustered")
+    with pytest.raises(ValueError, match="baseline float32"):
+        plots.waterfall(leaves[leaves["format"] == "int8"])
+
+
+numbers = st.lists(st.tuples(st.sampled_from([1.0, 2.0, 3.0, 4.0, np.nan]), st.integers(0, 4)), min_size=1, max_size=9)
+
+
+@given(numbers)
+def test_a_front_holds_what_no_other_beats(points):
+    cost, accuracy = (pd.Series(values, dtype=float) for values in zip(*points, strict=True))
+    beaten = [
+        any(one <= own and other >= right and (one, other) != (own, right) for one, other in points)
+        for own, right in points
+    ]
+    assert pareto.front(cost, accuracy).tolist() == list(~np.array(beaten) & cost.notna())
+
+
+def test_costs_have_a_panel_a_known_cost_and_its_front(leaves, tmp_path):
+    figure = plots.costs(leaves, tmp_path / "costs.csv")
+    drawn = pd.read_csv(tmp_path / "costs.csv")
+    labels = [axes.get_xlabel() for axes in figure.axes if axes.axison]
+    assert labels == [
+        "size after gzip (kB)",
+        "latency here (× float32 baseline)",
+        "Ethos-U55-128 inference (ms)",
+        "Ethos-U55-128 flash (KiB)",
+    ]
+    assert len(drawn) == len(leaves) - 1  # one setting a leaf
+    front = drawn.loc[drawn["front_npu_flash_kib"], ["stage", "format"]].to_numpy().tolist()
+    assert front == [["baseline", "int8"], ["pruned", "int8"], ["pcqat", "int8"]]
+    assert png(figure).startswith(PNG)
+
+
+def test_costs_tell_stage_and_format_apart_in_more_than_colour(leaves):
+    figure = plots.costs(leaves)
+    said = texts(figure)
+    assert {"float32", "float16", "int8", "Pareto front", "PCQAT"} <= set(said.splitlines())
+    shapes = {line.get_marker() for line in figure.axes[0].lines if len(line.get_xdata()) == 1}
+    assert len(shapes) == leaves["format"].nunique()
+
+
+def test_costs_of_leaves_without_any_is_an_error(leaves):
+    with pytest.raises(ValueError, match="gzip_bytes, latency_ratio"):
+        plots.costs(leaves.drop(columns=["gzip_bytes", "latency_ratio", "npu_ms", "npu_sram_kib", "npu_flash_kib"]))
+
+
+WANTED = Targets(max_accuracy_drop=0.02, max_gzip_bytes=800, max_npu_ms=1.3)
+
+
+def test_verdicts_say_what_each_leaf_misses(leaves):
+    rows = leaf_verdicts.judged(leaves, WANTED)
+    assert rows["verdict"].tolist() == [
+        "gzip 2.8 kB over, NPU time not known",
+        "gzip 0.1 kB over, NPU time 0.100 ms over",
+        "gzip 1.2 kB over, NPU time not known",
+        "gzip 0.3 kB over, NPU time not known",
+        "meets all targets",
+        "NPU time not known",
+        "accuracy drop 1.00 points over",
+        "accuracy drop 0.50 points over",
+    ]
+    assert rows["chosen"].tolist() == [False] * 4 + [True] + [False] * 3
+    tight = leaf_verdicts.judged(leaves, Targets(max_gzip_bytes=599))
+    assert "gzip < 0.1 kB over" in set(tight["verdict"])
+
+
+def test_leaf_verdicts_mark_every_miss_and_the_chosen_leaf(leaves, tmp_path):
+    figure = plots.leaf_verdicts(leaves, WANTED, tmp_path / "verdicts.csv")
+    said, missed = texts(figure), leaf_verdicts.judged(leaves, WANTED)["missed"]
+    assert said.count("✗ ") == sum(map(len, missed))
+    assert said.splitlines().count("▶") == said.splitlines().count("chosen") == 1
+    assert {"≤ 2.00", "≤ 0.8", "≤ 1.300"} <= set(said.splitlines())
+    assert figure.alt == "Chosen: pruned int8. Of 8 leaves 1 meet all targets."
+    drawn = pd.read_csv(tmp_path / "verdicts.csv")
+    assert drawn.loc[drawn["chosen"], ["stage", "format"]].to_numpy().tolist() == [["pruned", "int8"]]
+    assert png(figure).startswith(PNG)
+
+
+def test_leaf_verdicts_without_a_choice_mark_the_nearest(leaves):
+    figure = plots.leaf_verdicts(leaves, Targets(max_gzip_bytes=300))
+    assert figure.alt == "None of 8 leaves meets all targets. The nearest is PCQAT int8: gzip 0.1 kB over."
+    assert texts(figure).splitlines().count("nearest") == 1
+    assert "no targets" in texts(plots.leaf_verdicts(leaves, Targets()))
+
+
+def test_tree_says_what_each_stage_misses_and_which_is_chosen(results, leaves, tmp_path):
+    results.loc[results["stage"] == "pcqat", "accuracy_int8"] = np.nan  # test is read of the chosen one
+    verdicts = leaf_verdicts.judged(leaves, WANTED)
+    figure = plots.tree(results, tmp_path / "tree.csv", verdicts)
+    said = texts(figure).splitlines()
+    assert "✗ misses gzip, NPU time" in said
+    assert "▶ chosen: int8 file" in said
+    assert "✗ misses accuracy" in said
+    assert "95.5 % val" in said
+    drawn = pd.read_csv(tmp_path / "tree.csv").set_index("stage")
+    assert drawn["chosen"].dropna().to_dict() == {"pruned": "int8"}
+    assert drawn.loc["pcqat", "verdict"] == "accuracy drop 0.50 points over"
+    assert "pruned 93.8 % INT8, 334 kB gzip, meets all targets, chosen as int8" in figure.alt
+    assert png(figure).startswith(PNG)
+
+
+def test_tree_marks_a_chosen_file_of_another_format_and_counts_what_has_no_room(leaves):
+    everything = Targets(**{name: 1e-6 if "bytes" not in name else 1 for name in Targets.model_fields})
+    said = texts(plots.tree(leaves.head(0), verdicts=leaf_verdicts.judged(leaves, everything))).splitlines()
+    assert "✗ misses accuracy, file + 4" in said
+    chosen = leaf_verdicts.judged(leaves, Targets(max_gzip_bytes=1100, max_accuracy_drop=0.006))
+    assert "▶ chosen: float16 file" in texts(plots.tree(leaves.head(0), verdicts=chosen)).splitlines()
+
+
+@pytest.mark.parametrize("count", [1, 5, 60])
+def test_layer_drops_name_every_layer_and_no_name_covers_another(count):
+    draw = np.random.default_rng(0)
+    table = pd.DataFrame(
+        {
+            "layer": [f"block_{number}_project_conv" for number in range(count)],
+            "weights": draw.integers(1, 1000, count),
+            **{f"{one}_drop_points": draw.gamma(0.5, 9, count) for one in ("pruned", "clustered")},
+            **{f"{one}_error_points": draw.uniform(0, 1, count) for one in ("pruned", "clustered")},
+        }
+    )
+    figure = plots.layer_drops(table, tolerance_points=0.5)
+    figure.draw_without_rendering()
+    names = figure.axes[0].get_yticklabels()
+    assert [name.get_text() for name in names] == list(table["layer"])
+    boxes = sorted((name.get_window_extent() for name in names), key=lambda box: box.y0)
+    assert all(lower.y1 <= upper.y0 for lower, upper in itertools.pairwise(boxes))
+    assert "tolerance (0.5)" in texts(figure)
+
+
+def test_layer_drops_of_no_layer_is_an_error():
+    with pytest.raises(ValueError, match="leaves every layer out"):
+        plots.layer_drops(pd.DataFrame(columns=["layer", "weights"]))
+
+
+def test_a_figure_tells_a_notebook_its_alternative_text(leaves):
+    from IPython.core.formatters import DisplayFormatter
+
+    figure = plots.waterfall(leaves)
+    assert "10.0 times smaller" in figure.alt
+    assert DisplayFormatter().format(figure) == ({"text/plain": figure.alt}, {"alt": figure.alt})

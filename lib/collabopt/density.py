@@ -1,7 +1,8 @@
 """Weight densities: what pruning, clustering and quantization make of a kernel, seen before and after.
 
 Few distinct values are drawn one stem a value, so that every cluster is a peak of its own; continuous weights are drawn
-as a fine histogram with their exact zeros apart. A zero peak far above the rest is cut (≈) and its share written.
+as a fine histogram with their exact zeros apart. A zero peak far above the rest is cut (≈) and its share written. With
+int8 codes stands their zero-order entropy: the bits a weight that no coder can go below which takes code by code.
 """
 
 from pathlib import Path
@@ -11,7 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from collabopt import palette
+from collabopt import coding, palette
 from collabopt.palette import INK, MUTED, _style
 
 MOST_STEMS = 256
@@ -57,7 +58,8 @@ def density(kernels: dict[str, np.ndarray], title: str, csv: Path | None = None)
             _panel(axes, label, kernels[label], rows[label], limits)
         for axes in figure.axes[len(kernels) :]:
             axes.set_axis_off()
-    return palette.keep(figure, _stacked(rows, ["label"]), csv)
+    said = f"Weight densities of {title}: {'; '.join(f'{label}, {_told(kernels[label])}' for label in kernels)}."
+    return palette.keep(figure, _stacked(rows, ["label"]), csv, said)
 
 
 def density_grid(stages: dict[str, dict[str, np.ndarray]], csv: Path | None = None) -> Figure:
@@ -73,6 +75,8 @@ def density_grid(stages: dict[str, dict[str, np.ndarray]], csv: Path | None = No
         for stage, of_stage in stages.items()
         for kernel, weights in of_stage.items()
     }
+    codes = any(_is_codes(weights) for of_stage in stages.values() for weights in of_stage.values())
+    coded = " · entropy of int8 codes (b: bits a weight)" if codes else ""
     with _style():
         figure = palette.blank(1.7 + 1.35 * len(stages), 0.8 + 0.72 * len(kernels))
         panels = figure.subplots(len(kernels), len(stages), squeeze=False)
@@ -83,9 +87,12 @@ def density_grid(stages: dict[str, dict[str, np.ndarray]], csv: Path | None = No
                 palette.literal(palette.name(stage)), fontsize=9, color=INK, fontweight="bold", loc="center", pad=16
             )
         figure.supxlabel(
-            "above each panel: zeros · unique values; a zero peak that is cut is marked ≈", fontsize=8, color=MUTED
+            f"above each panel: zeros · unique values{coded}\na zero peak that is cut is marked ≈",
+            fontsize=8,
+            color=MUTED,
         )
-    return palette.keep(figure, _stacked(rows, ["stage", "kernel"]), csv)
+    said = f"Weight densities of {len(kernels)} kernels at the stages {', '.join(map(palette.name, stages))}."
+    return palette.keep(figure, _stacked(rows, ["stage", "kernel"]), csv, said)
 
 
 def summary(weights: np.ndarray) -> tuple[float, int]:
@@ -93,8 +100,20 @@ def summary(weights: np.ndarray) -> tuple[float, int]:
     return 1 - np.count_nonzero(weights) / max(np.size(weights), 1), len(np.unique(weights))
 
 
+def entropy_bits(codes: np.ndarray) -> float:
+    """The zero-order entropy of a kernel's int8 codes, in bits a weight; 0 of an empty kernel."""
+    return 8 * abs(coding.entropy_bytes([codes])) / codes.size if codes.size else 0.0
+
+
 def _is_codes(weights: np.ndarray) -> bool:
     return np.issubdtype(np.asarray(weights).dtype, np.integer)
+
+
+def _told(weights: np.ndarray) -> str:
+    """Sparsity, unique values and entropy of int8 codes in words."""
+    sparsity, unique = summary(weights)
+    said = f"sparsity {100 * sparsity:.1f} %, {unique:,} unique value{'s' * (unique != 1)}"
+    return said + (f", entropy {entropy_bits(weights):.2f} bits a weight" if _is_codes(weights) else "")
 
 
 def _limits(kernels) -> tuple[float, float]:
@@ -113,7 +132,7 @@ def _panel(axes: Axes, label: str, weights: np.ndarray, rows: pd.DataFrame, limi
     said = f"sparsity {100 * sparsity:.1f} %  ·  {unique:,} unique {values}"
     axes.annotate(said, (0, 1), (0, 5), xycoords="axes fraction", textcoords="offset points", color=MUTED)
     axes.set_xlim((-132, 132) if codes else limits)
-    axes.set_xlabel("int8 code" if codes else "weight")
+    axes.set_xlabel(f"int8 code\nentropy {entropy_bits(weights):.2f} bits a weight" if codes else "weight")
     axes.set_ylabel("share of weights\nper bin" if binned else "share of weights")
     axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g} %")
     axes.locator_params(axis="y", nbins=5)
@@ -139,6 +158,8 @@ def _grid_row(line: np.ndarray, kernel: str, stages: dict, rows: dict) -> None:
         sparsity, unique = summary(of_stage[kernel])
         axes.set_xlim((-132, 132) if _is_codes(of_stage[kernel]) else limits)
         said = f"{100 * sparsity:.0f} % · {unique:,}"
+        if _is_codes(of_stage[kernel]):
+            said += f" · {entropy_bits(of_stage[kernel]):.1f} b"
         axes.text(0.5, 1.02, said, transform=axes.transAxes, ha="center", va="bottom", fontsize=7.5, color=MUTED)
         _draw(axes, rows[stage, kernel], palette.colour(stage), thick=1.0)
 

@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import matplotlib as mpl
-import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -35,6 +34,14 @@ PALETTE = {
     "sparse_clustered": "#cc79a7",
     "pcqat": "#8a2065",
 }
+FORMATS = {
+    "float32": ("float32", "o"),
+    "float16": ("float16", "^"),
+    "dynamic_range": ("dynamic range", "v"),
+    "int8": ("int8", "s"),
+    "int16x8": ("int16×8", "D"),
+}
+"""Formats of a file: as they are written, and their marker where a figure tells formats apart."""
 INK, MUTED, FAINT, ALARM = "#1d1d1f", "#5f6368", "#d5d7da", "#c1121f"
 
 
@@ -71,6 +78,11 @@ def name(stage: str) -> str:
     return NAMES.get(stage, stage)
 
 
+def form(name: str) -> str:
+    """The format of a file as it is written: `int16x8` is "int16×8"."""
+    return FORMATS.get(name, (str(name), "o"))[0]
+
+
 def stage_of(label: str) -> str | None:
     """The stage a label such as "PCQAT int8" or "sparse_clustered" begins with; None when it begins with no stage."""
     text = str(label).lower().replace("_", " ").replace("-", " ")
@@ -96,24 +108,47 @@ def numbers(rows: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     return rows.assign(**{column: pd.to_numeric(rows.get(column, float("nan")), errors="coerce") for column in columns})
 
 
+def first_setting(rows: pd.DataFrame, *key: str) -> pd.DataFrame:
+    """One row of each `key`: the first setting or seed, our scheme's before TFMOT's own; in the order of `rows`."""
+    stock = rows["scheme"].eq("tfmot") if "scheme" in rows else pd.Series(False, index=rows.index)
+    rows = rows.assign(_at=range(len(rows)), _stock=stock)
+    kept = rows.sort_values("_stock", kind="stable").drop_duplicates([*key])
+    return kept.sort_values("_at").drop(columns=["_at", "_stock"])
+
+
 def literal(text: str) -> str:
     """Text as it stands: matplotlib reads what is between two dollar signs as mathematics."""
     return str(text).replace("$", r"\$")
 
 
-def blank(width: float, height: float) -> Figure:
-    """An empty figure of that size in inches. pyplot makes it, or a notebook would not show it; and forgets it at once,
-    or a notebook would show it twice and a batch would keep every figure in memory."""
-    figure = plt.figure(figsize=(width, height), layout="constrained")
-    plt.close(figure)
-    return figure
+class Described(Figure):
+    """A figure that a notebook keeps with its text for those who cannot see it, in the output's metadata as `alt`."""
+
+    alt = ""
+
+    def _repr_mimebundle_(self, **_) -> tuple[dict, dict]:
+        # Without a picture: what is registered for figures adds that, as to any other.
+        return {"text/plain": self.alt or repr(self)}, {"alt": self.alt} if self.alt else {}
 
 
-def keep(figure: Figure, data: pd.DataFrame, csv: Path | None) -> Figure:
-    """The figure, saved as PNG with its data as CSV beside it where `csv` names a file."""
+def blank(width: float, height: float) -> Described:
+    """An empty figure of that size in inches. pyplot does not know of it: it would keep every figure of a batch in
+    memory, and a notebook would show each twice."""
+    return Described(figsize=(width, height), layout="constrained")
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG file; the same figure gives the same bytes."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", metadata={"Software": None})
+    return picture.getvalue()
+
+
+def keep(figure: Figure, data: pd.DataFrame, csv: Path | None, alt: str = "") -> Figure:
+    """The figure, with `alt` as its text for those who cannot see it, saved as PNG with its data as CSV beside it
+    where `csv` names a file."""
+    figure.alt = alt
     if csv is not None:
-        picture = io.BytesIO()
-        figure.savefig(picture, format="png", metadata={"Software": None})
-        store.write(Path(csv).with_suffix(".png"), picture.getvalue())
+        store.write(Path(csv).with_suffix(".png"), png(figure))
         store.write(Path(csv), data.to_csv(index=False, lineterminator="\n"))
     return figure
