@@ -16,6 +16,7 @@ from collabopt import batch, experiment, sweep
 # A notebook, and those whose stages it goes on from: they would otherwise wait for each other's training.
 NEEDS = {
     "baseline": [],
+    "sensitivity": ["baseline"],
     "pqat": ["baseline"],
     "cqat": ["baseline"],
     "sparse_clustering": ["baseline"],

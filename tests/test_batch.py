@@ -30,6 +30,7 @@ NOTEBOOKS = [
     "pqat",
     "preservation",
     "published",
+    "sensitivity",
     "sparse_clustering",
 ]
 STAGES = {"baseline", "pruned", "clustered", "sparse_clustered", "qat", "pqat", "cqat", "pcqat"}
@@ -321,7 +322,7 @@ def test_the_executed_notebooks_stay_beside_the_log(whole):
 def test_a_batch_goes_on_where_a_notebook_failed_and_ends_with_status_1(failed):
     assert failed.done.status == 1
     finished = {name for name in NOTEBOOKS if (failed.runs / f"{name}.done").is_file()}
-    assert finished == {"baseline", "pqat", "sparse_clustering", "pcqat"}
+    assert finished == {"baseline", "sensitivity", "pqat", "sparse_clustering", "pcqat"}
     assert not (failed.report / "deployment_tree.html").exists()
 
 

@@ -19,7 +19,17 @@ from pygments.lexers import YamlLexer
 
 from collabopt import palette, pictures, plots, shell, store
 
-ORDER = ["baseline", "pqat", "sparse_clustering", "cqat", "pcqat", "preservation", "published", "deployment_tree"]
+ORDER = [
+    "baseline",
+    "sensitivity",
+    "pqat",
+    "sparse_clustering",
+    "cqat",
+    "pcqat",
+    "preservation",
+    "published",
+    "deployment_tree",
+]
 SETTINGS = ["seed", "number_of_clusters", "cluster_per_channel", "target_sparsity", "train_fraction"]
 FAILED = re.compile(r"^failed:?\s*", re.IGNORECASE)  # the page says that itself
 
