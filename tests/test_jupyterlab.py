@@ -154,3 +154,38 @@ def test_a_notebook_runs_by_the_menu_to_its_last_cell(lab, browser, name, tmp_pa
     assert [output.text for output in outputs if output.get("name") == "stderr"] == []
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 2
     assert [cell for cell in notebook.cells if cell.cell_type == "code"][-1].outputs
+
+
+EXPLORING = """import pandas as pd
+from collabopt import explorer
+from collabopt.experiment import Targets
+leaves = pd.DataFrame({"stage": ["baseline", "pruned"], "format": ["float32", "int8"]})
+leaves = leaves.assign(validation_accuracy=[0.9, 0.8], gzip_bytes=[4000, 1000])
+explorer.targets(leaves, Targets(max_gzip_bytes=4000))"""
+
+
+def test_an_explorer_is_shown_once_as_a_widget_that_answers(lab, browser, tmp_path):
+    url, root = lab
+    notebook = nbformat.read(root / "baseline.ipynb", as_version=4)  # for its kernel
+    notebook.cells = [nbformat.v4.new_code_cell(EXPLORING)]
+    nbformat.write(notebook, root / "exploring.ipynb")
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    try:
+        page.goto(f"{url}lab/tree/exploring.ipynb?token={TOKEN}&reset")
+        page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(timeout=120_000)
+        run_all(page)
+        shown = page.locator(".jp-OutputArea-output")
+        shown.get_by_text("Chosen: baseline float32.").wait_for(timeout=120_000)
+        assert shown.locator("img").count() == 1
+        before = shown.locator("img").get_attribute("src")
+        readout = shown.locator(".widget-slider .widget-readout").nth(1)
+        readout.fill("2")
+        readout.press("Enter")
+        shown.get_by_text("Chosen: pruned int8.").wait_for()
+        pytest.importorskip("playwright.sync_api").expect(shown.locator("img")).not_to_have_attribute("src", before)
+        page.screenshot(path=tmp_path / "explorer-moved.png")
+    except Exception:
+        page.screenshot(path=tmp_path / "explorer-failed.png")
+        raise
+    finally:
+        page.close()

@@ -276,6 +276,7 @@ def notebook(
             parameters={"experiment": plan, "reports": _from_root(pages)} | given,
             progress_bar=False,
             cwd=str(NOTEBOOKS),
+            store_widget_state=False,  # the page has a picture of each
         )
     except papermill.PapermillExecutionError as error:
         # The number that the page shows, too: papermill adds cells, which would shift any other count.
