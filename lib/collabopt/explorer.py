@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from collabopt import density, leaf_verdicts, palette, runs
+from collabopt import density, leaf_verdicts, palette
 from collabopt import targets as bounds
 from collabopt.experiment import Targets
 from collabopt.leaf_verdicts import BOUNDS
@@ -68,10 +68,10 @@ class Explorer:
         return widget | picture, {"alt": self.said}
 
 
-def kernels(finished: Sequence[runs.Finished], kernel: str | None = None) -> Explorer:
+def kernels(finished: Sequence, kernel: str | None = None) -> Explorer:
     """Pick a stage and a kernel: its density, sparsity, unique values and entropy, of the model and of the int8 file.
 
-    It begins with the last of the stages and with `kernel`; None takes that of most weights.
+    finished: stages as `Run.stages` gives them. It begins with the last of the stages and with `kernel`; None takes that of most weights.
     Raises ValueError where there is no stage, or no such kernel.
     """
     if not finished:
