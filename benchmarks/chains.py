@@ -6,9 +6,9 @@
 A chain trains a baseline of its own with `model.fit` on arrays in memory, wraps models by TFMOT's API, converts them,
 and runs its int8 files on one test example at a time. Data, network, epochs, batch sizes, rates, sparsity, clusters and
 the number of threads of training are those of an experiment of ours that leaves no layer out, so that both sides train
-the same.
-Which models a chain makes from which, converts and evaluates is what the guides do (tensorflow/model-optimization,
-guide/combine/{pqat,cqat,sparse_clustering,pcqat}_example.ipynb); the int8 files have our kind, int8 in and out.
+the same. Which models a chain makes from which, converts and evaluates is what the guides do
+(tensorflow/model-optimization, guide/combine/{pqat,cqat,sparse_clustering,pcqat}_example.ipynb); the int8 files have
+our kind, int8 in and out.
 """
 
 import argparse
@@ -181,7 +181,7 @@ def _stripped(stage: str, model):
 def one_by_one(tflite: bytes, inputs: np.ndarray) -> np.ndarray:
     """The class (n,) that an int8 file gives each of `inputs` (n, ...) float32, run on one at a time.
 
-    By as many threads as LiteRT takes unasked, which is one: the guides ask for none, and two are slower here."""
+    By as many threads as LiteRT takes unasked, which is one: the guides ask for none."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_content=tflite)

@@ -9,7 +9,7 @@ import dataclasses
 
 import pandas as pd
 
-from collabopt import leaves, progress, store, targets
+from collabopt import leaf_verdicts, leaves, progress, store, targets
 from collabopt.experiment import Targets
 from collabopt.leaves import Leaf
 from collabopt.runs import Finished, Run
@@ -44,16 +44,18 @@ class Walk:
 
     @property
     def results(self) -> pd.DataFrame:
-        """A row a stage, as in results.csv; accuracies are those on validation where test was not read."""
-        rows = self.run.results(*self.stages)
-        if not self.run.reads_test:
-            rows = rows.assign(**{name: rows[f"validation_{name}"] for name in ("accuracy", "accuracy_int8")})
-        return rows
+        """A row a stage, as in results.csv."""
+        return self.run.results(*self.stages)
 
     @property
     def layers(self) -> pd.DataFrame:
         """A row a stage and kernel, as in layers.csv."""
         return self.run.layers(*self.stages)
+
+    @property
+    def verdicts(self) -> pd.DataFrame | None:
+        """The leaves with what each misses; None where there are no targets."""
+        return leaf_verdicts.judged(self.table, self.targets) if self.run.experiment.has_targets else None
 
     def misses(self, leaf: str) -> dict[str, float]:
         """By how much the leaf exceeds each target that it does not meet."""
