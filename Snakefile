@@ -49,7 +49,7 @@ if PLAN.has_targets:  # it trains what it comes to, and nothing else
 RUN = with_what_they_need(CHOSEN)
 PLACE = Path(config.get("place") or batch.workplace(experiment.report_directory(NAME, **OVERRIDES)))
 PAGES = Path(config.get("pages") or experiment.report_directory(NAME, **OVERRIDES))
-LIBRARY = sorted(str(path) for path in (experiment.ROOT / "lib" / "collabopt").rglob("*") if path.suffix in (".py", ".j2", ".css", ".csv"))
+LIBRARY = sorted(str(path) for path in (experiment.ROOT / "lib" / "collabopt").rglob("*") if path.suffix in (".py", ".j2", ".js", ".css", ".csv"))
 SOURCES = [str(path) for path in experiment.sources(NAME)]
 COMMAND = "{sys.executable:q} -m collabopt.batch"
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
-from collabopt import index_page, pages, pictures
+from collabopt import batch, dead_links, index_page, pages, pictures, report_tables, stages
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -127,13 +127,59 @@ def test_contents_and_alternative_texts(cells, tmp_path):
     assert page.img["width"] == "288"
 
 
+def test_a_figure_links_its_data_where_that_is_beside_the_page(tmp_path):
+    cell = 'plots.tree(rows, csv=run.figures / "pqat-training.csv")'
+    two = 'display(plot(csv=run.figures / "a.csv")); plot()'
+    cells = [
+        new_markdown_cell("# Zeros?"),
+        new_code_cell(cell, outputs=[figure_output()]),
+        new_code_cell(two, outputs=[figure_output(), figure_output()]),
+    ]
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "a.csv").write_text("")
+    page, _ = exported(cells, tmp_path)
+    # Of two figures and one name nobody knows which is meant.
+    assert [image["alt"] for image in page.find_all("img")] == [
+        "Figure 1, pqat training: Zeros?",
+        "Figure 2: Zeros?",
+        "Figure 3: Zeros?",
+    ]
+    assert page.select("figcaption a") == []
+    (tmp_path / "figures" / "pqat-training.csv").write_text("")
+    page, text = exported(cells, tmp_path)
+    (link,) = page.select("figcaption a")
+    assert link["href"] == link.get_text() == "figures/pqat-training.csv"
+    assert link.find_parent("figure").img["alt"] == "Figure 1, pqat training: Zeros?"
+    assert "data-csv" not in text
+
+
+def test_every_figure_of_the_workbook_says_where_its_data_is():
+    for path in batch.notebooks():
+        for cell in nbformat.read(path, as_version=4).cells:
+            if cell.cell_type == "code" and re.search(r"^plots\.", cell.source, re.MULTILINE):
+                assert len(pages.FIGURE_DATA.findall(cell.source)) == 1, f"{path.name}: {cell.source}"
+
+
+def test_a_header_says_what_it_is_of_and_a_blank_one_is_none(tmp_path):
+    columns = pd.MultiIndex.from_product([["accuracy", "size"], ["published", "ours"]])
+    index = pd.MultiIndex.from_tuples([("pqat", "QAT"), ("pqat", "PQAT")])
+    table = pd.DataFrame([[1, 2, 3, 4], [5, 6, 7, 8]], index=index, columns=columns).to_html()
+    page, _ = exported([new_code_cell("t", outputs=[new_output("execute_result", {"text/html": table})])], tmp_path)
+    told = {cell.get_text(): cell["scope"] for cell in page.find_all("th")}
+    assert told == {
+        **dict.fromkeys(("accuracy", "size"), "colgroup"),
+        **dict.fromkeys(("published", "ours"), "col"),
+        **{"pqat": "rowgroup", "QAT": "row", "PQAT": "row"},
+    }
+
+
 def test_outputs_fall_back_and_are_escaped(cells, tmp_path):
     page, _ = exported(cells, tmp_path)
     assert "progress: done" in page.get_text()
     assert HOSTILE in page.select_one(".stream").get_text()
     assert page.select_one(".stream .ansi-green-fg").get_text() == "ok"
     table = page.select_one(".html table")
-    assert table.find("td").get_text() == HOSTILE
+    assert table.select_one("tbody td").get_text() == HOSTILE
     assert table.parent["class"] == ["table"]
     assert {cell["scope"] for cell in table.find_all("th")} == {"col", "row"}
 
@@ -224,6 +270,112 @@ def test_index_tells_the_results(report):
     assert ("stages.pqat.epochs", "4") in zip(
         *([t.get_text() for t in page.find_all(n)] for n in ("dt", "dd")), strict=True
     )
+
+
+def links_by_row(page: bs4.BeautifulSoup) -> list[list[str]]:
+    return [[link["href"] for link in row.find_all("a")] for row in page.select("tbody tr")]
+
+
+def test_a_row_of_the_index_leads_to_its_notebook_and_its_file(report):
+    (report / "models" / "pqat.tflite").write_bytes(b"TFL3")
+    (report / "deployment_tree.html").write_text("")
+    baseline, _, pqat, own = links_by_row(read(report))
+    assert pqat == ["pqat.html", "models/pqat.tflite"]
+    # The notebook that asks about the baseline has no page here, and nothing asks about a stage of one's own.
+    assert baseline == own == ["deployment_tree.html"]
+
+
+def test_a_stage_by_the_other_scheme_leads_to_where_the_two_are_compared(report):
+    rows = pd.DataFrame({"stage": ["pcqat", "pcqat"], "scheme": ["collabopt", "tfmot"], "accuracy": [0.9, 0.8]})
+    rows.to_csv(report / "results.csv", index=False)
+    for name in ("models/pcqat.tflite", "models/pcqat-tfmot.tflite", "preservation.html"):
+        (report / name).write_text("")
+    ours, other = ["pcqat.html", "models/pcqat.tflite"], ["preservation.html", "models/pcqat-tfmot.tflite"]
+    assert links_by_row(read(report)) == [ours, other]
+    (report / "run.json").write_text('{"experiment": {"scheme": "tfmot"}}')
+    assert links_by_row(read(report))[1] == ours
+
+
+def test_every_stage_is_asked_about_by_a_notebook_that_names_it():
+    assert set(report_tables.SHOWN_IN) == set(stages.TREE)
+    for stage, name in report_tables.SHOWN_IN.items():
+        notebook = nbformat.read(batch.NOTEBOOKS / f"{name}.ipynb", as_version=4)
+        assert any(f'"{stage}"' in cell.source for cell in notebook.cells)
+
+
+def test_the_index_leads_to_the_page_of_all_reports(report, tmp_path):
+    index_page.index(report, "", home=tmp_path / "index.html")
+    page = bs4.BeautifulSoup((report / "index.html").read_text(encoding="utf-8"), "html.parser")
+    assert [link["href"] for link in page.select("nav.links a")] == ["../index.html"]
+    assert read(report).select("nav.links a") == []
+
+
+def leaf(stage: str, **values: object) -> dict:
+    return {"stage": stage, "seed": 0, "validation_accuracy": 0.9, "tflite_bytes": 1000} | values
+
+
+@pytest.fixture
+def leaves(report) -> Path:
+    """leaves.csv of two stages: what is float has no int8 weights, and Vela did not take it."""
+    note = "Vela takes int8 files"
+    rows = [
+        leaf("pqat", format="int8", accuracy=0.91, gzip_bytes=900, entropy_bytes=500.0, npu_cycles=545_408.0)
+        | {"accelerator": "Ethos-U55-128", "npu_operators": 1.0, "tflite": "models/pqat 1.tflite"},
+        leaf("baseline", format="float32", gzip_bytes=3600, npu_note=note, tflite="models/gone.tflite"),
+        leaf("baseline", format="int8", latency_ms=2.0, latency_q1_ms=1.5, latency_q3_ms=2.25),
+    ]
+    pd.DataFrame(rows).to_csv(report / "leaves.csv", index=False)
+    return report
+
+
+def of_leaves(page: bs4.BeautifulSoup) -> bs4.Tag:
+    return page.find("caption", id="leaves-caption").parent
+
+
+def test_leaves_are_listed_stage_by_stage_and_empty_cells_say_why(leaves):
+    table = of_leaves(read(leaves))
+    titles = [cell.get_text() for cell in table.select("thead tr:last-child th")]
+    rows = [[cell.get_text() for cell in row.find_all(["th", "td"])] for row in table.select("tbody tr")]
+    columns = dict(zip(titles, zip(*rows, strict=True), strict=True))
+    assert columns["stage"] == ("baseline", "baseline", "PQAT")
+    assert columns["format"] == ("float32", "int8", "int8")
+    assert columns["test"] == ("not read", "not read", "91.00")
+    assert columns["entropy"] == ("not int8", "not int8", "0.5")
+    assert columns["cycles"] == ("Vela takes int8 files", "not compiled", "545,408")
+    assert columns["ms (quartiles)"] == ("not timed", "2 (1.5–2.25)", "not timed")
+    assert "Not measured in this run: file (kB): ZIP; file (kB): zstd" in table.find_next(class_="note").get_text()
+    # A model that is not there is no link.
+    assert [link["href"] for link in table.select("td a")] == ["models/pqat%201.tflite"]
+    assert "Ethos-U55-128, by Vela" in [cell.get_text() for cell in table.select('th[scope="colgroup"]')]
+
+
+def test_the_columns_of_a_group_stand_below_it(leaves):
+    first, last = of_leaves(read(leaves)).select("thead tr")
+    assert sum(int(cell["colspan"]) for cell in first.find_all(["th", "td"])) == len(last.find_all("th"))
+
+
+def test_what_a_cell_sorts_by_is_its_number_and_nothing_where_it_has_none(leaves):
+    columns = zip(*(row.find_all(["th", "td"]) for row in of_leaves(read(leaves)).select("tbody tr")), strict=True)
+    numbers = [cells for cells in columns if any("number" in cell.get("class", []) for cell in cells)]
+    assert len(numbers) == 8
+    for cell in itertools.chain(*numbers):
+        key = cell.get("data-key", cell.get_text())
+        assert (key == "") == ("missing" in cell["class"])
+        assert key == "" or np.isfinite(float(key))
+
+
+def test_dead_links_are_taken_out_of_a_report(leaves):
+    read(leaves)
+    (leaves / "models" / "pqat 1.tflite").unlink()
+    (leaves / "pcqat.html").unlink()
+    told = dead_links.remove(leaves)
+    assert set(told) == {"index.html: models/pqat%201.tflite", "index.html: pcqat.html"}
+    page = bs4.BeautifulSoup((leaves / "index.html").read_text(encoding="utf-8"), "html.parser")
+    assert_fetches_nothing(page)
+    assert_is_readable(page)
+    links = {link["href"] for link in page.select("main a")}
+    assert links == {"leaves.csv", "pqat.html", "results.csv", "run.json"}
+    assert dead_links.remove(leaves) == []
 
 
 def test_index_marks_failed_notebooks(report):

@@ -206,19 +206,22 @@ def _failed_branches(place: Path) -> list[str]:
 
 
 def _close(name: str, pages: Path, states: dict[str, str]) -> None:
-    """Write the index page of a report."""
-    from collabopt import index_page
+    """Write the index page of a report, and the page of all reports anew."""
+    from collabopt import front_page, index_page
 
     if any(pages.glob("*.html")):
         text = "\n".join(path.read_text(encoding="utf-8") for path in experiment.sources(name))
-        print(f"report: {os.path.relpath(index_page.index(pages, text, states))}")
+        home = front_page.path(experiment.REPORTS)
+        print(f"report: {os.path.relpath(index_page.index(pages, text, states, home))}")
+    front_page.write(experiment.REPORTS)
 
 
 def _close_sweep(name: str, pages: Path, states: dict[str, str]) -> None:
-    """Write the page of a sweep."""
-    from collabopt import sweep_page
+    """Write the page of a sweep, and the page of all reports anew."""
+    from collabopt import front_page, sweep_page
 
-    print(f"report: {os.path.relpath(sweep_page.write(pages, name, states))}")
+    print(f"report: {os.path.relpath(sweep_page.write(pages, name, states, front_page.path(experiment.REPORTS)))}")
+    front_page.write(experiment.REPORTS)
 
 
 def stages(branch: str, plan: str, overrides: dict[str, Any], done: Path) -> int:

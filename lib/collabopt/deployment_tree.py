@@ -26,7 +26,8 @@ def tree(results: pd.DataFrame, csv: Path | None = None, verdicts: pd.DataFrame 
     tree that `results` lacks are drawn as empty, dashed cards. Sizes are in kB of 1,000 bytes. verdicts: leaves as
     `leaf_verdicts.judged` tells of them: a card then says what its int8 file misses, and the chosen one has a frame.
     """
-    rows = palette.first_setting(palette.numbers(results, ["accuracy_int8", "validation_accuracy_int8", "gzip_bytes"]), "stage")
+    numbers = ["accuracy_int8", "validation_accuracy_int8", "gzip_bytes"]
+    rows = palette.first_setting(palette.numbers(results, numbers), "stage")
     nodes = _with_verdicts({row["stage"]: row for row in rows.to_dict("records")}, verdicts)
     standard = {stage.name: stage.parent for stage in TREE.values()}
     parents = standard | {stage: _parent(row) for stage, row in nodes.items()}

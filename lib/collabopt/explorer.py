@@ -71,8 +71,8 @@ class Explorer:
 def kernels(finished: Sequence, kernel: str | None = None) -> Explorer:
     """Pick a stage and a kernel: its density, sparsity, unique values and entropy, of the model and of the int8 file.
 
-    finished: stages as `Run.stages` gives them. It begins with the last of the stages and with `kernel`; None takes that
-    of most weights.
+    finished: stages as `Run.stages` gives them. It begins with the last of the stages and with `kernel`; None takes
+    that of most weights.
     Raises ValueError where there is no stage, or no such kernel.
     """
     if not finished:

@@ -3,13 +3,12 @@
 import base64
 import io
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
-import bs4
 import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -17,7 +16,8 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import YamlLexer
 
-from collabopt import palette, pictures, plots, shell, store
+from collabopt import palette, pictures, plots, report_files, report_tables, shell, store
+from collabopt.page_table import Table
 
 ORDER = [
     "baseline",
@@ -30,67 +30,72 @@ ORDER = [
     "published",
     "deployment_tree",
 ]
-SETTINGS = ["seed", "number_of_clusters", "cluster_per_channel", "target_sparsity", "train_fraction"]
+HEADINGS = {
+    "results": "Results",
+    "leaves": "Leaves",
+    "published": "Published beside ours",
+    "layers": "Layers",
+    "notebooks": "Notebooks",
+    "run": "Run",
+    "files": "Files",
+}
+OPTIONAL = "leaves", "published", "layers"
 FAILED = re.compile(r"^failed:?\s*", re.IGNORECASE)  # the page says that itself
 
 
-def index(directory: Path, experiment_text: str, status: dict[str, str] | None = None) -> Path:
+def index(
+    directory: Path, experiment_text: str, status: dict[str, str] | None = None, home: Path | None = None
+) -> Path:
     """Write `index.html` of a report directory and return its path; what the directory lacks, the page says.
 
     `experiment_text` is the experiment's YAML: its first comment introduces the page. `status` tells of notebooks
-    by name "ok" or why there is no whole page, beside what their own pages tell.
+    by name "ok" or why there is no whole page, beside what their own pages tell. `home`: the page of all reports.
     """
-    run = _run(directory / "run.json")
+    run = report_files.run(directory)
     # Of several seeds the pages show the first; `comparison.csv` has what all of them say.
-    results, layers = (
-        _of_seed(_read(directory / file, needed), run.get("seed"))
-        for file, needed in (("results.csv", "stage"), ("layers.csv", "layer"))
+    results, layers, leaves = (
+        report_files.of_seed(report_files.rows(directory / file, needed), run.get("seed"))
+        for file, needed in (("results.csv", "stage"), ("layers.csv", "layer"), ("leaves.csv", "format"))
     )
-    title = _title(directory, results, run)
+    title, lead = _title(directory, results, run), _lead(experiment_text)
+    parts = _tables(directory, results, leaves, report_files.own_scheme(run)) | _pictures(results, layers)
+    headings = {name: text for name, text in HEADINGS.items() if parts.get(name) or name not in OPTIONAL}
     text = shell.render(
         "index.html.j2",
         title=title,
-        description=f"Results, notebooks and models of the experiment {title}",
-        lead=_lead(experiment_text),
-        table=_table(results) if len(results) else None,
-        tree=picture(plots.tree, results, _tree_alt(results), "The deployment tree"),
-        scatter=picture(plots.size_against_accuracy, results, _scatter_alt(results), "Size against accuracy"),
-        layers=picture(plots.layer_properties, layers, _layers_alt(layers), "Sparsity and unique weights by layer"),
+        description=next(filter(None, lead), f"Results, notebooks and models of the experiment {title}"),
+        links=links_to(home, directory),
+        contents=shell.contents(headings),
+        lead=lead,
+        **parts,
         notebooks=_notebooks(directory, status or {}),
         groups=_groups(run),
-        experiment_text=Markup(highlight(experiment_text, YamlLexer(), HtmlFormatter())) if experiment_text else "",
+        experiment_text=_highlighted(experiment_text),
         files=_files(directory),
-        contents=[{"level": 2, "id": heading.lower(), "text": heading} for heading in _headings(layers)],
     )
     store.write(directory / "index.html", text)
     return directory / "index.html"
 
 
-def _read(path: Path, needed: str) -> pd.DataFrame:
-    """The rows of a CSV file as text, `stage`s in the order of the tree; empty where it lacks the `needed` column."""
-    try:
-        rows = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (FileNotFoundError, pd.errors.EmptyDataError):
-        return pd.DataFrame()
-    if not {"stage", needed} <= set(rows):
-        return pd.DataFrame()
-    order = {stage: position for position, stage in enumerate(palette.NAMES)}
-    return rows.sort_values("stage", key=lambda stages: stages.map(order), kind="stable", ignore_index=True)
+def links_to(home: Path | None, directory: Path) -> dict[str, str]:
+    """What stands at the top of a page in `directory`: the way to the page of all reports."""
+    return {} if home is None else {quote(Path(os.path.relpath(home, directory)).as_posix()): "All reports"}
 
 
-def _of_seed(rows: pd.DataFrame, seed: object) -> pd.DataFrame:
-    """The rows of one seed, where a column tells of seeds and the run of its own."""
-    if seed is None or "seed" not in rows or str(seed) not in set(rows["seed"]):
-        return rows
-    return rows[rows["seed"] == str(seed)].reset_index(drop=True)
+def _tables(directory: Path, results: pd.DataFrame, leaves: pd.DataFrame, own: str) -> dict[str, Table | None]:
+    judged = report_files.judged(directory)
+    return {
+        "results": report_tables.results(results, directory, own) if len(results) else None,
+        "leaves": report_tables.leaves(leaves, directory, own) if len(leaves) else None,
+        "published": report_tables.compared(judged) if len(judged) else None,
+    }
 
 
-def _run(path: Path) -> dict[str, Any]:
-    try:
-        run = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return run if isinstance(run, dict) else {"run": run}
+def _pictures(results: pd.DataFrame, layers: pd.DataFrame) -> dict[str, dict | None]:
+    tree = picture(plots.tree, results, _tree_alt(results), "The deployment tree", "results.csv")
+    scatter = plots.size_against_accuracy, results, _scatter_alt(results), "Size against accuracy", "results.csv"
+    heat = plots.layer_properties, layers, _layers_alt(layers), "Sparsity and unique weights by layer", "layers.csv"
+    return {"tree": tree, "scatter": picture(*scatter), "layers": picture(*heat)}
 
 
 def _title(directory: Path, results: pd.DataFrame, run: dict) -> str:
@@ -104,73 +109,17 @@ def _lead(experiment_text: str) -> list[str]:
     return [line.lstrip("#").strip() for line in comment.splitlines()]
 
 
-def _headings(layers: pd.DataFrame) -> list[str]:
-    return ["Results", *(["Layers"] if len(layers) else []), "Notebooks", "Run", "Files"]
-
-
-def _percent(digits: int) -> Callable[[pd.Series], str]:
-    return lambda number: f"{100 * number:.{digits}f}"
-
-
-def _kilobytes(number: float) -> str:
-    return f"{number / 1000:,.1f}"
-
-
-MEASURES = [
-    ("accuracy", "accuracy (%)", _percent(2)),
-    ("accuracy_int8", "INT8 accuracy (%)", _percent(2)),
-    ("gzip_bytes", "raw → gzip (kB, saved)", _kilobytes),
-    ("zip_bytes", "ZIP (kB)", _kilobytes),
-    ("sparsity", "sparsity (%)", _percent(1)),
-    ("unique_weights", "unique weights", lambda number: f"{number:,.0f}"),
-]
-
-
-def _table(results: pd.DataFrame) -> dict:
-    """Titles and cells of the results table; columns that are absent or wholly empty are left out."""
-    rows = palette.numbers(results, ["tflite_bytes", *(column for column, _, _ in MEASURES)])
-    measured = [measure for measure in MEASURES if rows[measure[0]].notna().any()]
-    told = [column for column in ("parent", "scheme") if column in rows and (rows[column] != "").any()]
-    told += [column for column in SETTINGS if column in rows and len({*rows[column]} - {""}) > 1]
-    with_preserved = "preserved" in rows
-    columns = [{"title": "stage"}, *({"title": column.replace("_", " ")} for column in told)]
-    columns += [{"title": title, "number": True} for _, title, _ in measured]
-    columns += [{"title": "preserved"}] if with_preserved else []
-    cells = []
-    for row in rows.to_dict("records"):
-        line = [{"text": palette.name(row["stage"])}, *({"text": palette.name(row[column])} for column in told)]
-        line += [
-            {"text": _from_raw(row) if column == "gzip_bytes" else _written(row[column], written), "kind": "number"}
-            for column, _, written in measured
-        ]
-        cells.append(line + ([_preserved(row["preserved"])] if with_preserved else []))
-    return {"columns": columns, "rows": cells}
-
-
-def _written(number: float, written: Callable[[float], str]) -> str:
-    return written(number) if pd.notna(number) else ""
-
-
-def _from_raw(row: dict) -> str:
-    """A row's size from raw to gzip: "528.1 → 434.9 (17.7 %)", what was saved; what is not known is left out."""
-    raw, packed = row["tflite_bytes"], row["gzip_bytes"]
-    share = f" ({100 * (1 - packed / raw):.1f} %)" if packed / raw > 0 else ""
-    return " → ".join(_kilobytes(size) for size in (raw, packed) if pd.notna(size)) + share
-
-
-def _preserved(value: str) -> dict:
-    kept = palette.preserved(value)
-    return {"text": ""} if kept is None else {"text": "yes"} if kept else {"text": "NO", "kind": "no"}
-
-
-def picture(draw: Callable[[pd.DataFrame], Figure], rows: pd.DataFrame, alt: str, caption: str) -> dict | None:
+def picture(
+    draw: Callable[[pd.DataFrame], Figure], rows: pd.DataFrame, alt: str, caption: str, csv: str
+) -> dict | None:
+    """What `table.html.j2` needs to show a figure of `rows`; None where there are none. csv: the file they are in."""
     if not len(rows):
         return None
     figure, file = draw(rows), io.BytesIO()
     figure.savefig(file, format="png", metadata={"Software": None})
     width, height = (round(96 * inches) for inches in figure.get_size_inches())
     png = base64.b64encode(pictures.smaller(file.getvalue())).decode()
-    return {"png": png, "alt": alt, "caption": caption, "width": width, "height": height}
+    return {"png": png, "alt": alt, "caption": caption, "csv": csv, "width": width, "height": height}
 
 
 def _tree_alt(results: pd.DataFrame) -> str:
@@ -203,21 +152,17 @@ def _notebooks(directory: Path, status: dict[str, str]) -> list[dict]:
     place = {name: position for position, name in enumerate(ORDER)}
     pages = []
     for name in sorted(names, key=lambda name: (place.get(name, len(place)), name)):
-        page = _page(directory / f"{name}.html")
+        page = report_files.head(directory / f"{name}.html")
         if told.get(name, "ok") != "ok":
             page["failure"] = FAILED.sub("", told[name]) or "no reason given"
         pages.append(page)
     return pages
 
 
-def _page(path: Path) -> dict:
-    """What the head of a page tells of it."""
-    if not path.is_file():
-        return {"name": path.stem, "title": path.stem.replace("_", " ")}
-    head = bs4.BeautifulSoup(path.read_text(encoding="utf-8").partition("</head>")[0], "html.parser")
-    told = {tag["name"]: tag.get("content", "") for tag in head.find_all("meta", attrs={"name": True})}
-    title = head.title.get_text(strip=True) if head.title else ""
-    return {**told, "name": path.stem, "href": quote(path.name), "title": title or path.stem}
+def _highlighted(text: str) -> Markup:
+    """YAML in colours; it scrolls by keyboard, too."""
+    code = highlight(text, YamlLexer(), HtmlFormatter()) if text else ""
+    return Markup(code.replace("<pre>", '<pre tabindex="0">', 1))
 
 
 def _groups(run: dict) -> list[dict]:
@@ -248,8 +193,8 @@ def _flat(group: dict, above: str = "") -> list[tuple[str, str]]:
 
 def _files(directory: Path) -> list[dict]:
     first = ["results.csv", "layers.csv", "run.json"]
-    others = sorted(path.name for path in directory.glob("*.csv") if path.name not in first)
-    models = sorted(f"models/{path.name}" for path in (directory / "models").glob("*.tflite"))
-    present = [name for name in [*first, *others, *models] if (directory / name).is_file()]
+    others = sorted(path.name for ending in ("csv", "json", "md") for path in directory.glob(f"*.{ending}"))
+    models = sorted(path.relative_to(directory).as_posix() for path in (directory / "models").rglob("*.tflite"))
+    present = [name for name in dict.fromkeys([*first, *others, *models]) if (directory / name).is_file()]
     sizes = {name: (directory / name).stat().st_size for name in present}
     return [{"name": name, "href": quote(name), "size": f"{sizes[name] / 1000:,.1f} kB"} for name in present]

@@ -22,6 +22,8 @@ from PIL import Image
 from collabopt import pictures, shell, store
 
 HEADINGS = re.compile("^h[1-6]$")
+FIGURE_DATA = re.compile(r"""\bcsv\s*=\s*run\.figures\s*/\s*["']([\w.-]+\.csv)["']""")
+"""How a cell says which file of the report's `figures/` holds the numbers of its figure."""
 DROPPED = {"remove-cell", "papermill-error-cell-tag"}
 """Cells with these tags are left out; the second is papermill's own banner, for which the page has a better one."""
 SHOWN = ["text/html", "image/png", "image/svg+xml", "image/jpeg", "text/markdown", "text/latex", "text/plain"]
@@ -50,11 +52,13 @@ def from_notebook(notebook: Path, page: Path, links: dict[str, str]) -> None:
     cells = nbformat.read(notebook, as_version=4)
     cells.cells = [cell for cell in cells.cells if not DROPPED & set(cell.metadata.get("tags", []))]
     failed_at, failed_cell, failure = _failure(cells)
+    for cell in cells.cells:
+        _name_data(cell)
     exported, _ = _exporter().from_notebook_node(cells, {"metadata": {"path": str(notebook.parent.resolve())}})
     body = bs4.BeautifulSoup(exported, "html.parser")
     _remove_loading(body)
     contents = _outline(body, notebook.stem.replace("_", " "))
-    _describe(body)
+    _describe(body, page.parent)
     first = body.select_one(".prose p")
     text = shell.render(
         "page.html.j2",
@@ -69,6 +73,15 @@ def from_notebook(notebook: Path, page: Path, links: dict[str, str]) -> None:
         failed_cell=failed_cell,
     )
     store.write(page, text)
+
+
+def _name_data(cell: nbformat.NotebookNode) -> None:
+    """Write the name of its data to every figure of a cell, where the cell names as many as it shows."""
+    figures = [output for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
+    names = FIGURE_DATA.findall(cell.source)
+    if len(names) == len(figures):
+        for output, name in zip(figures, names, strict=True):
+            output.metadata["csv"] = name
 
 
 def _exporter() -> HTMLExporter:
@@ -161,21 +174,57 @@ def _unused(text: str, taken: set[str]) -> str:
     return address
 
 
-def _describe(body: bs4.BeautifulSoup) -> None:
-    """Say what figures and tables are to those who cannot see them, and let wide tables scroll in themselves."""
+def _describe(body: bs4.BeautifulSoup, directory: Path) -> None:
+    """Say what figures and tables are to those who cannot see them, and let wide ones scroll in themselves.
+
+    directory: that of the page, in whose `figures/` the data of figures may be.
+    """
     for number, image in enumerate(body.find_all("img"), 1):
+        figure = image.find_parent("figure") or image
+        csv = figure.attrs.pop("data-csv", "")
+        kind = f", {re.sub('[-_]', ' ', csv.removesuffix('.csv'))}" if csv else ""
+        label = f"Figure {number}{kind}: {_section(image)}"
         if _is_mute(image):
-            image["alt"] = f"Figure {number}: {_section(image)}"
+            image["alt"] = label
         _fit(image)
-    for table in body.find_all("table"):
+        if figure is not image:
+            image.wrap(_scrolling(body, "scroll", "group", label))
+        if (directory / "figures" / csv).is_file():
+            _link_data(body, figure, f"figures/{csv}")
+    for number, table in enumerate(body.find_all("table"), 1):
         del table["border"]
-        for scope, cells in (("col", table.select("thead th")), ("row", table.select("tbody th"))):
-            for cell in cells:
-                cell["scope"] = scope
-        label = f"Table: {_section(table)}"
-        table.wrap(
-            body.new_tag("div", attrs={"class": "table", "tabindex": "0", "role": "region", "aria-label": label})
-        )
+        _scope(table)
+        if table.caption is None:
+            table.insert(0, body.new_tag("caption", attrs={"class": "unseen"}, string=_section(table)))
+        table.wrap(_scrolling(body, "table", "region", f"Table {number}: {table.caption.get_text(' ', strip=True)}"))
+    for code in body.select(".highlight pre"):
+        code["tabindex"] = "0"
+
+
+def _scrolling(body: bs4.BeautifulSoup, kind: str, role: str, label: str) -> bs4.Tag:
+    """What is too wide scrolls in this, by keyboard too."""
+    return body.new_tag("div", attrs={"class": kind, "tabindex": "0", "role": role, "aria-label": label})
+
+
+def _link_data(body: bs4.BeautifulSoup, figure: bs4.Tag, address: str) -> None:
+    """End a figure's caption with a link to its numbers."""
+    if figure.figcaption is None:
+        figure.append(body.new_tag("figcaption"))
+    link = body.new_tag("a", href=address)
+    link.string = address
+    data = body.new_tag("span", attrs={"class": "data"})
+    data.extend(["Data: ", link])
+    figure.figcaption.append(data)
+
+
+def _scope(table: bs4.Tag) -> None:
+    """Say what each header is of; a header without text is none."""
+    for scope, span, cells in (("col", "colspan", "thead th"), ("row", "rowspan", "tbody th")):
+        for cell in table.select(cells):
+            if cell.get_text(strip=True):
+                cell["scope"] = f"{scope}group" if int(cell.get(span, 1)) > 1 else scope
+            else:
+                cell.name = "td"
 
 
 def _is_mute(image: bs4.Tag) -> bool:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from collabopt import backend, experiment, progress, store
+from collabopt import experiment, progress, store
 from collabopt.stages import TREE
 
 if TYPE_CHECKING:
@@ -112,6 +112,8 @@ def read(path: Path) -> pd.DataFrame:
 
 def about(run: Run) -> dict:
     """What run.json says: parameters, data, versions, commit, start and end."""
+    from collabopt import backend  # imports TensorFlow, which those who only read tables need not wait for
+
     return {
         "experiment": run.given.model_dump(mode="json"),
         "experiment_sha256": experiment.digest(str(run.source)),
@@ -131,6 +133,8 @@ def about(run: Run) -> dict:
 
 def versions() -> dict[str, str]:
     """Versions of all that computes."""
+    from collabopt import backend
+
     packages = ("numpy", "ai-edge-litert", "pandas", "scikit-learn", "papermill")
     return {
         "python": platform.python_version(),

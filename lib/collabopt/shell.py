@@ -1,4 +1,4 @@
-"""What every page of a report shares: head, style, links, contents, and the one script that opens all code."""
+"""What every page of a report shares: head, style, links, contents, and the one script, for code and tables."""
 
 import base64
 import functools
@@ -13,18 +13,6 @@ from pygments.formatters import HtmlFormatter
 
 HERE = Path(__file__).parent
 LIGHT, DARK = "default", "github-dark"
-SCRIPT = """
-const button = document.getElementById("show-code");
-if (button) {
-  button.hidden = false;
-  button.addEventListener("click", () => {
-    const open = button.getAttribute("aria-pressed") !== "true";
-    document.querySelectorAll("details.code").forEach((cell) => { cell.open = open; });
-    button.setAttribute("aria-pressed", open);
-    button.textContent = open ? "Hide all code" : "Show all code";
-  });
-}
-"""
 
 
 def render(template: str, **values: Any) -> str:
@@ -35,9 +23,15 @@ def render(template: str, **values: Any) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, undefined=jinja2.ChainableUndefined
     )
-    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-    trusted = {"css": Markup(_css()), "script": Markup(SCRIPT)}
+    script = (HERE / "page.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    trusted = {"css": Markup(_css()), "script": Markup(script)}
     return environment.get_template(template).render(**values, **trusted, script_digest=digest)
+
+
+def contents(headings: dict[str, str]) -> list[dict[str, Any]]:
+    """The contents list of a page whose headings of the second level have these ids and words."""
+    return [{"level": 2, "id": name, "text": text} for name, text in headings.items()]
 
 
 @functools.cache

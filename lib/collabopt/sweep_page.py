@@ -1,23 +1,33 @@
 """The page of a sweep: every cell's figures over its seeds, and which of them no other beats in accuracy and size."""
 
-import json
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from collabopt import experiment, index_page, palette, results, shell, store, sweep
+from collabopt import experiment, index_page, page_table, palette, report_tables, results, shell, store, sweep
+from collabopt.page_table import Cell, Column, Table
 from collabopt.palette import FAINT, INK, MUTED, _style
 
-OVER_SEEDS = ["accuracy", "accuracy_int8", "gzip_bytes", "zip_bytes", "tflite_bytes", "sparsity", "unique_weights"]
+OVER_SEEDS = [
+    "validation_accuracy",
+    "validation_accuracy_int8",
+    "accuracy",
+    "accuracy_int8",
+    "gzip_bytes",
+    "zip_bytes",
+    "tflite_bytes",
+    "sparsity",
+    "unique_weights",
+]
 """The figures of which sweep.csv has the mean and the standard deviation."""
 
 
-def write(directory: Path, plan: str, states: dict[str, str]) -> Path:
+def write(directory: Path, plan: str, states: dict[str, str], home: Path | None = None) -> Path:
     """Write index.html, sweep.csv, results.csv and the figure of a sweep; returns the page's path.
 
-    states: "ok" of every cell, or why it is not whole.
+    states: "ok" of every cell, or why it is not whole. home: the page of all reports.
     """
     rows = _rows(directory, list(states))
     name = experiment.path_of(plan).stem
@@ -31,10 +41,10 @@ def write(directory: Path, plan: str, states: dict[str, str]) -> Path:
         description=f"Accuracy and size of {name} over a grid of parameters",
         name=name,
         grid=[(key, ", ".join(map(str, values))) for key, values in _grid(states).items()],
-        table=_table(table) if len(table) else None,
-        figure=index_page.picture(pareto, table, _alt(table), "Accuracy against compressed size")
-        if len(rows)
-        else None,
+        links=index_page.links_to(home, directory),
+        contents=shell.contents({"results": "Results", "cells": "Cells", "files": "Files"}),
+        table=_table(table, directory) if len(table) else None,
+        figure=index_page.picture(pareto, table, _alt(table), "Accuracy against compressed size", "sweep.csv"),
         cells=[_cell(directory, cell, said) for cell, said in states.items()],
         files=[file for file in ("sweep.csv", "results.csv") if (directory / file).is_file()],
     )
@@ -52,7 +62,8 @@ def _rows(directory: Path, cells: list[str]) -> pd.DataFrame:
 
 def over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
     """A row a stage and setting: `<figure>` is the mean over seeds, `<figure>_std` the standard deviation, `seeds` how
-    many there are, `preserved` whether every seed's is, and `front` whether it is on the Pareto front."""
+    many there are, `preserved` whether every seed's is, `cell` the first cell of a sweep that has it, and `front`
+    whether it is on the Pareto front."""
     key = [column for column in results.KEY if column != "seed"]
     rows = rows.drop_duplicates([*key, "seed"])
     groups = rows.groupby(key, dropna=False, sort=False)
@@ -60,6 +71,8 @@ def over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
     for column in OVER_SEEDS:
         table[column], table[f"{column}_std"] = groups[column].mean(), groups[column].std()
     table["preserved"] = groups["preserved"].agg(_all)
+    if "cell" in rows:
+        table["cell"] = groups["cell"].first()
     table = table.reset_index()
     table["front"] = front(table["gzip_bytes"], table["accuracy_int8"])
     order = {stage: position for position, stage in enumerate(palette.NAMES)}
@@ -83,7 +96,7 @@ def front(sizes: pd.Series, accuracies: pd.Series) -> list[bool]:
 def pareto(table: pd.DataFrame, csv: Path | None = None) -> Figure:
     """Gzip size (kB, 1,000 bytes) against INT8 accuracy (%), a point a row of `over_seeds`, with the standard deviation
     over seeds, and the Pareto front drawn."""
-    shown, varied = table.sort_values("gzip_bytes"), _varied(table)
+    shown, told = table.sort_values("gzip_bytes"), varied(table)
     with _style():
         figure = palette.blank(7.2, 4.6)
         axes = figure.subplots()
@@ -108,7 +121,7 @@ def pareto(table: pd.DataFrame, csv: Path | None = None) -> Figure:
                 alpha=1 if row.front else 0.75,
             )
             if row.front:
-                at, said = (row.gzip_bytes / 1000, 100 * row.accuracy_int8), _setting(row, varied)
+                at, said = (row.gzip_bytes / 1000, 100 * row.accuracy_int8), setting(row._asdict(), told)
                 axes.annotate(said, at, (6, -4), textcoords="offset points", fontsize=8, va="top", color=MUTED)
         marks = [
             Line2D([], [], color=palette.colour(stage), linestyle="", marker=palette.marker(stage), markersize=7)
@@ -121,6 +134,11 @@ def pareto(table: pd.DataFrame, csv: Path | None = None) -> Figure:
     return palette.keep(figure, shown, csv)
 
 
+NOTE = (
+    "Mean ± standard deviation over seeds. Accuracy is top-1 on the test split; INT8 is the full-integer .tflite file; "
+    "sizes in kB of 1,000 bytes. On the Pareto front (●): no other file is at least as small and as accurate, and "
+    "better in one of the two. The links lead to the first cell that has the stage."
+)
 SETTINGS = {
     "target_sparsity": "sparsity",
     "number_of_clusters": "clusters",
@@ -130,35 +148,45 @@ SETTINGS = {
 }
 
 
-def _table(table: pd.DataFrame) -> dict:
-    """Titles and cells; settings that are the same in all rows are left out."""
-    told = _varied(table)
-    numbers = [*(SETTINGS[column] for column in told), "seeds", "accuracy (%)", "INT8 accuracy (%)", "gzip (kB)"]
-    columns = ["stage", *numbers, "preserved", "Pareto front"]
+def _table(table: pd.DataFrame, directory: Path) -> Table:
+    """A row a stage and setting; settings that are the same in all rows are left out."""
+    told = varied(table)
     lines = []
     for row in table.to_dict("records"):
-        kept = palette.preserved(row["preserved"])
-        line = [palette.name(row["stage"]), *("" if pd.isna(row[column]) else str(row[column]) for column in told)]
-        line += [str(row["seeds"]), *(_with_deviation(row, column, 100) for column in ("accuracy", "accuracy_int8"))]
-        line += [_with_deviation(row, "gzip_bytes", 1e-3, 1), "" if kept is None else "yes" if kept else "NO"]
-        lines.append([*line, "●" if row["front"] else ""])
-    return {"columns": columns, "rows": lines, "numbers": numbers}
+        scheme = "" if pd.isna(row["scheme"]) else row["scheme"]
+        at = directory / row["cell"], row["stage"], scheme, scheme
+        stage = page_table.stage(row["stage"], _below(row["cell"], report_tables.page_of(*at)))
+        model = page_table.file(_below(row["cell"], report_tables.model_of(*at)), stage.text)
+        settings = [Cell() if pd.isna(row[column]) else Cell(str(row[column]), kind="number") for column in told]
+        measured = [with_deviation(row, column, 100) for column in ("accuracy", "accuracy_int8")]
+        measured.append(with_deviation(row, "gzip_bytes", 1e-3, 1))
+        lines.append([stage, *settings, Cell(str(row["seeds"]), kind="number"), *measured])
+        lines[-1] += [page_table.preserved(row["preserved"]), Cell("●" if row["front"] else ""), model]
+    numbers = [*(SETTINGS[column] for column in told), "seeds", "accuracy (%)", "INT8 accuracy (%)", "gzip (kB)"]
+    columns = [Column("stage"), *(Column(title, number=True) for title in numbers)]
+    columns += map(Column, ("preserved", "Pareto front", "file"))
+    return Table("results", "Results of every cell", columns, lines, NOTE)
 
 
-def _varied(table: pd.DataFrame) -> list[str]:
+def _below(directory: str, name: str) -> str:
+    return f"{directory}/{name}" if name else ""
+
+
+def varied(table: pd.DataFrame) -> list[str]:
     """The settings that differ among the rows."""
     return [column for column in SETTINGS if len(set(table[column].dropna())) > 1]
 
 
-def _setting(row: tuple, varied: list[str]) -> str:
-    """A row's values of the settings that differ: "sparsity 0.5, clusters 8"."""
-    told = [(SETTINGS[column], getattr(row, column)) for column in varied]
-    return ", ".join(f"{title} {value}" for title, value in told if not pd.isna(value))
+def setting(row: dict, told: list[str]) -> str:
+    """A row's values of those settings: "sparsity 0.5, clusters 8"."""
+    return ", ".join(f"{SETTINGS[column]} {row[column]}" for column in told if not pd.isna(row[column]))
 
 
-def _with_deviation(row: dict, column: str, scale: float, digits: int = 2) -> str:
+def with_deviation(row: dict, column: str, scale: float, digits: int = 2) -> Cell:
+    """The mean over seeds of a figure of `over_seeds` times `scale`, ± its standard deviation."""
     deviation = row[f"{column}_std"]
-    return f"{scale * row[column]:.{digits}f}" + ("" if pd.isna(deviation) else f" ± {scale * deviation:.{digits}f}")
+    aside = "" if pd.isna(deviation) else f" ± {scale * deviation:,.{digits}f}"
+    return page_table.number(row[column], lambda mean: f"{scale * mean:,.{digits}f}{aside}")
 
 
 def _alt(table: pd.DataFrame) -> str:
@@ -185,9 +213,5 @@ def _grid(states: dict[str, str]) -> sweep.Grid:
 
 
 def _cell(directory: Path, cell: str, said: str) -> dict:
-    page = directory / cell / "deployment_tree.html"
-    seconds = None
-    if (run := directory / cell / "run.json").is_file():
-        about = json.loads(run.read_text())
-        seconds = f"{about['start']} – {about['end']}"
-    return {"name": cell, "href": f"{cell}/{page.name}" if page.is_file() else "", "said": said, "when": seconds}
+    page = report_tables.existing(directory / cell, "deployment_tree.html")
+    return {"name": cell, "href": _below(cell, page), "said": said}

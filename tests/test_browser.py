@@ -1,0 +1,325 @@
+"""The pages of a finished batch in a real browser: nothing fetched or broken, sorted, filtered, accessible, printed.
+
+One notebook is run; COLLABOPT_ALL_NOTEBOOKS=1 runs all of them.
+"""
+
+import functools
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+from urllib.request import url2pathname
+
+import pandas as pd
+import pytest
+
+from collabopt import experiment, front_page, index_page, sweep_page
+from collabopt import pages as notebook_pages
+
+pytestmark = pytest.mark.timeout(1200)
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+if BROWSER is None:
+    pytest.skip("no chromium, chromium-browser or google-chrome on the path", allow_module_level=True)
+sync_api = pytest.importorskip("playwright.sync_api")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+
+NOTEBOOKS = "" if os.environ.get("COLLABOPT_ALL_NOTEBOOKS") else "baseline"
+WIDTHS = 400, 1400
+RELEASED = experiment.ROOT / "reports" / "speech_commands-ds_cnn_l"
+
+
+@pytest.fixture(scope="module")
+def reports(tiny, tmp_path_factory) -> Path:
+    """The reports of a batch of the tiny experiment. What takes longer is written by the library from tables: a report
+    with figures of many stages, leaves, and a sweep of which one cell failed."""
+    if os.environ.get("DEV"):
+        return Path(os.environ["DEV"])
+    root = tmp_path_factory.mktemp("browser")
+    environment = os.environ | {"COLLABOPT_DATA": f"{root}/data", "COLLABOPT_REPORTS": f"{root}/reports"}
+    words = ["report", "--experiment", str(tiny), "--cores", "2", "--notebooks", NOTEBOOKS]
+    command = [sys.executable, "-m", "collabopt.batch", *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    released, home = root / "reports" / RELEASED.name, front_page.path(root / "reports")
+    released.mkdir()
+    for name in ("results.csv", "layers.csv", "comparison.csv", "run.json"):
+        shutil.copy(RELEASED / name, released)
+    add_leaves(released)
+    index_page.index(released, "# DS-CNN-L.\nseed: 0\n", {"pqat": "FAILED for a test"}, home)
+    add_sweep(root / "reports" / tiny.stem, root / "data" / "runs" / tiny.stem / "as_given" / "baseline.ipynb", tiny)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment, "DATA", root / "data")
+        front_page.write(root / "reports")
+    return root / "reports"
+
+
+def add_leaves(report: Path) -> None:
+    rows = pd.read_csv(report / "results.csv").query("scheme != 'tfmot' and seed == 0")
+    rows = rows[["stage", "seed", "validation_accuracy", "tflite_bytes", "gzip_bytes"]]
+    int8 = rows.assign(format="int8", npu_cycles=range(10**6, 10**4, -(10**5))[: len(rows)], npu_note="")
+    floats = rows.assign(format="float32", tflite_bytes=4 * rows["tflite_bytes"], npu_note="Vela takes no floats")
+    pd.concat([floats, int8]).assign(accelerator="Ethos-U55-128").to_csv(report / "leaves.csv", index=False)
+
+
+def add_sweep(report: Path, executed: Path, plan: Path) -> None:
+    sweep = report / "sweep,seed=0+1"
+    for seed in (0, 1):
+        cell = sweep / f"seed={seed}"
+        cell.mkdir(parents=True)
+        pd.read_csv(report / "results.csv").assign(seed=seed).to_csv(cell / "results.csv", index=False)
+        shutil.copy(report / "run.json", cell)
+    shutil.copytree(report / "models", sweep / "seed=0" / "models")
+    notebook_pages.from_notebook(executed, sweep / "seed=0" / "deployment_tree.html", {"../index.html": "The sweep"})
+    sweep_page.write(sweep, str(plan), {"seed=0": "ok", "seed=1": "FAILED"}, front_page.path(report.parent))
+
+
+@pytest.fixture(scope="module")
+def pages(reports) -> list[Path]:
+    found = sorted(reports.rglob("*.html"))
+    assert len(found) >= 6
+    return found
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    with sync_api.sync_playwright() as playwright:
+        # Chromium does not start as root in its sandbox.
+        one = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield one
+        one.close()
+
+
+@pytest.fixture(scope="module")
+def windows(browser) -> Callable:
+    """The browser's window of a width in pixels and a colour scheme."""
+
+    @functools.cache
+    def window(width: int, scheme: str):
+        return browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+
+    return window
+
+
+@pytest.fixture
+def visit(windows) -> Iterator[Callable]:
+    """Opens a page: its path, a width in pixels and a colour scheme; afterwards nothing went wrong in any of them."""
+    opened, wrong = [], []
+
+    def show(path: Path, width: int = 1400, scheme: str = "light"):
+        page = windows(width, scheme).new_page()
+        opened.append(page)
+        page.on("request", lambda request: wrong.append(request.url) if is_remote(request.url) else None)
+        page.on("requestfailed", lambda request: wrong.append(f"failed: {request.url}"))
+        page.on("console", lambda said: wrong.append(said.text) if said.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.goto(path.as_uri())
+        return page
+
+    yield show
+    for page in opened:
+        page.close()
+    assert wrong == []
+
+
+def is_remote(url: str) -> bool:
+    return urlsplit(url).scheme not in ("file", "data")
+
+
+def texts(page, table: str, column: int) -> list[str]:
+    """What the cells of a column say, from above, of the rows that are seen."""
+    rows = page.locator(f"table:has(#{table}-caption) tbody tr:visible")
+    return [row.locator("th, td").nth(column).inner_text() for row in rows.all()]
+
+
+def header(page, table: str, title: str):
+    return page.locator(f"table:has(#{table}-caption) thead th").filter(has=page.get_by_role("button", name=title))
+
+
+def values(page, table: str, column: int) -> list[float | None]:
+    cells = [cell.partition(" ±")[0].partition("→")[0] for cell in texts(page, table, column)]
+    return [float(cell.replace(",", "").replace("−", "-")) if cell else None for cell in cells]
+
+
+def test_pages_load_nothing_and_say_no_error(pages, visit):
+    for path in pages:
+        page = visit(path)
+        assert page.title()
+        assert page.locator("h1").count() == 1
+        assert page.evaluate("[...document.images].every((image) => image.complete && image.naturalWidth > 0)")
+
+
+def test_every_link_and_anchor_leads_somewhere(pages, visit):
+    followed = 0
+    for path in pages:
+        page = visit(path)
+        for link in page.evaluate("[...document.querySelectorAll('a[href]')].map((link) => link.href)"):
+            address = urlsplit(link)
+            if address.scheme in ("http", "https"):
+                continue
+            target = Path(url2pathname(address.path))
+            assert target.is_file(), f"{path.name}: {link}"
+            if address.fragment:
+                assert target == path
+                assert page.locator(f'[id="{unquote(address.fragment)}"]').count() == 1, link
+            followed += 1
+    assert followed > 50
+
+
+def test_a_table_sorts_by_click_up_and_down(reports, visit):
+    page = visit(reports / RELEASED.name / "index.html")
+    before = texts(page, "results", 0)
+    sorter = page.get_by_role("button", name="accuracy (%)", exact=True)
+    column = sorter.locator("..").evaluate("header => header.cellIndex")
+    sorter.click()
+    up = values(page, "results", column)
+    assert up == sorted(up)
+    assert header(page, "results", "accuracy (%)").first.get_attribute("aria-sort") == "ascending"
+    sorter.click()
+    assert values(page, "results", column) == sorted(up, reverse=True)
+    assert page.locator("[aria-sort]").count() == 1
+    assert page.locator("[aria-sort=descending]").count() == 1
+    # By stage is the order of the tree, in which it came.
+    page.get_by_role("button", name="stage").first.click()
+    assert texts(page, "results", 0) == before
+
+
+def test_a_table_sorts_by_keyboard(reports, visit):
+    page = visit(reports / "index.html")
+    gzip = page.get_by_role("button", name="gzip (kB)")
+    column = gzip.locator("..").evaluate("header => header.cellIndex")
+    page.get_by_role("button", name="INT8 accuracy (%)").focus()
+    for _ in range(2):
+        page.keyboard.press("Tab")
+    assert gzip.evaluate("button => button === document.activeElement")
+    assert gzip.evaluate("button => getComputedStyle(button).outlineStyle") == "solid"
+    page.keyboard.press("Enter")
+    up = values(page, "stages", column)
+    assert up == sorted(up) and len(set(up)) > 1
+    page.keyboard.press("Space")
+    assert values(page, "stages", column) == sorted(up, reverse=True)
+
+
+def test_what_has_no_value_comes_last_both_ways(reports, visit):
+    page = visit(reports / RELEASED.name / "index.html")
+    cycles = page.get_by_role("button", name="cycles")
+    column = cycles.locator("..").evaluate("header => header.cellIndex")
+    for _ in range(2):
+        cycles.click()
+        said = texts(page, "leaves", column)
+        missing = [cell == "Vela takes no floats" for cell in said]
+        assert missing == sorted(missing)
+        assert 0 < sum(missing) < len(missing)
+
+
+def test_numbers_sort_as_numbers_and_words_as_words(reports, visit):
+    page = visit(reports / RELEASED.name / "index.html")
+    raw = page.get_by_role("button", name="raw", exact=True)
+    raw.click()
+    up = values(page, "leaves", raw.locator("..").evaluate("header => header.cellIndex"))
+    assert up == sorted(up)
+    assert [str(value) for value in up] != sorted(str(value) for value in up), "these tell text from numbers"
+    page.get_by_role("button", name="format").click()
+    assert texts(page, "leaves", 1) == sorted(texts(page, "leaves", 1))
+
+
+def test_a_filter_shows_the_rows_with_every_word(reports, visit):
+    page = visit(reports / RELEASED.name / "index.html")
+    field = page.get_by_label("Filter").nth(1)
+    rows = len(texts(page, "leaves", 0))
+    field.fill("PQAT  int8")
+    assert texts(page, "leaves", 0) == ["PQAT"]
+    assert page.get_by_role("status").nth(1).inner_text() == f"1 of {rows} rows"
+    field.fill("no such word")
+    assert texts(page, "leaves", 0) == []
+    field.fill("")
+    assert len(texts(page, "leaves", 0)) == rows
+    assert len(texts(page, "results", 0)) > 1, "another table is left alone"
+
+
+def test_the_tables_are_whole_without_a_script(reports, browser):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto((reports / RELEASED.name / "index.html").as_uri())
+    assert page.locator("tbody tr:visible").count() == page.locator("tbody tr").count() > 4
+    assert page.locator("button:visible, input:visible").count() == 0
+    context.close()
+
+
+def test_a_reader_goes_from_all_reports_to_a_notebook_and_its_data_and_back(reports, visit):
+    page = visit(reports / "index.html")
+    page.get_by_role("heading", name="tiny").get_by_role("link").click()
+    assert page.url.endswith("/tiny/index.html")
+    page.locator("table:has(#results-caption)").get_by_role("link", name="QAT", exact=True).click()
+    assert page.url.endswith("/tiny/baseline.html")
+    figures = page.locator("figure")
+    assert figures.count() == figures.filter(has=page.locator("figcaption a[href$='.csv']")).count() > 2
+    page.get_by_role("link", name="All results").click()
+    page.get_by_role("link", name="All reports").click()
+    assert page.url == (reports / "index.html").as_uri()
+
+
+def test_all_code_opens_by_its_button(reports, visit):
+    page = visit(reports / "tiny" / "baseline.html")
+    assert page.locator("details.code[open]").count() == 0
+    page.get_by_role("button", name="Show all code").click()
+    assert page.locator("details.code:not([open])").count() == 0
+
+
+# Colours do not go by the width, nor does what scrolls by the scheme.
+@pytest.mark.parametrize(("width", "scheme"), [(400, "dark"), (1400, "light")])
+def test_pages_pass_the_checks_of_axe(pages, visit, width, scheme):
+    checks = axe.Axe()
+    for path in pages:
+        found = checks.run(visit(path, width, scheme)).response["violations"]
+        told = [f"{path.name}: {one['id']}: {one['nodes'][0]['html'][:200]}" for one in found]
+        assert told == []
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_page_is_no_wider_than_its_window(pages, visit, width):
+    for path in pages:
+        page = visit(path, width)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, path.name
+
+
+def test_what_scrolls_is_reached_by_keyboard(pages, visit):
+    reached = """[...document.querySelectorAll("main *")].filter((one) => one.scrollWidth > one.clientWidth + 1
+        && getComputedStyle(one).overflowX === "auto" && one.tabIndex < 0).map((one) => one.outerHTML.slice(0, 100))"""
+    for path in pages:
+        assert visit(path, 400).evaluate(reached) == []
+
+
+def test_the_content_is_the_first_that_the_keyboard_offers(pages, visit):
+    for path in pages:
+        page = visit(path)
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+        assert page.evaluate("document.activeElement.id") == "main", path.name
+
+
+def test_headings_go_down_by_one_and_tables_are_tables_with_captions(pages, visit):
+    for path in pages:
+        page = visit(path)
+        levels = [
+            int(tag[1])
+            for tag in page.evaluate("[...document.querySelectorAll('h1,h2,h3,h4,h5,h6')].map(h => h.tagName)")
+        ]
+        assert levels[0] == 1
+        assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+        assert page.locator("img:not([alt]), img[alt='']").count() == 0
+        assert page.locator("table:not(:has(caption))").count() == 0, path.name
+        laid = page.evaluate("[...document.querySelectorAll('td, th')].map((cell) => getComputedStyle(cell).display)")
+        assert set(laid) == {"table-cell"}, path.name
+
+
+def test_a_page_prints(pages, visit, tmp_path):
+    for path in pages:
+        printed = tmp_path / "page.pdf"
+        visit(path).pdf(path=printed, prefer_css_page_size=True)
+        assert printed.read_bytes().startswith(b"%PDF")
+        assert printed.stat().st_size > 10_000
