@@ -44,7 +44,8 @@ def test_a_report_is_of_the_experiment_as_it_is(report):
 def test_a_report_is_whole_and_small(report):
     commit = json.loads((report / "run.json").read_text(encoding="utf-8"))["commit"]
     notebooks = {Path(path).stem for path in git("ls-tree", "--name-only", commit, "notebooks/") if "." in path}
-    assert {path.stem for path in report.glob("*.html")} == notebooks | {"index"}
+    # Not every run runs every notebook: TFMOT's schemes, beside ours, may want more memory than there is.
+    assert {"index", "deployment_tree"} <= {path.stem for path in report.glob("*.html")} <= notebooks | {"index"}
     files = git("ls-files", str(report))
     assert sum((experiment.ROOT / path).stat().st_size for path in files) < 5 * MEGABYTES
 

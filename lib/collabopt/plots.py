@@ -168,14 +168,19 @@ def _short(count: float) -> str:
 def size_against_accuracy(results: pd.DataFrame, csv: Path | None = None) -> Figure:
     """Gzip size (kB, 1,000 bytes) against INT8 accuracy (%), a labelled point a row of `results`.
 
-    A row whose stage did not preserve what its parent won has a red ring and says so.
+    Accuracy is that on test; on validation, and the axis says so, where no row has any. A row whose stage did not
+    preserve what its parent won has a red ring and says so.
     """
-    shown = palette.numbers(results, ["gzip_bytes", "accuracy_int8"]).dropna(subset=["gzip_bytes", "accuracy_int8"])
+    shown = palette.numbers(results, ["gzip_bytes", "accuracy_int8", "validation_accuracy_int8"])
+    unread = bool(shown["accuracy_int8"].isna().all())
+    if unread:
+        shown = shown.assign(accuracy_int8=shown["validation_accuracy_int8"])
+    shown = shown.dropna(subset=["gzip_bytes", "accuracy_int8"])
     shown = shown.reindex(columns=["stage", "scheme", "gzip_bytes", "accuracy_int8", "preserved"])
     with _style():
         figure = palette.blank(7.2, 4.6)
         axes = figure.subplots()
-        axes.set(xlabel="gzip size of the int8 .tflite (kB)", ylabel="INT8 accuracy (%)")
+        axes.set(xlabel="gzip size of the int8 .tflite (kB)", ylabel=f"INT8 {'validation ' * unread}accuracy (%)")
         axes.set_axisbelow(True)
         axes.grid()
         axes.margins(0.12)
