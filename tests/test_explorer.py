@@ -88,6 +88,20 @@ def test_sliders_reach_from_a_target_that_no_leaf_meets_to_one_that_all_do():
     assert shown.said.startswith("Chosen: baseline int8")
 
 
+def test_every_position_of_a_slider_is_a_target():
+    extreme = LEAVES.assign(
+        validation_accuracy=[1.0, 1.0, 1.0, 0.0], gzip_bytes=[1, 1, 2, 2], npu_ms=[None, 0.0, 0.0, 0.0]
+    )
+    shown = explorer.targets(extreme, Targets())
+    for name, control in shown.controls.items():
+        if name.endswith("_asked"):
+            slider = shown.controls[name.removesuffix("_asked")]
+            control.value = True
+            for position in (slider.min, slider.max):
+                slider.value = position
+                assert "leaves" in shown.said
+
+
 def test_a_cost_that_no_leaf_tells_has_no_slider_unless_it_is_asked_for():
     without = LEAVES.assign(npu_ms=None, npu_sram_kib=None).drop(columns="npu_flash_kib")
     assert "max_npu_ms" not in explorer.targets(without, WANTED).controls

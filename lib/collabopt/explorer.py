@@ -71,8 +71,8 @@ class Explorer:
 def kernels(finished: Sequence, kernel: str | None = None) -> Explorer:
     """Pick a stage and a kernel: its density, sparsity, unique values and entropy, of the model and of the int8 file.
 
-    finished: stages as `Run.stages` gives them. It begins with the last of the stages and with `kernel`; None takes
-    that of most weights.
+    finished: stages as `Run.stages` gives them. It begins with the last of them and with `kernel`; None takes that of
+    most weights that pruning and clustering touch.
     Raises ValueError where there is no stage, or no such kernel.
     """
     if not finished:
@@ -125,7 +125,9 @@ def _line(target: str, amounts: list[float], limit: float, asked: bool) -> dict[
     bound = BOUNDS[target]
     least, most = min((amount for amount in amounts if amount > 0), default=1.0), max(amounts)
     margin = 0.05 * max(most - least, least)
-    low, high = 0.0 if target == "max_accuracy_drop" else max(least - margin, least / 2), max(most, least) + margin
+    low, high = max(least - margin, least / 2), max(most, least) + margin
+    if target == "max_accuracy_drop":
+        low, high = 0.0, min(high, 99.99)
     form = {"readout_format": f",.{bound.digits}f", "continuous_update": False, "style": {"description_width": "12em"}}
     slider = ipywidgets.FloatSlider(
         limit, min=low, max=high, step=(high - low) / STEPS, description=f"{bound.title} ({bound.unit})",
@@ -138,4 +140,4 @@ def _line(target: str, amounts: list[float], limit: float, asked: bool) -> dict[
 
 def _targets(limits: dict[str, float]) -> Targets:
     whole = {"max_tflite_bytes", "max_gzip_bytes"}
-    return Targets(**{name: round(limit) if name in whole else limit for name, limit in limits.items()})
+    return Targets(**{name: max(1, round(limit)) if name in whole else limit for name, limit in limits.items()})
