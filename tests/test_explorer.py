@@ -140,7 +140,7 @@ def test_what_there_is_not_is_named(finished):
 CELLS = [
     new_markdown_cell("# Which leaf?"),
     new_code_cell(
-        "%matplotlib inline\nimport pandas as pd\nfrom collabopt import explorer, plots\n"
+        "import pandas as pd\nfrom collabopt import explorer, plots\n"
         "from collabopt.experiment import Targets\nleaves = pd.read_csv('leaves.csv')"
     ),
     new_code_cell("explorer.targets(leaves, Targets(max_gzip_bytes=900))"),

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -132,9 +133,11 @@ class Described(Figure):
 
 
 def blank(width: float, height: float) -> Described:
-    """An empty figure of that size in inches. pyplot does not know of it: it would keep every figure of a batch in
-    memory, and a notebook would show each twice."""
-    return Described(figsize=(width, height), layout="constrained")
+    """An empty figure of that size in inches. pyplot makes it, or a notebook would not show it; and forgets it at once,
+    or a notebook would show it twice and a batch would keep every figure in memory."""
+    figure = plt.figure(figsize=(width, height), layout="constrained", FigureClass=Described)
+    plt.close(figure)
+    return figure
 
 
 def png(figure: Figure) -> bytes:

@@ -157,7 +157,8 @@ def recommend(
     """Proposes to leave layers out whose drop alone exceeds the tolerance by more than two standard errors.
 
     exclude: what the experiment leaves out already. most_weights: the share of the table's weights, in [0, 1], that the
-    layers left out of a technique may hold together; those that cost most by weight come first.
+    layers left out of a technique may hold together; those that cost most by weight come first. Of many layers looked
+    at, some exceed a tolerance by chance: where all cost just as much as it, one of forty does.
 
     Raises ValueError for a tolerance below zero and a share that is none.
     """
