@@ -78,3 +78,34 @@ def test_the_tables_of_the_readme_are_those_of_the_reports(name):
     text = (experiment.ROOT / "README.md").read_text(encoding="utf-8")
     table = comparison.markdown(comparison.verdicts(comparison.read(REPORTS / name)))
     assert table in text, f"put the output of make verify EXPERIMENT={name} into the README"
+
+
+CLUSTERS = {
+    "8 a tensor": "speech_commands-ds_cnn_l",
+    "8 a channel": "speech_commands-ds_cnn_l-per_channel",
+    "4 a tensor": "speech_commands-ds_cnn_l-4_clusters",
+    "4 a channel": "speech_commands-ds_cnn_l-per_channel-4_clusters",
+}
+
+
+def clusters_table() -> str:
+    """INT8 accuracy, mean ± standard deviation over seeds, and gzip size of what clustering leaves of DS-CNN-L."""
+    stages = {"clustered": "clustered", "cqat": "CQAT", "sparse_clustered": "sparse clustered", "pcqat": "PCQAT"}
+    lines = [f"| clusters | {' | '.join(f'{title}, INT8 (%)' for title in stages.values())} | PCQAT, gzip (kB) |"]
+    lines.append("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for title, name in CLUSTERS.items():
+        rows = results.read(REPORTS / name / "results.csv")
+        of = rows[rows["scheme"] == "collabopt"].groupby("stage")
+        mean, deviation = 100 * of["accuracy_int8"].mean(), 100 * of["accuracy_int8"].std()
+        cells = [f"{mean[stage]:.2f} ± {deviation[stage]:.2f}" for stage in stages]
+        lines.append(f"| {title} | {' | '.join(cells)} | {of['gzip_bytes'].mean()['pcqat'] / 1000:.1f} |")
+    return "\n".join(lines)
+
+
+def test_the_table_of_clusters_in_the_readme_is_that_of_the_reports():
+    missing = [name for name in CLUSTERS.values() if not (REPORTS / name / "results.csv").is_file()]
+    if missing:
+        pytest.skip(f"no report of {', '.join(missing)} is released")
+    assert clusters_table() in (experiment.ROOT / "README.md").read_text(encoding="utf-8"), clusters_table()
+    rows = {name: results.read(REPORTS / name / "results.csv") for name in CLUSTERS.values()}
+    assert {tuple(sorted(set(one["seed"]))) for one in rows.values()} == {(0, 1, 2)}

@@ -219,8 +219,10 @@ def _in_a_line(rows: list[dict]) -> str:
     if len(rows) < 2:
         return "no results yet" if not rows else "nothing is smaller and as good"
     best, points = rows[1], 100 * rows[1]["lost"]
-    verb = "loses" if points >= 0 else "gains"
-    return f"{palette.name(best['stage'])} saves {percent(best['saved'], 1)} % and {verb} {abs(points):.1f} points"
+    saved = f"{palette.name(best['stage'])} saves {percent(best['saved'], 1)} %"
+    if pd.isna(points):  # test was not read
+        return saved
+    return f"{saved} and {'loses' if points >= 0 else 'gains'} {abs(points):.1f} points"
 
 
 def _stages(reports: list[Report]) -> Table | None:
