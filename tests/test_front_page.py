@@ -93,7 +93,7 @@ def test_the_page_tells_of_every_report(reports):
     assert "seeds 0, 1 · 2026-05-04 · commit 0123456789 with changes" in cards[1].get_text()
     others = [line.get_text() for line in cards[0].select("li")]
     assert others[0].startswith("sparsity=0.8: clustered saves 50.0 % and loses 0.9 points")
-    assert others[1].startswith("sweep,number_of_clusters=8+16: clustered saves 50.0 %")
+    assert others[1].startswith("sweep number_of_clusters=8+16: clustered saves 50.0 %")
 
 
 def test_all_stages_are_in_one_table(reports):

@@ -62,12 +62,12 @@ def sizes(walked: Walk) -> Styler:
             "gzip (bytes)": _count(leaf["gzip_bytes"]),
             "zstd (bytes)": _count(leaf["zstd_bytes"]),
             "int8 weights (bytes)": _count(leaf["weight_bytes"]),
-            "their entropy (bytes)": _count(leaf["entropy_bytes"]),
+            "entropy (bytes)": _count(leaf["entropy_bytes"]),
             "zstd ÷ entropy": _decimal(leaf["zstd_bytes"] / leaf["entropy_bytes"], 2),
         }
         for _, leaf in walked.table.iterrows()
     ]
-    return pd.DataFrame(rows, index=_names(walked)).style
+    return _dense(pd.DataFrame(rows, index=_names(walked)))
 
 
 def inference(walked: Walk) -> Styler:
@@ -86,7 +86,11 @@ def inference(walked: Walk) -> Styler:
         for _, leaf in walked.table.iterrows()
     ]
     frame = pd.DataFrame(rows, index=_names(walked))
-    return frame.style.set_caption(f"NPU: {walked.run.experiment.accelerator}, estimated by Vela. {_notes(walked)}")
+    return _dense(frame).set_caption(f"NPU: {walked.run.experiment.accelerator}, estimated by Vela. {_notes(walked)}")
+
+
+def _dense(frame: pd.DataFrame) -> Styler:
+    return frame.style.set_table_attributes('class="dense"')
 
 
 def _notes(walked: Walk) -> str:
