@@ -48,7 +48,7 @@ def tree(results: pd.DataFrame, csv: Path | None = None, verdicts: pd.DataFrame 
             _card(axes, corner, CARD[1] + more, stage, nodes.get(stage), largest)
         told = "INT8 accuracy and gzip size of every stage's int8 .tflite file; bars compare the sizes"
         if verdicts is not None:
-            told += "\nbelow, what that file misses of the targets; val: accuracy on validation"
+            told += "\n✗: the targets that this file misses; val: accuracy on validation"
         figure.supxlabel(told, color=MUTED, fontsize=8)
     columns = ["stage", "parent", "scheme", "accuracy_int8", "gzip_bytes", "preserved"]
     columns += [] if verdicts is None else ["validation_accuracy_int8", "verdict", "chosen"]
@@ -144,17 +144,19 @@ def _verdict(axes: Axes, x: float, y: float, height: float, row: dict) -> None:
         said, colour = f"▶ chosen: {palette.form(row['chosen'])} file", INK
     elif isinstance(row.get("missed"), dict):
         names = [BOUNDS[target].title.removesuffix(" drop") for target in row["missed"]]
-        said, colour = (f"✗ misses {_listed(names)}", ALARM) if names else ("✓ meets all targets", INK)
+        said, colour = (f"✗ {_listed(names)}", ALARM) if names else ("✓ meets all targets", INK)
     else:
         return
     axes.text(x + 0.2, y + height - 0.14, said, fontsize=8.5, va="center", color=colour, fontweight="bold")
 
 
-def _listed(names: list[str], most: int = 16) -> str:
+def _listed(names: list[str], most: int = 23) -> str:
     """As many names as a card has room for, and how many more there are: "accuracy, gzip + 2"."""
-    fitting = [count for count in range(1, len(names) + 1) if len(", ".join(names[:count])) <= most]
-    shown = fitting[-1] if fitting else 1
-    return ", ".join(names[:shown]) + (f" + {len(names) - shown}" if shown < len(names) else "")
+    said = [
+        ", ".join(names[:count]) + (f" + {len(names) - count}" if count < len(names) else "")
+        for count in range(len(names), 0, -1)
+    ]
+    return next((one for one in said if len(one) <= most), said[-1])
 
 
 def _numbers(axes: Axes, left: float, y: float, row: dict, stage: str, largest: float) -> None:

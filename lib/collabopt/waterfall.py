@@ -34,7 +34,7 @@ def waterfall(leaves: pd.DataFrame, stage: str | None = None, csv: Path | None =
         axes.set(ylabel="size (kB)", ylim=(0, 1.18 * steps["kilobytes"].max()), xlim=(-0.55, len(steps) - 0.45))
         for at, row in enumerate(steps.itertuples()):
             _column(axes, at, row, steps["kilobytes"].iloc[max(at - 1, 0)])
-        axes.set_xticks(range(len(steps)), steps["step"])
+        axes.set_xticks(range(len(steps)), [step.replace(" (", "\n(") for step in steps["step"]])
         axes.tick_params(axis="x", length=0, colors=INK)
         axes.yaxis.set_major_formatter("{x:,.0f}")
         axes.set_title(f"{_times(steps):.1f} times smaller", fontweight="bold")
@@ -75,8 +75,8 @@ def _way(stage: str) -> list[tuple[str, str]]:
 
 def _said(stage: str, form: str) -> str:
     if form == "int8":
-        return f"quantized\n({palette.name(stage) if TREE[stage].quantizes else 'int8 PTQ'})"
-    return {"baseline": "compressed\n(gzip)", "sparse_clustered": "clustered"}.get(stage, palette.name(stage))
+        return f"quantized ({palette.name(stage) if TREE[stage].quantizes else 'int8 PTQ'})"
+    return {"baseline": "compressed (gzip)", "sparse_clustered": "clustered"}.get(stage, palette.name(stage))
 
 
 def _column(axes: Axes, at: int, row: tuple, before: float) -> None:
@@ -108,8 +108,7 @@ def _times(steps: pd.DataFrame) -> float:
 
 def _alt(steps: pd.DataFrame) -> str:
     said = [
-        f"{row.step} {row.kilobytes:,.1f} kB".replace("\n", " ")
-        + ("" if pd.isna(row.saved) else f" ({-100 * row.saved:+.0f} %)")
+        f"{row.step} {row.kilobytes:,.1f} kB" + ("" if pd.isna(row.saved) else f" ({-100 * row.saved:+.0f} %)")
         for row in steps.itertuples()
     ]
     return f"File size step by step: {'; '.join(said)}. In all {_times(steps):.1f} times smaller."
