@@ -252,6 +252,22 @@ def test_waterfall_ends_where_the_leaves_do(leaves):
     assert "4.4 times smaller" in texts(plots.waterfall(leaves, stage="baseline"))
 
 
+@pytest.mark.parametrize(
+    ("count", "steps"),
+    [
+        (1, ["float32 file", "compressed (gzip)"]),
+        (2, ["float32 file", "compressed (gzip)", "quantized (int8 PTQ)"]),
+        (3, ["float32 file", "compressed (gzip)", "pruned"]),
+        (4, ["float32 file", "compressed (gzip)", "pruned", "quantized (float16 PTQ)"]),
+        (5, ["float32 file", "compressed (gzip)", "pruned", "quantized (int8 PTQ)"]),
+        (6, ["float32 file", "compressed (gzip)", "pruned", "clustered"]),
+    ],
+)
+def test_waterfall_of_a_walk_that_ended_early(leaves, count, steps, tmp_path):
+    plots.waterfall(leaves.head(count), csv=tmp_path / "waterfall.csv")
+    assert pd.read_csv(tmp_path / "waterfall.csv")["step"].tolist() == steps
+
+
 def test_waterfall_of_a_size_that_grew_says_so(leaves):
     leaves.loc[leaves["stage"] == "pruned", "gzip_bytes"] = 3800
     assert "+6 %" in texts(plots.waterfall(leaves))

@@ -22,7 +22,8 @@ ROOM = 0.1
 
 
 def waterfall(leaves: pd.DataFrame, stage: str | None = None, csv: Path | None = None) -> Figure:
-    """Sizes in kB of 1,000 bytes on the way to the int8 file of `stage`; None: as far as there are leaves to PCQAT.
+    """Sizes in kB of 1,000 bytes on the way to the int8 file of `stage`; None: as far to PCQAT as there are leaves, and
+    where a walk ended before an int8 file, to the smallest that it came to.
 
     `leaves` has the columns of leaves.csv; of several settings the first is taken, ours before TFMOT's.
     Raises ValueError where a leaf on the way is missing.
@@ -51,13 +52,12 @@ def _steps(leaves: pd.DataFrame, stage: str | None) -> pd.DataFrame:
     """A row a column of the figure: `step, stage, format, raw_bytes, gzip_bytes, kilobytes` drawn, `saved` share."""
     rows = palette.first_setting(palette.numbers(leaves, ["tflite_bytes", "gzip_bytes"]), "stage", "format")
     known = rows.dropna(subset=["tflite_bytes", "gzip_bytes"]).set_index(["stage", "format"])
-    if stage is None:
-        stage = next((end for end in ENDS if set(_way(end)) <= set(known.index)), "baseline")
-    missing = [f"{name} {form}" for name, form in _way(stage) if (name, form) not in known.index]
+    way = _as_far_as(known["gzip_bytes"]) if stage is None else [*_floats(stage), (stage, "int8")]
+    missing = [f"{name} {form}" for name, form in way if (name, form) not in known.index]
     if missing:
-        raise ValueError(f"leaves: without {', '.join(missing)}; expected every leaf on the way to {stage}'s int8 file")
+        raise ValueError(f"leaves: without {', '.join(missing)}; expected every leaf on the way to {way[-1][0]}'s file")
     found = []
-    for name, form in _way(stage):
+    for name, form in way:
         raw, packed = known.loc[(name, form), ["tflite_bytes", "gzip_bytes"]]
         sizes = {"stage": name, "format": form, "raw_bytes": int(raw), "gzip_bytes": int(packed)}
         if not found:
@@ -67,15 +67,24 @@ def _steps(leaves: pd.DataFrame, stage: str | None) -> pd.DataFrame:
     return steps.assign(saved=1 - steps["kilobytes"] / steps["kilobytes"].shift())
 
 
-def _way(stage: str) -> list[tuple[str, str]]:
-    """The leaves on the way: a float32 file of each stage that is not quantized, and the int8 file of the last."""
-    floats = [(one.name, "float32") for one in lineage(stage) if not one.quantizes]
-    return [*floats, (stage, "int8")]
+def _floats(stage: str) -> list[tuple[str, str]]:
+    """The leaves that lead to a stage: a float32 file of each that is not quantized."""
+    return [(one.name, "float32") for one in lineage(stage) if not one.quantizes]
+
+
+def _as_far_as(gzip_bytes: pd.Series) -> list[tuple[str, str]]:
+    """The leaves of the farthest of `ENDS` that can be reached: to its int8 file, else to its smallest."""
+    for end in ENDS:
+        quantized = [leaf for leaf in gzip_bytes.index if leaf[0] == end and leaf[1] != "float32"]
+        if set(_floats(end)) <= set(gzip_bytes.index) and (quantized or not TREE[end].quantizes):
+            last = (end, "int8") if (end, "int8") in quantized else min(quantized, key=gzip_bytes.get, default=None)
+            return [*_floats(end), *([last] if last else [])]
+    return _floats(ENDS[-1])
 
 
 def _said(stage: str, form: str) -> str:
-    if form == "int8":
-        return f"quantized ({palette.name(stage) if TREE[stage].quantizes else 'int8 PTQ'})"
+    if form != "float32":
+        return f"quantized ({palette.name(stage) if TREE[stage].quantizes else palette.form(form) + ' PTQ'})"
     return {"baseline": "compressed (gzip)", "sparse_clustered": "clustered"}.get(stage, palette.name(stage))
 
 
