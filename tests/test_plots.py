@@ -317,6 +317,12 @@ def test_costs_tell_stage_and_format_apart_in_more_than_colour(leaves):
     assert len(shapes) == leaves["format"].nunique()
 
 
+def test_costs_draw_no_accuracy_above_all(leaves):
+    figure = plots.costs(leaves.head(1))
+    low, high = 100 * leaves["validation_accuracy"].iloc[0] + np.array([-0.1, 0.1])
+    assert figure.axes[0].get_ylim()[0] < low < high < figure.axes[0].get_ylim()[1] <= 100.5
+
+
 def test_costs_of_leaves_without_any_is_an_error(leaves):
     with pytest.raises(ValueError, match="gzip_bytes, latency_ratio"):
         plots.costs(leaves.drop(columns=["gzip_bytes", "latency_ratio", "npu_ms", "npu_sram_kib", "npu_flash_kib"]))

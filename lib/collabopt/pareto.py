@@ -42,6 +42,7 @@ def costs(leaves: pd.DataFrame, csv: Path | None = None) -> Figure:
         panels = figure.subplots(down, across, squeeze=False, sharey=True)
         for axes, cost in zip(panels.flat, known, strict=False):
             _panel(axes, rows, cost)
+        panels[0, 0].set_ylim(top=min(panels[0, 0].get_ylim()[1], 100.5))
         _legend(figure, rows, list(panels.flat[len(known) :]))
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # names are placed where the panels are now
