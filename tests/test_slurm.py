@@ -87,10 +87,14 @@ def stopped(tmp_path_factory, environment) -> tuple[dict, dict, list]:
             time.sleep(0.5)
         process.send_signal(signal.SIGINT)
         process.wait(90)
-    deadline = time.monotonic() + 20
-    while processes(sleeper) and time.monotonic() < deadline:
+    # A busy machine takes its time to end what is cancelled.
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        after = jobs_of(place, environment)
+        if not processes(sleeper) and all(job["JobState"] != "COMPLETING" for job in after.values()):
+            break
         time.sleep(0.5)
-    return before, jobs_of(place, environment), processes(sleeper)
+    return before, after, processes(sleeper)
 
 
 @pytest.mark.parametrize("rule", RULES)
