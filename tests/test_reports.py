@@ -1,13 +1,15 @@
 """Released reports agree with what is committed: the experiment's file, the README's table, and themselves."""
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
+import bs4
 import pandas as pd
 import pytest
 
-from collabopt import comparison, experiment, results
+from collabopt import comparison, dead_links, experiment, results
 
 REPORTS = experiment.ROOT / "reports"
 MEGABYTES = 1_000_000
@@ -48,6 +50,19 @@ def test_a_report_is_whole_and_small(report):
     assert {"index", "deployment_tree"} <= {path.stem for path in report.glob("*.html")} <= notebooks | {"index"}
     files = git("ls-files", str(report))
     assert sum((experiment.ROOT / path).stat().st_size for path in files) < 5 * MEGABYTES
+
+
+def test_no_link_of_a_report_is_dead(report):
+    words = ["git", "ls-files", "reports"]
+    listed = subprocess.run(words, cwd=experiment.ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+    committed = {experiment.ROOT / path for path in listed}
+    for page in report.glob("*.html"):
+        body = bs4.BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
+        found = {page.parent / target for target in dead_links.targets(body)}
+        dead = {os.path.normpath(target) for target in found} - {str(path) for path in committed}
+        assert not dead, (
+            f"{page.name}: commit these, or run python -m collabopt.dead_links where only the committed are"
+        )
 
 
 def test_every_stage_of_our_scheme_is_preserved_in_a_report(report):

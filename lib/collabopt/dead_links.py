@@ -7,6 +7,7 @@ where only what will be committed is there.
 """
 
 import argparse
+import itertools
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -15,25 +16,28 @@ import bs4
 from collabopt import store
 
 
-def of(page: Path, body: bs4.BeautifulSoup) -> list[bs4.Tag]:
-    """The links of a page to files that are not there."""
-    links = [(link, urlsplit(link["href"])) for link in body.select("a[href]")]
-    files = [(link, unquote(address.path)) for link, address in links if not address.scheme and address.path]
-    return [link for link, file in files if not (page.parent / file).is_file()]
+def targets(body: bs4.BeautifulSoup) -> dict[str, list[bs4.Tag]]:
+    """The files that a page leads to, as paths from where it is, each with its links."""
+    found: dict[str, list[bs4.Tag]] = {}
+    for link in body.select("a[href]"):
+        address = urlsplit(link["href"])
+        if not address.scheme and address.path:
+            found.setdefault(unquote(address.path), []).append(link)
+    return found
 
 
 def remove(directory: Path) -> list[str]:
-    """Make text of every dead link in the pages of a directory; returns their addresses."""
-    found = []
+    """Make text of every dead link in the pages of a directory; returns them as "page.html: missing file"."""
+    said = []
     for page in sorted(directory.glob("*.html")):
         body = bs4.BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
-        dead = of(page, body)
-        found += [f"{page.name}: {link['href']}" for link in dead]
-        for link in dead:
+        dead = {file: links for file, links in targets(body).items() if not (directory / file).is_file()}
+        for link in itertools.chain(*dead.values()):
             link.unwrap()
         if dead:
             store.write(page, str(body))
-    return found
+        said += [f"{page.name}: {file}" for file in dead]
+    return said
 
 
 def main() -> None:

@@ -6,19 +6,14 @@ It is made anew from the tables that are there; nothing here imports TensorFlow.
 """
 
 import dataclasses
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from collabopt import experiment, page_table, palette, report_files, report_tables, results, shell, store, sweep_page
+from collabopt import experiment, page_table, palette, report_files, report_tables, reports, shell, store, sweep_page
 from collabopt.page_table import Cell, Column, Table, percent
+from collabopt.reports import Report
 
-TABLES = "results.csv", "run.json", "sweep.csv"
-"""A directory with one of these is a report."""
-TOLERANCE = 0.01
-"""Validation accuracy that the best file of a report may lose against the baseline."""
 NOTE = (
     "Mean ± standard deviation over seeds; accuracy is top-1 on the test split, of the full-integer .tflite file. Lost "
     "and saved: against the baseline's int8 file of the same report, accuracy in points, gzipped bytes in per cent. "
@@ -26,76 +21,18 @@ NOTE = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """A report or a sweep. place: its directory below `reports`."""
-
-    reports: Path
-    place: Path
-
-    @property
-    def directory(self) -> Path:
-        return self.reports / self.place
-
-    @property
-    def setting(self) -> str:
-        """What it overrides of its experiment."""
-        return "/".join(self.place.parts[1:])
-
-    @property
-    def is_sweep(self) -> bool:
-        return _is_sweep(self.directory)
-
-    @cached_property
-    def run(self) -> dict[str, Any]:
-        """run.json; of a sweep that of its last cell."""
-        if not self.is_sweep:
-            return report_files.run(self.directory)
-        cells = [report_files.run(file.parent) for file in sorted(self.directory.glob("*/run.json"))]
-        return max(cells, key=lambda run: str(run.get("end", "")), default={})
-
-    @cached_property
-    def table(self) -> pd.DataFrame:
-        """A row a stage and setting, means over seeds, with what it lost and saved against its baseline."""
-        try:
-            rows = results.read(self.directory / "results.csv")
-        except (OSError, ValueError):
-            return pd.DataFrame()
-        if "stage" not in rows or not len(rows):
-            return pd.DataFrame()
-        measured = palette.numbers(rows.reindex(columns=rows.columns.union(results.RESULTS)), sweep_page.OVER_SEEDS)
-        return _against_baseline(sweep_page.over_seeds(measured))
-
-    @property
-    def seeds(self) -> list[str]:
-        try:
-            found = pd.read_csv(self.directory / "results.csv", usecols=["seed"])["seed"]
-        except (OSError, ValueError):
-            return []
-        return [str(seed) for seed in sorted(set(found.dropna()))]
-
-    def href(self, name: str) -> str:
-        """A file of the report as a path below `reports`; nothing where there is none."""
-        return report_tables.existing(self.reports, (self.place / name).as_posix())
-
-    @property
-    def page(self) -> str:
-        """Its index, or else its deployment tree."""
-        return self.href("index.html") or self.href("deployment_tree.html")
+def path(directory: Path) -> Path:
+    """Where the page of all reports below a directory is, or will be."""
+    return directory / "index.html"
 
 
-def path(reports: Path) -> Path:
-    """Where the page of all reports below `reports` is, or will be."""
-    return reports / "index.html"
-
-
-def write(reports: Path) -> Path:
-    """Write the page of all reports and sweeps below `reports` and return its path.
+def write(directory: Path) -> Path:
+    """Write the page of all reports and sweeps below a directory and return its path.
 
     One that was removed is no longer on it. Of several batches at once, each waits until it alone reads and writes.
     """
     with store.locked(experiment.DATA / "locks" / "front_page.lock"):
-        found = [Report(reports, directory.relative_to(reports)) for directory in find(reports)]
+        found = reports.find(directory)
         stages, published = _stages(found), _published(found)
         headings = {"experiments": "Experiments"}
         headings |= {"published": "Published beside ours"} if published else {}
@@ -106,57 +43,18 @@ def write(reports: Path) -> Path:
             description="Experiments in collaborative model optimization: what each stage costs, and what it saves",
             contents=shell.contents(headings),
             experiments=_experiments(found),
-            tolerance=f"{100 * TOLERANCE:.1f}",
+            tolerance=f"{100 * reports.TOLERANCE:.1f}",
             published=published,
             stages=stages,
         )
-        store.write(path(reports), text)
-    return path(reports)
+        store.write(path(directory), text)
+    return path(directory)
 
 
-def find(directory: Path) -> list[Path]:
-    """The directories of reports and sweeps below a directory. The cells of a sweep are part of it."""
-    found = []
-    for below in sorted(one for one in directory.glob("[!.]*") if one.is_dir()):
-        if _is_sweep(below) or any((below / name).is_file() for name in TABLES):
-            found.append(below)
-        if not _is_sweep(below):
-            found += find(below)
-    return found
-
-
-def _is_sweep(directory: Path) -> bool:
-    return (directory / "sweep.csv").is_file() or directory.name.startswith("sweep,")
-
-
-def _against_baseline(table: pd.DataFrame) -> pd.DataFrame:
-    """With `lost`, `validation_lost` (of INT8 accuracy) and `saved` (of the gzipped bytes), fractions: against the
-    first baseline of the same share of the training data. NaN where there is none."""
-    baselines = table[table["stage"] == "baseline"].drop_duplicates("train_fraction")
-    columns = ["accuracy_int8", "validation_accuracy_int8", "gzip_bytes"]
-    base = table[["train_fraction"]].merge(baselines[["train_fraction", *columns]], how="left", on="train_fraction")
-    return table.assign(
-        lost=base["accuracy_int8"] - table["accuracy_int8"],
-        validation_lost=base["validation_accuracy_int8"] - table["validation_accuracy_int8"],
-        saved=1 - table["gzip_bytes"] / base["gzip_bytes"],
-    )
-
-
-def trade_off(table: pd.DataFrame) -> list[dict]:
-    """The row of the baseline, and that of the smallest file that loses at most `TOLERANCE` against it on validation,
-    where that is another one."""
-    baselines = table[table["stage"] == "baseline"] if len(table) else table
-    if not len(baselines):
-        return []
-    near = table[(table["validation_lost"] <= TOLERANCE) & (table["saved"] > 0)]
-    best = near.nlargest(1, "saved").to_dict("records")
-    return [baselines.iloc[0].to_dict(), *best]
-
-
-def _experiments(reports: list[Report]) -> list[dict]:
+def _experiments(found: list[Report]) -> list[dict]:
     """What the page says of every experiment: its report, and its runs with other parameters."""
     groups: dict[str, list[Report]] = {}
-    for report in reports:
+    for report in found:
         groups.setdefault(report.place.parts[0], []).append(report)
     return [
         {
@@ -171,13 +69,13 @@ def _experiments(reports: list[Report]) -> list[dict]:
 
 def _told(report: Report) -> dict:
     """What the page says of one report."""
-    rows = trade_off(report.table)
+    rows = reports.trade_off(report.table)
     head = report_files.head(report.directory / "index.html") if report.href("index.html") else {}
     return {
         "page": report.page,
         "setting": report.setting.replace("sweep,", "sweep ", 1),
         "description": head.get("description", ""),
-        "subject": _subject(report),
+        "subject": report.subject,
         "about": _about(report),
         "rows": [_trade_off_row(row) for row in rows],
         "best": _in_a_line(rows),
@@ -190,18 +88,6 @@ def _about(report: Report) -> list[str]:
     commit, _, changed = str(report.run.get("commit", "")).partition("+")
     made = f"commit {commit[:10]}{' with changes' if changed else ''}" if commit else ""
     return list(filter(None, (seeds, str(report.run.get("end", ""))[:10], made)))
-
-
-def _subject(report: Report) -> str:
-    """Model and data: "digits_cnn on digits"."""
-    plan = report_files.plan(report.run)
-    return " on ".join(filter(None, (_called(plan.get(key)) for key in ("model", "dataset"))))
-
-
-def _called(section: object) -> str:
-    """The name of a model or data set, be it ours or one's own."""
-    found = section if isinstance(section, dict) else {}
-    return next((str(found[key]) for key in ("name", "function", "path") if found.get(key)), "")
 
 
 def _trade_off_row(row: dict) -> dict:
@@ -225,9 +111,9 @@ def _in_a_line(rows: list[dict]) -> str:
     return f"{saved} and {'loses' if points >= 0 else 'gains'} {abs(points):.1f} points"
 
 
-def _stages(reports: list[Report]) -> Table | None:
+def _stages(found: list[Report]) -> Table | None:
     """A row a stage and setting of every report."""
-    lines = [_line(report, row) for report in reports for row in report.table.to_dict("records")]
+    lines = [_line(report, row) for report in found for row in report.table.to_dict("records")]
     numbers = "INT8 accuracy (%)", "lost (points)", "gzip (kB)", "saved (%)", "sparsity (%)", "unique weights"
     columns = [Column("experiment"), *map(Column, ("run", "stage"))]
     columns += [*(Column(title, number=True) for title in numbers), Column("preserved"), Column("file")]
@@ -264,8 +150,8 @@ def _trade_off_cells(row: dict) -> list[Cell]:
     ]
 
 
-def _published(reports: list[Report]) -> Table | None:
+def _published(found: list[Report]) -> Table | None:
     """The figures of every report that were published, beside ours."""
-    judged = [(report, report_files.judged(report.directory)) for report in reports]
+    judged = [(report, report_files.judged(report.directory)) for report in found]
     of = [Cell(report.place.as_posix(), href=report.page) for report, rows in judged for _ in range(len(rows))]
     return report_tables.compared(pd.concat([rows for _, rows in judged]), of) if of else None

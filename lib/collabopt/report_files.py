@@ -55,7 +55,7 @@ def judged(directory: Path) -> pd.DataFrame:
     """The figures of comparison.csv that were published, each with its verdict; empty where there are none."""
     try:
         verdicts = comparison.verdicts(comparison.read(directory))
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return pd.DataFrame()
     return verdicts[verdicts["published"].notna()]
 
