@@ -32,7 +32,7 @@ ROWS = [
     stage("pruned", 0.945, 700),
     stage("clustered", 0.941, 500, scheme="collabopt", preserved=True),
     stage("pcqat", 0.93, 300, scheme="collabopt", preserved=True),
-    stage("pcqat", 0.92, 400, scheme="tfmot", preserved=False),
+    stage("pcqat", 0.95, 400, scheme="tfmot", preserved=False),
 ]
 
 
@@ -117,8 +117,9 @@ def test_what_a_baseline_loses_and_saves_is_nothing(reports):
 
 
 def test_the_best_file_is_the_smallest_of_those_as_good_on_validation(reports):
-    rows = find(reports)[0].table
-    base, best = trade_off(rows)
+    report = find(reports)[0]
+    rows = report.table[report.table["scheme"] != "tfmot"]
+    base, best = trade_off(report)
     assert (base["stage"], best["stage"]) == ("baseline", "clustered")
     near = rows[rows["validation_accuracy_int8"] >= base["validation_accuracy_int8"] - TOLERANCE]
     assert best["gzip_bytes"] == near["gzip_bytes"].min()

@@ -69,7 +69,7 @@ def _experiments(found: list[Report]) -> list[dict]:
 
 def _told(report: Report) -> dict:
     """What the page says of one report."""
-    rows = reports.trade_off(report.table)
+    rows = reports.trade_off(report)
     head = report_files.head(report.directory / "index.html") if report.href("index.html") else {}
     return {
         "page": report.page,

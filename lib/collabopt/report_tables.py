@@ -73,7 +73,6 @@ LEAVES_NOTE = (
     "leaf alone. Entropy is the least that a coder of single weights can take. NPU figures are Vela's estimates, the "
     "weights as it encodes them; kB are 1,000 bytes, KiB 1,024."
 )
-COMPARED = ["published", "ours", "2 SE"]
 COMPARED_NOTE = (
     "Drops are each side's own FP32 baseline minus the stage, in points; ours is the mean ± the standard deviation "
     "over seeds. 2 SE: two standard errors, paired by test example. A drop within half a point of the published one is "
@@ -159,10 +158,10 @@ def leaves(rows: pd.DataFrame, directory: Path, own: str) -> Table:
 
 
 def _cost(row: dict, cost: Cost) -> Cell:
-    why = row.get("npu_note") if cost.column == "npu_cycles" else ""
-    cell = page_table.number(row[cost.column], cost.written, why or cost.missing)
-    if why and pd.isna(row[cost.column]):
-        return dataclasses.replace(cell, kind="missing wrap")
+    cell = page_table.number(row[cost.column], cost.written, cost.missing)
+    if cost.column == "npu_cycles" and row.get("npu_note"):
+        known = "" if pd.isna(row["npu_cycles"]) else f"{cell.text}, "
+        return dataclasses.replace(cell, text=f"{known}{row['npu_note']}", kind=f"{cell.kind} wrap")
     quartiles = [row["latency_q1_ms"], row["latency_q3_ms"]]
     if cost.column != "latency_ms" or pd.isna([row["latency_ms"], *quartiles]).any():
         return cell
@@ -170,8 +169,7 @@ def _cost(row: dict, cost: Cost) -> Cell:
 
 
 def compared(rows: pd.DataFrame, of: list[Cell] | None = None) -> Table:
-    """A row a judged figure (`comparison.verdicts`) that was published. of: the report of every row, where the table is
-    of several."""
+    """A row a judged figure (`comparison.verdicts`) that was published. of: every row's report, where it matters."""
     lines = []
     for position, (_, row) in enumerate(rows.iterrows()):
         verdict = Cell(comparison.said(row), kind="no" if row["verdict"] == "worse" else "wrap")
@@ -186,6 +184,6 @@ def compared(rows: pd.DataFrame, of: list[Cell] | None = None) -> Table:
             verdict,
         ]
         lines.append([*([of[position]] if of else []), *line])
-    columns = [Column("table"), Column("stage"), Column("figure"), *(Column(title, number=True) for title in COMPARED)]
-    columns = [*([Column("report")] if of else []), *columns, Column("verdict")]
+    columns = [*([Column("report")] if of else []), *map(Column, ("table", "stage", "figure"))]
+    columns += [*(Column(title, number=True) for title in ("published", "ours", "2 SE")), Column("verdict")]
     return Table("published", "Published figures beside ours", columns, lines, COMPARED_NOTE)

@@ -111,13 +111,15 @@ def _against_baseline(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def trade_off(table: pd.DataFrame) -> list[dict]:
-    """The row of the baseline, and that of the smallest file that loses at most `TOLERANCE` against it on validation,
-    where that is another one."""
+def trade_off(report: Report) -> list[dict]:
+    """The row of the baseline, and that of the smallest file by the report's own scheme that loses at most `TOLERANCE`
+    against it on validation, where that is another one."""
+    table = report.table
     baselines = table[table["stage"] == "baseline"] if len(table) else table
     if not len(baselines):
         return []
-    near = table[(table["validation_lost"] <= TOLERANCE) & (table["saved"] > 0)]
+    own = table["scheme"].isna() | (table["scheme"] == report_files.own_scheme(report.run))
+    near = table[own & (table["validation_lost"] <= TOLERANCE) & (table["saved"] > 0)]
     best = near.nlargest(1, "saved").to_dict("records")
     return [baselines.iloc[0].to_dict(), *best]
 
