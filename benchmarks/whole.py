@@ -43,9 +43,9 @@ ROUNDS = {"digits": 3}
 """How often the batch and the chains run in turn; elsewhere once."""
 PAIRS = 5
 """How often a training and an int8 evaluation are timed on both sides."""
-NOTEBOOKS = "pqat cqat sparse_clustering pcqat deployment_tree"
-"""What the batch runs, with what these go on from: all but `preservation`, which trains TFMOT's schemes beside ours and
-has no counterpart among the guides."""
+NOTEBOOKS = "pqat cqat sparse_clustering pcqat published"
+"""What the batch runs, with what these go on from: the techniques and the table of all. What the guides have
+no counterpart of is left out: `preservation`, `sensitivity`, and what `deployment_tree` measures of every leaf."""
 NOT_DATA = {"locks", "runs", "snakemake", "stages"}
 """What batches make in the data directory."""
 

@@ -369,6 +369,8 @@ def main() -> int:
     try:
         if words.command == "report":
             signal.signal(signal.SIGTERM, _terminated)
+            # A shell's background jobs ignore it, and all that they start; Snakemake is stopped by it.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             return report(words.experiment, words.settings, words.cores, words.profile or None, words.notebooks)
         given = json.loads(words.overrides)
         if words.command == "stages":

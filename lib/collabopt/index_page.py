@@ -92,10 +92,10 @@ def _tables(directory: Path, results: pd.DataFrame, leaves: pd.DataFrame, own: s
 
 
 def _pictures(results: pd.DataFrame, layers: pd.DataFrame) -> dict[str, dict | None]:
-    tree = picture(plots.tree, results, _tree_alt(results), "The deployment tree", "results.csv")
+    tree = plots.tree, results, _tree_alt(results), "The deployment tree", "results.csv"
     scatter = plots.size_against_accuracy, results, _scatter_alt(results), "Size against accuracy", "results.csv"
     heat = plots.layer_properties, layers, _layers_alt(layers), "Sparsity and unique weights by layer", "layers.csv"
-    return {"tree": tree, "scatter": picture(*scatter), "layers": picture(*heat)}
+    return {"tree": picture(*tree), "scatter": picture(*scatter), "layers": picture(*heat)}
 
 
 def _title(directory: Path, results: pd.DataFrame, run: dict) -> str:
