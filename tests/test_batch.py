@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import nbformat
 import pandas as pd
+import psutil
 import pytest
 
 from collabopt import batch, experiment
@@ -386,6 +387,26 @@ def test_with_targets_a_batch_runs_the_walk_alone_and_trains_what_it_comes_to(pl
     assert card["meets_all_targets"]
     assert card["format"] == leaves["format"].iloc[-1]
     assert (report / "deployed" / "tiny.tflite").stat().st_size == card["costs"]["tflite_bytes"] <= 40_000
+
+
+def test_a_batch_in_the_background_of_a_script_stops_at_sigterm_with_all_that_it_started(place, tiny):
+    """Such a one is started with SIGINT ignored, as all is that it starts."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with place.started(tiny, "--set", "seed=6", "--notebooks", "baseline") as one:
+            signal.signal(signal.SIGINT, before)
+            wait_for(one, b" epoch 1/")
+            below = psutil.Process(one.process.pid).children(recursive=True)
+            one.process.terminate()
+            done = ended(one)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert done.status == 130
+    assert done.stderr.splitlines()[-1].startswith("stopped; what is finished is kept")
+    assert "notebook 1/1 finished" not in done.stdout
+    _, alive = psutil.wait_procs(below, timeout=30)
+    assert len(below) > 2
+    assert not alive
 
 
 def test_a_notebook_runs_by_papermill_alone_from_anywhere(whole, place, tiny, tmp_path):

@@ -174,7 +174,9 @@ def test_tables_show_what_is_worse_in_red(rows):
 
 
 def test_the_figure_holds_every_published_drop(rows, tmp_path):
-    plots.drops(rows, csv=tmp_path / "drops.csv")
+    figure = plots.drops(rows, csv=tmp_path / "drops.csv")
     kept = pd.read_csv(tmp_path / "drops.csv")
     assert len(kept) == (rows["figure"].isin(comparison.DROPS) & rows["published"].notna()).sum()
     assert (tmp_path / "drops.png").stat().st_size > 10_000
+    assert f"for {len(kept)} figures. " in figure.alt
+    assert f"Of {kept['ours'].notna().sum()} that can be compared: " in figure.alt

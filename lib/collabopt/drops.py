@@ -1,5 +1,6 @@
 """The figure of what each stage costs: published drops of accuracy beside ours, with what chance does to ours."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ def drops(rows: pd.DataFrame, csv: Path | None = None) -> Figure:
         theirs = Line2D([], [], color=INK, linestyle="", marker="D", fillstyle="none", markersize=6)
         ours = Line2D([], [], color=MUTED, marker="o", markersize=6)
         figure.legend([theirs, ours], ["published", "ours ± 2 SE"], loc="outside upper right", ncols=2)
-    return palette.keep(figure, shown, csv)
+    return palette.keep(figure, shown, csv, _alt(shown))
 
 
 def _panel(axes: Axes, shown: pd.DataFrame, lines: list[tuple[str, str]]) -> None:
@@ -48,3 +49,11 @@ def _panel(axes: Axes, shown: pd.DataFrame, lines: list[tuple[str, str]]) -> Non
     axes.tick_params(axis="y", length=0, colors=INK)
     axes.grid(axis="x")
     axes.set_axisbelow(True)
+
+
+def _alt(shown: pd.DataFrame) -> str:
+    known = shown[shown["ours"].notna()]
+    counted = Counter(comparison.verdict(row) for _, row in known.iterrows())
+    verdicts = "; ".join(f"{count} {verdict}" for verdict, count in counted.most_common())
+    said = f"Points of accuracy lost against the own baseline, published beside ours, for {len(shown)} figures."
+    return f"{said} Of {len(known)} that can be compared: {verdicts}." if len(known) else f"{said} None of ours yet."

@@ -9,6 +9,7 @@ from matplotlib.lines import Line2D
 from collabopt import experiment, index_page, page_table, palette, report_tables, results, shell, store, sweep
 from collabopt.page_table import Cell, Column, Table
 from collabopt.palette import FAINT, INK, MUTED, _style
+from collabopt.pareto import front
 
 OVER_SEEDS = [
     "validation_accuracy",
@@ -82,15 +83,6 @@ def over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
 def _all(values: pd.Series) -> object:
     told = {palette.preserved(value) for value in values} - {None}
     return None if not told else told == {True}
-
-
-def front(sizes: pd.Series, accuracies: pd.Series) -> list[bool]:
-    """Whether no other is at least as small and as accurate, and better in one of them (the Pareto front)."""
-    points = list(zip(sizes, accuracies, strict=True))
-    return [
-        not any(one <= size and other >= accuracy and (one, other) != (size, accuracy) for one, other in points)
-        for size, accuracy in points
-    ]
 
 
 def pareto(table: pd.DataFrame, csv: Path | None = None) -> Figure:
