@@ -16,12 +16,13 @@ import time
 from pathlib import Path
 
 import batches
+import pandas as pd
 import psutil
 import table
 import whole
 import yaml
 
-from collabopt import experiment
+from collabopt import experiment, results
 
 sys.path.append(str(experiment.ROOT / "tests"))
 import slurm
@@ -51,18 +52,28 @@ def sweep_and_cell(place: Path) -> list[dict]:
     """The sweep on one core beside its first cell alone, which starts no Snakemake."""
     batch = [sys.executable, "-m", "collabopt.batch"]
     cell = [*batch, "cell", "--experiment", SUBJECT, "--overrides", json.dumps(CELL)]
-    cell += [
-        "--pages",
-        str(place / "cell" / "reports" / "sweep"),
-        "--done",
-        str(place / "cell" / "marks" / "cell.done"),
-    ]
+    cell += ["--pages", str(place / "cell" / "reports" / "cell"), "--done", str(place / "cell/data/runs/cell.done")]
     sweep = [*batch, "report", "--experiment", SUBJECT, "--set", GRID, "--cores", "1"]
     one, all_ = seconds(cell, place / "cell"), seconds(sweep, place / "sweep")
+    spent = {"one cell": shares(place / "cell", one), "sweep": shares(place / "sweep", all_)}
     return [
         table.seen("one cell of a sweep, cold (s)", SUBJECT, one),
         table.at_most(f"sweep of {CELLS} cells ÷ {CELLS} × one cell", SUBJECT, all_ / (CELLS * one), 0.6),
+        *(
+            table.seen("share of the time (%)", f"{SUBJECT}, {which}, {what}", 100 * part)
+            for which, parts in spent.items()
+            for what, part in parts.items()
+        ),
     ]
+
+
+def shares(place: Path, seconds: float) -> dict[str, float]:
+    """What the `seconds` of the cells at `place` went into, as fractions. What several cells show was trained once."""
+    cells = [pd.read_csv(path.with_name("results.csv")) for path in (place / "reports").rglob("leaves.csv")]
+    spent, _ = whole.in_notebooks(place)
+    spent |= whole.in_training(pd.concat(cells).drop_duplicates(results.KEY))
+    spent["the rest: measuring, leaves, starts of processes, pages in HTML"] = seconds - sum(spent.values())
+    return {what: took / seconds for what, took in spent.items()}
 
 
 def slots(place: Path) -> list[dict]:

@@ -80,23 +80,31 @@ def results(place: Path) -> pd.DataFrame:
 def shares(subject: str, place: Path, seconds: float) -> dict[str, float]:
     """What the `seconds` of the batch at `place` went into, as fractions: by the times that its notebooks hold of their
     cells, by results.csv, and by measuring its stages again."""
-    spent = dict.fromkeys(("imports", "kernel starts", "plots", "pages in HTML"), 0.0)
-    spent["Snakemake and starts of processes"] = seconds
-    for path in (place / "data" / "runs").rglob("*.ipynb"):
-        notebook = json.loads(path.read_text(encoding="utf-8"))
-        cells = [("".join(cell["source"]), _seconds(cell)) for cell in notebook["cells"] if cell["cell_type"] == "code"]
-        job = json.loads(path.with_suffix(".done").read_text())["seconds"]
-        spent["imports"] += sum(took for source, took in cells if "from collabopt import" in source)
-        spent["plots"] += sum(took for source, took in cells if "plots." in source)
-        spent["kernel starts"] += _seconds(notebook) - sum(took for _, took in cells)
-        spent["pages in HTML"] += job - _seconds(notebook)
-        spent["Snakemake and starts of processes"] -= job
-    trained = results(place)
-    spent["training (fit)"] = trained["fit_seconds"].sum()
-    spent["set-up and tracing"] = trained["setup_seconds"].sum()
+    spent, inside = in_notebooks(place)
+    jobs = sum(json.loads(path.read_text())["seconds"] for path in (place / "data" / "runs").rglob("*.done"))
+    spent |= {"pages in HTML": jobs - inside, "Snakemake and starts of processes": seconds - jobs}
+    spent |= in_training(results(place))
     spent |= chains.in_process(__file__, subject, "--measure", str(place))
     spent["the rest: data, preflight, Keras accuracy, audit, store"] = seconds - sum(spent.values())
     return {what: took / seconds for what, took in spent.items()}
+
+
+def in_notebooks(place: Path) -> tuple[dict[str, float], float]:
+    """Seconds that the notebooks executed at `place` took for what is no work on a model, and for all."""
+    spent, inside = dict.fromkeys(("imports", "kernel starts", "plots"), 0.0), 0.0
+    for path in (place / "data" / "runs").rglob("*.ipynb"):
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        cells = [("".join(cell["source"]), _seconds(cell)) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+        spent["imports"] += sum(took for source, took in cells if "from collabopt import" in source)
+        spent["plots"] += sum(took for source, took in cells if "plots." in source)
+        spent["kernel starts"] += _seconds(notebook) - sum(took for _, took in cells)
+        inside += _seconds(notebook)
+    return spent, inside
+
+
+def in_training(trained: pd.DataFrame) -> dict[str, float]:
+    """Seconds of training in rows of results.csv, a row a training."""
+    return {"training (fit)": trained["fit_seconds"].sum(), "set-up and tracing": trained["setup_seconds"].sum()}
 
 
 def _seconds(part: dict) -> float:

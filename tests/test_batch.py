@@ -118,16 +118,15 @@ def whole(place, tiny) -> SimpleNamespace:
         wait_for(killed, b" epoch 1/")
         os.killpg(killed.process.pid, signal.SIGKILL)
         killed.process.wait()
-    after_kill = place.marks(tiny)
+    after_kill, report = place.marks(tiny), place.reports / tiny.stem
     with place.started(tiny) as first:
         wait_for(first, f"notebook 1/{len(NOTEBOOKS)} started".encode())
         with place.started(tiny) as second:
             first = ended(first)
             # That of the first: the second has yet to start Snakemake, and starts its log anew.
-            marks = place.marks(tiny)
+            marks, told = place.marks(tiny), (report / "index.html").stat().st_mtime_ns
             second = ended(second)
-    again = place.marks(tiny)
-    report = place.reports / tiny.stem
+    again, told_again = place.marks(tiny), (report / "index.html").stat().st_mtime_ns
     left = {path.relative_to(report).as_posix(): path.read_bytes() for path in report.rglob("*") if path.is_file()}
     (report / "deployment_tree.html").unlink()
     third = place.run(tiny)
@@ -138,6 +137,7 @@ def whole(place, tiny) -> SimpleNamespace:
         second=second,
         third=third,
         marks=[marks, again, place.marks(tiny)],
+        told=[told, told_again, (report / "index.html").stat().st_mtime_ns],
         report=report,
         left=left,
         log=place.data / "runs" / tiny.stem / "as_given" / "batch.log",
@@ -251,6 +251,7 @@ def test_a_second_batch_on_the_same_report_waits_says_for_whom_and_runs_nothing_
     assert whole.second.stdout.startswith(f"waiting for the batch of process {whole.first.pid}, ")
     assert "notebook" not in whole.second.stdout
     assert whole.marks[1] == whole.marks[0]
+    assert whole.told[1] == whole.told[0] < whole.told[2]
     assert sorted(whole.marks[0]) == NOTEBOOKS
 
 

@@ -137,10 +137,12 @@ def report(name: str, settings: str, cores: str, profile: str | None = None, cho
         with _followed(log):
             status = _snakemake(name, todo, place, where, log)
         states = _states(list(todo.jobs), place / todo.marks, place if status else None)
-        if "grid" in todo.config:
-            _close_sweep(name, todo.pages, states)
-        else:
-            _close(name, todo.pages, states)
+        index = todo.pages / "index.html"
+        if not _is_told(index, states, place / todo.marks):
+            close = _close_sweep if "grid" in todo.config else _close
+            close(name, todo.pages, states)
+        if index.is_file():
+            print(f"report: {os.path.relpath(index)}")
     lines = [f"{job}: {said}" for job, said in states.items() if said != "ok"]
     for line in [*_failed_branches(place), *lines]:
         print(line, file=sys.stderr)
@@ -205,14 +207,22 @@ def _failed_branches(place: Path) -> list[str]:
     return [f"{mark.parent.name}, {mark.stem}: FAILED {mark.read_text()}" for mark in marks]
 
 
+def _is_told(index: Path, states: dict[str, str], marks: Path) -> bool:
+    """Whether the index page was written after all that there is to tell: to write it anew takes seconds."""
+    ends = [marks / f"{job}.done" for job, said in states.items() if said == "ok"]
+    homes = index, experiment.REPORTS / "index.html"
+    if len(ends) < len(states) or not all(page.is_file() for page in homes):
+        return False
+    return min(page.stat().st_mtime_ns for page in homes) > max(mark.stat().st_mtime_ns for mark in ends)
+
+
 def _close(name: str, pages: Path, states: dict[str, str]) -> None:
     """Write the index page of a report, and the page of all reports anew."""
     from collabopt import front_page, index_page
 
     if any(pages.glob("*.html")):
         text = "\n".join(path.read_text(encoding="utf-8") for path in experiment.sources(name))
-        home = front_page.path(experiment.REPORTS)
-        print(f"report: {os.path.relpath(index_page.index(pages, text, states, home))}")
+        index_page.index(pages, text, states, front_page.path(experiment.REPORTS))
     front_page.write(experiment.REPORTS)
 
 
@@ -220,7 +230,7 @@ def _close_sweep(name: str, pages: Path, states: dict[str, str]) -> None:
     """Write the page of a sweep, and the page of all reports anew."""
     from collabopt import front_page, sweep_page
 
-    print(f"report: {os.path.relpath(sweep_page.write(pages, name, states, front_page.path(experiment.REPORTS)))}")
+    sweep_page.write(pages, name, states, front_page.path(experiment.REPORTS))
     front_page.write(experiment.REPORTS)
 
 
