@@ -20,6 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from collabopt import experiment, housekeeping, progress, store, sweep
 from collabopt.experiment import ExperimentError
 from collabopt.stages import lineage
@@ -178,12 +180,23 @@ def _snakemake(name: str, todo: Work, place: Path, where: list[str], log: Path) 
         try:
             return running.wait()
         except Terminated:
-            running.send_signal(signal.SIGINT)  # at SIGTERM it would let running jobs go on
+            _interrupt(running.pid)
         except KeyboardInterrupt:
             pass  # a terminal interrupts all that runs in it
         print("stopping what runs", file=sys.stderr, flush=True)
         running.wait()
         raise KeyboardInterrupt
+
+
+def _interrupt(snakemake: int) -> None:
+    """What Ctrl-C in a terminal does: SIGINT to Snakemake, and to its jobs, which it would wait for by itself."""
+    own = psutil.Process(snakemake)
+    for process in [own, *own.children(recursive=True)]:
+        with contextlib.suppress(ProcessLookupError):
+            if (
+                os.getpgid(process.pid) == os.getpgrp()
+            ):  # kernels are in groups of their own, and shut down by papermill
+                os.kill(process.pid, signal.SIGINT)
 
 
 def _states(jobs: list[str], marks: Path, failed: Path | None) -> dict[str, str]:
