@@ -9,7 +9,7 @@ import bs4
 import pandas as pd
 import pytest
 
-from collabopt import comparison, dead_links, experiment, results
+from collabopt import comparison, dead_links, experiment, palette, results
 
 REPORTS = experiment.ROOT / "reports"
 MEGABYTES = 1_000_000
@@ -124,3 +124,56 @@ def test_the_table_of_clusters_in_the_readme_is_that_of_the_reports():
     assert clusters_table() in (experiment.ROOT / "README.md").read_text(encoding="utf-8"), clusters_table()
     rows = {name: results.read(REPORTS / name / "results.csv") for name in CLUSTERS.values()}
     assert {tuple(sorted(set(one["seed"]))) for one in rows.values()} == {(0, 1, 2)}
+
+
+WHOLE = (
+    "all four techniques",
+    "batch wall time",
+    "training step",
+    "int8 evaluation",
+    "all notebooks, cold",
+    "nothing to do",
+    "sweep of 8",
+    "two Slurm slots",
+    "peak memory of a notebook's kernel",
+)
+
+
+def speed_table() -> str:
+    """The figures of whole batches and sweeps that have a goal."""
+    rows = pd.read_csv(REPORTS / "benchmarks.csv").dropna(subset=["goal"])
+    rows = rows[rows["figure"].str.startswith(WHOLE)].sort_values(
+        "figure", kind="stable", key=lambda names: names.map(_place)
+    )
+    lines = ["| figure | of | measured | goal |", "| --- | --- | ---: | ---: |"]
+    for row in rows.itertuples():
+        value = f"{row.value:.2f}" if row.value < 10 else f"{row.value:.0f}"
+        lines.append(f"| {row.figure} | {row.subject} | {value if row.met else f'**{value}**'} | {row.goal} |")
+    return "\n".join(lines)
+
+
+def _place(figure: str) -> int:
+    return next(position for position, name in enumerate(WHOLE) if figure.startswith(name))
+
+
+def test_the_table_of_speed_in_the_readme_is_that_of_the_benchmarks():
+    assert speed_table() in (experiment.ROOT / "README.md").read_text(encoding="utf-8"), speed_table()
+
+
+def npu_table() -> str:
+    """What Vela estimates of the int8 files of DS-CNN-L by our scheme, seed 0."""
+    leaves = pd.read_csv(REPORTS / "speech_commands-ds_cnn_l" / "leaves.csv")
+    rows = leaves[leaves["format"].eq("int8") & leaves["seed"].eq(0) & leaves["scheme"].ne("tfmot")]
+    lines = ["| int8 file | weights, encoded (bytes) | flash (KiB) | SRAM (KiB) | cycles | inference (ms) |"]
+    lines.append("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for row in rows.itertuples():
+        memory = f"{row.npu_flash_kib:,.0f} | {row.npu_sram_kib:,.0f}"
+        lines.append(
+            f"| {palette.name(row.stage)} | {row.npu_weight_bytes:,.0f} | {memory} | {row.npu_cycles:,.0f} "
+            f"| {row.npu_ms:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def test_the_table_of_the_npu_in_the_readme_is_that_of_the_report():
+    assert npu_table() in (experiment.ROOT / "README.md").read_text(encoding="utf-8"), npu_table()
