@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 import psutil
 import table
@@ -23,6 +24,20 @@ def tree_memory(process: psutil.Process) -> int:
     return total
 
 
+def directories(place: Path | str) -> dict[str, str]:
+    """The environment that puts all of a run below `place`."""
+    return {"COLLABOPT_DATA": f"{place}/data", "COLLABOPT_REPORTS": f"{place}/reports"}
+
+
+def seconds(command: list[str], place: Path) -> float:
+    """What a command takes with its data and reports below `place`."""
+    began = time.perf_counter()
+    done = subprocess.run(command, env=os.environ | directories(place), stdout=subprocess.DEVNULL, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}: exit status {done.returncode}")
+    return time.perf_counter() - began
+
+
 def batch(environment: dict[str, str], name: str) -> tuple[float, int]:
     """Seconds and peak bytes of a batch."""
     command = [sys.executable, "-m", "collabopt.batch", "report", "--experiment", name, "--cores", CORES]
@@ -39,7 +54,7 @@ def batch(environment: dict[str, str], name: str) -> tuple[float, int]:
 def figures() -> list[dict]:
     """A row a figure of whole batches."""
     with tempfile.TemporaryDirectory() as place:
-        environment = {"COLLABOPT_DATA": f"{place}/data", "COLLABOPT_REPORTS": f"{place}/reports"}
+        environment = directories(place)
         cold_seconds, cold_bytes = batch(environment, "digits")
         nothing_seconds, _ = batch(environment, "digits")
     return [

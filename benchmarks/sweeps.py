@@ -7,12 +7,9 @@ Every run is cold, in directories of its own.
 """
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import threading
-import time
 from pathlib import Path
 
 import batches
@@ -34,27 +31,13 @@ CELLS = 8
 PICTURES = "cifar10-mobilenet_v1"
 
 
-def seconds(command: list[str], place: Path) -> float:
-    """What a command takes with empty data and report directories below `place`."""
-    began = time.perf_counter()
-    done = subprocess.run(command, env=os.environ | directories(place), stdout=subprocess.DEVNULL, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)}: exit status {done.returncode}")
-    return time.perf_counter() - began
-
-
-def directories(place: Path) -> dict[str, str]:
-    """The environment that puts all of a run below `place`."""
-    return {"COLLABOPT_DATA": str(place / "data"), "COLLABOPT_REPORTS": str(place / "reports")}
-
-
 def sweep_and_cell(place: Path) -> list[dict]:
     """The sweep on one core beside its first cell alone, which starts no Snakemake."""
     batch = [sys.executable, "-m", "collabopt.batch"]
     cell = [*batch, "cell", "--experiment", SUBJECT, "--overrides", json.dumps(CELL)]
     cell += ["--pages", str(place / "cell" / "reports" / "cell"), "--done", str(place / "cell/data/runs/cell.done")]
     sweep = [*batch, "report", "--experiment", SUBJECT, "--set", GRID, "--cores", "1"]
-    one, all_ = seconds(cell, place / "cell"), seconds(sweep, place / "sweep")
+    one, all_ = batches.seconds(cell, place / "cell"), batches.seconds(sweep, place / "sweep")
     spent = {"one cell": shares(place / "cell", one), "sweep": shares(place / "sweep", all_)}
     return [
         table.seen("one cell of a sweep, cold (s)", SUBJECT, one),
@@ -72,8 +55,7 @@ def shares(place: Path, seconds: float) -> dict[str, float]:
     cells = [pd.read_csv(path.with_name("results.csv")) for path in (place / "reports").rglob("leaves.csv")]
     spent, _ = whole.in_notebooks(place)
     spent |= whole.in_training(pd.concat(cells).drop_duplicates(results.KEY))
-    spent["the rest: measuring, leaves, starts of processes, pages in HTML"] = seconds - sum(spent.values())
-    return {what: took / seconds for what, took in spent.items()}
+    return whole.fractions(spent, seconds, "the rest: measuring, leaves, starts of processes, pages in HTML")
 
 
 def slots(place: Path) -> list[dict]:
@@ -81,7 +63,7 @@ def slots(place: Path) -> list[dict]:
     if why := slurm.unavailable():
         raise SystemExit(f"no Slurm: {why}")
     command = [sys.executable, slurm.__file__, "--experiment", SUBJECT, "--set", GRID, "--slots"]
-    took = {count: seconds([*command, str(count)], place / f"slots-{count}") for count in (1, 2)}
+    took = {count: batches.seconds([*command, str(count)], place / f"slots-{count}") for count in (1, 2)}
     return [
         table.seen("sweep through Slurm, one slot (s)", SUBJECT, took[1]),
         table.at_most("two Slurm slots ÷ one, wall time", SUBJECT, took[2] / took[1], 0.65),
@@ -98,7 +80,7 @@ def memory(place: Path) -> list[dict]:
     command = [sys.executable, "-m", "collabopt.batch", "report", "--experiment", str(plan), "--notebooks", "baseline"]
     watch = _Kernels()
     with watch:
-        seconds([*command, "--cores", "2"], data)
+        batches.seconds([*command, "--cores", "2"], data)
     return [table.at_most("peak memory of a notebook's kernel (GB)", PICTURES, watch.peak / 1e9, 4)]
 
 

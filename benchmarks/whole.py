@@ -10,16 +10,15 @@ process, so that what else the machine does falls on both sides alike.
 import argparse
 import json
 import math
-import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import batches
 import chains
 import numpy as np
 import pandas as pd
@@ -58,14 +57,9 @@ NOT_DATA = {"locks", "runs", "snakemake", "stages"}
 def batch(subject: str, place: Path) -> float:
     """Seconds of a cold batch on one core, its data and reports below `place`."""
     linked_data(place / "data")
-    environment = {"COLLABOPT_DATA": str(place / "data"), "COLLABOPT_REPORTS": str(place / "reports")}
     command = [sys.executable, "-m", "collabopt.batch", "report", "--experiment", subject]
     command += ["--set", f"seed={SEED}", "--cores", "1", "--notebooks", NOTEBOOKS]
-    began = time.perf_counter()
-    done = subprocess.run(command, env=os.environ | environment, stdout=subprocess.DEVNULL, check=False)
-    if done.returncode:
-        raise SystemExit(f"the batch of {subject} failed with exit status {done.returncode}")
-    return time.perf_counter() - began
+    return batches.seconds(command, place)
 
 
 def linked_data(directory: Path) -> None:
@@ -78,7 +72,7 @@ def linked_data(directory: Path) -> None:
 
 def mnist_sized(place: Path) -> str:
     """The file of an experiment that is what the guides work on, but for the pictures: MNIST cannot be had everywhere,
-    so grey ones of CIFAR-10, cut to 28 × 28, stand for it, as many as the guides train on and test on."""
+    so 60,000 grey ones of CIFAR-10, cut to 28 × 28, stand for it, as many to test on as the guides take."""
     with np.load(experiment.DATA / "cifar10.npz") as arrays:
         pictures = np.concatenate([arrays["x_train"], arrays["x_test"]])[:, 2:30, 2:30].mean(axis=-1, keepdims=True)
         labels = np.concatenate([arrays["y_train"], arrays["y_test"]]).ravel()
@@ -103,8 +97,12 @@ def shares(subject: str, place: Path, seconds: float) -> dict[str, float]:
     spent |= {"pages in HTML": jobs - inside, "Snakemake and starts of processes": seconds - jobs}
     spent |= in_training(results(place))
     spent |= chains.in_process(__file__, subject, "--measure", str(place))
-    spent["the rest: data, preflight, Keras accuracy, audit, store"] = seconds - sum(spent.values())
-    return {what: took / seconds for what, took in spent.items()}
+    return fractions(spent, seconds, "the rest: data, preflight, Keras accuracy, audit, store")
+
+
+def fractions(spent: dict[str, float], seconds: float, rest: str) -> dict[str, float]:
+    """What was spent as fractions of all `seconds`, and `rest`, what is left of them."""
+    return {what: took / seconds for what, took in {**spent, rest: seconds - sum(spent.values())}.items()}
 
 
 def in_notebooks(place: Path) -> tuple[dict[str, float], float]:

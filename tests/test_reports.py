@@ -16,9 +16,9 @@ MEGABYTES = 1_000_000
 
 
 def git(*words: str) -> list[str]:
-    """The words that git prints; none where this is no clone."""
+    """The lines that git prints; none where this is no clone."""
     done = subprocess.run(["git", *words], cwd=experiment.ROOT, capture_output=True, text=True, check=False)
-    return done.stdout.split()
+    return done.stdout.splitlines()
 
 
 def released() -> list[Path]:
@@ -53,13 +53,11 @@ def test_a_report_is_whole_and_small(report):
 
 
 def test_no_link_of_a_report_is_dead(report):
-    words = ["git", "ls-files", "reports"]
-    listed = subprocess.run(words, cwd=experiment.ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
-    committed = {experiment.ROOT / path for path in listed}
+    committed = {str(experiment.ROOT / path) for path in git("ls-files", "reports")}
     for page in report.glob("*.html"):
         body = bs4.BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
         found = {page.parent / target for target in dead_links.targets(body)}
-        dead = {os.path.normpath(target) for target in found} - {str(path) for path in committed}
+        dead = {os.path.normpath(target) for target in found} - committed
         assert not dead, (
             f"{page.name}: commit these, or run python -m collabopt.dead_links where only the committed are"
         )

@@ -85,6 +85,12 @@ def test_a_grid_that_is_none_is_told(text, told):
     assert told in str(error.value)
 
 
+def test_the_front_is_what_no_other_beats():
+    sizes, accuracies = pd.Series([10, 20, 20, 30, 40]), pd.Series([0.8, 0.9, 0.85, 0.9, 0.95])
+    assert sweep_page.front(sizes, accuracies).tolist() == [True, True, False, False, True]
+    assert sweep_page.front(pd.Series([1, 1]), pd.Series([0.5, 0.5])).tolist() == [True, True]
+
+
 def row(**values: object) -> dict:
     base = dict.fromkeys(results.RESULTS)
     numbers = {"accuracy": 0.9, "accuracy_int8": 0.9, "gzip_bytes": 100, "zip_bytes": 100, "tflite_bytes": 200}

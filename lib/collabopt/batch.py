@@ -189,13 +189,14 @@ def _snakemake(name: str, todo: Work, place: Path, where: list[str], log: Path) 
 
 
 def _interrupt(snakemake: int) -> None:
-    """What Ctrl-C in a terminal does: SIGINT to Snakemake, and to its jobs, which it would wait for by itself."""
+    """What Ctrl-C in a terminal does: SIGINT to Snakemake, and to its jobs, which it would wait for by itself.
+
+    Kernels are in groups of their own; their papermill shuts them down.
+    """
     own = psutil.Process(snakemake)
     for process in [own, *own.children(recursive=True)]:
         with contextlib.suppress(ProcessLookupError):
-            if (
-                os.getpgid(process.pid) == os.getpgrp()
-            ):  # kernels are in groups of their own, and shut down by papermill
+            if os.getpgid(process.pid) == os.getpgrp():
                 os.kill(process.pid, signal.SIGINT)
 
 
