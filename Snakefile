@@ -51,7 +51,7 @@ PLACE = Path(config.get("place") or batch.workplace(experiment.report_directory(
 PAGES = Path(config.get("pages") or experiment.report_directory(NAME, **OVERRIDES))
 LIBRARY = sorted(str(path) for path in (experiment.ROOT / "lib" / "collabopt").rglob("*") if path.suffix in (".py", ".j2", ".js", ".css", ".csv"))
 SOURCES = [str(path) for path in experiment.sources(NAME)]
-COMMAND = "{sys.executable:q} -m collabopt.batch"
+COMMAND = "{sys.executable:q} -m collabopt.forks collabopt.batch"
 
 
 def space(grid):

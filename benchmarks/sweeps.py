@@ -102,8 +102,9 @@ class _Kernels:
         while not self._ended.wait(0.25):
             for process in psutil.Process().children(recursive=True):
                 try:
-                    if "ipykernel_launcher" in process.cmdline():
-                        self.peak = max(self.peak, batches.tree_memory(process))
+                    # A forked kernel has the name alone.
+                    if process.name().startswith("ipykernel") or "ipykernel_launcher" in process.cmdline():
+                        self.peak = max(self.peak, process.memory_info().rss)
                 except psutil.Error:
                     continue
 

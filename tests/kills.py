@@ -184,7 +184,7 @@ class Campaign:
         try:
             own = psutil.Process(running.pid)
             chosen = self.chance.choice([own, *own.children(recursive=True)])
-            said = " ".join(chosen.cmdline())[-60:]
+            said = f"{chosen.name()}: {' '.join(chosen.cmdline())[-60:]}"
             for process in [*chosen.children(recursive=True), chosen]:
                 process.kill()
         except psutil.NoSuchProcess:

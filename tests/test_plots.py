@@ -1,5 +1,6 @@
 """Figures show the numbers they were given: the CSV beside a figure is held against NumPy's own counts."""
 
+import base64
 import io
 import itertools
 import subprocess
@@ -420,9 +421,16 @@ def test_layer_drops_of_no_layer_is_an_error():
         plots.layer_drops(pd.DataFrame(columns=["layer", "weights"]))
 
 
-def test_a_figure_tells_a_notebook_its_alternative_text(leaves):
-    from IPython.core.formatters import DisplayFormatter
-
-    figure = plots.waterfall(leaves)
+def test_a_notebook_shows_the_picture_that_was_drawn_and_draws_again_what_was_changed(leaves, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(palette, "display", lambda data, metadata, raw: shown.append((data, metadata, raw)))
+    figure = plots.waterfall(leaves, csv=tmp_path / "waterfall.csv")
     assert "10.0 times smaller" in figure.alt
-    assert DisplayFormatter().format(figure) == ({"text/plain": figure.alt}, {"alt": figure.alt})
+    for title in (None, None, "another"):
+        if title:
+            figure.suptitle(title)
+        figure._ipython_display_()
+    pictures = [base64.b64decode(data.pop("image/png")) for data, _, _ in shown]
+    assert shown == [({"text/plain": figure.alt}, {"alt": figure.alt}, True)] * 3
+    assert pictures[0] == pictures[1] == (tmp_path / "waterfall.png").read_bytes() != pictures[2]
+    assert figure.png() is figure.png()

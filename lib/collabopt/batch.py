@@ -22,7 +22,7 @@ from typing import Any
 
 import psutil
 
-from collabopt import experiment, housekeeping, progress, store, sweep
+from collabopt import experiment, forks, housekeeping, progress, store, sweep
 from collabopt.experiment import ExperimentError
 from collabopt.stages import lineage
 
@@ -136,8 +136,8 @@ def report(name: str, settings: str, cores: str, profile: str | None = None, cho
             failure.unlink()
         log = place / "batch.log"
         log.write_text("")
-        with _followed(log):
-            status = _snakemake(name, todo, place, where, log)
+        with _followed(log), contextlib.nullcontext({}) if profile else forks.offered() as offer:
+            status = _snakemake(name, todo, place, where, log, offer)
         states = _states(list(todo.jobs), place / todo.marks, place if status else None)
         index = todo.pages / "index.html"
         if not _is_told(index, states, place / todo.marks):
@@ -160,7 +160,7 @@ def _where(cores: str, profile: str | None) -> list[str]:
     return ["--profile", str(Path(profile).resolve())]
 
 
-def _snakemake(name: str, todo: Work, place: Path, where: list[str], log: Path) -> int:
+def _snakemake(name: str, todo: Work, place: Path, where: list[str], log: Path, offer: dict[str, str]) -> int:
     config = {
         "experiment": str(experiment.path_of(name)) if name.endswith((".yaml", ".yml")) else name,
         "place": str(place),
@@ -174,7 +174,7 @@ def _snakemake(name: str, todo: Work, place: Path, where: list[str], log: Path) 
     # Not "all": an error in the Snakefile would leave nothing to tell.
     command += ["--quiet", "rules", "progress", "host", "reason"]
     command += ["--config", *(f"{key}={value}" for key, value in config.items())]
-    environment = os.environ | {progress.LOG: str(log), "COLLABOPT_STARTED": progress.now()}
+    environment = os.environ | {progress.LOG: str(log), "COLLABOPT_STARTED": progress.now()} | offer
     with (place / "snakemake.log").open("w") as output:
         running = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
         try:
@@ -289,6 +289,7 @@ def notebook(
     from nbclient.exceptions import DeadKernelError
 
     from collabopt import pages as html
+    from collabopt.forked_kernel import ForkedKernelManager
 
     os.environ["COLLABOPT_NOTEBOOK"] = label or name
     progress.attach(label or name)
@@ -304,6 +305,8 @@ def notebook(
             progress_bar=False,
             cwd=str(NOTEBOOKS),
             store_widget_state=False,  # the page has a picture of each
+            kernel_manager_class=ForkedKernelManager,
+            shutdown_kernel="immediate",  # all that it leaves is written; taking TensorFlow down takes a second
         )
     except papermill.PapermillExecutionError as error:
         # The number that the page shows, too: papermill adds cells, which would shift any other count.

@@ -60,7 +60,7 @@ class Explorer:
         self._said.value = html.escape(self.said)
         # At its size in inches of 96 dots, with more dots than that: sharp, and type as large as was meant.
         self._picture.width = str(round(96 * self._figure.get_figwidth()))
-        self._picture.value = palette.png(self._figure)
+        self._picture.value = self._figure.png()
 
     def _repr_mimebundle_(self, **_) -> tuple[dict, dict]:
         widget = {} if os.environ.get("COLLABOPT_NOTEBOOK") else self.widget._repr_mimebundle_()

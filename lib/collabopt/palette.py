@@ -4,6 +4,7 @@ The colours are Okabe and Ito's, told apart by colour-blind readers. A stage and
 a hue, light and dark, and also differ in marker: circle for float, square for quantization-aware training.
 """
 
+import base64
 import io
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pandas as pd
+from IPython.display import display
 from matplotlib.figure import Figure
 
 from collabopt import store
@@ -126,10 +128,20 @@ class Described(Figure):
     """A figure that a notebook keeps with its text for those who cannot see it, in the output's metadata as `alt`."""
 
     alt = ""
+    _png: bytes | None = None
 
-    def _repr_mimebundle_(self, **_) -> tuple[dict, dict]:
-        # Without a picture: what is registered for figures adds that, as to any other.
-        return {"text/plain": self.alt or repr(self)}, {"alt": self.alt} if self.alt else {}
+    def png(self) -> bytes:
+        """The figure as a PNG file, drawn again only where it was changed; the same figure gives the same bytes."""
+        if self._png is None or self.stale:
+            picture = io.BytesIO()
+            self.savefig(picture, format="png", metadata={"Software": None})
+            self._png, self.stale = picture.getvalue(), False
+        return self._png
+
+    def _ipython_display_(self) -> None:
+        """Show the picture that there is already: what IPython has for figures would draw it twice more."""
+        shown = {"image/png": base64.b64encode(self.png()).decode(), "text/plain": self.alt or repr(self)}
+        display(shown, metadata={"alt": self.alt} if self.alt else {}, raw=True)
 
 
 def blank(width: float, height: float) -> Described:
@@ -140,18 +152,11 @@ def blank(width: float, height: float) -> Described:
     return figure
 
 
-def png(figure: Figure) -> bytes:
-    """The figure as a PNG file; the same figure gives the same bytes."""
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", metadata={"Software": None})
-    return picture.getvalue()
-
-
-def keep(figure: Figure, data: pd.DataFrame, csv: Path | None, alt: str = "") -> Figure:
+def keep(figure: Described, data: pd.DataFrame, csv: Path | None, alt: str = "") -> Figure:
     """The figure, with `alt` as its text for those who cannot see it, saved as PNG with its data as CSV beside it
     where `csv` names a file."""
     figure.alt = alt
     if csv is not None:
-        store.write(Path(csv).with_suffix(".png"), png(figure))
+        store.write(Path(csv).with_suffix(".png"), figure.png())
         store.write(Path(csv), data.to_csv(index=False, lineterminator="\n"))
     return figure
