@@ -59,11 +59,12 @@ def test_a_log_gets_one_whole_line_a_call_from_every_process(tmp_path):
         assert mine == [f"{name:<18} {name}: epoch {number} {'x' * 200}" for number in range(300)]
 
 
-def test_without_a_log_the_lines_go_to_standard_error():
+@pytest.mark.parametrize("forked", [False, True])
+def test_without_a_log_the_lines_go_to_standard_error(forked):
     environment = {name: value for name, value in os.environ.items() if name != "COLLABOPT_LOG"}
-    code = (
-        "from collabopt import progress; progress.attach('pqat'); progress.say('epoch 1/2'); progress.say('epoch 2/2')"
-    )
+    code = "import ipykernel.kernelapp; " * forked  # a forked job finds it imported
+    code += "from collabopt import progress; progress.attach('pqat'); "
+    code += "progress.say('epoch 1/2', about='pqat'); progress.say('epoch 2/2', about='pqat')"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert [line.partition("  ")[2].split() for line in done.stderr.splitlines()] == [
         ["pqat", "epoch", "1/2"],

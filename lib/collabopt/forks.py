@@ -47,25 +47,30 @@ def offered() -> Iterator[dict[str, str]]:
 
     The imports begin at once, beside whatever the block does first.
     """
-    with contextlib.ExitStack() as stack:
-        place = stack.enter_context(tempfile.TemporaryDirectory(prefix="collabopt-"))
+    with tempfile.TemporaryDirectory(prefix="collabopt-") as place:  # which no other user can look into
+        address = f"{place}/forks"
+        server = _started(address)
         try:
-            listener = stack.enter_context(socket.socket(socket.AF_UNIX))
-            listener.bind(f"{place}/forks")
+            yield {ADDRESS: address} if server else {}
+        finally:
+            if server:
+                server.kill()
+                server.communicate()
+
+
+def _started(address: str) -> subprocess.Popen | None:
+    """The server, which listens already and is still importing; None where there can be none."""
+    with socket.socket(socket.AF_UNIX) as listener:  # closed here, or who asks would wait for a server that has died
+        try:
+            listener.bind(address)
             os.close(os.pidfd_open(os.getpid()))
         except (AttributeError, OSError):  # no Linux, or an old one; or a name too long for a socket
-            yield {}
-            return
+            return None
         listener.listen()
         command = [sys.executable, "-m", __name__, "--serve", str(listener.fileno())]
-        silent = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        server = subprocess.Popen(command, pass_fds=[listener.fileno()], **silent, start_new_session=True)
-        listener.close()  # or who asks would wait for a server that has died
-        try:
-            yield {ADDRESS: f"{place}/forks"}
-        finally:
-            server.kill()
-            server.communicate()
+        # Where its imports fail, so do those of who asked in vain, and these say it.
+        streams = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return subprocess.Popen(command, pass_fds=[listener.fileno()], **streams, start_new_session=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,11 +132,11 @@ class _Server:
             return None
         server, process = os.getpid(), os.fork()
         if not process:
-            for other in (self.listener, connection, self.waiting, *(fork.connection for fork in self.forks)):
-                other.close()
             ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
             if os.getppid() != server:
                 os._exit(1)
+            for other in (self.listener, connection, self.waiting, *(fork.connection for fork in self.forks)):
+                other.close()
             self._become(request)
             return request
         _close_all(request.streams)

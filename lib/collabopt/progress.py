@@ -46,13 +46,22 @@ def attach(name: str) -> None:
         handler: logging.Handler = logging.FileHandler(os.environ[LOG], encoding="utf-8")
         handler.setFormatter(line)
         logger.addHandler(handler)
-    if "ipykernel" in sys.modules:
+    if _is_in_kernel():
         logger.addHandler(_Display())
     elif not os.environ.get(LOG):
         # A copy of the descriptor: what native code writes to descriptor 2 is held back at times.
         handler = logging.StreamHandler(os.fdopen(os.dup(2), "w", buffering=1))
         handler.setFormatter(line)
         logger.addHandler(handler)
+
+
+def _is_in_kernel() -> bool:
+    """Whether this process is a notebook's kernel; a forked job has its modules too, and runs none (`forks`)."""
+    if "ipykernel" not in sys.modules:
+        return False
+    from IPython import get_ipython
+
+    return get_ipython() is not None
 
 
 def say(message: str, about: str | None = None, last: bool = False) -> None:
