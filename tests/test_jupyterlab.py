@@ -96,6 +96,8 @@ def browser(lab):
 def run_all(page) -> None:
     """Run > Run All Cells. A menu takes no click before it has settled, so that a click may have to be repeated."""
     sync_api = pytest.importorskip("playwright.sync_api")
+    # The status bar: the notebook's own indicator is idle before there is a kernel.
+    page.get_by_text("(ipykernel) | Idle").wait_for(timeout=120_000)
     for _ in range(5):
         page.get_by_role("menuitem", name="Run", exact=True).click()
         entry = page.get_by_role("menuitem", name="Run All Cells", exact=True)
