@@ -423,7 +423,7 @@ def test_layer_drops_of_no_layer_is_an_error():
 
 def test_a_notebook_shows_the_picture_that_was_drawn_and_draws_again_what_was_changed(leaves, tmp_path, monkeypatch):
     shown = []
-    monkeypatch.setattr(palette, "display", lambda data, metadata, raw: shown.append((data, metadata, raw)))
+    monkeypatch.setattr("IPython.display.display", lambda data, metadata, raw: shown.append((data, metadata, raw)))
     figure = plots.waterfall(leaves, csv=tmp_path / "waterfall.csv")
     assert "10.0 times smaller" in figure.alt
     for title in (None, None, "another"):

@@ -122,12 +122,11 @@ class _Server:
     def _fork(self) -> _Request | None:
         connection, _ = self.listener.accept()
         request = _received(connection)
-        if request is None:
-            connection.close()
-            return None
         # What the store holds is known by the sources as they are now.
-        if _sources() != self.sources:
+        if request and _sources() != self.sources:
             _close_all(request.streams)
+            request = None
+        if request is None:
             connection.close()  # it runs the module itself
             return None
         server, process = os.getpid(), os.fork()
@@ -196,6 +195,7 @@ def _sources() -> dict[Path, int]:
 
 def _received(connection: socket.socket) -> _Request | None:
     """A request; None where it did not come whole."""
+    streams: list[int] = []
     try:
         connection.settimeout(10)
         first, streams, _, _ = socket.recv_fds(connection, 1, 3)
@@ -203,6 +203,7 @@ def _received(connection: socket.socket) -> _Request | None:
         connection.settimeout(None)
         return _Request(**json.loads(first + rest), streams=list(streams))
     except (OSError, ValueError):
+        _close_all(streams)  # or who reads what they write to would wait
         return None
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pandas as pd
-from IPython.display import display
 from matplotlib.figure import Figure
 
 from collabopt import store
@@ -140,6 +139,8 @@ class Described(Figure):
 
     def _ipython_display_(self) -> None:
         """Show the picture that there is already: what IPython has for figures would draw it twice more."""
+        from IPython.display import display  # only here: pages of figures are made without it
+
         shown = {"image/png": base64.b64encode(self.png()).decode(), "text/plain": self.alt or repr(self)}
         display(shown, metadata={"alt": self.alt} if self.alt else {}, raw=True)
 
