@@ -98,7 +98,7 @@ def run(name: str, seed: int, chain: Chain) -> dict:
         train, validation, test = (in_memory(split) for split in (data.train, data.validation, data.test))
     models, found = {}, {key: {} for key in ("validation_accuracy", "accuracy", "accuracy_int8", "gzip_bytes")}
     for stage, parent in chain.stages.items():
-        how = getattr(plan.stages, stage) if parent else plan.baseline_training
+        how = plan.training(stage)
         steps = math.ceil(len(train[0]) / how.batch_size)
         with training_parts.timed(stage):
             model = _wrapped(stage, models[parent], plan, steps) if parent else tree.initial_model(plan, data)

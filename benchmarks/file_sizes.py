@@ -20,7 +20,7 @@ def figures() -> list[dict]:
     for (name, stage), (source, metric, unit) in PUBLISHED.items():
         model = models.build(models.experiment.Model(name=name), (224, 224, 3), 1000)
         if stage == "qat":
-            content = lite.quantized_as_trained(quantize.wrap(model, "qat", quantize.Keep()))
+            content = lite.quantized_as_trained(quantize.wrap(model, quantize.Keep()))
         else:
             content = lite.quantized(model, pictures)
         same = known[(known["model"] == name) & (known["table"] == source) & (known["dataset"] == "imagenet")]

@@ -34,7 +34,7 @@ K = 8
 
 def _started(subject: str, stage: str, scheme: str, steps: int) -> tuple:
     """A model wrapped for the stage and compiled, its kernels before, batches to train on, and when wrapping began."""
-    from collabopt import audit, backend, datasets, experiment, quantize, training, tree
+    from collabopt import audit, backend, datasets, experiment, quantize, stages, training, tree
 
     name, trained = SUBJECTS[subject]
     plan = experiment.load(name, number_of_clusters=K, scheme=scheme)
@@ -46,7 +46,7 @@ def _started(subject: str, stage: str, scheme: str, steps: int) -> tuple:
     before, how = audit.kernels(model), getattr(plan.stages, stage)
     batches = list(data.train.training_batches(how.batch_size, plan.seed, range(how.epochs)).take(steps))
     began = time.perf_counter()
-    wrapped = training.compiled(quantize.wrap(model, stage, tree.kept(tree.TREE[stage], plan)), data, how)
+    wrapped = training.compiled(quantize.wrap(model, quantize.keep_of(stages.TREE[stage], plan)), data, how)
     return wrapped, before, batches, began
 
 

@@ -185,7 +185,7 @@ def _our_step(plan, data) -> float:
     from collabopt.checkpoints import Checkpoint
 
     backend.seed_everything(plan.seed)
-    model, how, watch = tree.initial_model(plan, data), plan.baseline_training, _Watch()
+    model, how, watch = tree.initial_model(plan, data), plan.training("baseline"), _Watch()
     with tempfile.TemporaryDirectory() as place:
         checkpoint, clock = Checkpoint(Path(place) / "epoch.npz"), progress.Clock()
         training.fit(model, data, how, plan.seed, "baseline", clock, [watch.callback()], checkpoint)
@@ -198,7 +198,7 @@ def _bare_step(plan, data) -> float:
     from collabopt.backend import keras
 
     backend.seed_everything(plan.seed)
-    model, how, watch = tree.initial_model(plan, data), plan.baseline_training, _Watch()
+    model, how, watch = tree.initial_model(plan, data), plan.training("baseline"), _Watch()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(training.optimizer(how, _steps(plan, data)), loss, metrics=["accuracy"])
     x, y = chains.in_memory(data.train)
@@ -208,7 +208,7 @@ def _bare_step(plan, data) -> float:
 
 
 def _steps(plan, data) -> int:
-    return math.ceil(len(data.train) / plan.baseline_training.batch_size)
+    return math.ceil(len(data.train) / plan.training("baseline").batch_size)
 
 
 class _Watch:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from collabopt import audit, centroids, cluster, experiment, lite, plain, preserve, quantize, tree
+from collabopt import audit, centroids, cluster, experiment, lite, plain, preserve, quantize, stages, tree
 from collabopt.backend import keras, native_notices_dropped, seed_everything, tf
 from collabopt.datasets import Data, Split
 from collabopt.experiment import Training
@@ -434,7 +434,7 @@ def test_a_restored_stage_predicts_the_same_to_the_bit():
     wrapped = quantized(model, "channel", zeros=True)
     plan = experiment.load("digits", cluster_per_channel=True)
     data = random_data((8, 8, 1))
-    restored = tree.restore(tree.TREE["pcqat"], tree.arrays(wrapped), model, plan, data)
+    restored = tree.restore(stages.TREE["pcqat"], tree.arrays(wrapped), model, plan, data)
     inputs = data.test.examples
     np.testing.assert_array_equal(restored.predict(inputs, verbose=0), wrapped.predict(inputs, verbose=0))
     for name, kernel in quantize.kernels(wrapped).items():

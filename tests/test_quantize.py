@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from collabopt import audit, cluster, experiment, lite, plain, quantize, tree
+from collabopt import audit, cluster, experiment, lite, plain, quantize, stages, tree
 from collabopt.backend import keras, seed_everything
 from collabopt.experiment import Training
 
@@ -116,7 +116,7 @@ def pcqat(request, tiny_data):
 def test_each_scheme_wraps_a_clone_in_its_quantizers(small_cnn, stage, scheme, expected):
     model = small_cnn()
     before, kinds = model.get_weights(), [type(layer) for layer in model.layers]
-    wrapped = quantize.wrap(model, stage, keep(stage, scheme))
+    wrapped = quantize.wrap(model, keep(stage, scheme))
     assert quantize.is_wrapped(wrapped)
     assert not quantize.is_wrapped(model)
     assert quantize.kinds(wrapped) == {"conv": "conv2d", "dw": "depthwise", "pw": "conv2d", "fc": "dense"}
@@ -135,9 +135,9 @@ def test_a_kernel_that_got_no_quantizer_is_told_as_such():
     inputs = keras.Input((4, 4, 2), name="input")
     x = keras.layers.ReLU(name="relu")(keras.layers.Conv2D(3, 1, name="conv")(inputs))
     model = keras.Model(inputs, keras.layers.Dense(2, name="fc")(keras.layers.Flatten(name="flatten")(x)))
-    named = quantize.quantizers(quantize.wrap(model, "pqat", keep("pqat", "collabopt")))
+    named = quantize.quantizers(quantize.wrap(model, keep("pqat", "collabopt")))
     assert named == {"conv": "KernelQuantizer", "fc": "KernelQuantizer"}
-    named = quantize.quantizers(quantize.wrap(model, "pqat", keep("pqat", "tfmot")))
+    named = quantize.quantizers(quantize.wrap(model, keep("pqat", "tfmot")))
     assert named == {"conv": "none", "fc": "PrunePreserveDefault8BitWeightsQuantizer"}
 
 
@@ -189,7 +189,7 @@ def test_the_audit_notices_where_cqat_guesses_the_granularity_wrong(tiny_data):
 def predicts_the_same_restored(one: Quantized, data) -> bool:
     images = data.validation.take(np.arange(64)).batches(64)
     plan = experiment.load("digits", scheme=one.scheme)
-    restored = tree.restore(tree.TREE[one.stage], tree.arrays(one.model), one.parent, plan, data)
+    restored = tree.restore(stages.TREE[one.stage], tree.arrays(one.model), one.parent, plan, data)
     return np.array_equal(restored.predict(images, verbose=0), one.model.predict(images, verbose=0))
 
 

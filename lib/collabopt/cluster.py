@@ -13,10 +13,11 @@ from collabopt import centroids, plain, preserve, progress, training
 from collabopt.backend import keras, log_dropped, tfmot
 from collabopt.checkpoints import NOTHING_KEPT, Checkpoint
 from collabopt.datasets import Data
-from collabopt.experiment import Training
+from collabopt.experiment import Experiment, Training
 from collabopt.layers import prunable as clusterable
+from collabopt.stages import Stage
 
-__all__ = ["Clusters", "clusterable", "fine_tune"]
+__all__ = ["Clusters", "clusterable", "fine_tune", "train"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +39,21 @@ class Clusters:
 
     def by_channel(self, layer: keras.layers.Layer) -> bool:
         return self.per_channel and isinstance(layer, keras.layers.Conv2D)
+
+
+def train(
+    stage: Stage, parent: keras.Model, data: Data, experiment: Experiment, checkpoint: Checkpoint
+) -> tuple[keras.Model, training.Fit]:
+    """Train a stage that clusters its parent, and keeps its zeros if the stage must."""
+    clusters = Clusters(
+        experiment.number_of_clusters,
+        stage.keeps_zeros,
+        experiment.cluster_per_channel,
+        experiment.centroid_initialization,
+        experiment.exclude.clustering,
+    )
+    section = experiment.training(stage.name)
+    return fine_tune(parent, data, clusters, section, experiment.seed, stage.name, experiment.scheme, checkpoint)
 
 
 def fine_tune(

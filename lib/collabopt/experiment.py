@@ -197,10 +197,11 @@ class Experiment(Section):
         """Whether the run is to choose a leaf: it goes down the tree only as far as it must, and test waits for it."""
         return self.targets != Targets()
 
-    @property
-    def baseline_training(self) -> Training:
-        """The baseline's training: after loading the initial weights where there are any, else from scratch."""
-        return self.initial_weights.training if self.initial_weights else self.stages.baseline
+    def training(self, stage: str) -> Training:
+        """The training section of a stage; of a baseline with initial weights, what is trained after loading them."""
+        if stage == "baseline" and self.initial_weights:
+            return self.initial_weights.training
+        return getattr(self.stages, stage)
 
 
 KNOBS = (

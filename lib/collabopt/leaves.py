@@ -11,10 +11,13 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from collabopt import coding, constants, housekeeping, latency, lite, measure, npu, sizes, store
-from collabopt.runs import Run
+from collabopt.datasets import Split
+from collabopt.runs import Finished, Run
+from collabopt.source_digest import compute_digest
 from collabopt.stages import TREE, Stage, lineage
 
 COLUMNS = [
@@ -89,20 +92,15 @@ def measured(run: Run, stage: Stage, kind: str) -> Leaf:
         "measured": finished.measured.name if kind == "int8" else None,
         "format": kind,
         "calibration_examples": plan.calibration_examples,
-        "sources": store.sources_digest([Path(one.__file__) for one in (lite, constants, sizes, coding, measure)]),
+        "code": compute_digest(_convert, _sizes, _weights),
         "zstandard": metadata.version("zstandard"),
     }
 
     def make(directory: Path) -> None:
-        if kind == "int8":  # the stage's own file
-            content, right = finished.tflite.read_bytes(), finished.correct()["validation_int8"]
-        else:
-            inputs = measure.calibration(run.data.train, plan.calibration_examples, plan.seed)
-            content = lite.converted(run.model(stage.name), kind, inputs)
-            right = lite.predictions(content, run.data.validation, plan.threads) == run.data.validation.labels
+        content, is_correct = _convert(run, finished, kind)
         file = directory / "model.tflite"
         file.write_bytes(content)
-        row = {"validation_accuracy": float(right.mean()), **_sizes(file), **_weights(content)}
+        row = {"validation_accuracy": float(is_correct.mean()), **_sizes(file), **_weights(content)}
         (directory / "leaf.json").write_text(json.dumps(row))
 
     entry = _kept(run, f"{stage.name}-{kind}", material, make)
@@ -123,12 +121,11 @@ def test_accuracy(run: Run, leaf: Leaf) -> float:
     material = {
         "tflite": _digest(leaf.tflite),
         "test": run.data.test.fingerprint(),
-        "sources": store.sources_digest([Path(lite.__file__), *run.data.test.sources()]),
+        "code": compute_digest(_score_on_test, Split, *run.data.test.code()),
     }
 
     def make(directory: Path) -> None:
-        right = lite.predictions(leaf.tflite.read_bytes(), run.data.test, run.experiment.threads)
-        (directory / "test.json").write_text(json.dumps(float((right == run.data.test.labels).mean())))
+        (directory / "test.json").write_text(json.dumps(_score_on_test(run, leaf.tflite)))
 
     return json.loads((_kept(run, f"{leaf.name}-test", material, make) / "test.json").read_text())
 
@@ -141,6 +138,22 @@ def table(leaves: list[Leaf]) -> pd.DataFrame:
     return frame.astype(dict.fromkeys(MAY_BE_MISSING, float))
 
 
+def _convert(run: Run, finished: Finished, kind: str) -> tuple[bytes, np.ndarray]:
+    """The file of a stage in a format, and whether each validation example (n,) is given its label."""
+    if kind == "int8":  # the stage's own file
+        return finished.tflite.read_bytes(), finished.correct()["validation_int8"]
+    plan = run.experiment
+    inputs = measure.calibration(run.data.train, plan.calibration_examples, plan.seed)
+    content = lite.converted(run.model(finished.stage.name), kind, inputs)
+    return content, lite.predictions(content, run.data.validation, plan.threads) == run.data.validation.labels
+
+
+def _score_on_test(run: Run, tflite: Path) -> float:
+    """Top-1 accuracy of a file on the test split."""
+    predicted = lite.predictions(tflite.read_bytes(), run.data.test, run.experiment.threads)
+    return float((predicted == run.data.test.labels).mean())
+
+
 def _on_npu(run: Run, tflite: Path) -> dict:
     """What Vela estimates of the file, or why it cannot."""
     accelerator = run.experiment.accelerator
@@ -148,7 +161,7 @@ def _on_npu(run: Run, tflite: Path) -> dict:
         "tflite": _digest(tflite),
         "accelerator": accelerator,
         "vela": metadata.version("ethos-u-vela"),
-        "sources": store.sources_digest([Path(npu.__file__)]),
+        "code": compute_digest(npu.estimate),
     }
 
     def make(directory: Path) -> None:

@@ -1,5 +1,6 @@
 """What a finished stage is worth: accuracy, size, and what its kernels hold. Test is read here and nowhere else."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -20,6 +21,15 @@ def correct(model: keras.Model, split: Split) -> np.ndarray:
         return model.predict(split.batches(256), verbose=0).argmax(axis=-1) == split.labels
 
 
+@dataclasses.dataclass(frozen=True)
+class _Kernels:
+    """The kernels of a model by layer: what fake quantization sees of them, their kinds, and their quantizers."""
+
+    weights: dict[str, np.ndarray]
+    kinds: dict[str, str]
+    quantizers: dict[str, str] | None
+
+
 def write(
     directory: Path,
     stage: Stage,
@@ -37,49 +47,86 @@ def write(
     result.json, columns of results.csv; layers.csv; kernels.npz, float32 kernels by layer; correct.npz, bool (n,) on
     `validation` and `test`, and by the int8 file `validation_int8`, `test_int8` and `test_int8_channel_ranges`.
     """
-    wrapped = quantize.is_wrapped(model)
-    own = quantize.kernels(model) if wrapped else audit.kernels(model)
-    kinds = quantize.kinds(model) if wrapped else audit.kinds(model)
-    shared = _sharing_ranges(stage, plan, kinds)
-    content, by_channel = _converted(model, data, plan, {name: own[name] for name in shared})
-    file, other = directory / "int8.tflite", directory / "int8-channel_ranges.tflite"
-    file.write_bytes(content)
-    right = {}
-    for name, split in {"validation": data.validation, **({"test": data.test} if reads_test else {})}.items():
-        right[name] = correct(model, split)
-        right[f"{name}_int8"] = lite.predictions(content, split, plan.threads) == split.labels
+    kernels = _read_kernels(model)
+    shared = _sharing_ranges(stage, plan, kernels.kinds)
+    content, by_channel = _converted(model, data, plan, {name: kernels.weights[name] for name in shared})
+    (directory / "int8.tflite").write_bytes(content)
     if by_channel:
-        other.write_bytes(by_channel)
-    if by_channel and reads_test:
-        right["test_int8_channel_ranges"] = lite.predictions(by_channel, data.test, plan.threads) == data.test.labels
-    found = {name: float(ones.mean()) for name, ones in right.items()}
-    np.savez_compressed(directory / "correct.npz", **right)
-
-    codes = lite.kernels(content, {name: kernel.shape for name, kernel in own.items()})
-    quantizers = quantize.quantizers(model) if wrapped else None
-    layers = audit.layers(kinds, own, codes, quantizers, _skipped(stage, plan, kinds))
-    layers["defect"] = _defects(layers, own, codes, parent, plan, stage.clusters)
-    np.savez_compressed(directory / "kernels.npz", **own)
+        (directory / "int8-channel_ranges.tflite").write_bytes(by_channel)
+    is_correct = _score(model, content, by_channel, data, plan, reads_test)
+    np.savez_compressed(directory / "correct.npz", **is_correct)
+    codes = lite.kernels(content, {name: kernel.shape for name, kernel in kernels.weights.items()})
+    layers = audit.layers(
+        kernels.kinds, kernels.weights, codes, kernels.quantizers, _skipped(stage, plan, kernels.kinds)
+    )
+    layers["defect"] = _defects(layers, kernels.weights, codes, parent, plan, stage.clusters)
+    np.savez_compressed(directory / "kernels.npz", **kernels.weights)
     layers.to_csv(directory / "layers.csv", index=False)
+    accuracies = {name: float(ones.mean()) for name, ones in is_correct.items()}
+    result = (
+        _accuracies(accuracies)
+        | _sizes(directory / "int8.tflite")
+        | _summary(layers, kernels.weights, codes, plan)
+        | {"preserved": None if parent is None else bool((layers["defect"] == "").all())}
+        | _with_channel_ranges(accuracies, directory / "int8-channel_ranges.tflite")
+    )
+    (directory / "result.json").write_text(json.dumps(result))
 
-    touched = layers[(layers["kind"] != "depthwise") & ~layers["layer"].isin(plan.exclude.pruning)]["layer"]
-    clusterable = layers[(layers["kind"] != "depthwise") & ~layers["layer"].isin(plan.exclude.clustering)]
-    result = {
+
+def _read_kernels(model: keras.Model) -> _Kernels:
+    if quantize.is_wrapped(model):
+        return _Kernels(quantize.kernels(model), quantize.kinds(model), quantize.quantizers(model))
+    return _Kernels(audit.kernels(model), audit.kinds(model), None)
+
+
+def _score(
+    model: keras.Model, content: bytes, by_channel: bytes | None, data: Data, plan: Experiment, reads_test: bool
+) -> dict[str, np.ndarray]:
+    """Whether each example (n,) is given its label, by split and file, as `write` says of correct.npz."""
+    is_correct = {}
+    for name, split in {"validation": data.validation, **({"test": data.test} if reads_test else {})}.items():
+        is_correct[name] = correct(model, split)
+        is_correct[f"{name}_int8"] = lite.predictions(content, split, plan.threads) == split.labels
+    if by_channel and reads_test:
+        predicted = lite.predictions(by_channel, data.test, plan.threads)
+        is_correct["test_int8_channel_ranges"] = predicted == data.test.labels
+    return is_correct
+
+
+def _accuracies(found: dict[str, float]) -> dict[str, float | None]:
+    return {
         "validation_accuracy": found["validation"],
         "validation_accuracy_int8": found["validation_int8"],
         "accuracy": found.get("test"),
         "accuracy_int8": found.get("test_int8"),
-        "tflite_bytes": sizes.raw(file),
-        "gzip_bytes": sizes.gzipped(file),
-        "zip_bytes": sizes.zipped(file),
-        "sparsity": audit.sparsity(np.concatenate([own[name].ravel() for name in touched])),
-        "unique_weights": int(clusterable["unique_channel" if plan.cluster_per_channel else "unique_tensor"].max()),
-        "rounded_to_zero": audit.rounded_to_zero([own[name] for name in touched], [codes[name] for name in touched]),
-        "preserved": None if parent is None else bool((layers["defect"] == "").all()),
-        "accuracy_int8_channel_ranges": found.get("test_int8_channel_ranges"),
-        "gzip_bytes_channel_ranges": sizes.gzipped(other) if by_channel else None,
     }
-    (directory / "result.json").write_text(json.dumps(result))
+
+
+def _sizes(file: Path) -> dict[str, int]:
+    return {"tflite_bytes": sizes.raw(file), "gzip_bytes": sizes.gzipped(file), "zip_bytes": sizes.zipped(file)}
+
+
+def _summary(
+    layers: pd.DataFrame, weights: dict[str, np.ndarray], codes: dict[str, np.ndarray], plan: Experiment
+) -> dict[str, float | int]:
+    """Sparsity and unique weights over the kernels that pruning and clustering may touch."""
+    eligible = layers[layers["kind"] != "depthwise"]
+    prunable = eligible[~eligible["layer"].isin(plan.exclude.pruning)]["layer"]
+    clusterable = eligible[~eligible["layer"].isin(plan.exclude.clustering)]
+    return {
+        "sparsity": audit.sparsity(np.concatenate([weights[name].ravel() for name in prunable])),
+        "unique_weights": int(clusterable["unique_channel" if plan.cluster_per_channel else "unique_tensor"].max()),
+        "rounded_to_zero": audit.rounded_to_zero(
+            [weights[name] for name in prunable], [codes[name] for name in prunable]
+        ),
+    }
+
+
+def _with_channel_ranges(found: dict[str, float], file: Path) -> dict[str, float | int | None]:
+    return {
+        "accuracy_int8_channel_ranges": found.get("test_int8_channel_ranges"),
+        "gzip_bytes_channel_ranges": sizes.gzipped(file) if file.is_file() else None,
+    }
 
 
 def _sharing_ranges(stage: Stage, plan: Experiment, kinds: dict[str, str]) -> list[str]:

@@ -152,7 +152,7 @@ def _dense_before_norm(model: keras.Model) -> list[Finding]:
 def _unquantizable(model: keras.Model) -> list[Finding]:
     """The layer that TFMOT cannot quantize, by trying: its registry and its layout know more than a list would."""
     try:
-        quantize.wrap(model, "qat", quantize.Keep())
+        quantize.wrap(model, quantize.Keep())
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         named = next((layer.name for layer in model.layers if layer.name in reason), model.name)

@@ -8,8 +8,17 @@ from collabopt import plain, progress, training
 from collabopt.backend import keras, tfmot
 from collabopt.checkpoints import NOTHING_KEPT, Checkpoint
 from collabopt.datasets import Data
-from collabopt.experiment import Pruning
+from collabopt.experiment import Experiment, Pruning
 from collabopt.layers import prunable
+from collabopt.stages import Stage
+
+
+def train(
+    stage: Stage, parent: keras.Model, data: Data, experiment: Experiment, checkpoint: Checkpoint
+) -> tuple[keras.Model, training.Fit]:
+    """Train a stage that prunes its parent."""
+    section, exclude = experiment.training(stage.name), experiment.exclude.pruning
+    return fine_tune(parent, data, experiment.sparsity, section, exclude, experiment.seed, stage.name, checkpoint)
 
 
 def schedule(sparsity: float, how: Pruning, steps_per_epoch: int):

@@ -11,15 +11,8 @@ from collabopt import audit, plain, preserve, progress, training
 from collabopt.backend import keras, log_dropped, native_notices_dropped, tf, tfmot
 from collabopt.checkpoints import NOTHING_KEPT, Checkpoint
 from collabopt.datasets import Data
-from collabopt.experiment import Training
-
-_BY_TFMOT = {
-    "qat": lambda: tfmot.quantization.keras.default_8bit.Default8BitQuantizeScheme(),
-    "pqat": lambda: tfmot.experimental.combine.Default8BitPrunePreserveQuantizeScheme(),
-    "cqat": lambda: tfmot.experimental.combine.Default8BitClusterPreserveQuantizeScheme(preserve_sparsity=False),
-    "pcqat": lambda: tfmot.experimental.combine.Default8BitClusterPreserveQuantizeScheme(preserve_sparsity=True),
-}
-"""TFMOT's own 8-bit schemes by stage."""
+from collabopt.experiment import Experiment, Training
+from collabopt.stages import Stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,16 +29,40 @@ class Keep:
     scheme: str = "collabopt"
 
 
-def wrap(model: keras.Model, stage: str, keep: Keep) -> keras.Model:
+def keep_of(stage: Stage, experiment: Experiment) -> Keep:
+    """What a stage's quantization-aware training must keep."""
+    clusters = ("channel" if experiment.cluster_per_channel else "tensor") if stage.clusters else None
+    return Keep(stage.keeps_zeros, clusters, experiment.exclude.clustering, experiment.scheme)
+
+
+def train(
+    stage: Stage, parent: keras.Model, data: Data, experiment: Experiment, checkpoint: Checkpoint
+) -> tuple[keras.Model, training.Fit]:
+    """Train a stage that quantizes its parent, and keeps what the stage must of its zeros and clusters."""
+    section, keep = experiment.training(stage.name), keep_of(stage, experiment)
+    return fine_tune(parent, data, section, experiment.seed, stage.name, keep, checkpoint)
+
+
+def _scheme(keep: Keep) -> tfmot.quantization.keras.QuantizeScheme:
+    """The 8-bit scheme that keeps what it must: ours, or one of TFMOT's."""
+    if not (keep.zeros or keep.clusters):
+        return tfmot.quantization.keras.default_8bit.Default8BitQuantizeScheme()
+    if keep.scheme == "collabopt":
+        return preserve.PreservingScheme(keep.zeros, keep.clusters, keep.unclustered)
+    combine = tfmot.experimental.combine
+    if keep.clusters:
+        return combine.Default8BitClusterPreserveQuantizeScheme(preserve_sparsity=keep.zeros)
+    return combine.Default8BitPrunePreserveQuantizeScheme()
+
+
+def wrap(model: keras.Model, keep: Keep) -> keras.Model:
     """A clone of `model` with fake-quantized weights and activations; its kernels keep what they now hold of `keep`."""
-    ours = keep.scheme == "collabopt" and (keep.zeros or keep.clusters)
-    scheme = preserve.PreservingScheme(keep.zeros, keep.clusters, keep.unclustered) if ours else _BY_TFMOT[stage]()
     # Turning channels over now would double the values of a kernel that was clustered before; the audit tells of codes.
-    holds = ours and keep.clusters and not plain.has_negative_gamma(model)
+    holds = keep.scheme == "collabopt" and keep.clusters and not plain.has_negative_gamma(model)
     start = plain.with_positive_gammas(model) if holds else plain.clone(model)
     annotated = tfmot.quantization.keras.quantize_annotate_model(start)
     with tfmot.quantization.keras.quantize_scope(), native_notices_dropped():
-        return tfmot.quantization.keras.quantize_apply(annotated, scheme=scheme)
+        return tfmot.quantization.keras.quantize_apply(annotated, scheme=_scheme(keep))
 
 
 def fine_tune(
@@ -59,7 +76,7 @@ def fine_tune(
 ) -> tuple[keras.Model, training.Fit]:
     """Quantization-aware training of a wrapped clone of `model`, which keeps what it holds of `keep`."""
     clock = progress.Clock()
-    wrapped = wrap(model, stage, keep)
+    wrapped = wrap(model, keep)
     # A preserving quantizer puts centroids in the place of a kernel, which then rightly has no gradient.
     with log_dropped("Gradients do not exist for variables"), native_notices_dropped():
         return wrapped, training.fit(wrapped, data, how, seed, stage, clock, checkpoint=checkpoint)

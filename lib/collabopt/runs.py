@@ -3,43 +3,35 @@
 import dataclasses
 import json
 import os
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from collabopt import (
-    audit,
     backend,
-    checkpoints,
-    constants,
     datasets,
     devices,
     experiment,
     housekeeping,
-    layers,
     lite,
     measure,
     models,
-    plain,
     preflight,
-    preserve,
     progress,
-    quantize,
     results,
-    sizes,
     stages,
     store,
-    training,
     tree,
 )
 from collabopt.backend import keras
 from collabopt.checkpoints import Checkpoint
 from collabopt.experiment import Experiment
 from collabopt.models import pretrained
+from collabopt.source_digest import compute_digest
 from collabopt.stages import TREE, Stage
 
 
@@ -279,8 +271,8 @@ class Run:
             preflight.demand(self._start(parent), self.experiment, every_layer=parent is None)
             backend.seed_everything(self.experiment.seed)
             with devices.scope(self.experiment.devices):
-                train, _ = tree.TRAINING[stage.name]
-                model, fit = train(self._start(parent), self.data, self.experiment, checkpoint)
+                train = tree.trainer(stage)
+                model, fit = train(stage, self._start(parent), self.data, self.experiment, checkpoint)
             np.savez(directory / "weights.npz", **tree.arrays(model))
             fit.history.to_csv(directory / "history.csv", index=False)
             times = {"setup_seconds": fit.setup_seconds, "fit_seconds": fit.fit_seconds, "epochs": len(fit.history)}
@@ -313,17 +305,16 @@ class Run:
     def _training(self, stage: Stage, parent: Finished | None) -> dict:
         """All that decides the weights of the stage."""
         plan = self.experiment
-        how = getattr(plan.stages, stage.name) if parent else plan.baseline_training
         material = {
             "stage": stage.name,
             "parent": parent.trained.name if parent else None,
-            "training": how.model_dump(),
+            "training": plan.training(stage.name).model_dump(),
             "knobs": {knob: getattr(plan, knob) for knob in ("seed", "threads", *stage.knobs)},
             "data": self._data_digests,
             "input_shape": self.data.input_shape,
             "versions": backend.versions(),
             "deterministic": backend.deterministic(),
-            "sources": self._sources(tree, stages, training, checkpoints, plain, layers, *tree.TRAINING[stage.name][1]),
+            "code": self._code(tree.trainer(stage), Checkpoint),
         }
         if plan.devices > 1:
             material["devices"] = plan.devices
@@ -346,12 +337,14 @@ class Run:
             "trained": trained.name,
             "calibration_examples": plan.calibration_examples,
             "clusters": [plan.number_of_clusters if stage.clusters else None, plan.cluster_per_channel],
+            "path": [[one.prunes, one.keeps_zeros, one.clusters, one.quantizes] for one in stages.lineage(stage.name)],
+            "scheme": plan.scheme if stage.has_schemes else None,
             "exclude": plan.exclude.model_dump(mode="json"),
             "test": self.data.test.fingerprint() if self.reads_test else None,
-            "sources": self._sources(tree, stages, measure, lite, constants, audit, layers, sizes, quantize, preserve),
+            "code": self._code(measure.write),
         }
 
-    def _sources(self, *modules: ModuleType) -> str:
-        """Digest of the modules with those that every stage uses: back end, model inputs, model."""
-        files = [Path(module.__file__) for module in (backend, *modules)]
-        return store.sources_digest([*files, *self.data.train.sources(), *models.sources(self.experiment.model)])
+    def _code(self, *roots: Callable) -> list[str]:
+        """Digests of what computes a stage: its functions with the model's inputs, and the model."""
+        inputs = (backend.seed_everything, datasets.Split, *self.data.train.code())
+        return [compute_digest(*roots, *inputs), models.compute_code_digest(self.experiment.model)]

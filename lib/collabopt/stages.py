@@ -28,6 +28,7 @@ class Stage:
     clusters: bool = False
     quantizes: bool = False
     has_schemes: bool = False
+    trainer: str = ""
 
 
 _CLUSTERING = ("number_of_clusters", "cluster_per_channel", "centroid_initialization")
@@ -35,11 +36,13 @@ _CLUSTERING = ("number_of_clusters", "cluster_per_channel", "centroid_initializa
 TREE = {
     stage.name: stage
     for stage in (
-        Stage("baseline", "Baseline", None),
-        Stage("qat", "QAT", "baseline", quantizes=True),
-        Stage("pruned", "Pruned", "baseline", ("sparsity",), prunes=True),
-        Stage("pqat", "PQAT", "pruned", keeps_zeros=True, quantizes=True, has_schemes=True),
-        Stage("clustered", "Clustered", "baseline", _CLUSTERING, clusters=True, has_schemes=True),
+        Stage("baseline", "Baseline", None, trainer="training:train"),
+        Stage("qat", "QAT", "baseline", quantizes=True, trainer="quantize:train"),
+        Stage("pruned", "Pruned", "baseline", ("sparsity",), prunes=True, trainer="prune:train"),
+        Stage("pqat", "PQAT", "pruned", keeps_zeros=True, quantizes=True, has_schemes=True, trainer="quantize:train"),
+        Stage(
+            "clustered", "Clustered", "baseline", _CLUSTERING, clusters=True, has_schemes=True, trainer="cluster:train"
+        ),
         Stage(
             "cqat",
             "CQAT",
@@ -48,6 +51,7 @@ TREE = {
             clusters=True,
             quantizes=True,
             has_schemes=True,
+            trainer="quantize:train",
         ),
         Stage(
             "sparse_clustered",
@@ -57,6 +61,7 @@ TREE = {
             keeps_zeros=True,
             clusters=True,
             has_schemes=True,
+            trainer="cluster:train",
         ),
         Stage(
             "pcqat",
@@ -67,6 +72,7 @@ TREE = {
             clusters=True,
             quantizes=True,
             has_schemes=True,
+            trainer="quantize:train",
         ),
     )
 }

@@ -10,7 +10,8 @@ from collabopt import progress
 from collabopt.backend import keras, log_dropped, tf
 from collabopt.checkpoints import NOTHING_KEPT, Checkpoint
 from collabopt.datasets import Data
-from collabopt.experiment import Training
+from collabopt.experiment import Experiment, Training
+from collabopt.stages import Stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +28,14 @@ class Fit:
 
 
 COLUMNS = ["epoch", "loss", "accuracy", "val_loss", "val_accuracy", "seconds"]
+
+
+def train(
+    stage: Stage, model: keras.Model, data: Data, experiment: Experiment, checkpoint: Checkpoint
+) -> tuple[keras.Model, Fit]:
+    """Train a stage that changes nothing but the weights, such as the baseline."""
+    section, clock = experiment.training(stage.name), progress.Clock()
+    return model, fit(model, data, section, experiment.seed, stage.name, clock, checkpoint=checkpoint)
 
 
 def learning_rate(how: Training, steps_per_epoch: int) -> keras.optimizers.schedules.LearningRateSchedule:

@@ -2,9 +2,7 @@
 
 import dataclasses
 import hashlib
-import inspect
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
@@ -50,10 +48,9 @@ class Split:
             digest.update(np.ascontiguousarray(array).data if array.dtype != object else repr(array.tolist()).encode())
         return digest.hexdigest()
 
-    def sources(self) -> set[Path]:
-        """The modules that make model inputs of the stored examples."""
-        makers = [type(self), self.prepare, *([self.augment] if self.augment else [])]
-        return {Path(inspect.getfile(maker)) for maker in makers}
+    def code(self) -> list[Callable]:
+        """The functions that make model inputs of the stored examples."""
+        return [self.prepare, *([self.augment] if self.augment else [])]
 
     def batches(self, batch_size: int) -> tf.data.Dataset:
         """Model inputs and labels in stored order, once."""

@@ -3,15 +3,16 @@
 model = models.build(digits.model, input_shape=(8, 8, 1), classes=10)
 """
 
-from pathlib import Path
 from types import ModuleType
 
 from collabopt import experiment
 from collabopt.backend import keras
 from collabopt.models import ds_cnn, mobilenet, own, small, weights
 from collabopt.models.check import ModelError, check
+from collabopt.source_digest import compute_digest, compute_module_digest
+from collabopt.whole import sha256_of
 
-__all__ = ["FAMILIES", "ModelError", "build", "sources", "weights"]
+__all__ = ["FAMILIES", "ModelError", "build", "compute_code_digest", "weights"]
 
 FAMILIES: dict[str, ModuleType] = {
     "digits_cnn": small,
@@ -41,17 +42,19 @@ def build(section: experiment.Model, input_shape: tuple[int, ...], classes: int)
     return model
 
 
-def sources(section: experiment.Model) -> tuple[Path, ...]:
-    """The files that decide the model: Python modules, and the saved model where there is one.
+def compute_code_digest(section: experiment.Model) -> str:
+    """Compute a digest of what decides the model.
 
-    Of the user's own code it is the module of the function, not what that imports. Raises ModelError when a file is
-    missing.
+    That is the code of a named model, the module of the user's function (not what it imports), or the saved file.
+
+    Raises:
+        ModelError: A file is missing.
     """
     if section.path:
-        return Path(__file__), own.saved_at(section.path)
+        return sha256_of(own.saved_at(section.path))
     if section.function:
-        return Path(__file__), own.source_of(section.function)
-    return Path(__file__), Path(FAMILIES[section.name].__file__)
+        return compute_module_digest(own.source_of(section.function))
+    return compute_digest(getattr(FAMILIES[section.name], section.name))
 
 
 def _named(name: str, input_shape: tuple[int, ...], classes: int) -> keras.Model:
