@@ -19,7 +19,7 @@ def difference(ours: list[runs.Finished], theirs: list[runs.Finished]) -> np.nda
     """Correctness of our int8 files minus that of TFMOT's, by test example (n,), the mean over runs."""
     pairs = zip(ours, theirs, strict=True)
     return np.mean(
-        [own.correct()["test_int8"].astype(float) - other.correct()["test_int8"] for own, other in pairs], axis=0
+        [own.is_correct()["test_int8"].astype(float) - other.is_correct()["test_int8"] for own, other in pairs], axis=0
     )
 
 

@@ -151,9 +151,9 @@ def test_the_file_in_the_report_is_the_one_that_was_measured(finished, name):
     assert file.read_bytes() == one.tflite.read_bytes()
     right = lite.predictions(file.read_bytes(), finished.data.test) == finished.data.test.labels
     assert right.mean() == one.result["accuracy_int8"]
-    np.testing.assert_array_equal(right, one.correct()["test_int8"])
+    np.testing.assert_array_equal(right, one.is_correct()["test_int8"])
     assert sizes.gzipped(file) == one.result["gzip_bytes"]
-    assert list(one.codes()) == KERNELS
+    assert list(one.int8_values()) == KERNELS
 
 
 def test_a_second_run_trains_nothing_and_finds_the_same(finished, again, place):

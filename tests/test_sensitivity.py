@@ -139,7 +139,7 @@ def test_it_starts_from_the_stored_baseline_and_trains_nothing(tiny, tmp_path):
     table = sensitivity.of(run)
     assert sorted(path.name for path in (tmp_path / "stages").iterdir()) == stored
     assert set(table["baseline_accuracy"]) == {baseline.result["validation_accuracy"]}
-    assert list(table["layer"]) == baseline.touched()
+    assert list(table["layer"]) == baseline.eligible_layers()
     with np.load(baseline.trained / "weights.npz") as stored_arrays:
         arrays = dict(stored_arrays)
     model = tree.restore(baseline.stage, arrays, None, run.experiment, run.data)

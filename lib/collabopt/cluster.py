@@ -34,7 +34,7 @@ class Clusters:
     initialization: str = "kmeans_plus_plus"
     exclude: tuple[str, ...] = ()
 
-    def touches(self, layer: keras.layers.Layer) -> bool:
+    def is_eligible(self, layer: keras.layers.Layer) -> bool:
         return clusterable(layer) and layer.name not in self.exclude
 
     def by_channel(self, layer: keras.layers.Layer) -> bool:
@@ -78,7 +78,7 @@ def fine_tune(
 
 def _wrapped(model: keras.Model, clusters: Clusters, seed: int) -> keras.Model:
     start = plain.with_positive_gammas(model)
-    for layer in filter(clusters.touches, start.layers):
+    for layer in filter(clusters.is_eligible, start.layers):
         kernel = centroids.clustered(
             layer.kernel.numpy(),
             clusters.number,
@@ -90,7 +90,7 @@ def _wrapped(model: keras.Model, clusters: Clusters, seed: int) -> keras.Model:
         layer.kernel.assign(kernel)
 
     def wrap(layer: keras.layers.Layer) -> keras.layers.Layer:
-        if not clusters.touches(layer):
+        if not clusters.is_eligible(layer):
             return layer
         return preserve.Held(layer, clusters.preserve_sparsity, "channel" if clusters.by_channel(layer) else "tensor")
 
@@ -115,7 +115,7 @@ def _wrapped_by_tfmot(model: keras.Model, clusters: Clusters) -> keras.Model:
     how = tfmot.clustering.keras.CentroidInitialization[clusters.initialization.upper()]
 
     def wrap(layer: keras.layers.Layer) -> keras.layers.Layer:
-        if not clusters.touches(layer):
+        if not clusters.is_eligible(layer):
             return layer
         return experimental.cluster_weights(
             layer,

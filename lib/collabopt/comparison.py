@@ -122,7 +122,7 @@ def _ours(runs: Sequence, stage: str) -> dict[str, tuple[float, float | None, fl
     found = {figure: (rows[figure].mean(), _deviation(rows[figure]), None) for figure in NAMES if figure in rows}
     for drop, split in (("drop", "test"), ("drop_int8", "test_int8")):
         # A row a seed, a column a test example: right by the baseline and wrong by the stage is 1.
-        lost = np.array([base.correct()["test"].astype(float) - one.correct()[split] for base, one in finished])
+        lost = np.array([base.is_correct()["test"].astype(float) - one.is_correct()[split] for base, one in finished])
         found[drop] = (lost.mean(), _deviation(lost.mean(axis=1)), standard_error(lost))
     return found
 

@@ -33,28 +33,28 @@ class Kernel:
     operator: str
     name: str
     output: str
-    codes: np.ndarray
+    int8_values: np.ndarray
     scales: np.ndarray | None
     bias: np.ndarray | None
 
     def in_keras_layout(self, shape: tuple[int, ...]) -> np.ndarray:
         """The codes as a Keras kernel of that shape has them."""
         if self.operator == "DEPTHWISE_CONV_2D":  # (1, height, width, in * multiplier)
-            return self.codes.reshape(shape)
+            return self.int8_values.reshape(shape)
         if len(shape) == 2:  # (out, in)
-            return self.codes.reshape(shape[1], shape[0]).T
-        return self.codes.transpose(1, 2, 3, 0).reshape(shape)  # (out, height, width, in)
+            return self.int8_values.reshape(shape[1], shape[0]).T
+        return self.int8_values.transpose(1, 2, 3, 0).reshape(shape)  # (out, height, width, in)
 
     def in_file_layout(self, codes: np.ndarray) -> np.ndarray:
         """Codes of a convolution or a dense layer, from Keras's layout, as the file holds them."""
         if codes.ndim == 2:
-            return codes.T.reshape(self.codes.shape)
-        return codes.transpose(3, 0, 1, 2).reshape(self.codes.shape)
+            return codes.T.reshape(self.int8_values.shape)
+        return codes.transpose(3, 0, 1, 2).reshape(self.int8_values.shape)
 
 
 def of_layer(kernels: list[Kernel], layer: str, shape: tuple[int, ...]) -> Kernel | None:
     """The kernel of a Keras layer, whose kernel has that shape there; None where there is none."""
-    fitting = [one for one in kernels if one.codes.size == math.prod(shape)]
+    fitting = [one for one in kernels if one.int8_values.size == math.prod(shape)]
     # A grouped kernel, and one of two equal ones, has lost its name in the file; its operator's output has not.
     named = [one for one in fitting if _is_of(layer, one.name)] or [one for one in fitting if _is_of(layer, one.output)]
     return named[0] if named else None

@@ -78,7 +78,7 @@ def kernels(finished: Sequence, kernel: str | None = None) -> Explorer:
     if not finished:
         raise ValueError("finished=[]: expected at least one finished stage")
     weights = finished[-1].layers.set_index("layer")["weights"]
-    chosen = kernel or weights[finished[-1].touched()].idxmax()
+    chosen = kernel or weights[finished[-1].eligible_layers()].idxmax()
     if chosen not in weights.index:
         raise ValueError(f"kernel={chosen}: expected one of {', '.join(weights.index)}")
     stages = [(one.stage.title, place) for place, one in enumerate(finished)]
@@ -89,7 +89,7 @@ def kernels(finished: Sequence, kernel: str | None = None) -> Explorer:
 
     @functools.cache
     def stored(stage: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        return finished[stage].kernels(), finished[stage].codes()
+        return finished[stage].kernels(), finished[stage].int8_values()
 
     def draw(stage: int, layer: str) -> Figure:
         own, codes = stored(stage)

@@ -141,7 +141,7 @@ def table(leaves: list[Leaf]) -> pd.DataFrame:
 def _convert(run: Run, finished: Finished, kind: str) -> tuple[bytes, np.ndarray]:
     """The file of a stage in a format, and whether each validation example (n,) is given its label."""
     if kind == "int8":  # the stage's own file
-        return finished.tflite.read_bytes(), finished.correct()["validation_int8"]
+        return finished.tflite.read_bytes(), finished.is_correct()["validation_int8"]
     plan = run.experiment
     inputs = measure.calibration(run.data.train, plan.calibration_examples, plan.seed)
     content = lite.converted(run.model(finished.stage.name), kind, inputs)

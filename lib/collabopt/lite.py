@@ -187,9 +187,9 @@ def with_ranges(tflite: bytes, kernels: dict[str, np.ndarray], of: Literal["tens
     held, written = list(constants.kernels(file)), set()
     for layer, kernel in kernels.items():
         one = constants.of_layer(held, layer, kernel.shape)
-        if one is None or one.codes.ctypes.data in written:  # equal kernels may be one tensor of the file
+        if one is None or one.int8_values.ctypes.data in written:  # equal kernels may be one tensor of the file
             continue
-        written.add(one.codes.ctypes.data)
+        written.add(one.int8_values.ctypes.data)
         rows = kernel.reshape(-1, kernel.shape[-1])
         own, shared = np.abs(rows).max(axis=0), np.abs(rows).max()
         if one.scales is None or len(one.scales) != len(own) or not shared:
@@ -201,7 +201,7 @@ def with_ranges(tflite: bytes, kernels: dict[str, np.ndarray], of: Literal["tens
             (one.in_keras_layout(kernel.shape).astype(np.float32) * kernel).reshape(rows.shape).sum(axis=0)
         )
         codes = np.round(rows / after * 127) * np.where(turned < 0, -1, 1)
-        one.codes[:] = one.in_file_layout(codes.reshape(kernel.shape)).astype(np.int8)
+        one.int8_values[:] = one.in_file_layout(codes.reshape(kernel.shape)).astype(np.int8)
         wider = (after / before).astype(np.float32)
         one.scales[:] = one.scales * wider
         if one.bias is not None:

@@ -59,22 +59,22 @@ class Finished:
         with np.load(self.measured / "kernels.npz") as arrays:
             return dict(arrays)
 
-    def codes(self) -> dict[str, np.ndarray]:
+    def int8_values(self) -> dict[str, np.ndarray]:
         """The int8 codes of the kernels by layer, in Keras's layout."""
-        return self._codes(self.tflite)
+        return self._int8_values(self.tflite)
 
-    def codes_with_channel_ranges(self) -> dict[str, np.ndarray]:
+    def int8_values_with_channel_ranges(self) -> dict[str, np.ndarray]:
         """The same where each channel has a range of its own; only where channels share one in the file."""
-        return self._codes(self.measured / "int8-channel_ranges.tflite")
+        return self._int8_values(self.measured / "int8-channel_ranges.tflite")
 
-    def touched(self) -> list[str]:
+    def eligible_layers(self) -> list[str]:
         """The layers whose kernels pruning and clustering may touch."""
         return list(self.layers.loc[self.layers["kind"] != "depthwise", "layer"])
 
-    def _codes(self, tflite: Path) -> dict[str, np.ndarray]:
+    def _int8_values(self, tflite: Path) -> dict[str, np.ndarray]:
         return lite.kernels(tflite.read_bytes(), {name: kernel.shape for name, kernel in self.kernels().items()})
 
-    def correct(self) -> dict[str, np.ndarray]:
+    def is_correct(self) -> dict[str, np.ndarray]:
         """Whether each example is given its label: `validation`, `test`, and with `_int8` by the int8 file."""
         with np.load(self.measured / "correct.npz") as arrays:
             return dict(arrays)

@@ -93,7 +93,7 @@ def _altered(layer: keras.layers.Layer, plan: Experiment) -> Iterator[tuple[str,
         initialization=plan.centroid_initialization,
         exclude=plan.exclude.clustering,
     )
-    if clusters.touches(layer):
+    if clusters.is_eligible(layer):
         by_channel, start = clusters.by_channel(layer), clusters.initialization
         yield "clustered", centroids.clustered(kernel, clusters.number, by_channel, False, start, plan.seed)
 

@@ -112,7 +112,7 @@ def schemes(ours: Sequence[Finished], theirs: Sequence[Finished]) -> Styler:
 def kernel_by_kernel(ours: Finished, theirs: Finished) -> Styler:
     """A row a kernel that pruning and clustering touch: what it holds after TFMOT's scheme and after ours."""
     frames = {"TFMOT": theirs.layers.set_index("layer"), "ours": ours.layers.set_index("layer")}
-    touched = ours.touched()
+    touched = ours.eligible_layers()
     columns = {"Sparsity": "sparsity", "Values": "unique_tensor", "INT8 codes": "int8_unique_tensor"}
     rows = pd.DataFrame(
         {
@@ -128,7 +128,7 @@ def kernel_by_kernel(ours: Finished, theirs: Finished) -> Styler:
 
 def coding(finished: Sequence[Finished]) -> Styler:
     """A row a stage: bytes of its int8 kernels raw, after gzip, and at their zero-order entropy."""
-    rows = {one.stage.title: _coded([one.codes()[name] for name in one.touched()]) for one in finished}
+    rows = {one.stage.title: _coded([one.int8_values()[name] for name in one.eligible_layers()]) for one in finished}
     return pd.DataFrame.from_dict(rows, orient="index").style
 
 
@@ -139,16 +139,16 @@ def ranges(finished: Sequence[Finished]) -> Styler:
     for one in finished:
         if pd.isna(one.result["gzip_bytes_channel_ranges"]):
             continue
-        kept, other = one.result, one.codes_with_channel_ranges()
+        kept, other = one.result, one.int8_values_with_channel_ranges()
         for where, accuracy, size, codes in (
             ("one a channel", kept["accuracy_int8_channel_ranges"], kept["gzip_bytes_channel_ranges"], other),
-            ("one a kernel", kept["accuracy_int8"], kept["gzip_bytes"], one.codes()),
+            ("one a kernel", kept["accuracy_int8"], kept["gzip_bytes"], one.int8_values()),
         ):
             rows[one.stage.title, where] = {
                 "Accuracy, INT8 file": percent(accuracy),
-                "Most codes in a kernel": max(audit.unique(codes[name]) for name in one.touched()),
+                "Most codes in a kernel": max(audit.unique(codes[name]) for name in one.eligible_layers()),
                 "INT8 file, gzip, bytes": f"{size:,}",
-            } | _coded([codes[name] for name in one.touched()])
+            } | _coded([codes[name] for name in one.eligible_layers()])
     frame = pd.DataFrame.from_dict(rows, orient="index")
     frame.index = pd.MultiIndex.from_tuples(rows, names=["Stage", "Ranges"])
     return frame.style

@@ -92,8 +92,8 @@ class _Watch(keras.callbacks.Callback):
         self, stage: str, how: Training, clock: progress.Clock, checkpoint: Checkpoint, seen: dict | None
     ) -> None:
         super().__init__()
-        self.stage, self.how, self.clock, self.checkpoint = stage, how, clock, checkpoint
-        self.seen = seen or {"rows": [], "setup_seconds": None, "fit_seconds": 0.0}
+        self.stage, self.section, self.clock, self.checkpoint = stage, how, clock, checkpoint
+        self.record = seen or {"rows": [], "setup_seconds": None, "fit_seconds": 0.0}
         self.fitting_since: float | None = None
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:  # noqa: ARG002
@@ -102,13 +102,13 @@ class _Watch(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:  # noqa: ARG002
         if self.fitting_since is None:
             self.fitting_since = self.clock.seconds()
-            self.seen["setup_seconds"] = self.seen["setup_seconds"] or self.fitting_since
+            self.record["setup_seconds"] = self.record["setup_seconds"] or self.fitting_since
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         now = self.clock.seconds()
         row = {"epoch": epoch + 1, **{key: float(value) for key, value in logs.items()}, "seconds": now - self.began}
-        self.seen["rows"].append(row)
-        self.seen["fit_seconds"] += now - self.fitting_since
+        self.record["rows"].append(row)
+        self.record["fit_seconds"] += now - self.fitting_since
         self.fitting_since = now
         progress.say(
             f"{self.stage}: epoch {epoch + 1}/{self.params['epochs']}, loss {logs['loss']:.4f}, accuracy "
@@ -116,9 +116,9 @@ class _Watch(keras.callbacks.Callback):
             about=self.stage,
         )
         if not math.isfinite(logs["loss"]):
-            rate = self.how.learning_rate
+            rate = self.section.learning_rate
             raise FloatingPointError(f"{self.stage}: the training loss is not finite; lower learning_rate={rate}")
-        self.checkpoint.save(self.model, self.seen)
+        self.checkpoint.save(self.model, self.record)
 
 
 def fit(
@@ -141,7 +141,7 @@ def fit(
         return Fit(pd.DataFrame(columns=COLUMNS), clock.seconds(), 0.0)
     compiled(model, data, how)
     watch = _Watch(stage, how, clock, checkpoint, checkpoint.restore(model))
-    finished = len(watch.seen["rows"])
+    finished = len(watch.record["rows"])
     if finished:
         progress.say(f"{stage}: going on after epoch {finished}/{how.epochs}, where it was stopped", about=stage)
     train = data.train if how.augment else dataclasses.replace(data.train, augment=None)
@@ -157,5 +157,5 @@ def fit(
                 verbose=0,
             )
     return Fit(
-        pd.DataFrame(watch.seen["rows"], columns=COLUMNS), watch.seen["setup_seconds"], watch.seen["fit_seconds"]
+        pd.DataFrame(watch.record["rows"], columns=COLUMNS), watch.record["setup_seconds"], watch.record["fit_seconds"]
     )
