@@ -12,7 +12,7 @@ export EXPERIMENT SET CORES NOTEBOOKS PROFILE PRUNE PARTS PYTHON
 .PHONY: report test lab store verify bench bench-accuracy setup lock
 
 report: setup
-	@.venv/bin/python -m collabopt.batch report --experiment "$$EXPERIMENT" --set "$$SET" --cores "$$CORES" --profile "$$PROFILE" \
+	@.venv/bin/python -m collabopt report --experiment "$$EXPERIMENT" --set "$$SET" --cores "$$CORES" --profile "$$PROFILE" \
 	    --notebooks "$$NOTEBOOKS"
 
 test: setup
@@ -25,10 +25,10 @@ lab: setup
 
 # PRUNE="experiment=digits unused_days=30": what to remove.
 store: setup
-	@.venv/bin/python -m collabopt.housekeeping --prune "$$PRUNE"
+	@.venv/bin/python -m collabopt store --prune "$$PRUNE"
 
 verify: setup
-	@.venv/bin/python -m collabopt.comparison verify --experiment "$$EXPERIMENT"
+	@.venv/bin/python -m collabopt verify --experiment "$$EXPERIMENT"
 
 bench: setup
 	@.venv/bin/python benchmarks/bench.py $$PARTS

@@ -11,7 +11,8 @@ from pathlib import Path
 import pandas as pd
 from snakemake.utils import Paramspace
 
-from collabopt import batch, experiment, sweep
+from collabopt.batch import plan
+from collabopt.config import loading, sweep
 
 # A notebook, and those whose stages it goes on from: they would otherwise wait for each other's training.
 NEEDS = {
@@ -30,7 +31,7 @@ NEEDS = {
 def given(text):
     """What `config` holds as JSON. Snakemake reads every value inside a structure as text."""
     values = json.loads(text) if isinstance(text, str) else text
-    return {key: experiment.value(some, key) if isinstance(some, str) else some for key, some in values.items()}
+    return {key: loading.parse_value(some, key) if isinstance(some, str) else some for key, some in values.items()}
 
 
 def with_what_they_need(notebooks):
@@ -43,20 +44,20 @@ NAME = config.get("experiment", "digits")
 OVERRIDES = given(config.get("overrides", {}))
 CHOSEN = given(config.get("notebooks", {})).get("names", list(NEEDS))
 GRID = {key: list(values) for key, values in given(config.get("grid", {})).items()}
-PLAN = experiment.load(NAME, **OVERRIDES)
+PLAN = loading.load(NAME, **OVERRIDES)
 if PLAN.has_targets:  # it trains what it comes to, and nothing else
     NEEDS["deployment_tree"] = []
 RUN = with_what_they_need(CHOSEN)
-PLACE = Path(config.get("place") or batch.workplace(experiment.report_directory(NAME, **OVERRIDES)))
-PAGES = Path(config.get("pages") or experiment.report_directory(NAME, **OVERRIDES))
-LIBRARY = sorted(str(path) for path in (experiment.ROOT / "lib" / "collabopt").rglob("*") if path.suffix in (".py", ".j2", ".js", ".css", ".csv"))
-SOURCES = [str(path) for path in experiment.sources(NAME)]
-COMMAND = "{sys.executable:q} -m collabopt.forks collabopt.batch"
+PLACE = Path(config.get("place") or plan.find_workplace(loading.find_report_directory(NAME, **OVERRIDES)))
+PAGES = Path(config.get("pages") or loading.find_report_directory(NAME, **OVERRIDES))
+LIBRARY = sorted(str(path) for path in (loading.ROOT / "lib" / "collabopt").rglob("*") if path.suffix in (".py", ".j2", ".js", ".css", ".csv"))
+SOURCES = [str(path) for path in loading.list_files(NAME)]
+COMMAND = "{sys.executable:q} -m collabopt.batch.forks collabopt"
 
 
 def space(grid):
     """The cells of a grid, as Snakemake's wildcards and file names have them."""
-    return Paramspace(pd.DataFrame(sweep.cells(grid), dtype=str), filename_params="*", param_sep="=", filename_sep=",")
+    return Paramspace(pd.DataFrame(sweep.list_cells(grid), dtype=str), filename_params="*", param_sep="=", filename_sep=",")
 
 
 def done(folder, grid):
@@ -66,12 +67,12 @@ def done(folder, grid):
 
 def values(wildcards):
     """The parameters of a job as JSON."""
-    return json.dumps(OVERRIDES | {key: experiment.value(text, key) for key, text in wildcards.items()})
+    return json.dumps(OVERRIDES | {key: loading.parse_value(text, key) for key, text in wildcards.items()})
 
 
 def before(*branches):
     """A function that gives the marks of the shared ones of these branches, with the parameters of a job."""
-    parts = {branch: part for branch, part in sweep.shared(GRID).items() if branch in branches}
+    parts = {branch: part for branch, part in sweep.find_shared_branches(GRID).items() if branch in branches}
 
     def marks(wildcards):
         own = {branch: {key: [wildcards[key]] for key in part} for branch, part in parts.items()}
@@ -92,7 +93,7 @@ rule report:
 # Executed notebooks and pages are no declared outputs: those of a failed notebook must stay.
 rule notebook:
     input:
-        notebook=str(batch.NOTEBOOKS / "{notebook}.ipynb"),
+        notebook=str(plan.NOTEBOOKS / "{notebook}.ipynb"),
         plan=SOURCES,
         library=LIBRARY,
         before=lambda wildcards: [PLACE / f"{other}.done" for other in NEEDS[wildcards.notebook]],
@@ -110,7 +111,7 @@ rule notebook:
         " --done {output:q}"
 
 
-for branch, part in sweep.shared(GRID).items():
+for branch, part in sweep.find_shared_branches(GRID).items():
 
     rule:
         name:
@@ -118,7 +119,7 @@ for branch, part in sweep.shared(GRID).items():
         input:
             plan=SOURCES,
             library=LIBRARY,
-            before=before(*({"baseline_qat"} - {branch})),
+            before=before(*({sweep.list_branches()[0]} - {branch})),  # the root of the tree is trained once
         output:
             str(PLACE / branch / f"{space(part).wildcard_pattern if part else 'all'}.done"),
         params:
@@ -126,17 +127,17 @@ for branch, part in sweep.shared(GRID).items():
             branch=branch,
         threads: PLAN.threads
         shell:
-            COMMAND + " stages {params.branch} --experiment {NAME:q} --overrides {params.overrides:q} --done {output:q}"
+            COMMAND + " branch {params.branch} --experiment {NAME:q} --overrides {params.overrides:q} --done {output:q}"
 
 
 if GRID:
 
     rule cell:
         input:
-            notebook=str(batch.NOTEBOOKS / "deployment_tree.ipynb"),
+            notebook=str(plan.NOTEBOOKS / "deployment_tree.ipynb"),
             plan=SOURCES,
             library=LIBRARY,
-            before=before(*sweep.BRANCHES),
+            before=before(*sweep.list_branches()),
         output:
             str(PLACE / "cells" / f"{space(GRID).wildcard_pattern}.done"),
         params:

@@ -8,14 +8,14 @@ Puts its rows into the table of `make bench`.
 import numpy as np
 import table
 
-from collabopt import runs
+from collabopt.run import Finished, start
 
 SUBJECTS = (("speech_commands-ds_cnn_l", {}, (0, 1)), ("cifar10-mobilenet_v1", {"train_fraction": 0.2}, (0,)))
 """Experiment, knobs and seeds; what two cores do in some two hours."""
 STAGES = ("cqat", "pcqat")
 
 
-def difference(ours: list[runs.Finished], theirs: list[runs.Finished]) -> np.ndarray:
+def difference(ours: list[Finished], theirs: list[Finished]) -> np.ndarray:
     """Correctness of our int8 files minus that of TFMOT's, by test example (n,), the mean over runs."""
     pairs = zip(ours, theirs, strict=True)
     return np.mean(
@@ -29,7 +29,7 @@ def figures() -> list[dict]:
     for name, knobs, seeds in SUBJECTS:
         pairs = []
         for seed in seeds:
-            run = runs.start(name, seed=seed, **knobs)
+            run = start(name, seed=seed, **knobs)
             pairs.append((run.with_scheme("collabopt"), run.with_scheme("tfmot")))
             for side in pairs[-1]:
                 side.stages(*STAGES)

@@ -40,7 +40,7 @@ def seconds(command: list[str], place: Path) -> float:
 
 def batch(environment: dict[str, str], name: str) -> tuple[float, int]:
     """Seconds and peak bytes of a batch."""
-    command = [sys.executable, "-m", "collabopt.batch", "report", "--experiment", name, "--cores", CORES]
+    command = [sys.executable, "-m", "collabopt", "report", "--experiment", name, "--cores", CORES]
     began, peak = time.perf_counter(), 0
     running = psutil.Popen(command, env=os.environ | environment, stdout=subprocess.DEVNULL)
     while running.poll() is None:

@@ -85,11 +85,14 @@ def run(name: str, seed: int, chain: Chain) -> dict:
     """One chain: its parts in seconds, and what came out, by stage. `settings` is what a guide has no use for."""
     parts, training_parts = Parts(), Parts()
     with parts.timed("import"):
-        from collabopt.backend import seed_everything, tf
+        from collabopt.runtime.tensorflow import seed_everything, tf
     with parts.timed("settings"):
-        from collabopt import datasets, experiment, lite, tree
+        from collabopt import datasets
+        from collabopt.config import loading
+        from collabopt.techniques import registry
+        from collabopt.tflite import convert
 
-        plan = experiment.load(name, seed=seed)
+        plan = loading.load(name, seed=seed)
         tf.config.threading.set_intra_op_parallelism_threads(plan.threads)
         tf.config.threading.set_inter_op_parallelism_threads(plan.threads)
         seed_everything(plan.seed)
@@ -101,7 +104,7 @@ def run(name: str, seed: int, chain: Chain) -> dict:
         how = plan.training(stage)
         steps = math.ceil(len(train[0]) / how.batch_size)
         with training_parts.timed(stage):
-            model = _wrapped(stage, models[parent], plan, steps) if parent else tree.initial_model(plan, data)
+            model = _wrapped(stage, models[parent], plan, steps) if parent else registry.build_initial_model(plan, data)
             found["validation_accuracy"][stage] = _fit(stage, model, how, steps, train, validation)
         if stage in chain.tested:
             with parts.timed("Keras evaluation"):
@@ -110,9 +113,9 @@ def run(name: str, seed: int, chain: Chain) -> dict:
     for stage in chain.converted:
         with parts.timed("conversion"):
             if stage.endswith("qat"):
-                tflite = lite.quantized_as_trained(models[stage])
+                tflite = convert.convert_as_trained(models[stage])
             else:
-                tflite = lite.quantized(models[stage], train[0][: plan.calibration_examples])
+                tflite = convert.convert_to_int8(models[stage], train[0][: plan.calibration_examples])
             found["gzip_bytes"][stage] = len(gzip.compress(tflite))
         if stage in chain.evaluated:
             with parts.timed("int8 evaluation"):
@@ -130,17 +133,17 @@ def _wrapped(stage: str, parent, plan, steps: int):
     """A copy of the parent in a stage's wrappers, as TFMOT puts them around a whole model."""
     from tensorflow_model_optimization.python.core.clustering.keras.experimental import cluster as experimental
 
-    from collabopt import plain, prune
-    from collabopt.backend import tfmot
+    from collabopt.runtime.tensorflow import tfmot
+    from collabopt.techniques import layers, pruning
 
-    model, combine = plain.clone(parent), tfmot.experimental.combine
+    model, combine = layers.clone_model(parent), tfmot.experimental.combine
     clusters = {
         "number_of_clusters": plan.number_of_clusters,
         "cluster_centroids_init": tfmot.clustering.keras.CentroidInitialization[plan.centroid_initialization.upper()],
         "cluster_per_channel": plan.cluster_per_channel,
     }
     if stage == "pruned":
-        schedule = prune.schedule(plan.sparsity, plan.stages.pruned, steps)
+        schedule = pruning.make_schedule(plan.sparsity, plan.stages.pruned, steps)
         return tfmot.sparsity.keras.prune_low_magnitude(model, pruning_schedule=schedule)
     if stage == "clustered":
         return tfmot.clustering.keras.cluster_weights(model, **clusters)
@@ -159,11 +162,11 @@ def _wrapped(stage: str, parent, plan, steps: int):
 
 def _fit(stage: str, model, how, steps: int, train: tuple, validation: tuple) -> float:
     """Train in place; the validation accuracy after the last epoch."""
-    from collabopt import training
-    from collabopt.backend import keras, tfmot
+    from collabopt.runtime.tensorflow import keras, tfmot
+    from collabopt.techniques import training
 
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(training.optimizer(how, steps), loss, metrics=["accuracy"])
+    model.compile(training.make_optimizer(how, steps), loss, metrics=["accuracy"])
     callbacks = [tfmot.sparsity.keras.UpdatePruningStep()] if stage == "pruned" else []
     sizes = {"batch_size": how.batch_size, "epochs": how.epochs}
     history = model.fit(*train, **sizes, validation_data=validation, callbacks=callbacks, verbose=0)
@@ -171,7 +174,7 @@ def _fit(stage: str, model, how, steps: int, train: tuple, validation: tuple) ->
 
 
 def _stripped(stage: str, model):
-    from collabopt.backend import tfmot
+    from collabopt.runtime.tensorflow import tfmot
 
     if stage == "pruned":
         return tfmot.sparsity.keras.strip_pruning(model)

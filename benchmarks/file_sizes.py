@@ -13,18 +13,21 @@ PUBLISHED = {  # model, stage: published bytes, their source's rounding
 
 def figures() -> list[dict]:
     """A row a file: our bytes ÷ the published ones."""
-    from collabopt import lite, models, published, quantize
+    from collabopt import models
+    from collabopt.config import published
+    from collabopt.techniques import quantization
+    from collabopt.tflite import convert
 
     rows, known = [], published.read()
     pictures = np.random.default_rng(0).uniform(-1, 1, (2, 224, 224, 3)).astype(np.float32)
     for (name, stage), (source, metric, unit) in PUBLISHED.items():
         model = models.build(models.experiment.Model(name=name), (224, 224, 3), 1000)
         if stage == "qat":
-            content = lite.quantized_as_trained(quantize.wrap(model, quantize.Keep()))
+            content = convert.convert_as_trained(quantization.wrap(model, quantization.Preservation()))
         else:
-            content = lite.quantized(model, pictures)
+            content = convert.convert_to_int8(model, pictures)
         same = known[(known["model"] == name) & (known["table"] == source) & (known["dataset"] == "imagenet")]
-        theirs = unit * published.value(same, stage, metric)
+        theirs = unit * published.find_value(same, stage, metric)
         about = f"{name} 224×224, {stage}: {len(content):,} against {theirs:,.0f}"
         rows.append(table.seen("int8 file, bytes ÷ published", about, len(content) / theirs))
     return rows

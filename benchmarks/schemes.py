@@ -34,27 +34,33 @@ K = 8
 
 def _started(subject: str, stage: str, scheme: str, steps: int) -> tuple:
     """A model wrapped for the stage and compiled, its kernels before, batches to train on, and when wrapping began."""
-    from collabopt import audit, backend, datasets, experiment, quantize, stages, training, tree
+    from collabopt import datasets
+    from collabopt.config import loading
+    from collabopt.config.stages import STAGES
+    from collabopt.runtime import tensorflow
+    from collabopt.techniques import layers, quantization, registry, training
 
     name, trained = SUBJECTS[subject]
-    plan = experiment.load(name, number_of_clusters=K, scheme=scheme)
+    plan = loading.load(name, number_of_clusters=K, scheme=scheme)
     plan = plan if trained else plan.model_copy(update={"initial_weights": None})
-    backend.configure(plan.threads)
-    backend.seed_everything(plan.seed)
+    tensorflow.configure(plan.threads)
+    tensorflow.seed_everything(plan.seed)
     data = datasets.load(plan)
-    model = _parent(tree.initial_model(plan, data), stage, K)
-    before, how = audit.kernels(model), getattr(plan.stages, stage)
+    model = _parent(registry.build_initial_model(plan, data), stage, K)
+    before, how = layers.read_kernels(model), getattr(plan.stages, stage)
     batches = list(data.train.training_batches(how.batch_size, plan.seed, range(how.epochs)).take(steps))
     began = time.perf_counter()
-    wrapped = training.compiled(quantize.wrap(model, quantize.keep_of(stages.TREE[stage], plan)), data, how)
+    wrapped = training.compile_model(
+        quantization.wrap(model, quantization.get_preservation(STAGES[stage], plan)), data, how
+    )
     return wrapped, before, batches, began
 
 
 def _step(wrapped, batch: tuple) -> float:
-    from collabopt import backend
+    from collabopt.runtime import tensorflow
 
     start = time.perf_counter()
-    with backend.native_notices_dropped(), backend.log_dropped("Gradients do not exist"):
+    with tensorflow.drop_native_notices(), tensorflow.drop_log_records("Gradients do not exist"):
         wrapped.train_on_batch(*batch)
     return time.perf_counter() - start
 
@@ -75,45 +81,49 @@ def steps(subject: str) -> dict[str, float]:
 
 def measured(subject: str, stage: str, scheme: str) -> dict:
     """Set-up and median step in seconds, peak bytes, and what kernels and codes hold after `STEPS` steps."""
-    from collabopt import audit, lite, quantize
+    from collabopt.analysis import audit
+    from collabopt.techniques import quantization
+    from collabopt.tflite import convert, flatbuffer
 
     wrapped, before, batches, began = _started(subject, stage, scheme, STEPS + 1)
     _step(wrapped, batches[0])
     setup = time.perf_counter() - began
     took = [_step(wrapped, batch) for batch in batches[1:]]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    own = {layer: kernel for layer, kernel in quantize.kernels(wrapped).items() if _touched(wrapped)[layer]}
-    codes = lite.kernels(lite.quantized_as_trained(wrapped), {layer: kernel.shape for layer, kernel in own.items()})
+    own = {layer: kernel for layer, kernel in quantization.read_kernels(wrapped).items() if _touched(wrapped)[layer]}
+    codes = flatbuffer.read_layer_kernels(
+        convert.convert_as_trained(wrapped), {layer: kernel.shape for layer, kernel in own.items()}
+    )
     zeros = {layer: before[layer] == 0 for layer in own}
     return {
         "setup": setup,
         "step": statistics.median(took),
         "peak": peak,
-        "values": max(audit.unique(kernel) for kernel in own.values()),
-        "codes": max(audit.unique(code) for code in codes.values()),
+        "values": max(audit.count_unique(kernel) for kernel in own.values()),
+        "codes": max(audit.count_unique(code) for code in codes.values()),
         "zeros_lost": max(float(np.mean(zeros[layer] & ((own[layer] != 0) | (codes[layer] != 0)))) for layer in own),
         "zeros_gained": max(float(np.mean(~zeros[layer] & (own[layer] == 0))) for layer in own),
     }
 
 
 def _touched(wrapped) -> dict[str, bool]:
-    from collabopt import quantize
+    from collabopt.techniques import quantization
 
-    return {layer: kind != "depthwise" for layer, kind in quantize.kinds(wrapped).items()}
+    return {layer: kind != "depthwise" for layer, kind in quantization.read_kinds(wrapped).items()}
 
 
 def _parent(model, stage: str, k: int):
     """The model pruned and clustered as the stage's parent is, without training."""
-    from collabopt import centroids, plain
-    from collabopt.layers import prunable
+    from collabopt.techniques import kmeans, layers
+    from collabopt.techniques.layers import is_eligible
 
-    model = plain.with_positive_gammas(model)
-    for layer in filter(prunable, model.layers):
+    model = layers.make_gammas_positive(model)
+    for layer in filter(is_eligible, model.layers):
         kernel = layer.kernel.numpy()
         if stage == "pcqat":
             kernel = np.where(np.abs(kernel) < np.median(np.abs(kernel)), 0, kernel).astype(np.float32)
         if stage in ("cqat", "pcqat"):
-            layer.kernel.assign(centroids.clustered(kernel, k, preserve_zeros=stage == "pcqat"))
+            layer.kernel.assign(kmeans.cluster_kernel(kernel, k, preserve_zeros=stage == "pcqat"))
     return model
 
 

@@ -19,9 +19,10 @@ import table
 import whole
 import yaml
 
-from collabopt import experiment, results
+from collabopt.config import loading
+from collabopt.storage import results
 
-sys.path.append(str(experiment.ROOT / "tests"))
+sys.path.append(str(loading.ROOT / "tests"))
 import slurm
 
 SUBJECT = "digits"
@@ -33,7 +34,7 @@ PICTURES = "cifar10-mobilenet_v1"
 
 def sweep_and_cell(place: Path) -> list[dict]:
     """The sweep on one core beside its first cell alone, which starts no Snakemake."""
-    batch = [sys.executable, "-m", "collabopt.batch"]
+    batch = [sys.executable, "-m", "collabopt"]
     cell = [*batch, "cell", "--experiment", SUBJECT, "--overrides", json.dumps(CELL)]
     cell += ["--pages", str(place / "cell" / "reports" / "cell"), "--done", str(place / "cell/data/runs/cell.done")]
     sweep = [*batch, "report", "--experiment", SUBJECT, "--set", GRID, "--cores", "1"]
@@ -73,11 +74,11 @@ def slots(place: Path) -> list[dict]:
 def memory(place: Path) -> list[dict]:
     """The most that the kernel of `baseline` has resident on all of CIFAR-10, with one epoch of QAT instead of two."""
     plan, data = place / "pictures.yaml", place / "memory"
-    values = yaml.safe_load(experiment.path_of(PICTURES).read_text())
+    values = yaml.safe_load(loading.find_experiment(PICTURES).read_text())
     values["stages"]["qat"]["epochs"] = 1
     plan.write_text(yaml.safe_dump(values))
     whole.linked_data(data / "data")
-    command = [sys.executable, "-m", "collabopt.batch", "report", "--experiment", str(plan), "--notebooks", "baseline"]
+    command = [sys.executable, "-m", "collabopt", "report", "--experiment", str(plan), "--notebooks", "baseline"]
     watch = _Kernels()
     with watch:
         batches.seconds([*command, "--cores", "2"], data)

@@ -2,20 +2,21 @@
 
 import pandas as pd
 
-from collabopt import experiment, results, store
+from collabopt.config import loading
+from collabopt.storage import atomic, results
 
 COLUMNS = ["figure", "subject", "value", "goal", "met", "commit"]
 
 
 def record(rows: list[dict]) -> None:
     """Put rows (figure, subject, value, goal: "≤ 2", met) in place of those of the same name, and print the table."""
-    path = experiment.REPORTS / "benchmarks.csv"
-    new = pd.DataFrame(rows).assign(commit=results.commit()[:7])
+    path = loading.REPORTS / "benchmarks.csv"
+    new = pd.DataFrame(rows).assign(commit=results.read_commit()[:7])
     old = pd.read_csv(path) if path.is_file() else new.iloc[:0]
     measured = set(zip(new["figure"], new["subject"], strict=True))
     others = [pair not in measured for pair in zip(old["figure"], old["subject"], strict=True)]
     table = pd.concat([old[others].astype(object), new.astype(object)]).reindex(columns=COLUMNS)
-    store.write(path, table.to_csv(index=False))
+    atomic.write(path, table.to_csv(index=False))
     print(table.to_string(index=False))
 
 

@@ -25,7 +25,7 @@ import pandas as pd
 import table
 import yaml
 
-from collabopt import experiment
+from collabopt.config import loading
 
 FIGURES = {
     "whole": "all four techniques: ours ÷ four chains, wall time",
@@ -58,7 +58,7 @@ NOT_DATA = {"locks", "runs", "snakemake", "stages"}
 def batch(subject: str, place: Path) -> float:
     """Seconds of a cold batch on one core, its data and reports below `place`."""
     linked_data(place / "data")
-    command = [sys.executable, "-m", "collabopt.batch", "report", "--experiment", subject]
+    command = [sys.executable, "-m", "collabopt", "report", "--experiment", subject]
     command += ["--set", f"seed={SEED}", "--cores", "1", "--notebooks", NOTEBOOKS]
     return batches.seconds(command, place)
 
@@ -66,7 +66,7 @@ def batch(subject: str, place: Path) -> float:
 def linked_data(directory: Path) -> None:
     """A data directory with links to the data sets and nothing that batches made."""
     directory.mkdir(parents=True)
-    for path in experiment.DATA.iterdir():
+    for path in loading.DATA.iterdir():
         if path.name not in NOT_DATA:
             (directory / path.name).symlink_to(path.resolve())
 
@@ -74,12 +74,12 @@ def linked_data(directory: Path) -> None:
 def mnist_sized(place: Path) -> str:
     """The file of an experiment that is what the guides work on, but for the pictures: MNIST cannot be had everywhere,
     so 60,000 grey ones of CIFAR-10, cut to 28 × 28, stand for it, as many to test on as the guides take."""
-    with np.load(experiment.DATA / "cifar10.npz") as arrays:
+    with np.load(loading.DATA / "cifar10.npz") as arrays:
         pictures = np.concatenate([arrays["x_train"], arrays["x_test"]])[:, 2:30, 2:30].mean(axis=-1, keepdims=True)
         labels = np.concatenate([arrays["y_train"], arrays["y_test"]]).ravel()
     x, cut = (pictures / 255).astype(np.float32), len(pictures) - MNIST_TESTED
     np.savez(place / "pictures.npz", x_train=x[:cut], y_train=labels[:cut], x_test=x[cut:], y_test=labels[cut:])
-    plan = yaml.safe_load(experiment.path_of("mnist").read_text()) | {"dataset": {"path": f"{place}/pictures.npz"}}
+    plan = yaml.safe_load(loading.find_experiment("mnist").read_text()) | {"dataset": {"path": f"{place}/pictures.npz"}}
     (place / "mnist_sized.yaml").write_text(yaml.safe_dump(plan))
     return str(place / "mnist_sized.yaml")
 
@@ -134,10 +134,13 @@ def measured_again(subject: str, place: Path) -> dict[str, float]:
 
     It stands for the batch where the machine is as busy now as it was then; else `shares` leaves less than nothing.
     """
-    from collabopt import backend, lite, runs
+    from collabopt.run import Run
+    from collabopt.runtime import tensorflow
+    from collabopt.tflite import convert
+    from collabopt.tflite.interpreter import predict_classes
 
-    plan, parts, keep = experiment.load(subject, seed=SEED), chains.Parts(), place / "measured_again"
-    backend.configure(plan.threads)
+    plan, parts, keep = loading.load(subject, seed=SEED), chains.Parts(), place / "measured_again"
+    tensorflow.configure(plan.threads)
     shutil.copytree(place / "data" / "stages", keep, ignore=shutil.ignore_patterns("*-measured-*"))
 
     def timed(what: str, function: Callable) -> Callable:
@@ -147,10 +150,10 @@ def measured_again(subject: str, place: Path) -> dict[str, float]:
 
         return called
 
-    lite.quantized = timed("conversion", lite.quantized)
-    lite.quantized_as_trained = timed("conversion", lite.quantized_as_trained)
-    lite.predictions = timed("int8 evaluation", lite.predictions)
-    run = runs.Run(plan, None, experiment.path_of(subject), keep)
+    convert.convert_to_int8 = timed("conversion", convert.convert_to_int8)
+    convert.convert_as_trained = timed("conversion", convert.convert_as_trained)
+    predict_classes = timed("int8 evaluation", predict_classes)
+    run = Run(plan, None, loading.find_experiment(subject), keep)
     for scheme, rows in results(place).fillna({"scheme": plan.scheme}).groupby("scheme"):
         run.with_scheme(scheme).stages(*rows["stage"])
     return parts
@@ -158,19 +161,23 @@ def measured_again(subject: str, place: Path) -> dict[str, float]:
 
 def ratios(subject: str) -> dict[str, float]:
     """Ours ÷ theirs: a training step, and int8 evaluation of the test split; medians over pairs."""
-    from collabopt import backend, datasets, lite, tree
+    from collabopt import datasets
+    from collabopt.runtime import tensorflow
+    from collabopt.techniques import registry
+    from collabopt.tflite import convert
+    from collabopt.tflite.interpreter import predict_classes
 
-    plan = experiment.load(subject, seed=SEED)
-    backend.configure(plan.threads)
+    plan = loading.load(subject, seed=SEED)
+    tensorflow.configure(plan.threads)
     data = datasets.load(plan)
     pairs = range(PAIRS.get(subject, 5))
     steps = [_our_step(plan, data) / _bare_step(plan, data) for _ in pairs]
     calibration, (test, _) = chains.in_memory(data.train)[0][: plan.calibration_examples], chains.in_memory(data.test)
-    file, evaluations = lite.quantized(tree.initial_model(plan, data), calibration), []
+    file, evaluations = convert.convert_to_int8(registry.build_initial_model(plan, data), calibration), []
     for _ in pairs:
         parts = chains.Parts()
         with parts.timed("ours"):
-            ours = lite.predictions(file, data.test, plan.threads)
+            ours = predict_classes(file, data.test, plan.threads)
         with parts.timed("theirs"):
             theirs = chains.one_by_one(file, test)
         if not np.array_equal(ours, theirs):
@@ -181,11 +188,12 @@ def ratios(subject: str) -> dict[str, float]:
 
 def _our_step(plan, data) -> float:
     """Seconds a step of the baseline's training by `training.fit`, without the validation after each epoch."""
-    from collabopt import backend, progress, training, tree
-    from collabopt.checkpoints import Checkpoint
+    from collabopt.runtime import progress, tensorflow
+    from collabopt.techniques import registry, training
+    from collabopt.techniques.checkpoints import Checkpoint
 
-    backend.seed_everything(plan.seed)
-    model, how, watch = tree.initial_model(plan, data), plan.training("baseline"), _Watch()
+    tensorflow.seed_everything(plan.seed)
+    model, how, watch = registry.build_initial_model(plan, data), plan.training("baseline"), _Watch()
     with tempfile.TemporaryDirectory() as place:
         checkpoint, clock = Checkpoint(Path(place) / "epoch.npz"), progress.Clock()
         training.fit(model, data, how, plan.seed, "baseline", clock, [watch.callback()], checkpoint)
@@ -194,13 +202,14 @@ def _our_step(plan, data) -> float:
 
 def _bare_step(plan, data) -> float:
     """The same by `model.fit` on arrays in memory and nothing else."""
-    from collabopt import backend, training, tree
-    from collabopt.backend import keras
+    from collabopt.runtime import tensorflow
+    from collabopt.runtime.tensorflow import keras
+    from collabopt.techniques import registry, training
 
-    backend.seed_everything(plan.seed)
-    model, how, watch = tree.initial_model(plan, data), plan.training("baseline"), _Watch()
+    tensorflow.seed_everything(plan.seed)
+    model, how, watch = registry.build_initial_model(plan, data), plan.training("baseline"), _Watch()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(training.optimizer(how, _steps(plan, data)), loss, metrics=["accuracy"])
+    model.compile(training.make_optimizer(how, _steps(plan, data)), loss, metrics=["accuracy"])
     x, y = chains.in_memory(data.train)
     given = {"batch_size": how.batch_size, "epochs": how.epochs, "callbacks": [watch.callback()]}
     model.fit(x, y, **given, shuffle=True, verbose=0)
@@ -218,7 +227,7 @@ class _Watch:
         self.ends, self.interruptions = [], []
 
     def callback(self):
-        from collabopt.backend import keras
+        from collabopt.runtime.tensorflow import keras
 
         now = time.perf_counter
         return keras.callbacks.LambdaCallback(

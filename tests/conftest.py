@@ -29,11 +29,11 @@ stages:
 
 def pytest_collection_finish() -> None:
     """Fix threads and kernels before the first operation, as a run does, where a test uses TensorFlow at all."""
-    if "collabopt.backend" in sys.modules:
-        from collabopt import backend
+    if "collabopt.runtime.tensorflow" in sys.modules:
+        from collabopt.runtime import tensorflow
 
-        backend.configure(1)
-        backend.seed_everything(0)
+        tensorflow.configure(1)
+        tensorflow.seed_everything(0)
 
 
 @pytest.fixture(scope="session")
@@ -47,14 +47,15 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_data(tiny: Path):
     """The data of the tiny experiment."""
-    from collabopt import datasets, experiment
+    from collabopt import datasets
+    from collabopt.config import loading
 
-    return datasets.load(experiment.load(str(tiny)))
+    return datasets.load(loading.load(str(tiny)))
 
 
 def plan_of(model: str, dataset: str):
     """An experiment on a model and a data set, by name; nothing in it can be trained well."""
-    from collabopt.experiment import Experiment, Stages
+    from collabopt.config.experiment import Experiment, Stages
 
     training = {"epochs": 1, "batch_size": 8, "optimizer": "adam", "learning_rate": 1e-3}
     return Experiment.model_validate(
@@ -74,7 +75,7 @@ def small_network(input_shape: tuple[int, ...], classes: int, use_bias: bool = F
 
     An experiment has it as `model: {function: "conftest:small_network"}`.
     """
-    from collabopt.backend import keras
+    from collabopt.runtime.tensorflow import keras
 
     layers = keras.layers
     inputs = x = keras.Input(input_shape, name="input")
@@ -92,7 +93,7 @@ def small_network(input_shape: tuple[int, ...], classes: int, use_bias: bool = F
 @pytest.fixture(scope="session")
 def small_cnn() -> Callable:
     """Builds `small_network` for the digits from `seed`; its convolutions `use_bias` or not."""
-    from collabopt.backend import seed_everything
+    from collabopt.runtime.tensorflow import seed_everything
 
     def build(seed: int = 0, use_bias: bool = False):
         seed_everything(seed)

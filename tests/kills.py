@@ -26,8 +26,8 @@ import numpy as np
 import pandas as pd
 import psutil
 
-from collabopt import experiment
-from collabopt.stages import TREE, lineage
+from collabopt.config import loading
+from collabopt.config.stages import STAGES, get_lineage
 
 KILLS_IN_A_ROW = 3
 COUNTS = ("kills", "wrong results", "lost finished stages", "unclear errors")
@@ -90,15 +90,15 @@ class Campaign:
         """Kill processes that train one stage after another, until `kills` have been dealt."""
         reference = self.place / "reference"
         seconds = {}
-        for name in TREE:
+        for name in STAGES:
             began = time.perf_counter()
             if _wait(self._child(reference, name)):
                 raise SystemExit(f"{name}: the run without kills failed")
             seconds[name] = time.perf_counter() - began
-        cases, dealt = itertools.cycle(TREE), 0
+        cases, dealt = itertools.cycle(STAGES), 0
         while dealt < kills:
             name, keep = next(cases), self.place / "case"
-            ancestors = {stage.name for stage in lineage(name)[:-1]}
+            ancestors = {stage.name for stage in get_lineage(name)[:-1]}
             for entry in reference.glob("[a-z]*-*"):
                 if entry.name.rsplit("-", 1)[0].removesuffix("-measured") in ancestors:
                     shutil.copytree(entry, keep / entry.name)
@@ -134,13 +134,14 @@ class Campaign:
         if child:
             return child
         try:
-            from collabopt import backend, runs
+            from collabopt.run import Run
+            from collabopt.runtime import tensorflow
 
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            plan = experiment.load(self.plan)
-            backend.configure(plan.threads)
-            experiment.DATA = keep.parent
-            runs.Run(plan, keep / "report", experiment.path_of(self.plan), keep).stage(name)
+            plan = loading.load(self.plan)
+            tensorflow.configure(plan.threads)
+            loading.DATA = keep.parent
+            Run(plan, keep / "report", loading.find_experiment(self.plan), keep).stage(name)
         except BaseException:
             traceback.print_exc()
             os._exit(1)
@@ -175,7 +176,7 @@ class Campaign:
     def _batch(self, place: Path) -> subprocess.Popen:
         place.mkdir(exist_ok=True)
         environment = os.environ | {"COLLABOPT_DATA": f"{place}/data", "COLLABOPT_REPORTS": f"{place}/reports"}
-        command = [sys.executable, "-m", "collabopt.batch", "report", "--experiment", self.plan, "--cores", "2"]
+        command = [sys.executable, "-m", "collabopt", "report", "--experiment", self.plan, "--cores", "2"]
         command += ["--notebooks", self.notebooks]
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 

@@ -24,9 +24,9 @@ from pathlib import Path
 
 import psutil
 
-from collabopt import experiment
+from collabopt.config import loading
 
-PROFILE = experiment.ROOT / "profiles" / "slurm"
+PROFILE = loading.ROOT / "profiles" / "slurm"
 PROGRAMS = ("munged", "slurmctld", "slurmd", "srun")
 # Daemons lie where not every user's path leads.
 PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin"
@@ -193,7 +193,7 @@ def main() -> int:
         return 2
     # So that the cluster is also taken down by a SIGTERM.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    command = [sys.executable, "-m", "collabopt.batch", "report", "--experiment", words.experiment]
+    command = [sys.executable, "-m", "collabopt", "report", "--experiment", words.experiment]
     command += ["--set", words.settings, "--profile", str(PROFILE)]
     with cluster(words.slots) as environment:
         status = subprocess.run(command, env=environment, check=False).returncode

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from collabopt import audit
+from collabopt.analysis import audit
+from collabopt.techniques import layers
 
 # Few distinct values, so that zeros and repeats are common.
 KERNELS = arrays.arrays(
@@ -21,8 +22,8 @@ def found(parent, own=None, codes=None, clusters=None, per_channel=False) -> lis
     """`losses` of a kernel of a stage; what is not given is as it was in the parent."""
     own = parent if own is None else own
     codes = np.clip(np.round(own * 127), -127, 127).astype(np.int8) if codes is None else codes
-    row = audit.layers({"conv": "conv2d"}, {"conv": own}, {"conv": codes}).iloc[0]
-    return audit.losses(row, parent, own, codes, clusters, per_channel)
+    row = audit.audit_layers({"conv": "conv2d"}, {"conv": own}, {"conv": codes}).iloc[0]
+    return audit.find_defects(row, parent, own, codes, clusters, per_channel)
 
 
 def half_zero(shape=(1, 1, 50, 100)) -> np.ndarray:
@@ -39,33 +40,33 @@ def of_values(k: int, shape=(1, 1, 64, 4)) -> np.ndarray:
 
 @given(KERNELS)
 def test_sparsity_is_the_share_of_zeros(kernel):
-    assert audit.sparsity(kernel) == pytest.approx(sum(value == 0 for value in kernel.flat) / kernel.size)
+    assert audit.compute_sparsity(kernel) == pytest.approx(sum(value == 0 for value in kernel.flat) / kernel.size)
 
 
 @given(KERNELS)
 def test_unique_counts_distinct_values(kernel):
-    assert audit.unique(kernel) == len(set(kernel.ravel().tolist()))
+    assert audit.count_unique(kernel) == len(set(kernel.ravel().tolist()))
 
 
 @given(KERNELS)
 def test_unique_per_channel_is_that_of_the_richest_channel(kernel):
     channels = [set(kernel[..., channel].ravel().tolist()) for channel in range(kernel.shape[-1])]
-    assert audit.unique_per_channel(kernel) == max(map(len, channels))
-    assert audit.unique_per_channel(kernel) <= audit.unique(kernel)
+    assert audit.count_unique_per_channel(kernel) == max(map(len, channels))
+    assert audit.count_unique_per_channel(kernel) <= audit.count_unique(kernel)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.5])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 1, 1, 1), (3, 3, 2, 5)])
 def test_a_kernel_of_one_value_has_one_value(value, shape):
     kernel = np.full(shape, value, np.float32)
-    assert audit.unique(kernel) == audit.unique_per_channel(kernel) == 1
-    assert audit.sparsity(kernel) == (value == 0)
+    assert audit.count_unique(kernel) == audit.count_unique_per_channel(kernel) == 1
+    assert audit.compute_sparsity(kernel) == (value == 0)
 
 
 def test_every_kind_of_layer_is_told_and_depthwise_is_no_convolution(small_cnn):
     model = small_cnn()
-    assert audit.kinds(model) == {"conv": "conv2d", "dw": "depthwise", "pw": "conv2d", "fc": "dense"}
-    assert {name: kernel.shape for name, kernel in audit.kernels(model).items()} == {
+    assert layers.read_kinds(model) == {"conv": "conv2d", "dw": "depthwise", "pw": "conv2d", "fc": "dense"}
+    assert {name: kernel.shape for name, kernel in layers.read_kernels(model).items()} == {
         "conv": (3, 3, 1, 8),
         "dw": (3, 3, 8, 1),
         "pw": (1, 1, 8, 16),
@@ -77,7 +78,7 @@ def test_every_kind_of_layer_is_told_and_depthwise_is_no_convolution(small_cnn):
 def test_nothing_is_found_on_a_kernel_that_did_not_change(kernel):
     codes = np.sign(kernel).astype(np.int8)
     assert found(kernel, codes=codes) == []
-    assert found(kernel, codes=codes, clusters=audit.unique(kernel)) == []
+    assert found(kernel, codes=codes, clusters=audit.count_unique(kernel)) == []
 
 
 def test_one_lost_zero_is_found():
@@ -96,9 +97,9 @@ def test_a_zero_lost_in_int8_alone_is_found():
 def test_a_weight_that_only_rounds_to_zero_in_int8_is_no_failure():
     parent = half_zero()
     assert found(parent, codes=np.zeros_like(parent, np.int8)) == []
-    assert audit.rounded_to_zero([parent], [np.zeros_like(parent, np.int8)]) == 1
-    assert audit.rounded_to_zero([parent], [np.ones_like(parent, np.int8)]) == 0
-    assert audit.rounded_to_zero([np.zeros((2, 2))], [np.zeros((2, 2))]) == 0
+    assert audit.compute_rounded_to_zero([parent], [np.zeros_like(parent, np.int8)]) == 1
+    assert audit.compute_rounded_to_zero([parent], [np.ones_like(parent, np.int8)]) == 0
+    assert audit.compute_rounded_to_zero([np.zeros((2, 2))], [np.zeros((2, 2))]) == 0
 
 
 @pytest.mark.parametrize(("gained", "message"), [(5, []), (6, ["0.1% of the weights became zero"])])
@@ -113,7 +114,7 @@ def test_one_value_too_many_in_a_tensor_is_found():
     assert found(parent, clusters=8) == []
     own = parent.copy()
     own[own == 1] = [1, 0.9, 1, 0.9] * 8  # in channels of their own, so that no channel has too many
-    assert audit.unique_per_channel(own) == 8
+    assert audit.count_unique_per_channel(own) == 8
     assert found(parent, own, clusters=8) == ["9 values in a tensor instead of 8"]
     assert found(parent, own, clusters=8, per_channel=True) == []
     assert found(parent, own, clusters=None) == []
@@ -142,7 +143,7 @@ def test_all_that_is_wrong_is_said():
 def test_a_row_a_kernel_says_what_it_is():
     own = {"fc": np.array([[0, 1], [2, 2]], np.float32)}
     codes = {"fc": np.array([[0, 64], [127, 127]], np.int8)}
-    row = audit.layers({"fc": "dense"}, own, codes, {"fc": "LastValueQuantizer"}, {"fc": "depthwise, by design"})
+    row = audit.audit_layers({"fc": "dense"}, own, codes, {"fc": "LastValueQuantizer"}, {"fc": "depthwise, by design"})
     expected = pd.DataFrame(
         [
             {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from collabopt import backend
+from collabopt.runtime import tensorflow
 
 KNOWN = (
     "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR",
@@ -28,7 +28,7 @@ def python(code: str, **variables: str) -> subprocess.CompletedProcess:
 
 def test_importing_gives_keras_2_and_says_nothing():
     code = """
-from collabopt.backend import keras, tf, tfmot, versions
+from collabopt.runtime.tensorflow import keras, tf, tfmot, read_versions as versions
 assert tf.keras.layers.Dense is keras.layers.Dense
 assert tf.keras.Sequential is keras.Sequential
 assert keras.__version__.startswith("2."), keras.__version__
@@ -47,7 +47,7 @@ def test_tensorflow_imported_before_with_keras_3_stops_with_the_reason(variables
     code = """
 import tensorflow
 try:
-    import collabopt.backend
+    import collabopt.runtime.tensorflow
 except ImportError as error:
     print(error)
 """
@@ -78,13 +78,13 @@ except RuntimeError as error:
 
 @pytest.mark.parametrize("line", KNOWN, ids=lambda line: line[:20])
 def test_a_known_notice_is_dropped(capfd, line):
-    with backend.native_notices_dropped():
+    with tensorflow.drop_native_notices():
         os.write(2, f"{line}\n".encode())
     assert capfd.readouterr() == ("", "")
 
 
 def test_what_is_not_known_goes_through_once_and_in_order(capfd):
-    with backend.native_notices_dropped():
+    with tensorflow.drop_native_notices():
         os.write(2, f"first\n{KNOWN[0]}\nsecond: E0000 is not at the beginning\n".encode())
         os.write(1, b"out\n")
     os.write(2, b"after\n")
@@ -93,7 +93,7 @@ def test_what_is_not_known_goes_through_once_and_in_order(capfd):
 
 def test_descriptor_2_is_given_back_also_after_an_exception(capfd):
     before = len(list(Path("/dev/fd").iterdir()))
-    with pytest.raises(KeyError), backend.native_notices_dropped():
+    with pytest.raises(KeyError), tensorflow.drop_native_notices():
         os.write(2, f"{KNOWN[0]}\nwhy it failed\n".encode())
         raise KeyError
     os.write(2, b"after\n")
@@ -104,8 +104,10 @@ def test_descriptor_2_is_given_back_also_after_an_exception(capfd):
 def test_seeding_makes_what_is_drawn_next_the_same():
     drawn = []
     for _ in range(2):
-        backend.seed_everything(7)
-        layer = backend.keras.layers.Dense(3)
+        tensorflow.seed_everything(7)
+        layer = tensorflow.keras.layers.Dense(3)
         layer.build((None, 4))
-        drawn.append([random.random(), layer.kernel.numpy().tolist(), backend.tf.random.normal((3,)).numpy().tolist()])
+        drawn.append(
+            [random.random(), layer.kernel.numpy().tolist(), tensorflow.tf.random.normal((3,)).numpy().tolist()]
+        )
     assert drawn[0] == drawn[1]

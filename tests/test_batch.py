@@ -18,7 +18,9 @@ import pandas as pd
 import psutil
 import pytest
 
-from collabopt import batch, experiment
+from collabopt.batch import scheduler
+from collabopt.batch.plan import parse_settings
+from collabopt.config import loading
 
 # The fixtures below run for minutes where the machine is busy.
 pytestmark = pytest.mark.timeout(1500)
@@ -61,7 +63,7 @@ class Place:
         command = [
             sys.executable,
             "-m",
-            "collabopt.batch",
+            "collabopt",
             "report",
             "--experiment",
             str(plan),
@@ -169,12 +171,12 @@ def failed(place, whole, tiny) -> SimpleNamespace:
 @pytest.fixture
 def refused(tmp_path, monkeypatch, capsys) -> Callable:
     """Calls the command line with words that are wrong; returns what it said."""
-    monkeypatch.setattr(experiment, "DATA", tmp_path / "data")
-    monkeypatch.setattr(experiment, "REPORTS", tmp_path / "reports")
+    monkeypatch.setattr(loading, "DATA", tmp_path / "data")
+    monkeypatch.setattr(loading, "REPORTS", tmp_path / "reports")
 
     def call(*words: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["collabopt.batch", "report", *words])
-        assert batch.main() == 2
+        monkeypatch.setattr(sys, "argv", ["collabopt", "report", *words])
+        assert scheduler.main() == 2
         output = capsys.readouterr()
         assert output.out == ""
         assert list(tmp_path.iterdir()) == []
@@ -229,14 +231,14 @@ def test_the_command_ends_with_status_2_for_a_wrong_parameter(tmp_path):
 
 def test_settings_are_read_as_experiments_are():
     text = "sparsity=5e-1 number_of_clusters=16 cluster_per_channel=true seed=null train_fraction='0.5'"
-    assert batch.parse(text) == {
+    assert parse_settings(text) == {
         "sparsity": [0.5],
         "number_of_clusters": [16],
         "cluster_per_channel": [True],
         "seed": [None],
         "train_fraction": [0.5],
     }
-    assert batch.parse("") == {}
+    assert parse_settings("") == {}
 
 
 def test_a_batch_killed_in_the_middle_goes_through_when_it_is_started_again(whole):
@@ -279,7 +281,7 @@ def test_every_stage_has_its_row(whole, tiny):
     assert set(results["stage"]) == STAGES
     assert set(results.loc[results["scheme"] == "tfmot", "stage"]) == BY_BOTH
     assert len(results) == len(STAGES) + len(BY_BOTH)
-    plan = experiment.load(str(tiny))
+    plan = loading.load(str(tiny))
     assert set(results["experiment"]) == {"tiny"}
     assert set(results["target_sparsity"].dropna()) <= {plan.sparsity}
     assert set(results["train_fraction"]) == {plan.train_fraction}
@@ -414,7 +416,7 @@ def test_a_batch_in_the_background_of_a_script_stops_at_sigterm_with_all_that_it
 
 def test_a_notebook_runs_by_papermill_alone_from_anywhere(whole, place, tiny, tmp_path):
     papermill = Path(sys.executable).with_name("papermill")
-    words = [papermill, batch.NOTEBOOKS / "pqat.ipynb", "out.ipynb", "-p", "experiment", tiny, "-p", "sparsity", "0.6"]
+    words = [papermill, NOTEBOOKS / "pqat.ipynb", "out.ipynb", "-p", "experiment", tiny, "-p", "sparsity", "0.6"]
     done = subprocess.run(words, cwd=tmp_path, env=place.environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     results = pd.read_csv(place.reports / "tiny" / "sparsity=0.6" / "results.csv").set_index("stage")

@@ -17,8 +17,8 @@ from urllib.request import url2pathname
 import pandas as pd
 import pytest
 
-from collabopt import experiment, front_page, index_page, sweep_page
-from collabopt import pages as notebook_pages
+from collabopt.config import loading
+from collabopt.report import front_page, index_page, notebook_page, sweep_page
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -30,7 +30,7 @@ axe = pytest.importorskip("axe_playwright_python.sync_playwright")
 
 NOTEBOOKS = "" if os.environ.get("COLLABOPT_ALL_NOTEBOOKS") else "baseline"
 WIDTHS = 400, 1400
-RELEASED = experiment.ROOT / "reports" / "speech_commands-ds_cnn_l"
+RELEASED = loading.ROOT / "reports" / "speech_commands-ds_cnn_l"
 
 
 @pytest.fixture(scope="module")
@@ -40,19 +40,19 @@ def reports(tiny, tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("browser")
     environment = os.environ | {"COLLABOPT_DATA": f"{root}/data", "COLLABOPT_REPORTS": f"{root}/reports"}
     words = ["report", "--experiment", str(tiny), "--cores", "2", "--notebooks", NOTEBOOKS]
-    command = [sys.executable, "-m", "collabopt.batch", *words]
+    command = [sys.executable, "-m", "collabopt", *words]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    released, home = root / "reports" / RELEASED.name, front_page.path(root / "reports")
+    released, home = root / "reports" / RELEASED.name, front_page.find_path(root / "reports")
     assert f'href="{tiny.stem}/index.html"' in home.read_text(encoding="utf-8")
     released.mkdir()
     for name in ("results.csv", "layers.csv", "comparison.csv", "run.json"):
         shutil.copy(RELEASED / name, released)
     add_leaves(released)
-    index_page.index(released, "# DS-CNN-L.\nseed: 0\n", {"pqat": "FAILED for a test"}, home)
+    index_page.write(released, "# DS-CNN-L.\nseed: 0\n", {"pqat": "FAILED for a test"}, home)
     add_sweep(root / "reports" / tiny.stem, root / "data" / "runs" / tiny.stem / "as_given" / "baseline.ipynb", tiny)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiment, "DATA", root / "data")
+        patch.setattr(loading, "DATA", root / "data")
         front_page.write(root / "reports")
     return root / "reports"
 
@@ -73,8 +73,8 @@ def add_sweep(report: Path, executed: Path, plan: Path) -> None:
         pd.read_csv(report / "results.csv").assign(seed=seed).to_csv(cell / "results.csv", index=False)
         shutil.copy(report / "run.json", cell)
     shutil.copytree(report / "models", sweep / "seed=0" / "models")
-    notebook_pages.from_notebook(executed, sweep / "seed=0" / "deployment_tree.html", {"../index.html": "The sweep"})
-    sweep_page.write(sweep, str(plan), {"seed=0": "ok", "seed=1": "FAILED"}, front_page.path(report.parent))
+    notebook_page.write_page(executed, sweep / "seed=0" / "deployment_tree.html", {"../index.html": "The sweep"})
+    sweep_page.write(sweep, str(plan), {"seed=0": "ok", "seed=1": "FAILED"}, front_page.find_path(report.parent))
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from collabopt import progress, training
-from collabopt.backend import keras, seed_everything
-from collabopt.checkpoints import Checkpoint
-from collabopt.experiment import Training
+from collabopt.config.experiment import Training
+from collabopt.runtime import progress
+from collabopt.runtime.tensorflow import keras, seed_everything
+from collabopt.techniques import training
+from collabopt.techniques.checkpoints import Checkpoint
 
 EPOCHS = 3
 OPTIMIZERS = {
@@ -117,7 +118,7 @@ def lines_of(data, section: dict, path: Path, content: bytes) -> list[str]:
     progress.logger.setLevel(logging.INFO)
     model = network(data.input_shape, len(data.classes))
     how = Training.model_validate({"epochs": EPOCHS, "batch_size": 32} | section)
-    assert Checkpoint(path).restore(training.compiled(model, data, how)) is None
+    assert Checkpoint(path).restore(training.compile_model(model, data, how)) is None
     progress.logger.removeHandler(handler)
     progress.logger.setLevel(level)
     return [line for line in lines if "cannot be read" in line and "begins anew" in line]
@@ -130,5 +131,5 @@ def test_a_checkpoint_of_another_model_is_not_used(straight, tiny_data, tmp_path
     model = keras.Sequential([keras.Input(tiny_data.input_shape), keras.layers.Flatten(), keras.layers.Dense(10)])
     how = Training.model_validate({"epochs": EPOCHS, "batch_size": 32} | section)
     before = [array.copy() for array in model.get_weights()]
-    assert Checkpoint(path).restore(training.compiled(model, tiny_data, how)) is None
+    assert Checkpoint(path).restore(training.compile_model(model, tiny_data, how)) is None
     assert same(model.get_weights(), before)

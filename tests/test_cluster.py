@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from collabopt import audit, cluster, plain
-from collabopt.backend import keras
+from collabopt.analysis import audit
+from collabopt.config.experiment import Training
 from collabopt.datasets import Data
-from collabopt.experiment import Training
+from collabopt.runtime.tensorflow import keras
+from collabopt.techniques import clustering, layers
 
 ONE_EPOCH = Training(epochs=1, batch_size=64, optimizer="adam", learning_rate=0.001)
 K = 6
@@ -14,8 +15,8 @@ K = 6
 
 def halved(model: keras.Model) -> keras.Model:
     """A copy of `model` in which the smaller half of each clusterable kernel is zero."""
-    copy = plain.clone(model)
-    for layer in filter(cluster.clusterable, copy.layers):
+    copy = layers.clone_model(model)
+    for layer in filter(clustering.clusterable, copy.layers):
         kernel, *bias = layer.get_weights()
         layer.set_weights([np.where(np.abs(kernel) < np.median(np.abs(kernel)), 0, kernel), *bias])
     return copy
@@ -24,7 +25,7 @@ def halved(model: keras.Model) -> keras.Model:
 def clustered(parent: keras.Model, data: Data, scheme: str = "collabopt", **settings: object) -> keras.Model:
     """`parent` clustered; it must come out of this as it went in."""
     before = parent.get_weights()
-    model, _ = cluster.fine_tune(parent, data, cluster.Clusters(K, **settings), ONE_EPOCH, scheme=scheme)
+    model, _ = clustering.fine_tune(parent, data, clustering.Clusters(K, **settings), ONE_EPOCH, scheme=scheme)
     for old, new in zip(before, parent.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
     return model
@@ -43,15 +44,15 @@ def sparse(request, tiny_data, small_cnn):
 
 
 def test_each_kernel_holds_at_most_k_values(without_conv):
-    kernels = audit.kernels(without_conv)
-    assert audit.unique(kernels["pw"]) <= K
-    assert audit.unique(kernels["fc"]) <= K
+    kernels = layers.read_kernels(without_conv)
+    assert audit.count_unique(kernels["pw"]) <= K
+    assert audit.count_unique(kernels["fc"]) <= K
 
 
 def test_excluded_and_depthwise_kernels_keep_values_of_their_own(without_conv):
-    kernels = audit.kernels(without_conv)
-    assert audit.unique(kernels["conv"]) == kernels["conv"].size
-    assert audit.unique(kernels["dw"]) == kernels["dw"].size
+    kernels = layers.read_kernels(without_conv)
+    assert audit.count_unique(kernels["conv"]) == kernels["conv"].size
+    assert audit.count_unique(kernels["dw"]) == kernels["dw"].size
 
 
 def test_a_plain_model_comes_out(without_conv, small_cnn):
@@ -73,28 +74,28 @@ def test_every_initialisation_holds_at_most_k_values(tiny_data, small_cnn, centr
         exclude=("conv", "fc"),
         scheme=scheme,
     )
-    assert 1 < audit.unique(audit.kernels(model)["pw"]) <= K
+    assert 1 < audit.count_unique(layers.read_kernels(model)["pw"]) <= K
 
 
 @pytest.mark.parametrize("scheme", ["collabopt", "tfmot"])
 def test_per_channel_each_channel_of_a_convolution_holds_at_most_k_values(tiny_data, small_cnn, scheme):
     # With biases: TFMOT passes over convolutions without one (F3).
-    kernels = audit.kernels(clustered(small_cnn(use_bias=True), tiny_data, per_channel=True, scheme=scheme))
+    kernels = layers.read_kernels(clustered(small_cnn(use_bias=True), tiny_data, per_channel=True, scheme=scheme))
     for name in ("conv", "pw"):
-        assert audit.unique_per_channel(kernels[name]) <= K
-        assert audit.unique(kernels[name]) > K
-    assert audit.unique(kernels["fc"]) <= K
+        assert audit.count_unique_per_channel(kernels[name]) <= K
+        assert audit.count_unique(kernels[name]) > K
+    assert audit.count_unique(kernels["fc"]) <= K
 
 
 def test_preserving_sparsity_loses_no_zero(sparse):
     parent, model = sparse
-    before, after = audit.kernels(parent), audit.kernels(model)
+    before, after = layers.read_kernels(parent), layers.read_kernels(model)
     for name in ("conv", "pw", "fc"):
-        assert audit.sparsity(before[name]) == 0.5
+        assert audit.compute_sparsity(before[name]) == 0.5
         assert np.all(after[name][before[name] == 0] == 0), name
-        assert audit.unique(after[name]) <= K
+        assert audit.count_unique(after[name]) <= K
 
 
 def test_preserving_sparsity_puts_no_zeros_into_depthwise_kernels(sparse):
     _, model = sparse
-    assert audit.sparsity(audit.kernels(model)["dw"]) == 0
+    assert audit.compute_sparsity(layers.read_kernels(model)["dw"]) == 0

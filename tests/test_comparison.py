@@ -6,8 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from collabopt import comparison, experiment, plots, tables
-from collabopt.tree import TREE
+from collabopt import figures
+from collabopt.analysis import comparison
+from collabopt.config import loading
+from collabopt.report import tables
+from collabopt.techniques.registry import TREE
 
 EXAMPLES = 1000
 SIZES = {"tflite_bytes": 500_000, "zip_bytes": 316_350, "gzip_bytes": 300_000}  # saves 36.73 %, as published of pruned
@@ -22,7 +25,7 @@ def run(seed: int = 0, wrong: int = 10, name: str = "speech_commands-ds_cnn_l", 
         result = {"accuracy": right["test"].mean(), "accuracy_int8": right["test_int8"].mean()} | SIZES
         return SimpleNamespace(stage=TREE[one], result=result, correct=lambda: right)
 
-    return SimpleNamespace(experiment=experiment.load(name, seed=seed, **knobs), stage=stage)
+    return SimpleNamespace(experiment=loading.load(name, seed=seed, **knobs), stage=stage)
 
 
 def row(rows: pd.DataFrame, table: str, stage: str, figure: str, **setting) -> pd.Series:
@@ -35,7 +38,7 @@ def row(rows: pd.DataFrame, table: str, stage: str, figure: str, **setting) -> p
 
 @pytest.fixture(scope="module")
 def rows() -> pd.DataFrame:
-    return comparison.figures([run(0), run(2)])
+    return comparison.compare_figures([run(0), run(2)])
 
 
 def test_drops_are_against_each_sides_own_baseline(rows):
@@ -52,18 +55,18 @@ def test_means_and_deviations_are_over_seeds(rows):
     assert baseline["ours"] == pytest.approx(np.mean([1.0, 0.998]))
     assert baseline["deviation"] == pytest.approx(np.std([1.0, 0.998], ddof=1))
     assert set(rows["seeds"]) == {2}
-    assert comparison.figures([run()])["deviation"].isna().all()
+    assert comparison.compare_figures([run()])["deviation"].isna().all()
 
 
 def test_the_standard_error_is_paired_by_example_with_seeds_averaged_first():
     draw = np.random.default_rng(0)
     lost = draw.choice([-1.0, 0.0, 1.0], (3, 400), p=[0.1, 0.7, 0.2])
-    assert comparison.standard_error(lost) == pytest.approx(lost.mean(axis=0).std(ddof=1) / 20)
+    assert comparison.compute_standard_error(lost) == pytest.approx(lost.mean(axis=0).std(ddof=1) / 20)
     # Seeds that agree on every example tell no more than one of them.
-    assert comparison.standard_error(np.repeat(lost[:1], 3, axis=0)) == pytest.approx(
-        comparison.standard_error(lost[:1])
+    assert comparison.compute_standard_error(np.repeat(lost[:1], 3, axis=0)) == pytest.approx(
+        comparison.compute_standard_error(lost[:1])
     )
-    assert comparison.standard_error(np.zeros((2, 50))) == 0
+    assert comparison.compute_standard_error(np.zeros((2, 50))) == 0
 
 
 def test_the_standard_error_is_that_of_repeated_samples():
@@ -71,7 +74,9 @@ def test_the_standard_error_is_that_of_repeated_samples():
     everyone = draw.choice([-1.0, 0.0, 1.0], 100_000, p=[0.02, 0.92, 0.06])
     samples = draw.choice(everyone, (500, 1000))
     expected = samples.mean(axis=1).std()
-    assert np.mean([comparison.standard_error(sample[None]) for sample in samples]) == pytest.approx(expected, rel=0.1)
+    assert np.mean([comparison.compute_standard_error(sample[None]) for sample in samples]) == pytest.approx(
+        expected, rel=0.1
+    )
 
 
 def test_what_is_saved_is_a_share_of_the_own_raw_size(rows):
@@ -88,21 +93,21 @@ def test_what_was_published_in_another_setting_is_not_comparable(rows):
     assert channel["incomparable"] == "published per channel"
     tensor = row(rows, "per_channel", "cqat", "drop_int8", cluster_per_channel=False)
     assert tensor["incomparable"] == "no baseline was published with it"
-    sparser = comparison.figures([run(sparsity=0.8)])
+    sparser = comparison.compare_figures([run(sparsity=0.8)])
     assert row(sparser, "pqat", "pruned", "drop")["incomparable"] == "published at sparsity 50%"
 
 
 def test_of_another_model_nothing_is_published():
-    empty = comparison.figures([run(name="digits")])
+    empty = comparison.compare_figures([run(name="digits")])
     assert list(empty.columns) == comparison.COLUMNS
-    assert comparison.status(comparison.verdicts(empty)) == comparison.UNDECIDED
+    assert comparison.compute_exit_status(comparison.judge(empty)) == comparison.UNDECIDED
     assert "nothing is published" in tables.compared(empty, "accuracy", "drop").to_html()
-    plots.drops(empty)
+    figures.draw_drops(empty)
 
 
 def judged(figure: str, published: float, ours: float, error: float | None = 0.0, why: str = "") -> str:
     cells = {"figure": figure, "published": published, "ours": ours, "error": error, "incomparable": why}
-    return comparison.verdict(pd.Series(cells))
+    return comparison.judge_figure(pd.Series(cells))
 
 
 @pytest.mark.parametrize(
@@ -138,7 +143,7 @@ def test_what_is_not_comparable_is_not_judged():
 
 def test_the_worst_verdict_is_the_exit_status():
     def status(*verdicts: str) -> int:
-        return comparison.status(pd.DataFrame({"verdict": verdicts}))
+        return comparison.compute_exit_status(pd.DataFrame({"verdict": verdicts}))
 
     assert status("reproduced", "not decidable", "better") == 0
     assert status("reproduced", "worse") == comparison.WORSE
@@ -146,13 +151,13 @@ def test_the_worst_verdict_is_the_exit_status():
 
 
 def test_verify_reads_what_a_run_left(rows, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(experiment, "REPORTS", tmp_path)
+    monkeypatch.setattr(loading, "REPORTS", tmp_path)
     monkeypatch.setattr("sys.argv", ["comparison", "verify", "--experiment", "speech_commands-ds_cnn_l"])
     assert comparison.main() == comparison.UNDECIDED
     assert "make report EXPERIMENT=speech_commands-ds_cnn_l" in capsys.readouterr().err
     (tmp_path / "speech_commands-ds_cnn_l").mkdir()
     rows.to_csv(tmp_path / "speech_commands-ds_cnn_l" / "comparison.csv", index=False)
-    assert comparison.main() == comparison.status(comparison.verdicts(rows))
+    assert comparison.main() == comparison.compute_exit_status(comparison.judge(rows))
     out = capsys.readouterr().out
     assert "| pqat | pruned | Drop, FP32 or fake-INT8 (points) | 0.43 | 1.00 ± 0.00 |" in out
     assert "reproduced" in out.splitlines()[-1]
@@ -174,7 +179,7 @@ def test_tables_show_what_is_worse_in_red(rows):
 
 
 def test_the_figure_holds_every_published_drop(rows, tmp_path):
-    figure = plots.drops(rows, csv=tmp_path / "drops.csv")
+    figure = figures.draw_drops(rows, csv=tmp_path / "drops.csv")
     kept = pd.read_csv(tmp_path / "drops.csv")
     assert len(kept) == (rows["figure"].isin(comparison.DROPS) & rows["published"].notna()).sum()
     assert (tmp_path / "drops.png").stat().st_size > 10_000

@@ -11,19 +11,10 @@ import pytest
 from PIL import Image
 
 from collabopt import datasets
-from collabopt.backend import tf
-from collabopt.datasets import (
-    DatasetError,
-    Split,
-    carve,
-    cifar10,
-    imagenet,
-    located,
-    mfcc,
-    own,
-    speech_commands,
-)
-from collabopt.experiment import DATA, ROOT, Experiment
+from collabopt.config.experiment import Experiment
+from collabopt.config.loading import DATA, ROOT
+from collabopt.datasets import DatasetError, Split, carve, cifar10, imagenet, located, mfcc, own, speech_commands
+from collabopt.runtime.tensorflow import tf
 
 STAGES = ("baseline", "pruned", "clustered", "sparse_clustered", "qat", "pqat", "cqat", "pcqat")
 TRAINING = {"epochs": 1, "batch_size": 8, "optimizer": "adam", "learning_rate": 1e-3}

@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from collabopt import devices, experiment
-from collabopt.runs import start
+from collabopt.config import loading
+from collabopt.run import start
+from collabopt.runtime import devices
 
 SCRIPT = """
 import sys
@@ -26,7 +27,7 @@ def test_two_devices_go_through_the_tree_and_keep_what_they_must(tiny, tmp_path)
     small = tmp_path / "small.yaml"
     small.write_text(tiny.read_text().replace("name: digits_cnn", 'function: "conftest:small_network"'))
     places = {"COLLABOPT_DATA": str(tmp_path / "data"), "COLLABOPT_REPORTS": str(tmp_path / "reports")}
-    tests = str(experiment.ROOT / "tests")
+    tests = str(loading.ROOT / "tests")
     environment = os.environ | places | {"PYTHONPATH": os.pathsep.join([tests, os.environ.get("PYTHONPATH", "")])}
     command = [sys.executable, "-c", SCRIPT, str(small)]
     done = subprocess.run(command, env=environment, cwd=tests, capture_output=True, text=True, check=False)
@@ -49,5 +50,5 @@ def test_more_devices_than_there_are_stop_with_a_line_before_anything_is_made(ti
 
 
 def test_one_device_needs_no_scope():
-    with devices.scope(1) as nothing:
+    with devices.make_scope(1) as nothing:
         assert nothing is None

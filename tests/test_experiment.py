@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from collabopt import experiment
-from collabopt.experiment import ExperimentError
+from collabopt.config import loading
+from collabopt.config.experiment import ExperimentError
 
-DIGITS = (experiment.EXPERIMENTS / "digits.yaml").read_text(encoding="utf-8")
+DIGITS = (loading.EXPERIMENTS / "digits.yaml").read_text(encoding="utf-8")
 REMOVED = object()
 
 
@@ -25,7 +25,7 @@ def file(tmp_path) -> Path:
 
 def change(path: Path, changes: dict) -> None:
     """Write the experiment with values changed by dotted key; REMOVED removes."""
-    plan = yaml.load(DIGITS, experiment._Loader)
+    plan = yaml.load(DIGITS, loading._Loader)
     for key, value in changes.items():
         *above, last = key.split(".")
         section = plan
@@ -40,15 +40,15 @@ def change(path: Path, changes: dict) -> None:
 
 def said(path: Path, **overrides) -> str:
     with pytest.raises(ExperimentError) as caught:
-        experiment.load(str(path), **overrides)
+        loading.load(str(path), **overrides)
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in experiment.EXPERIMENTS.glob("*.yaml")))
+@pytest.mark.parametrize("name", sorted(path.stem for path in loading.EXPERIMENTS.glob("*.yaml")))
 def test_every_committed_experiment_loads(name):
-    plan = experiment.load(name)
+    plan = loading.load(name)
     assert plan.name == name
-    head = re.match(r"(#.*\n)+", experiment.path_of(name).read_text(encoding="utf-8")).group()
+    head = re.match(r"(#.*\n)+", loading.find_experiment(name).read_text(encoding="utf-8")).group()
     assert all(f"{word}: " in head for word in ("Source", "Expected", "Time", "Command"))
 
 
@@ -165,11 +165,11 @@ def test_an_experiment_that_is_not_there_stops_with_those_that_are(name):
 @pytest.mark.parametrize("written", ["1e-3", "1E-3", "1.0e-3", "0.001", "+1e-03"])
 def test_one_thousandth_is_a_number_however_it_is_written(file, written):
     file.write_text(DIGITS.replace("learning_rate: 3e-3", f"learning_rate: {written}"), encoding="utf-8")
-    assert experiment.load(str(file)).stages.baseline.learning_rate == 0.001
+    assert loading.load(str(file)).stages.baseline.learning_rate == 0.001
 
 
 def test_none_keeps_the_experiments_own_value():
-    assert experiment.load("digits", **dict.fromkeys(experiment.KNOBS)) == experiment.load("digits")
+    assert loading.load("digits", **dict.fromkeys(loading.PARAMETERS)) == loading.load("digits")
 
 
 OTHERS = {
@@ -194,9 +194,9 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("knob", experiment.KNOBS)
+@pytest.mark.parametrize("knob", loading.PARAMETERS)
 def test_an_override_changes_only_itself(knob):
-    own, changed = experiment.load("digits"), experiment.load("digits", **{knob: OTHERS[knob]})
+    own, changed = loading.load("digits"), loading.load("digits", **{knob: OTHERS[knob]})
     expected = own.model_dump()
     (expected["targets"] if knob in expected["targets"] else expected)[knob] = OTHERS[knob]
     assert expected == changed.model_dump() != own.model_dump()
@@ -215,19 +215,19 @@ def test_an_override_is_checked_as_the_file_is(file):
 
 
 def test_a_report_has_its_own_place_only_where_an_override_changes_something():
-    plain = experiment.report_directory("digits")
-    assert plain == experiment.REPORTS / "digits"
-    assert experiment.report_directory("digits", sparsity=None) == plain
-    assert experiment.report_directory("digits", sparsity=0.5, seed=0, cluster_per_channel=False) == plain
+    plain = loading.find_report_directory("digits")
+    assert plain == loading.REPORTS / "digits"
+    assert loading.find_report_directory("digits", sparsity=None) == plain
+    assert loading.find_report_directory("digits", sparsity=0.5, seed=0, cluster_per_channel=False) == plain
     # One place for the same overrides, in whatever order they are given.
-    both = experiment.report_directory("digits", number_of_clusters=32, sparsity=0.8)
-    assert both == experiment.report_directory("digits", sparsity=0.8, number_of_clusters=32)
+    both = loading.find_report_directory("digits", number_of_clusters=32, sparsity=0.8)
+    assert both == loading.find_report_directory("digits", sparsity=0.8, number_of_clusters=32)
     assert both == plain / "sparsity=0.8,number_of_clusters=32"
 
 
 def test_a_file_of_ones_own_is_reported_under_its_name(file):
-    assert experiment.report_directory(str(file)) == experiment.REPORTS / "mine"
-    assert experiment.load(str(file)).name == "mine"
+    assert loading.find_report_directory(str(file)) == loading.REPORTS / "mine"
+    assert loading.load(str(file)).name == "mine"
 
 
 def test_loading_an_experiment_imports_no_tensorflow():
@@ -245,15 +245,15 @@ def extending(file: Path, text: str) -> Path:
 
 def test_an_extended_experiment_holds_where_the_file_says_nothing(file):
     other = extending(file, "extends: mine\nnumber_of_clusters: 5\nmodel: {name: mnist_cnn}\n")
-    base, plan = experiment.load(str(file)), experiment.load(str(other))
+    base, plan = loading.load(str(file)), loading.load(str(other))
     assert (plan.name, plan.number_of_clusters, plan.model.name) == ("other", 5, "mnist_cnn")
     assert plan.stages == base.stages
-    assert experiment.load(str(other), sparsity=0.7).sparsity == 0.7
+    assert loading.load(str(other), sparsity=0.7).sparsity == 0.7
 
 
 def test_an_experiment_extends_one_of_the_workbook_from_anywhere(file):
     other = extending(file, "extends: speech_commands-ds_cnn_l\n")
-    assert experiment.load(str(other)).model.name == "ds_cnn_l"
+    assert loading.load(str(other)).model.name == "ds_cnn_l"
 
 
 def test_what_cannot_be_extended_is_told(file):
@@ -266,17 +266,17 @@ def test_what_cannot_be_extended_is_told(file):
 
 def test_the_digest_changes_with_every_file_of_an_experiment(file):
     other = extending(file, "extends: mine\n")
-    before = experiment.digest(str(other))
-    assert before == experiment.digest(str(other)) != experiment.digest(str(file))
+    before = loading.compute_digest(str(other))
+    assert before == loading.compute_digest(str(other)) != loading.compute_digest(str(file))
     file.write_text(file.read_text(encoding="utf-8") + "\n# changed", encoding="utf-8")
-    assert experiment.digest(str(other)) != before
+    assert loading.compute_digest(str(other)) != before
 
 
 def test_another_seed_is_asked_for_alone(file):
     file.write_text(DIGITS.replace("seed: 0", "seed: 0\nrepeat_seeds: [1, 2]"), encoding="utf-8")
-    assert experiment.load(str(file)).repeat_seeds == (1, 2)
-    assert experiment.load(str(file), seed=0).repeat_seeds == ()
-    assert experiment.load(str(file), seed=5).repeat_seeds == ()
+    assert loading.load(str(file)).repeat_seeds == (1, 2)
+    assert loading.load(str(file), seed=0).repeat_seeds == ()
+    assert loading.load(str(file), seed=5).repeat_seeds == ()
 
 
 @pytest.mark.parametrize("seeds", ["[0, 1]", "[1, 1]"])
@@ -287,5 +287,5 @@ def test_seeds_that_repeat_themselves_are_told(file, seeds):
 
 def test_the_report_of_one_seed_does_not_go_over_that_of_all(file):
     file.write_text(DIGITS.replace("seed: 0", "seed: 0\nrepeat_seeds: [1, 2]"), encoding="utf-8")
-    assert experiment.report_directory(str(file), seed=0).name == "seed=0"
-    assert experiment.report_directory(str(file)).name == file.stem
+    assert loading.find_report_directory(str(file), seed=0).name == "seed=0"
+    assert loading.find_report_directory(str(file)).name == file.stem

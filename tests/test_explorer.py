@@ -12,9 +12,13 @@ import pytest
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from collabopt import batch, experiment, explorer, leaf_verdicts, pages, progress
-from collabopt.experiment import Targets
-from collabopt.runs import Run
+from collabopt.config import loading
+from collabopt.config.experiment import Targets
+from collabopt.deploy import targets
+from collabopt.figures import explorer
+from collabopt.report import notebook_page
+from collabopt.run import Run
+from collabopt.runtime import progress
 
 PNG = b"\x89PNG\r\n\x1a\n"
 VIEW = "application/vnd.jupyter.widget-view+json"
@@ -37,7 +41,7 @@ def finished(tiny, tmp_path_factory):
     place = tmp_path_factory.mktemp("place")
     plan = place / "small.yaml"
     plan.write_text(tiny.read_text().replace("name: digits_cnn", 'function: "conftest:small_network"'))
-    return Run(experiment.load(str(plan)), place / "report", plan, place / "stages").stages("baseline", "pruned")
+    return Run(loading.load(str(plan)), place / "report", plan, place / "stages").stages("baseline", "pruned")
 
 
 def test_moving_a_target_shows_another_choice():
@@ -72,8 +76,8 @@ def test_a_target_counts_where_it_is_ticked_and_nowhere_else():
 @pytest.mark.parametrize("wanted", [Targets(), WANTED, Targets(max_npu_ms=99.0), Targets(max_gzip_bytes=1)])
 def test_it_begins_with_the_targets_as_they_are(wanted):
     shown = explorer.targets(LEAVES, wanted)
-    rows = leaf_verdicts.judged(LEAVES, wanted)
-    assert shown.said == leaf_verdicts.told(rows, wanted)
+    rows = targets.judge(LEAVES, wanted)
+    assert shown.said == targets.describe(rows, wanted)
     for name, control in shown.controls.items():
         if not name.endswith("_asked"):
             assert control.min <= control.value <= control.max
@@ -141,7 +145,7 @@ CELLS = [
     new_markdown_cell("# Which leaf?"),
     new_code_cell(
         "import pandas as pd\nfrom collabopt import explorer, plots\n"
-        "from collabopt.experiment import Targets\nleaves = pd.read_csv('leaves.csv')"
+        "from collabopt.config.experiment import Targets\nleaves = pd.read_csv('leaves.csv')"
     ),
     new_code_cell("explorer.targets(leaves, Targets(max_gzip_bytes=900))"),
     new_code_cell("plots.leaf_verdicts(leaves, Targets(max_gzip_bytes=900))"),
@@ -157,7 +161,7 @@ def executed(tmp_path_factory) -> tuple[nbformat.NotebookNode, Path]:
     notebook = new_notebook(cells=copy.deepcopy(CELLS))
     NotebookClient(notebook, kernel_name="python3").execute(cwd=str(place))
     nbformat.write(notebook, place / "which.ipynb")
-    pages.from_notebook(place / "which.ipynb", place / "which.html", {})
+    notebook_page.write_page(place / "which.ipynb", place / "which.html", {})
     return notebook, place / "which.html"
 
 
@@ -173,7 +177,7 @@ def test_an_output_holds_the_widget_and_its_picture(executed):
 
 
 def test_a_batch_keeps_the_picture_alone_and_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(batch, "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr("collabopt.batch.notebook.NOTEBOOKS", tmp_path)
     LEAVES.to_csv(tmp_path / "leaves.csv", index=False)
     parameters = new_code_cell("experiment = reports = None", metadata={"tags": ["parameters"]})
     notebook = new_notebook(cells=[CELLS[0], parameters, *CELLS[1:]])
@@ -184,7 +188,7 @@ def test_a_batch_keeps_the_picture_alone_and_once(tmp_path, monkeypatch):
     monkeypatch.setattr(progress.logger, "propagate", True)
     monkeypatch.setenv("COLLABOPT_NOTEBOOK", "")
     monkeypatch.setenv("COLLABOPT_LOG", str(tmp_path / "batch.log"))
-    assert batch.notebook("which", "digits", {}, tmp_path / "runs", tmp_path, "1/1") == 0
+    assert notebook.run_notebook("which", "digits", {}, tmp_path / "runs", tmp_path, "1/1") == 0
     done = nbformat.read(tmp_path / "runs" / "which.ipynb", as_version=4)
     (shown,) = [cell.outputs for cell in done.cells if cell.source.startswith("explorer.targets")]
     assert [set(output.data) for output in shown] == [{"image/png", "text/plain"}]

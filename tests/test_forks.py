@@ -14,8 +14,8 @@ import pytest
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
 
-from collabopt import forks
-from collabopt.forked_kernel import ForkedKernelManager
+from collabopt.batch import forks
+from collabopt.batch.forked_kernel import ForkedKernelManager
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="forks are for Linux")
 
@@ -49,7 +49,7 @@ def place(tmp_path) -> Path:
 
 
 def started(place: Path, environment: dict[str, str], *words: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "collabopt.forks", "probe", *words]
+    command = [sys.executable, "-m", "collabopt.batch.forks", "probe", *words]
     streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=place, env=environment | {"VARIABLE": "its own"}, **streams)
 
@@ -120,7 +120,7 @@ def test_a_fork_dies_with_the_process_that_stands_for_it(offer, place):
 
 
 def test_a_fork_dies_with_the_parent_of_the_process_that_stands_for_it(offer, place):
-    command = [sys.executable, "-m", "collabopt.forks", "probe", "wait"]
+    command = [sys.executable, "-m", "collabopt.batch.forks", "probe", "wait"]
     starter = f"import subprocess; subprocess.run({command!r}, stdin=subprocess.DEVNULL)"
     shell = subprocess.Popen([sys.executable, "-c", starter], cwd=place, env=offer, stdout=subprocess.PIPE, text=True)
     fork = json.loads(shell.stdout.readline())["process"]
@@ -147,7 +147,7 @@ def test_nothing_is_forked_from_a_library_that_has_changed(place):
         from pathlib import Path
         from collabopt import forks
         assert Path(forks.__file__).is_relative_to(Path.cwd())
-        command = [sys.executable, "-m", "collabopt.forks", "probe"]
+        command = [sys.executable, "-m", "collabopt.batch.forks", "probe"]
         with forks.offered() as offer:
             for _ in range(2):
                 done = subprocess.run(command, env=os.environ | offer, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)

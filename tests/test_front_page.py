@@ -13,11 +13,14 @@ import bs4
 import pandas as pd
 import pytest
 
-from collabopt import comparison, experiment, front_page, results, sweep_page
-from collabopt.reports import TOLERANCE, find, trade_off
+from collabopt.analysis import comparison
+from collabopt.config import loading
+from collabopt.report import front_page, sweep_page
+from collabopt.report.directory import TOLERANCE, find_reports, find_trade_off
+from collabopt.storage import results
 
 HOSTILE = "<script>alert(1)</script>"
-RELEASED = experiment.ROOT / "reports" / "speech_commands-ds_cnn_l"
+RELEASED = loading.ROOT / "reports" / "speech_commands-ds_cnn_l"
 
 
 def stage(name: str, validation: float, gzip_bytes: int, **values: object) -> dict:
@@ -57,7 +60,7 @@ def table(page: bs4.BeautifulSoup, name: str) -> list[list[str]]:
 
 @pytest.fixture(autouse=True)
 def data(monkeypatch, tmp_path_factory) -> None:
-    monkeypatch.setattr(experiment, "DATA", tmp_path_factory.mktemp("data"))
+    monkeypatch.setattr(loading, "DATA", tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture
@@ -81,7 +84,7 @@ def reports(tmp_path) -> Path:
 
 def test_a_report_is_a_directory_with_tables_and_a_sweep_is_one_with_its_cells(reports):
     (reports / "notes").mkdir()
-    found = [report.place.as_posix() for report in find(reports)]
+    found = [report.place.as_posix() for report in find_reports(reports)]
     assert found == ["a", "a/sparsity=0.8", "a/sweep,number_of_clusters=8+16", "b"]
 
 
@@ -111,15 +114,15 @@ def test_all_stages_are_in_one_table(reports):
 
 
 def test_what_a_baseline_loses_and_saves_is_nothing(reports):
-    baselines = pd.concat([report.table[report.table["stage"] == "baseline"] for report in find(reports)])
+    baselines = pd.concat([report.table[report.table["stage"] == "baseline"] for report in find_reports(reports)])
     assert set(baselines["lost"]) == set(baselines["saved"]) == {0.0}
     assert len(baselines) == 4
 
 
 def test_the_best_file_is_the_smallest_of_those_as_good_on_validation(reports):
-    report = find(reports)[0]
+    report = find_reports(reports)[0]
     rows = report.table[report.table["scheme"] != "tfmot"]
-    base, best = trade_off(report)
+    base, best = find_trade_off(report)
     assert (base["stage"], best["stage"]) == ("baseline", "clustered")
     near = rows[rows["validation_accuracy_int8"] >= base["validation_accuracy_int8"] - TOLERANCE]
     assert best["gzip_bytes"] == near["gzip_bytes"].min()
@@ -188,11 +191,11 @@ def test_names_from_outside_are_text(tmp_path):
 def test_published_figures_stand_beside_ours(tmp_path):
     leave(tmp_path / "ds", comparison=None)
     shutil.copy(RELEASED / "comparison.csv", tmp_path / "ds")
-    judged = comparison.verdicts(comparison.read(RELEASED))
+    judged = comparison.judge(comparison.read(RELEASED))
     judged = judged[judged["published"].notna()]
     rows = table(write(tmp_path), "published")
-    assert [row[-1] for row in rows] == [comparison.said(row) for _, row in judged.iterrows()]
-    assert [row[4] for row in rows] == [comparison.points(value) for value in judged["published"]]
+    assert [row[-1] for row in rows] == [comparison.format_verdict(row) for _, row in judged.iterrows()]
+    assert [row[4] for row in rows] == [comparison.format_points(value) for value in judged["published"]]
 
 
 def test_batches_that_end_at_once_leave_a_whole_page(reports):

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from collabopt import experiment
+from collabopt.config import loading
 from collabopt.models import ModelError, mobilenet, pretrained
-from collabopt.runs import Run
+from collabopt.run import Run
 
 CLASSES = ("n01", "n02", "n03")
 
@@ -32,7 +32,7 @@ def pictures(tmp_path_factory) -> Path:
 @pytest.fixture
 def plan(pictures, tmp_path) -> Path:
     """The committed experiment on small pictures, from scratch, an epoch a stage."""
-    text = (experiment.EXPERIMENTS / "imagenet-mobilenet_v1.yaml").read_text(encoding="utf-8")
+    text = (loading.EXPERIMENTS / "imagenet-mobilenet_v1.yaml").read_text(encoding="utf-8")
     stages = re.sub(r"(?<![_a-z])epochs: \d+", "epochs: 1", text[text.index("stages:") :])
     stages = re.sub(r"batch_size: \d+", "batch_size: 16", stages).replace("warmup_epochs: 5", "warmup_epochs: 0")
     stages = stages.replace("end_epoch: 6", "end_epoch: 1").replace("frequency: 100", "frequency: 1")
@@ -47,8 +47,8 @@ def plan(pictures, tmp_path) -> Path:
 
 @pytest.mark.timeout(600)
 def test_pictures_in_folders_go_through_the_tree(plan, tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment, "DATA", tmp_path)
-    run = Run(experiment.load(str(plan)), tmp_path / "report", plan, tmp_path / "stages")
+    monkeypatch.setattr(loading, "DATA", tmp_path)
+    run = Run(loading.load(str(plan)), tmp_path / "report", plan, tmp_path / "stages")
     sparse, both = run.stage("sparse_clustered"), run.stage("pcqat")
     assert (len(run.data.train), len(run.data.validation), len(run.data.test)) == (27, 9, 12)
     assert run.data.input_shape == (32, 32, 3)

@@ -16,18 +16,18 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from collabopt import batch
+from collabopt.batch.plan import list_notebooks
 
 pytestmark = pytest.mark.timeout(1200)
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 TOKEN = "tests"
-NAMES = [path.stem for path in batch.notebooks()] if os.environ.get("COLLABOPT_ALL_NOTEBOOKS") else ["baseline"]
+NAMES = [path.stem for path in list_notebooks()] if os.environ.get("COLLABOPT_ALL_NOTEBOOKS") else ["baseline"]
 
 
 def copies(directory: Path, plan: Path) -> None:
     """The notebooks with the experiment in their parameters cell changed, as one would by hand."""
-    for path in batch.notebooks():
+    for path in list_notebooks():
         notebook = nbformat.read(path, as_version=4)
         (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
         assert 'experiment = "digits"' in cell.source
@@ -160,7 +160,7 @@ def test_a_notebook_runs_by_the_menu_to_its_last_cell(lab, browser, name, tmp_pa
 
 EXPLORING = """import pandas as pd
 from collabopt import explorer
-from collabopt.experiment import Targets
+from collabopt.config.experiment import Targets
 leaves = pd.DataFrame({"stage": ["baseline", "pruned"], "format": ["float32", "int8"]})
 leaves = leaves.assign(validation_accuracy=[0.9, 0.8], gzip_bytes=[4000, 1000])
 explorer.targets(leaves, Targets(max_gzip_bytes=4000))"""

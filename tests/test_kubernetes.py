@@ -18,11 +18,11 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from collabopt import experiment
+from collabopt.config import loading
 
 pytestmark = pytest.mark.skipif(not shutil.which("rsync"), reason="no rsync, by which marks are copied")
 
-PROFILE = experiment.ROOT / "profiles" / "kubernetes" / "config.yaml"
+PROFILE = loading.ROOT / "profiles" / "kubernetes" / "config.yaml"
 RULES = ["baseline_qat", "pruned_pqat", "clustered_cqat", "cell", "notebook"]
 THREADS = {"notebook": 2}
 GPU = {"gpu": 1, "gpu_manufacturer": "nvidia", "scale": 0}

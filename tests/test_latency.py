@@ -4,12 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from collabopt import latency, lite
+from collabopt.tflite import convert, latency
 
 
 def test_a_file_that_takes_the_same_has_ratio_one():
     once = np.random.default_rng(0).lognormal(size=(9, 1))
-    rows = latency.summary(["first", "again"], np.hstack([once, once]))
+    rows = latency.summarize(["first", "again"], np.hstack([once, once]))
     pd.testing.assert_series_equal(rows.loc["first"], rows.loc["again"], check_names=False)
     assert list(rows["latency_ratio"]) == [1, 1]
 
@@ -17,7 +17,7 @@ def test_a_file_that_takes_the_same_has_ratio_one():
 def test_the_ratio_is_taken_within_rounds():
     """A host that slows down tenfold halfway changes medians and leaves ratios alone."""
     drift = np.repeat([1.0, 10.0], [4, 5])[:, None]
-    rows = latency.summary(["first", "half", "double"], drift * [[2.0, 1.0, 4.0]])
+    rows = latency.summarize(["first", "half", "double"], drift * [[2.0, 1.0, 4.0]])
     assert list(rows["latency_ratio"]) == [1, 0.5, 2]
     assert list(rows["latency_ms"]) == [20, 10, 40]
 
@@ -25,12 +25,12 @@ def test_the_ratio_is_taken_within_rounds():
 def test_one_outlier_moves_nothing():
     measured = np.array([[1.0, 2.0]] * 9)
     measured[3] = (50, 3)
-    rows = latency.summary(["first", "other"], measured)
+    rows = latency.summarize(["first", "other"], measured)
     assert rows.loc["other"].to_list() == [2, 2, 2, 2]
 
 
 def test_quartiles_are_those_of_the_rounds():
-    rows = latency.summary(["first"], np.arange(1.0, 6.0)[:, None])
+    rows = latency.summarize(["first"], np.arange(1.0, 6.0)[:, None])
     assert rows.loc["first"].to_dict() == {
         "latency_ms": 3,
         "latency_q1_ms": 2,
@@ -41,10 +41,10 @@ def test_quartiles_are_those_of_the_rounds():
 
 def test_every_format_is_measured(small_cnn):
     model, calibration = small_cnn(), np.random.default_rng(0).uniform(0, 1, (4, 8, 8, 1)).astype(np.float32)
-    files = {format: lite.converted(model, format, calibration) for format in lite.FORMATS}
-    rows = latency.interleaved(files, rounds=3)
+    files = {format: convert.convert(model, format, calibration) for format in convert.FORMATS}
+    rows = latency.measure_latency(files, rounds=3)
     assert rows.index.name == "name"
-    assert list(rows.index) == list(lite.FORMATS)
+    assert list(rows.index) == list(convert.FORMATS)
     assert list(rows.columns) == ["latency_ms", "latency_q1_ms", "latency_q3_ms", "latency_ratio"]
     assert (rows > 0).all(axis=None)
     assert (rows["latency_q1_ms"] <= rows["latency_ms"]).all()
@@ -55,4 +55,4 @@ def test_every_format_is_measured(small_cnn):
 @pytest.mark.parametrize(("files", "rounds", "wrong"), [({}, 3, "files={}"), ({"a": b""}, 0, "rounds=0")])
 def test_nothing_to_measure_is_said(files, rounds, wrong):
     with pytest.raises(ValueError, match=f"{wrong}: expected at least"):
-        latency.interleaved(files, rounds)
+        latency.measure_latency(files, rounds)

@@ -9,11 +9,12 @@ import typing
 import numpy as np
 import pytest
 
-from collabopt import experiment, models
-from collabopt.backend import keras, seed_everything, tfmot
+from collabopt import models
+from collabopt.config import experiment
+from collabopt.config.loading import DATA
 from collabopt.datasets import mfcc, speech_commands
-from collabopt.experiment import DATA
 from collabopt.models import mobilenet, weights
+from collabopt.runtime.tensorflow import keras, seed_everything, tfmot
 
 SIZES = {
     "digits_cnn": ((8, 8, 1), 10, 12_346),
@@ -254,7 +255,8 @@ def function(tmp_path, monkeypatch):
 
     def write(body: str) -> experiment.Model:
         name = f"own_{tmp_path.name}"
-        source = "from collabopt.backend import keras, tf\nlayers = keras.layers\n\ndef net(input_shape, classes):\n"
+        source = "from collabopt.runtime.tensorflow import keras, tf\nlayers = keras.layers\n\n"
+        source += "def net(input_shape, classes):\n"
         (tmp_path / f"{name}.py").write_text(source + textwrap.indent(textwrap.dedent(body), "    "))
         return experiment.Model(function=f"{name}:net")
 

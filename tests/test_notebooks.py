@@ -9,9 +9,11 @@ import tokenize
 import nbformat
 import pytest
 
-from collabopt import batch, experiment, index_page
+from collabopt.batch.plan import list_notebooks, read_parameters
+from collabopt.config import experiment, loading
+from collabopt.report import index_page
 
-NOTEBOOKS = batch.notebooks()
+NOTEBOOKS = list_notebooks()
 # Names of a parameters cell that are no knobs of an experiment.
 PLACES = {"experiment", "reports", "kernel"}
 
@@ -117,8 +119,8 @@ def test_the_parameters_cell_comes_before_any_other_code(path):
 
 @each
 def test_every_parameter_is_a_knob_of_experiments_or_a_place(path):
-    assert batch.parameters(path) <= {*experiment.KNOBS, *PLACES}
-    assert {"experiment", "reports", "seed"} <= batch.parameters(path)
+    assert read_parameters(path) <= {*loading.PARAMETERS, *PLACES}
+    assert {"experiment", "reports", "seed"} <= read_parameters(path)
 
 
 @each
@@ -136,7 +138,7 @@ def test_every_parameter_reaches_the_run_under_its_own_name(path):
         if word.arg is None:  # **group
             group = groups[word.value.id]
             passed |= {key.value: ast.unparse(value) for key, value in zip(group.keys, group.values, strict=True)}
-    assert passed == {name: name for name in batch.parameters(path) - {"experiment", "reports", "kernel"}}
+    assert passed == {name: name for name in read_parameters(path) - {"experiment", "reports", "kernel"}}
 
 
 @each
@@ -166,7 +168,7 @@ def test_a_parameter_means_the_same_in_every_notebook():
 
 
 def test_the_snakefile_and_the_index_page_know_exactly_the_notebooks_there_are():
-    text = (experiment.ROOT / "Snakefile").read_text(encoding="utf-8")
+    text = (loading.ROOT / "Snakefile").read_text(encoding="utf-8")
     needs = ast.literal_eval(re.search(r"^NEEDS = (\{.*?^\})", text, re.MULTILINE | re.DOTALL)[1])
     names = {path.stem for path in NOTEBOOKS}
     assert set(needs) == names == set(index_page.ORDER)
@@ -176,7 +178,7 @@ def test_the_snakefile_and_the_index_page_know_exactly_the_notebooks_there_are()
 
 
 def test_the_library_takes_every_knob():
-    from collabopt import runs
+    from collabopt.run import start
 
-    assert inspect.signature(runs.start).parameters["overrides"].kind is inspect.Parameter.VAR_KEYWORD
-    assert set(experiment.KNOBS) <= {*experiment.Experiment.model_fields, *experiment.Targets.model_fields}
+    assert inspect.signature(start).parameters["overrides"].kind is inspect.Parameter.VAR_KEYWORD
+    assert set(loading.PARAMETERS) <= {*experiment.Experiment.model_fields, *experiment.Targets.model_fields}

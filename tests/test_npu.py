@@ -5,15 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from collabopt import constants, lite, npu
-from collabopt.backend import keras, tf
+from collabopt.config import experiment
+from collabopt.runtime.tensorflow import keras, tf
+from collabopt.tflite import convert, flatbuffer, vela
 
 NUMBERS = {"npu_cycles", "npu_ms", "npu_sram_kib", "npu_flash_kib", "npu_weight_bytes", "npu_operators"}
 
 
 def calibrated(model: keras.Model, format: str = "int8") -> bytes:
     draw = np.random.default_rng(0)
-    return lite.converted(model, format, draw.uniform(0, 1, (8, *model.input_shape[1:])).astype(np.float32))
+    return convert.convert(model, format, draw.uniform(0, 1, (8, *model.input_shape[1:])).astype(np.float32))
 
 
 def wide(kept: float = 1.0, values: int | None = None) -> keras.Model:
@@ -32,9 +33,9 @@ def int8(small_cnn) -> bytes:
     return calibrated(small_cnn())
 
 
-@pytest.mark.parametrize("accelerator", npu.ACCELERATORS)
+@pytest.mark.parametrize("accelerator", experiment.ACCELERATORS)
 def test_an_int8_file_runs_wholly_on_every_accelerator(int8, accelerator):
-    found = npu.estimate(int8, accelerator)
+    found = vela.estimate(int8, accelerator)
     assert set(found) == NUMBERS | {"npu_note"}
     assert (found["npu_operators"], found["npu_note"]) == (1, "")
     assert all(found[column] > 0 for column in NUMBERS)
@@ -43,33 +44,33 @@ def test_an_int8_file_runs_wholly_on_every_accelerator(int8, accelerator):
 
 
 def test_the_accelerators_asked_for_are_there():
-    assert {"ethos-u55-128", "ethos-u55-256", "ethos-u65-256", "ethos-u85-256"} <= set(npu.ACCELERATORS)
+    assert {"ethos-u55-128", "ethos-u55-256", "ethos-u65-256", "ethos-u85-256"} <= set(experiment.ACCELERATORS)
 
 
 def test_an_estimate_is_the_same_every_time(int8):
-    assert npu.estimate(int8, "ethos-u55-128") == npu.estimate(int8, "ethos-u55-128")
+    assert vela.estimate(int8, "ethos-u55-128") == vela.estimate(int8, "ethos-u55-128")
 
 
 def test_more_multipliers_take_fewer_cycles():
-    cycles = [npu.estimate(calibrated(wide()), f"ethos-u55-{macs}")["npu_cycles"] for macs in (32, 64, 128)]
+    cycles = [vela.estimate(calibrated(wide()), f"ethos-u55-{macs}")["npu_cycles"] for macs in (32, 64, 128)]
     assert cycles[0] > cycles[1] > cycles[2]
 
 
 def test_zeros_and_few_values_make_encoded_weights_smaller():
     files = [calibrated(wide()), calibrated(wide(kept=0.5)), calibrated(wide(kept=0.5, values=7))]
-    sizes = [npu.estimate(file, "ethos-u55-128")["npu_weight_bytes"] for file in files]
+    sizes = [vela.estimate(file, "ethos-u55-128")["npu_weight_bytes"] for file in files]
     assert sizes[0] > sizes[1] > sizes[2]
-    assert sizes[2] < sum(codes.size for codes in constants.weights(files[2])) / 2
+    assert sizes[2] < sum(codes.size for codes in flatbuffer.read_weights(files[2])) / 2
 
 
 def test_int16x8_runs_wholly_on_the_npu(small_cnn):
-    found = npu.estimate(calibrated(small_cnn(), "int16x8"), "ethos-u55-128")
+    found = vela.estimate(calibrated(small_cnn(), "int16x8"), "ethos-u55-128")
     assert (found["npu_operators"], found["npu_note"]) == (1, "")
 
 
 @pytest.mark.parametrize("format", ["float32", "float16", "dynamic_range"])
 def test_of_a_float_file_it_is_said_that_nothing_runs_there(small_cnn, format):
-    found = npu.estimate(lite.converted(small_cnn(), format), "ethos-u55-128")
+    found = vela.estimate(convert.convert(small_cnn(), format), "ethos-u55-128")
     assert "nothing runs on the NPU" in found["npu_note"]
     assert "Float32" in found["npu_note"]
     assert all(found[column] is None for column in NUMBERS)
@@ -80,7 +81,7 @@ def test_operators_left_to_the_cpu_are_named():
     x = keras.layers.Conv2D(8, 3, padding="same", activation="relu", name="conv")(x)
     x = keras.layers.Lambda(lambda x: tf.gather(x, [3, 1, 2], axis=1), name="gather")(x)
     model = keras.Model(inputs, keras.layers.Dense(3, name="fc")(keras.layers.Flatten(name="flatten")(x)))
-    found = npu.estimate(calibrated(model), "ethos-u55-128")
+    found = vela.estimate(calibrated(model), "ethos-u55-128")
     assert found["npu_note"] == "1 of 3 operators run on the CPU and are not counted: GATHER"
     assert found["npu_operators"] == pytest.approx(2 / 3)
     assert found["npu_cycles"] > 0
@@ -89,18 +90,18 @@ def test_operators_left_to_the_cpu_are_named():
 @pytest.mark.parametrize("cut", [0, 100, 3000])
 def test_of_a_damaged_file_it_is_said_that_vela_cannot_compile_it(int8, cut):
     """Vela's native code crashes on some of these."""
-    found = npu.estimate(int8[:cut], "ethos-u55-128")
+    found = vela.estimate(int8[:cut], "ethos-u55-128")
     assert found["npu_note"].startswith("Vela cannot compile the file: ")
     assert found["npu_cycles"] is None
 
 
 def test_vela_prints_nothing_and_leaves_nothing(int8, capfd, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    npu.estimate(int8, "ethos-u85-256")
+    vela.estimate(int8, "ethos-u85-256")
     assert capfd.readouterr() == ("", "")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_another_accelerator_is_named_with_those_there_are(int8):
     with pytest.raises(ValueError, match=r"accelerator='ethos-u55': expected one of ethos-u55-32, .*ethos-u85-2048"):
-        npu.estimate(int8, "ethos-u55")
+        vela.estimate(int8, "ethos-u55")

@@ -17,7 +17,10 @@ from matplotlib.figure import Figure
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
-from collabopt import batch, dead_links, index_page, pages, pictures, report_tables, stages
+from collabopt import dead_links
+from collabopt.batch.plan import NOTEBOOKS, list_notebooks
+from collabopt.config.stages import STAGES
+from collabopt.report import html, index_page, notebook_page
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -67,7 +70,7 @@ def failed(cells) -> list:
 
 def exported(cells: list, directory: Path, name: str = "pqat") -> tuple[bs4.BeautifulSoup, str]:
     nbformat.write(new_notebook(cells=cells), str(directory / f"{name}.ipynb"))
-    pages.from_notebook(directory / f"{name}.ipynb", directory / f"{name}.html", {"index.html": "All <results>"})
+    notebook_page.write_page(directory / f"{name}.ipynb", directory / f"{name}.html", {"index.html": "All <results>"})
     text = (directory / f"{name}.html").read_text(encoding="utf-8")
     return bs4.BeautifulSoup(text, "html.parser"), text
 
@@ -155,10 +158,10 @@ def test_a_figure_links_its_data_where_that_is_beside_the_page(tmp_path):
 
 
 def test_every_figure_of_the_workbook_says_where_its_data_is():
-    for path in batch.notebooks():
+    for path in list_notebooks():
         for cell in nbformat.read(path, as_version=4).cells:
             if cell.cell_type == "code" and re.search(r"^plots\.", cell.source, re.MULTILINE):
-                assert len(pages.FIGURE_DATA.findall(cell.source)) == 1, f"{path.name}: {cell.source}"
+                assert len(notebook_page.FIGURE_DATA.findall(cell.source)) == 1, f"{path.name}: {cell.source}"
 
 
 def test_a_header_says_what_it_is_of_and_a_blank_one_is_none(tmp_path):
@@ -187,7 +190,7 @@ def test_outputs_fall_back_and_are_escaped(cells, tmp_path):
 
 def test_same_notebook_gives_same_bytes_and_leaves_no_other_file(cells, tmp_path):
     _, text = exported(cells, tmp_path)
-    pages.from_notebook(tmp_path / "pqat.ipynb", tmp_path / "again.html", {"index.html": "All <results>"})
+    notebook_page.write_page(tmp_path / "pqat.ipynb", tmp_path / "again.html", {"index.html": "All <results>"})
     assert (tmp_path / "again.html").read_text(encoding="utf-8") == text
     assert {path.name for path in tmp_path.iterdir()} == {"pqat.ipynb", "pqat.html", "again.html"}
 
@@ -245,7 +248,7 @@ def report(failed, cells, tmp_path) -> Path:
 
 
 def read(directory: Path, text: str = "# A test of <b>pages</b>.\nseed: 0\n", **status: str) -> bs4.BeautifulSoup:
-    path = index_page.index(directory, text, status)
+    path = index_page.write(directory, text, status)
     return bs4.BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
 
 
@@ -298,14 +301,13 @@ def test_a_stage_by_the_other_scheme_leads_to_where_the_two_are_compared(report)
 
 
 def test_every_stage_is_asked_about_by_a_notebook_that_names_it():
-    assert set(report_tables.SHOWN_IN) == set(stages.TREE)
-    for stage, name in report_tables.SHOWN_IN.items():
-        notebook = nbformat.read(batch.NOTEBOOKS / f"{name}.ipynb", as_version=4)
+    for stage, name in ((stage.name, stage.notebook) for stage in STAGES.values()):
+        notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
         assert any(f'"{stage}"' in cell.source for cell in notebook.cells)
 
 
 def test_the_index_leads_to_the_page_of_all_reports(report, tmp_path):
-    index_page.index(report, "", home=tmp_path / "index.html")
+    index_page.write(report, "", home=tmp_path / "index.html")
     page = bs4.BeautifulSoup((report / "index.html").read_text(encoding="utf-8"), "html.parser")
     assert [link["href"] for link in page.select("nav.links a")] == ["../index.html"]
     assert read(report).select("nav.links a") == []
@@ -410,8 +412,8 @@ def test_index_of_results_with_few_columns(tmp_path):
 
 
 def test_index_is_the_same_twice(report):
-    first = index_page.index(report, "seed: 0").read_bytes()
-    assert index_page.index(report, "seed: 0").read_bytes() == first
+    first = index_page.write(report, "seed: 0").read_bytes()
+    assert index_page.write(report, "seed: 0").read_bytes() == first
 
 
 def picture(dots: np.ndarray) -> bytes:
@@ -424,15 +426,15 @@ def test_a_figure_is_embedded_in_fewer_bytes_and_looks_the_same():
     figure, file = Figure((5, 3), dpi=150), io.BytesIO()
     figure.subplots().plot(np.sin(np.arange(100)))
     figure.savefig(file, format="png")
-    smaller = pictures.smaller(file.getvalue())
+    smaller = html.shrink_png(file.getvalue())
     assert len(smaller) < 0.7 * len(file.getvalue())
     before, after = (Image.open(io.BytesIO(png)) for png in (file.getvalue(), smaller))
     assert after.size == before.size
     assert after.info["dpi"] == pytest.approx(before.info["dpi"])
     difference = np.abs(np.asarray(after.convert("RGB"), int) - np.asarray(before.convert("RGB"), int))
-    assert np.percentile(difference, 99.9) <= pictures.UNSEEN
+    assert np.percentile(difference, 99.9) <= html.UNSEEN
 
 
 def test_a_photograph_stays_as_it_is():
     photograph = picture(np.random.default_rng(0).integers(0, 256, (64, 64, 3)))
-    assert pictures.smaller(photograph) == photograph
+    assert html.shrink_png(photograph) == photograph

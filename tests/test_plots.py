@@ -13,9 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collabopt import leaf_verdicts, palette, pareto, plots
-from collabopt.density import distribution, entropy_bits
-from collabopt.experiment import Targets
+from collabopt import figures
+from collabopt.config.experiment import Targets
+from collabopt.config.stages import STAGES
+from collabopt.deploy import targets
+from collabopt.figures import pareto, style
+from collabopt.figures.density import distribution, entropy_bits
+from collabopt.figures.layers import draw_layer_properties
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -96,7 +100,7 @@ def test_distribution_keeps_the_zeros_of_continuous_weights_apart(kernels):
 
 
 def test_density_writes_shares_that_sum_to_one(kernels, tmp_path):
-    figure = plots.density(kernels, "conv", tmp_path / "density.csv")
+    figure = figures.draw_density(kernels, "conv", tmp_path / "density.csv")
     data = pd.read_csv(tmp_path / "density.csv")
     assert list(data["label"].unique()) == list(kernels)
     assert data.groupby("label")["share"].sum().to_numpy() == pytest.approx(np.ones(4))
@@ -105,7 +109,7 @@ def test_density_writes_shares_that_sum_to_one(kernels, tmp_path):
 
 
 def test_density_says_sparsity_and_unique_values(kernels):
-    said = texts(plots.density(kernels, "conv"))
+    said = texts(figures.draw_density(kernels, "conv"))
     for weights in kernels.values():
         assert f"sparsity {100 * np.mean(weights == 0):.1f} %" in said
         assert f"{len(np.unique(weights)):,} unique values" in said
@@ -113,26 +117,26 @@ def test_density_says_sparsity_and_unique_values(kernels):
 
 
 def test_density_cuts_a_zero_peak_and_writes_its_share(kernels):
-    figure = plots.density({"pruned": kernels["pruned"]}, "conv")
+    figure = figures.draw_density({"pruned": kernels["pruned"]}, "conv")
     assert figure.axes[0].get_ylim()[1] < 0.1
     assert "zeros 50.0 %" in texts(figure)
 
 
 @pytest.mark.parametrize("weights", [np.zeros((3, 3)), np.array([0.5]), np.zeros(0), np.full((2, 2), -3, np.int8)])
 def test_density_of_extreme_kernels(weights):
-    assert png(plots.density({"pruned": weights}, "one $x_1$ panel")).startswith(PNG)
+    assert png(figures.draw_density({"pruned": weights}, "one $x_1$ panel")).startswith(PNG)
 
 
 def test_density_of_nothing_is_an_error():
     with pytest.raises(ValueError, match="at least one"):
-        plots.density({}, "conv")
+        figures.draw_density({}, "conv")
     with pytest.raises(ValueError, match="at least one"):
-        plots.density_grid({"pruned": {}})
+        figures.draw_density_grid({"pruned": {}})
 
 
 def test_density_grid_has_a_panel_a_kernel_and_stage(kernels, tmp_path):
     stages = {"pruned": {"a": kernels["pruned"], "b": kernels["pruned"]}, "pcqat": {"a": kernels["PCQAT int8"]}}
-    figure = plots.density_grid(stages, tmp_path / "grid.csv")
+    figure = figures.draw_density_grid(stages, tmp_path / "grid.csv")
     assert len(figure.axes) == 4
     assert "none" in texts(figure)
     shares = pd.read_csv(tmp_path / "grid.csv").groupby(["stage", "kernel"])["share"].sum()
@@ -143,19 +147,19 @@ def test_density_grid_has_a_panel_a_kernel_and_stage(kernels, tmp_path):
 def test_training_curves_say_what_was_not_trained(tmp_path):
     epochs = pd.DataFrame({"epoch": [0, 1], "loss": [1, 0.5], "accuracy": [0.5, 0.8], "val_loss": [1, 0.6]})
     histories = {"pruned": epochs.assign(val_accuracy=[0.4, 0.7]), "pqat": epochs.head(1), "qat": epochs.head(0)}
-    figure = plots.training_curves(histories, tmp_path / "curves.csv")
+    figure = figures.draw_training(histories, tmp_path / "curves.csv")
     assert "0 epochs" in texts(figure)
     told = "pruned after 2 epochs validation accuracy 70.0 %; PQAT after 1 epoch; QAT not trained"
     assert figure.alt == f"Training curves: {told}."
     assert pd.read_csv(tmp_path / "curves.csv")["stage"].tolist() == ["pruned", "pruned", "pqat"]
     assert png(figure).startswith(PNG)
-    assert png(plots.training_curves({"qat": epochs.head(0)}, tmp_path / "none.csv")).startswith(PNG)
+    assert png(figures.draw_training({"qat": epochs.head(0)}, tmp_path / "none.csv")).startswith(PNG)
 
 
 def test_layer_properties_prefer_our_scheme(tmp_path):
     row = {"stage": "pcqat", "layer": "conv", "kind": "conv2d", "sparsity": 0.5}
     layers = pd.DataFrame([row | {"scheme": "tfmot", "unique_tensor": 2200}, row | {"scheme": "", "unique_tensor": 8}])
-    figure = plots.layer_properties(layers, tmp_path / "layers.csv")
+    figure = draw_layer_properties(layers, tmp_path / "layers.csv")
     assert pd.read_csv(tmp_path / "layers.csv")["unique_tensor"].tolist() == [8]
     assert {"50", "8"} <= set(texts(figure).splitlines())
     assert figure.alt.startswith("Sparsity and unique weights of 1 layers at the stages PCQAT")
@@ -163,9 +167,9 @@ def test_layer_properties_prefer_our_scheme(tmp_path):
 
 
 def test_tree_draws_the_stages_there_are_and_greys_the_others(results, tmp_path):
-    figure = plots.tree(results, tmp_path / "tree.csv")
+    figure = figures.draw_tree(results, tmp_path / "tree.csv")
     said = texts(figure).splitlines()
-    assert set(palette.NAMES.values()) <= set(said)
+    assert {stage.label for stage in STAGES.values()} <= set(said)
     assert said.count("not run") == 2
     assert "94.1 %" in said
     assert "201 kB" in said
@@ -176,21 +180,21 @@ def test_tree_draws_the_stages_there_are_and_greys_the_others(results, tmp_path)
 
 
 def test_tree_marks_what_was_not_preserved_by_word_and_outline(results):
-    figure = plots.tree(results[results["scheme"] != "collabopt"])
+    figure = figures.draw_tree(results[results["scheme"] != "collabopt"])
     assert texts(figure).splitlines().count("✗ NOT preserved") == 1
     outlines = [patch.get_edgecolor() for patch in figure.axes[0].patches]
-    assert outlines.count(plt.matplotlib.colors.to_rgba(palette.ALARM)) == 1
+    assert outlines.count(plt.matplotlib.colors.to_rgba(style.ALARM)) == 1
 
 
 def test_tree_of_text_cells_and_unknown_stages(results):
     rows = results.astype(str)
     rows.loc[len(rows)] = ["<script>$x$", "", "nobody", "", "", ""]
-    assert png(plots.tree(rows)).startswith(PNG)
-    assert png(plots.tree(results.head(0))).startswith(PNG)
+    assert png(figures.draw_tree(rows)).startswith(PNG)
+    assert png(figures.draw_tree(results.head(0))).startswith(PNG)
 
 
 def test_size_against_accuracy_labels_every_point(results, tmp_path):
-    figure = plots.size_against_accuracy(results, tmp_path / "size.csv")
+    figure = pareto.draw_sizes(results, tmp_path / "size.csv")
     said = texts(figure).splitlines()
     assert "PCQAT (tfmot scheme), NOT preserved" in said
     assert "PCQAT 93.0 % at 232 kB, NOT preserved; PCQAT 94.1 % at 201 kB" in figure.alt
@@ -200,20 +204,20 @@ def test_size_against_accuracy_labels_every_point(results, tmp_path):
 
 
 def test_figures_are_not_kept_open(kernels):
-    plots.density(kernels, "conv")
+    figures.draw_density(kernels, "conv")
     assert plt.get_fignums() == []
 
 
 def test_stage_of_a_label():
-    assert palette.stage_of("PCQAT int8") == "pcqat"
-    assert palette.stage_of("sparse_clustered") == "sparse_clustered"
-    assert palette.stage_of("sparse clustered FP32") == "sparse_clustered"
-    assert palette.stage_of("mine") is None
-    assert len(set(palette.PALETTE.values())) == len(palette.NAMES)
+    assert style.find_stage("PCQAT int8") == "pcqat"
+    assert style.find_stage("sparse_clustered") == "sparse_clustered"
+    assert style.find_stage("sparse clustered FP32") == "sparse_clustered"
+    assert style.find_stage("mine") is None
+    assert len({stage.colour for stage in STAGES.values()}) == len(STAGES)
 
 
 def test_import_is_cheap():
-    code = "import sys, collabopt.pages, collabopt.plots; sys.exit('tensorflow' in sys.modules)"
+    code = "import sys, collabopt.figures, collabopt.report.notebook_page; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -221,19 +225,19 @@ def test_import_is_cheap():
 def test_entropy_of_equally_frequent_codes_is_the_logarithm_of_their_number(values, bits):
     codes = np.tile(np.arange(values) - 128, 1024 // values).astype(np.int8)
     assert entropy_bits(codes) == pytest.approx(bits)
-    assert f"entropy {bits:.2f} bits a weight" in texts(plots.density({"PCQAT int8": codes}, "conv"))
-    assert f" · {bits:.1f} b" in texts(plots.density_grid({"PCQAT int8": {"conv": codes}}))
+    assert f"entropy {bits:.2f} bits a weight" in texts(figures.draw_density({"PCQAT int8": codes}, "conv"))
+    assert f" · {bits:.1f} b" in texts(figures.draw_density_grid({"PCQAT int8": {"conv": codes}}))
 
 
 def test_entropy_is_of_int8_codes_alone(kernels):
     del kernels["PCQAT int8"]
-    assert "entropy" not in texts(plots.density(kernels, "conv"))
-    assert "entropy" not in texts(plots.density_grid({"pruned": {"conv": kernels["pruned"]}}))
+    assert "entropy" not in texts(figures.draw_density(kernels, "conv"))
+    assert "entropy" not in texts(figures.draw_density_grid({"pruned": {"conv": kernels["pruned"]}}))
     assert entropy_bits(np.zeros(0, np.int8)) == 0
 
 
 def test_waterfall_goes_from_the_float_file_to_the_int8_file(leaves, tmp_path):
-    figure = plots.waterfall(leaves, csv=tmp_path / "waterfall.csv")
+    figure = figures.draw_waterfall(leaves, csv=tmp_path / "waterfall.csv")
     steps = pd.read_csv(tmp_path / "waterfall.csv")
     assert steps["stage"].tolist() == ["baseline", "baseline", "pruned", "sparse_clustered", "pcqat"]
     # Ours, before TFMOT's.
@@ -246,11 +250,11 @@ def test_waterfall_goes_from_the_float_file_to_the_int8_file(leaves, tmp_path):
 
 
 def test_waterfall_ends_where_the_leaves_do(leaves):
-    steps = texts(plots.waterfall(leaves[leaves["stage"].isin(["baseline", "pruned"])])).splitlines()
+    steps = texts(figures.draw_waterfall(leaves[leaves["stage"].isin(["baseline", "pruned"])])).splitlines()
     assert "(int8 PTQ)" in steps
     assert "pruned" in steps
     assert "clustered" not in steps
-    assert "4.4 times smaller" in texts(plots.waterfall(leaves, stage="baseline"))
+    assert "4.4 times smaller" in texts(figures.draw_waterfall(leaves, stage="baseline"))
 
 
 @pytest.mark.parametrize(
@@ -265,20 +269,20 @@ def test_waterfall_ends_where_the_leaves_do(leaves):
     ],
 )
 def test_waterfall_of_a_walk_that_ended_early(leaves, count, steps, tmp_path):
-    plots.waterfall(leaves.head(count), csv=tmp_path / "waterfall.csv")
+    figures.draw_waterfall(leaves.head(count), csv=tmp_path / "waterfall.csv")
     assert pd.read_csv(tmp_path / "waterfall.csv")["step"].tolist() == steps
 
 
 def test_waterfall_of_a_size_that_grew_says_so(leaves):
     leaves.loc[leaves["stage"] == "pruned", "gzip_bytes"] = 3800
-    assert "+6 %" in texts(plots.waterfall(leaves))
+    assert "+6 %" in texts(figures.draw_waterfall(leaves))
 
 
 def test_waterfall_names_the_leaf_that_is_missing(leaves):
     with pytest.raises(ValueError, match="clustered float32, clustered int8"):
-        plots.waterfall(leaves, stage="clustered")
+        figures.draw_waterfall(leaves, stage="clustered")
     with pytest.raises(ValueError, match="baseline float32"):
-        plots.waterfall(leaves[leaves["format"] == "int8"])
+        figures.draw_waterfall(leaves[leaves["format"] == "int8"])
 
 
 numbers = st.lists(st.tuples(st.sampled_from([1.0, 2.0, 3.0, 4.0, np.nan]), st.integers(0, 4)), min_size=1, max_size=9)
@@ -291,11 +295,11 @@ def test_a_front_holds_what_no_other_beats(points):
         any(one <= own and other >= right and (one, other) != (own, right) for one, other in points)
         for own, right in points
     ]
-    assert pareto.front(cost, accuracy).tolist() == list(~np.array(beaten) & cost.notna())
+    assert pareto.find_front(cost, accuracy).tolist() == list(~np.array(beaten) & cost.notna())
 
 
 def test_costs_have_a_panel_a_known_cost_and_its_front(leaves, tmp_path):
-    figure = plots.costs(leaves, tmp_path / "costs.csv")
+    figure = figures.draw_costs(leaves, tmp_path / "costs.csv")
     drawn = pd.read_csv(tmp_path / "costs.csv")
     labels = [axes.get_xlabel() for axes in figure.axes if axes.axison]
     assert labels == [
@@ -311,7 +315,7 @@ def test_costs_have_a_panel_a_known_cost_and_its_front(leaves, tmp_path):
 
 
 def test_costs_tell_stage_and_format_apart_in_more_than_colour(leaves):
-    figure = plots.costs(leaves)
+    figure = figures.draw_costs(leaves)
     said = texts(figure)
     assert {"float32", "float16", "int8", "Pareto front", "PCQAT"} <= set(said.splitlines())
     shapes = {line.get_marker() for line in figure.axes[0].lines if len(line.get_xdata()) == 1}
@@ -319,21 +323,23 @@ def test_costs_tell_stage_and_format_apart_in_more_than_colour(leaves):
 
 
 def test_costs_draw_no_accuracy_above_all(leaves):
-    figure = plots.costs(leaves.head(1))
+    figure = figures.draw_costs(leaves.head(1))
     low, high = 100 * leaves["validation_accuracy"].iloc[0] + np.array([-0.1, 0.1])
     assert figure.axes[0].get_ylim()[0] < low < high < figure.axes[0].get_ylim()[1] <= 100.5
 
 
 def test_costs_of_leaves_without_any_is_an_error(leaves):
     with pytest.raises(ValueError, match="gzip_bytes, latency_ratio"):
-        plots.costs(leaves.drop(columns=["gzip_bytes", "latency_ratio", "npu_ms", "npu_sram_kib", "npu_flash_kib"]))
+        figures.draw_costs(
+            leaves.drop(columns=["gzip_bytes", "latency_ratio", "npu_ms", "npu_sram_kib", "npu_flash_kib"])
+        )
 
 
 WANTED = Targets(max_accuracy_drop=0.02, max_gzip_bytes=800, max_npu_ms=1.3)
 
 
 def test_verdicts_say_what_each_leaf_misses(leaves):
-    rows = leaf_verdicts.judged(leaves, WANTED)
+    rows = targets.judge(leaves, WANTED)
     assert rows["verdict"].tolist() == [
         "gzip 2.8 kB over, NPU time not known",
         "gzip 0.1 kB over, NPU time 0.100 ms over",
@@ -345,13 +351,13 @@ def test_verdicts_say_what_each_leaf_misses(leaves):
         "accuracy drop 0.50 points over",
     ]
     assert rows["chosen"].tolist() == [False] * 4 + [True] + [False] * 3
-    tight = leaf_verdicts.judged(leaves, Targets(max_gzip_bytes=599))
+    tight = targets.judge(leaves, Targets(max_gzip_bytes=599))
     assert "gzip < 0.1 kB over" in set(tight["verdict"])
 
 
 def test_leaf_verdicts_mark_every_miss_and_the_chosen_leaf(leaves, tmp_path):
-    figure = plots.leaf_verdicts(leaves, WANTED, tmp_path / "verdicts.csv")
-    said, missed = texts(figure), leaf_verdicts.judged(leaves, WANTED)["missed"]
+    figure = figures.draw_verdicts(leaves, WANTED, tmp_path / "verdicts.csv")
+    said, missed = texts(figure), targets.judge(leaves, WANTED)["missed"]
     assert said.count("✗ ") == sum(map(len, missed))
     assert said.splitlines().count("▶") == said.splitlines().count("chosen") == 1
     assert {"≤ 2.00", "≤ 0.8", "≤ 1.300"} <= set(said.splitlines())
@@ -362,16 +368,16 @@ def test_leaf_verdicts_mark_every_miss_and_the_chosen_leaf(leaves, tmp_path):
 
 
 def test_leaf_verdicts_without_a_choice_mark_the_nearest(leaves):
-    figure = plots.leaf_verdicts(leaves, Targets(max_gzip_bytes=300))
+    figure = figures.draw_verdicts(leaves, Targets(max_gzip_bytes=300))
     assert figure.alt == "None of 8 leaves meets all targets. The nearest is PCQAT int8: gzip 0.1 kB over."
     assert texts(figure).splitlines().count("nearest") == 1
-    assert "no targets" in texts(plots.leaf_verdicts(leaves, Targets()))
+    assert "no targets" in texts(figures.draw_verdicts(leaves, Targets()))
 
 
 def test_tree_says_what_each_stage_misses_and_which_is_chosen(results, leaves, tmp_path):
     results.loc[results["stage"] == "pcqat", "accuracy_int8"] = np.nan  # test is read of the chosen one
-    verdicts = leaf_verdicts.judged(leaves, WANTED)
-    figure = plots.tree(results, tmp_path / "tree.csv", verdicts)
+    verdicts = targets.judge(leaves, WANTED)
+    figure = figures.draw_tree(results, tmp_path / "tree.csv", verdicts)
     said = texts(figure).splitlines()
     assert "✗ gzip, NPU time" in said
     assert "▶ chosen: int8 file" in said
@@ -386,14 +392,14 @@ def test_tree_says_what_each_stage_misses_and_which_is_chosen(results, leaves, t
 
 def test_tree_marks_a_chosen_file_of_another_format_and_counts_what_has_no_room(leaves):
     everything = Targets(**{name: 1e-6 if "bytes" not in name else 1 for name in Targets.model_fields})
-    figure = plots.tree(leaves.head(0), verdicts=leaf_verdicts.judged(leaves, everything))
+    figure = figures.draw_tree(leaves.head(0), verdicts=targets.judge(leaves, everything))
     figure.draw_without_rendering()
     (verdict, *_) = (text for text in figure.axes[0].texts if text.get_text().startswith("✗"))
     assert verdict.get_text() == "✗ accuracy, file + 4"
     cards = [patch.get_window_extent() for patch in figure.axes[0].patches]
     assert any(card.x0 < verdict.get_window_extent().x0 < verdict.get_window_extent().x1 < card.x1 for card in cards)
-    chosen = leaf_verdicts.judged(leaves, Targets(max_gzip_bytes=1100, max_accuracy_drop=0.006))
-    assert "▶ chosen: float16 file" in texts(plots.tree(leaves.head(0), verdicts=chosen)).splitlines()
+    chosen = targets.judge(leaves, Targets(max_gzip_bytes=1100, max_accuracy_drop=0.006))
+    assert "▶ chosen: float16 file" in texts(figures.draw_tree(leaves.head(0), verdicts=chosen)).splitlines()
 
 
 @pytest.mark.parametrize("count", [1, 5, 60])
@@ -407,7 +413,7 @@ def test_layer_drops_name_every_layer_and_no_name_covers_another(count):
             **{f"{one}_error_points": draw.uniform(0, 1, count) for one in ("pruned", "clustered")},
         }
     )
-    figure = plots.layer_drops(table, tolerance_points=0.5)
+    figure = figures.draw_layer_drops(table, tolerance_points=0.5)
     figure.draw_without_rendering()
     names = figure.axes[0].get_yticklabels()
     assert [name.get_text() for name in names] == list(table["layer"])
@@ -418,13 +424,13 @@ def test_layer_drops_name_every_layer_and_no_name_covers_another(count):
 
 def test_layer_drops_of_no_layer_is_an_error():
     with pytest.raises(ValueError, match="leaves every layer out"):
-        plots.layer_drops(pd.DataFrame(columns=["layer", "weights"]))
+        figures.draw_layer_drops(pd.DataFrame(columns=["layer", "weights"]))
 
 
 def test_a_notebook_shows_the_picture_that_was_drawn_and_draws_again_what_was_changed(leaves, tmp_path, monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.display.display", lambda data, metadata, raw: shown.append((data, metadata, raw)))
-    figure = plots.waterfall(leaves, csv=tmp_path / "waterfall.csv")
+    figure = figures.draw_waterfall(leaves, csv=tmp_path / "waterfall.csv")
     assert "10.0 times smaller" in figure.alt
     for title in (None, None, "another"):
         if title:

@@ -2,8 +2,9 @@
 
 import pytest
 
-from collabopt import experiment, preflight
-from collabopt.backend import keras
+from collabopt.analysis import preflight
+from collabopt.config import experiment, loading
+from collabopt.runtime.tensorflow import keras
 
 layers = keras.layers
 
@@ -14,7 +15,7 @@ def plan(tiny):
 
     def make(pruning: tuple[str, ...] = (), clustering: tuple[str, ...] = (), **knobs) -> experiment.Experiment:
         exclude = experiment.Exclude(pruning=pruning, clustering=clustering)
-        return experiment.load(str(tiny), **knobs).model_copy(update={"exclude": exclude})
+        return loading.load(str(tiny), **knobs).model_copy(update={"exclude": exclude})
 
     return make
 
@@ -31,7 +32,7 @@ def normed(use_bias: bool = True) -> keras.Model:
 
 
 def found(model: keras.Model, plan: experiment.Experiment) -> dict[str, preflight.Finding]:
-    findings = preflight.findings(model, plan)
+    findings = preflight.find_problems(model, plan)
     assert all(one.reason and one.remedy for one in findings)
     assert len({one.layer for one in findings}) == len(findings)
     return {one.layer: one for one in findings}
@@ -93,14 +94,14 @@ def test_a_layer_that_is_neither_pruned_nor_clustered_is_found(plan):
 
 def test_an_excluded_layer_that_is_not_there_stops_and_says_which_are(plan):
     with pytest.raises(preflight.PreflightError, match=r"^conf: exclude.pruning names it.*expected some of .*'conv'"):
-        preflight.demand(normed(), plan(pruning=("conf",)))
+        preflight.check(normed(), plan(pruning=("conf",)))
     with pytest.raises(preflight.PreflightError, match=r"^bn: exclude.clustering names it"):
-        preflight.demand(normed(), plan(clustering=("bn",)), every_layer=False)
+        preflight.check(normed(), plan(clustering=("bn",)), every_layer=False)
 
 
 def test_a_layer_that_tfmot_cannot_quantize_stops_and_is_named(plan):
     with pytest.raises(preflight.PreflightError, match=r"norm: TFMOT cannot quantize it: .*LayerNormalization"):
-        preflight.demand(network(layers.LayerNormalization(name="norm")), plan())
+        preflight.check(network(layers.LayerNormalization(name="norm")), plan())
 
 
 def test_a_dense_layer_before_batch_norm_stops(plan):
@@ -108,13 +109,13 @@ def test_a_dense_layer_before_batch_norm_stops(plan):
     x = layers.BatchNormalization(name="bn")(layers.Dense(8, name="hidden")(inputs))
     model = keras.Model(inputs, layers.Dense(10, name="fc")(x))
     with pytest.raises(preflight.PreflightError, match=r"^hidden: "):
-        preflight.demand(model, plan())
+        preflight.check(model, plan())
 
 
 def test_a_separable_convolution_stops(plan):
     with pytest.raises(preflight.PreflightError, match=r"^separable: .*; use DepthwiseConv2D and a 1×1 Conv2D"):
-        preflight.demand(network(layers.SeparableConv2D(4, 3, name="separable")), plan())
+        preflight.check(network(layers.SeparableConv2D(4, 3, name="separable")), plan())
 
 
 def test_what_only_does_less_than_asked_stops_nothing(plan):
-    preflight.demand(network(layers.ReLU(name="relu")), plan(scheme="tfmot"))
+    preflight.check(network(layers.ReLU(name="relu")), plan(scheme="tfmot"))

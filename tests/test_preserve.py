@@ -13,11 +13,16 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from collabopt import audit, centroids, cluster, experiment, lite, plain, preserve, quantize, stages, tree
-from collabopt.backend import keras, native_notices_dropped, seed_everything, tf
+from collabopt.analysis import audit
+from collabopt.config import loading
+from collabopt.config.experiment import Training
+from collabopt.config.stages import STAGES
 from collabopt.datasets import Data, Split
-from collabopt.experiment import Training
-from collabopt.runs import PreservationError, Run
+from collabopt.run import PreservationError, Run
+from collabopt.runtime.tensorflow import drop_native_notices, keras, seed_everything, tf
+from collabopt.techniques import clustering, kmeans, preserving_scheme, quantization, registry
+from collabopt.techniques import layers as model_layers
+from collabopt.tflite import convert, flatbuffer
 
 layers = keras.layers
 
@@ -109,13 +114,13 @@ def prepared(
             )
             beta, mean, variance = (draw.uniform(*ends, gamma.shape) for ends in ((-0.5, 0.5), (-0.2, 0.2), (0.1, 0.5)))
             layer.set_weights([gamma, beta, mean, variance])
-        elif zeros and cluster.clusterable(layer) and layer.name not in unpruned:
+        elif zeros and clustering.clusterable(layer) and layer.name not in unpruned:
             layer.kernel.assign(layer.kernel * (draw.random(layer.kernel.shape) < 0.5))
     if not clusters:
         return model
     data = random_data(model.input_shape[1:])
-    how = cluster.Clusters(k, zeros, clusters == "channel", initialization, unclustered)
-    return cluster.fine_tune(model, data, how, UNTRAINED, scheme=scheme)[0]
+    how = clustering.Clusters(k, zeros, clusters == "channel", initialization, unclustered)
+    return clustering.fine_tune(model, data, how, UNTRAINED, scheme=scheme)[0]
 
 
 def stage_of(clusters: str | None, zeros: bool) -> str:
@@ -129,16 +134,16 @@ def quantized(
 ) -> keras.Model:
     """The model fine-tuned for a few steps; the parent must come out of it as it went in."""
     before = model.get_weights()
-    keep = quantize.Keep(zeros, clusters, unclustered, scheme)
+    keep = quantization.Preservation(zeros, clusters, unclustered, scheme)
     stage = stage_of(clusters, zeros)
-    wrapped, _ = quantize.fine_tune(model, random_data(model.input_shape[1:]), FEW_STEPS, 0, stage, keep)
+    wrapped, _ = quantization.fine_tune(model, random_data(model.input_shape[1:]), FEW_STEPS, 0, stage, keep)
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
     return wrapped
 
 
 def codes_of(content: bytes, kernels: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return lite.kernels(content, {name: kernel.shape for name, kernel in kernels.items()})
+    return flatbuffer.read_layer_kernels(content, {name: kernel.shape for name, kernel in kernels.items()})
 
 
 def defects(
@@ -150,14 +155,14 @@ def defects(
     unclustered: tuple[str, ...] = (),
 ) -> dict[str, str]:
     """What was lost, by layer, as the audit says it, for the kernels that lost something."""
-    kinds, before, found = audit.kinds(parent), audit.kernels(parent), {}
-    for _, row in audit.layers(kinds, own, codes).iterrows():
+    kinds, before, found = model_layers.read_kinds(parent), model_layers.read_kernels(parent), {}
+    for _, row in audit.audit_layers(kinds, own, codes).iterrows():
         name = row["layer"]
         if kinds[name] == "depthwise":
             continue
         per_channel = clusters == "channel" and kinds[name] == "conv2d"
         most = k if clusters and name not in unclustered else None
-        said = audit.losses(row, before[name], own[name], codes[name], most, per_channel, per_channel)
+        said = audit.find_defects(row, before[name], own[name], codes[name], most, per_channel, per_channel)
         if said:
             found[name] = "; ".join(said)
     return found
@@ -168,10 +173,10 @@ def lost(
 ) -> dict[str, str]:
     """What fine-tuning loses of the model's kernels, in Keras and in the int8 file."""
     wrapped = quantized(model, clusters, zeros, scheme, unclustered)
-    own = quantize.kernels(wrapped)
-    moved = [name for name, kernel in audit.kernels(model).items() if np.any(own[name] != kernel)]
+    own = quantization.read_kernels(wrapped)
+    moved = [name for name, kernel in model_layers.read_kernels(model).items() if np.any(own[name] != kernel)]
     assert moved == list(own), "every kernel is trained"
-    return defects(model, own, codes_of(lite.quantized_as_trained(wrapped), own), clusters, unclustered=unclustered)
+    return defects(model, own, codes_of(convert.convert_as_trained(wrapped), own), clusters, unclustered=unclustered)
 
 
 # What holds, whatever the layers.
@@ -210,7 +215,7 @@ def test_f1_a_kernel_before_a_relu_loses_zeros_by_tfmot():
 def full_channels() -> keras.Model:
     model = prepared(wide_channels, "tensor", zeros=False)
     kernel = model.get_layer("conv").kernel.numpy()
-    assert audit.unique(kernel) == audit.unique_per_channel(kernel) == K
+    assert audit.count_unique(kernel) == audit.count_unique_per_channel(kernel) == K
     return model
 
 
@@ -231,33 +236,33 @@ def per_channel_without_bias(scheme: str) -> np.ndarray:
 
 def test_f3_a_convolution_without_bias_is_clustered_per_channel():
     kernel = per_channel_without_bias("collabopt")
-    assert audit.unique_per_channel(kernel) == K < audit.unique(kernel)
+    assert audit.count_unique_per_channel(kernel) == K < audit.count_unique(kernel)
 
 
 def test_f3_a_convolution_without_bias_is_passed_over_by_tfmot():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert audit.unique_per_channel(per_channel_without_bias("tfmot")) == 9  # all of its 3 × 3 × 1 weights
+        assert audit.count_unique_per_channel(per_channel_without_bias("tfmot")) == 9  # all of its 3 × 3 × 1 weights
 
 
 # F4: clustering per channel with zeros.
 
 
 @pytest.mark.parametrize("k", [3, 4])
-@pytest.mark.parametrize("initialization", sorted(centroids.INITIALIZATIONS))
+@pytest.mark.parametrize("initialization", sorted(kmeans.INITIALIZATIONS))
 def test_f4_per_channel_every_initialization_keeps_the_zeros_and_makes_none(initialization, k):
     # prepared() draws the same zeros for both.
     before = prepared(wide_channels, None, zeros=True).get_layer("conv").kernel.numpy()
     model = prepared(wide_channels, "channel", zeros=True, k=k, initialization=initialization)
     after = model.get_layer("conv").kernel.numpy()
     np.testing.assert_array_equal(after == 0, before == 0)
-    assert audit.unique_per_channel(after) <= k
+    assert audit.count_unique_per_channel(after) <= k
 
 
 def test_f4_per_channel_linear_centroids_make_zeros_by_tfmot():
     before = prepared(wide_channels, None, zeros=True).get_layer("conv").kernel.numpy()
     model = prepared(wide_channels, "channel", zeros=True, k=3, initialization="linear", scheme="tfmot")
-    assert audit.sparsity(model.get_layer("conv").kernel.numpy()) > audit.sparsity(before) + 0.02
+    assert audit.compute_sparsity(model.get_layer("conv").kernel.numpy()) > audit.compute_sparsity(before) + 0.02
 
 
 @pytest.mark.parametrize("scheme", ["collabopt", "tfmot"])
@@ -267,13 +272,13 @@ def test_f4_a_channel_of_few_weights_is_clustered_and_fails_by_tfmot(scheme):
     kernel[..., 0] = 0
     kernel[0, 0, :2, 0] = [0.2, 0.3]
     model.get_layer("conv").kernel.assign(kernel)
-    how = cluster.Clusters(K, preserve_sparsity=True, per_channel=True)
+    how = clustering.Clusters(K, preserve_sparsity=True, per_channel=True)
     data = random_data(model.input_shape[1:])
     if scheme == "tfmot":
         with pytest.raises(tf.errors.InvalidArgumentError, match="Expected num_to_sample"):
-            cluster.fine_tune(model, data, how, UNTRAINED, scheme=scheme)
+            clustering.fine_tune(model, data, how, UNTRAINED, scheme=scheme)
         return
-    after = cluster.fine_tune(model, data, how, UNTRAINED)[0].get_layer("conv").kernel.numpy()
+    after = clustering.fine_tune(model, data, how, UNTRAINED)[0].get_layer("conv").kernel.numpy()
     np.testing.assert_array_equal(after == 0, kernel == 0)
     np.testing.assert_allclose(after[..., 0], kernel[..., 0])
 
@@ -283,7 +288,7 @@ def test_f4_a_channel_of_few_weights_is_clustered_and_fails_by_tfmot(scheme):
 
 def test_f5_a_layer_left_out_of_pruning_gets_no_zero_and_others_keep_theirs():
     model = prepared(relu_without_norm, "tensor", zeros=True, unpruned=("conv_2",))
-    sparsities = {name: audit.sparsity(kernel) for name, kernel in audit.kernels(model).items()}
+    sparsities = {name: audit.compute_sparsity(kernel) for name, kernel in model_layers.read_kernels(model).items()}
     assert sparsities.pop("conv_2") == 0
     assert min(sparsities.values()) > 0.3
     assert lost(model, "tensor", zeros=True) == {}
@@ -291,7 +296,7 @@ def test_f5_a_layer_left_out_of_pruning_gets_no_zero_and_others_keep_theirs():
 
 def test_f5_a_layer_left_out_of_pruning_gets_zeros_by_tfmot():
     model = prepared(relu_without_norm, "tensor", zeros=True, unpruned=("conv_2",), scheme="tfmot")
-    assert audit.sparsity(model.get_layer("conv_2").kernel.numpy()) > 0
+    assert audit.compute_sparsity(model.get_layer("conv_2").kernel.numpy()) > 0
 
 
 def two_dense() -> keras.Model:
@@ -314,17 +319,17 @@ def test_f5_one_kernel_without_zeros_switches_off_the_others_by_tfmot():
 def test_f6_depthwise_kernels_are_left_alone_and_not_counted(scheme):
     before = prepared(every_convolution, None, zeros=True, signs=False)
     after = prepared(every_convolution, "tensor", zeros=True, signs=False, scheme=scheme)
-    np.testing.assert_array_equal(audit.kernels(after)["dw"], audit.kernels(before)["dw"])
-    assert not cluster.clusterable(after.get_layer("dw"))
+    np.testing.assert_array_equal(model_layers.read_kernels(after)["dw"], model_layers.read_kernels(before)["dw"])
+    assert not clustering.clusterable(after.get_layer("dw"))
 
 
 def test_a_layer_left_out_of_clustering_is_trained_freely():
     model = prepared(relu_without_norm, "tensor", zeros=True, unclustered=("conv_2",))
     wrapped = quantized(model, "tensor", zeros=True, unclustered=("conv_2",))
-    own = quantize.kernels(wrapped)
-    codes = codes_of(lite.quantized_as_trained(wrapped), own)
+    own = quantization.read_kernels(wrapped)
+    codes = codes_of(convert.convert_as_trained(wrapped), own)
     assert defects(model, own, codes, "tensor", unclustered=("conv_2",)) == {}
-    assert audit.unique(own["conv_2"]) == np.count_nonzero(own["conv_2"]) + 1
+    assert audit.count_unique(own["conv_2"]) == np.count_nonzero(own["conv_2"]) + 1
 
 
 # F7: as many int8 codes as values.
@@ -334,7 +339,7 @@ def scores(content: bytes, split: Split) -> np.ndarray:
     """The logits (n, classes) that an int8 file gives each example."""
     from ai_edge_litert.interpreter import Interpreter
 
-    with native_notices_dropped():
+    with drop_native_notices():
         interpreter = Interpreter(model_content=content, num_threads=1)
         interpreter.allocate_tensors()
     (entry,), (exit_,) = interpreter.get_input_details(), interpreter.get_output_details()
@@ -352,17 +357,17 @@ def scores(content: bytes, split: Split) -> np.ndarray:
 @pytest.mark.parametrize("network", [every_convolution, relu_without_norm], ids=["every", "relu"])
 def test_f7_a_file_with_shared_ranges_has_k_codes_and_computes_the_same(network):
     model = prepared(network, "tensor", zeros=True)
-    split, kernels = random_data(model.input_shape[1:]).test, audit.kernels(model)
+    split, kernels = random_data(model.input_shape[1:]).test, model_layers.read_kernels(model)
     clustered = {name: kernel for name, kernel in kernels.items() if name != "dw"}
-    stock = lite.quantized(model, split.examples)
-    shared = lite.with_ranges(stock, clustered, of="tensor")
+    stock = convert.convert_to_int8(model, split.examples)
+    shared = flatbuffer.rewrite_ranges(stock, clustered, of="tensor")
     assert len(shared) == len(stock)
     before, after = codes_of(stock, kernels), codes_of(shared, kernels)
-    assert max(audit.unique(before[name]) for name in clustered) > K  # the stock converter's own ranges
+    assert max(audit.count_unique(before[name]) for name in clustered) > K  # the stock converter's own ranges
     assert defects(model, kernels, after, "tensor") == {}
     if "dw" in kernels:
         np.testing.assert_array_equal(before["dw"], after["dw"])
-    back = lite.with_ranges(shared, clustered, of="channel")
+    back = flatbuffer.rewrite_ranges(shared, clustered, of="channel")
     np.testing.assert_equal(codes_of(back, kernels), before)
     exact = model.predict(split.examples, verbose=0)
     errors = [np.sqrt(np.mean((scores(content, split) - exact) ** 2)) for content in (stock, shared)]
@@ -382,14 +387,14 @@ def test_f7_int8_codes_are_more_than_the_values_by_tfmot():
 def test_a_model_with_positive_gammas_computes_the_same_from_the_same_zeros():
     model = prepared(every_convolution, None, zeros=True)
     before, inputs = model.get_weights(), random_data((8, 8, 1)).test.examples
-    positive = plain.with_positive_gammas(model)
+    positive = model_layers.make_gammas_positive(model)
     expected = model.predict(inputs, verbose=0)
     np.testing.assert_allclose(
         positive.predict(inputs, verbose=0), expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max()
     )
-    for name, kernel in audit.kernels(model).items():
-        np.testing.assert_array_equal(audit.kernels(positive)[name] == 0, kernel == 0)
-        np.testing.assert_array_equal(np.abs(audit.kernels(positive)[name]), np.abs(kernel))
+    for name, kernel in model_layers.read_kernels(model).items():
+        np.testing.assert_array_equal(model_layers.read_kernels(positive)[name] == 0, kernel == 0)
+        np.testing.assert_array_equal(np.abs(model_layers.read_kernels(positive)[name]), np.abs(kernel))
     for name in ("conv_bn", "pw_bn", "grouped_bn"):
         assert np.any(model.get_layer(name).gamma.numpy() < 0)
         assert np.all(positive.get_layer(name).gamma.numpy() > 0)
@@ -400,10 +405,10 @@ def test_a_model_with_positive_gammas_computes_the_same_from_the_same_zeros():
 def test_training_makes_no_gamma_negative():
     inputs = keras.Input((4, 4, 2), name="input")
     model = headed(inputs, normed(inputs, layers.Conv2D(4, 1, name="conv")))
-    positive = plain.with_positive_gammas(model)
+    positive = model_layers.make_gammas_positive(model)
     norm, gradient = positive.get_layer("conv_bn"), tf.ones(4)
     keras.optimizers.SGD(10.0).apply_gradients([(gradient, norm.gamma)])
-    np.testing.assert_allclose(norm.gamma.numpy(), plain.Positive.LEAST)
+    np.testing.assert_allclose(norm.gamma.numpy(), layers.Positive.LEAST)
 
 
 # How it is held.
@@ -411,16 +416,16 @@ def test_training_makes_no_gamma_negative():
 
 @pytest.mark.parametrize("clusters", CLUSTERS)
 def test_the_gradient_of_a_centroid_is_the_sum_over_its_members(clusters):
-    kernel = centroids.clustered(
+    kernel = kmeans.cluster_kernel(
         np.random.default_rng(0).normal(size=(3, 3, 4, 5)).astype(np.float32), 4, clusters == "channel"
     )
-    values, where = preserve.lookup(kernel, clusters)
+    values, where = preserving_scheme.make_lookup(kernel, clusters)
     np.testing.assert_array_equal(values[where], kernel)
     assert len(values) == (4 if clusters == "tensor" else 4 * 5)
     slope = np.random.default_rng(1).normal(size=kernel.shape).astype(np.float32)
     variable, index = tf.Variable(values), tf.constant(where)
     with tf.GradientTape() as tape:
-        loss = tf.reduce_sum(preserve.gathered(variable, index) ** 2 * slope)
+        loss = tf.reduce_sum(preserving_scheme.gather_centroids(variable, index) ** 2 * slope)
     found = tape.gradient(loss, variable).numpy()
     with tf.GradientTape() as tape:  # a one-hot product: each member's slope is added by hand
         one_hot = tf.one_hot(where.ravel(), len(values))
@@ -432,13 +437,13 @@ def test_the_gradient_of_a_centroid_is_the_sum_over_its_members(clusters):
 def test_a_restored_stage_predicts_the_same_to_the_bit():
     model = prepared(every_convolution, "channel", zeros=True)
     wrapped = quantized(model, "channel", zeros=True)
-    plan = experiment.load("digits", cluster_per_channel=True)
+    plan = loading.load("digits", cluster_per_channel=True)
     data = random_data((8, 8, 1))
-    restored = tree.restore(stages.TREE["pcqat"], tree.arrays(wrapped), model, plan, data)
+    restored = registry.restore_model(STAGES["pcqat"], registry.read_arrays(wrapped), model, plan, data)
     inputs = data.test.examples
     np.testing.assert_array_equal(restored.predict(inputs, verbose=0), wrapped.predict(inputs, verbose=0))
-    for name, kernel in quantize.kernels(wrapped).items():
-        np.testing.assert_array_equal(quantize.kernels(restored)[name], kernel)
+    for name, kernel in quantization.read_kernels(wrapped).items():
+        np.testing.assert_array_equal(quantization.read_kernels(restored)[name], kernel)
 
 
 # Whatever the network.
@@ -499,20 +504,20 @@ def drawn_network(described: list[dict], hidden: bool) -> keras.Model:
 def test_zeros_and_clusters_are_kept_in_any_small_network(described, hidden, k, clusters, zeros):
     model = prepared(functools.partial(drawn_network, described, hidden), clusters, zeros, k=k)
     wrapped = quantized(model, clusters, zeros)
-    own = quantize.kernels(wrapped)
-    assert defects(model, own, codes_of(lite.quantized_as_trained(wrapped), own), clusters, k) == {}
+    own = quantization.read_kernels(wrapped)
+    assert defects(model, own, codes_of(convert.convert_as_trained(wrapped), own), clusters, k) == {}
 
 
 # A strict run.
 
 
 def test_a_strict_run_stops_where_tfmot_loses_clusters_and_goes_on_with_ours(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment, "DATA", tmp_path)
+    monkeypatch.setattr(loading, "DATA", tmp_path)
     path = tmp_path / "strict.yaml"
     text = tiny.read_text().replace("name: digits_cnn", 'function: "conftest:small_network"')
     path.write_text(text.replace("number_of_clusters: 32", "number_of_clusters: 4").replace("epochs: 6", "epochs: 1"))
     # Per channel, as TFMOT then passes over the convolutions, which have no bias (F3).
-    plan = experiment.load(str(path), strict=True, cluster_per_channel=True)
+    plan = loading.load(str(path), strict=True, cluster_per_channel=True)
     run = Run(plan, tmp_path / "report", path, tmp_path / "stages")
     assert run.stage("clustered").result["preserved"] is True
     with pytest.raises(PreservationError, match=r"^clustered does not preserve .*\bpw: 8 values in a channel instead"):

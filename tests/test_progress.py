@@ -9,7 +9,7 @@ import pytest
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
 
-from collabopt import progress
+from collabopt.runtime import progress
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ from collabopt import progress
     ],
 )
 def test_a_duration_is_told_in_two_units_at_most(seconds, text):
-    assert progress.duration(seconds) == text
+    assert progress.format_duration(seconds) == text
 
 
 SAYER = """

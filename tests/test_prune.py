@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from collabopt import audit, plain, prune
-from collabopt.experiment import Pruning
+from collabopt.analysis import audit
+from collabopt.config.experiment import Pruning
+from collabopt.techniques import layers, pruning
 
 CONSTANT = {"epochs": 2, "batch_size": 64, "optimizer": "adam", "learning_rate": 0.01, "frequency": 1}
 CLIMBING = CONSTANT | {"sparsity_schedule": "polynomial", "end_epoch": 1}
@@ -26,7 +27,7 @@ def pruned(request, tiny_data, small_cnn):
     section, sparsity = request.param
     parent = small_cnn()
     before = parent.get_weights()
-    model, _ = prune.fine_tune(parent, tiny_data, sparsity, Pruning.model_validate(section))
+    model, _ = pruning.fine_tune(parent, tiny_data, sparsity, Pruning.model_validate(section))
     return Pruned(parent, before, model, sparsity)
 
 
@@ -38,19 +39,19 @@ def without_pw(tiny_data, small_cnn):
         layer = parent.get_layer(name)
         kernel, *bias = layer.get_weights()
         layer.set_weights([np.where(np.abs(kernel) < np.median(np.abs(kernel)), 0, kernel), *bias])
-    model, _ = prune.fine_tune(parent, tiny_data, 0.7, Pruning.model_validate(CONSTANT), exclude=("pw",))
+    model, _ = pruning.fine_tune(parent, tiny_data, 0.7, Pruning.model_validate(CONSTANT), exclude=("pw",))
     return parent, model
 
 
 def test_each_kernel_reaches_its_sparsity_to_the_weight(pruned):
-    kernels = audit.kernels(pruned.model)
+    kernels = layers.read_kernels(pruned.model)
     for name in ("conv", "pw", "fc"):
         zeros = kernels[name].size - np.count_nonzero(kernels[name])
         assert abs(zeros - pruned.sparsity * kernels[name].size) <= 0.5, name
 
 
 def test_depthwise_kernels_are_not_pruned(pruned):
-    assert audit.sparsity(audit.kernels(pruned.model)["dw"]) == 0
+    assert audit.compute_sparsity(layers.read_kernels(pruned.model)["dw"]) == 0
 
 
 def test_the_parent_is_the_same_to_the_bit(pruned):
@@ -66,20 +67,20 @@ def test_a_plain_model_comes_out(pruned):
 
 
 def test_the_weights_that_are_left_were_trained(pruned):
-    before, after = (audit.kernels(model)["pw"] for model in (pruned.parent, pruned.model))
+    before, after = (layers.read_kernels(model)["pw"] for model in (pruned.parent, pruned.model))
     assert np.any(before[after != 0] != after[after != 0])
 
 
 def test_excluded_kernels_have_no_zeros(without_pw):
     _, model = without_pw
-    kernels = audit.kernels(model)
-    assert audit.sparsity(kernels["pw"]) == 0
+    kernels = layers.read_kernels(model)
+    assert audit.compute_sparsity(kernels["pw"]) == 0
     assert abs(kernels["fc"].size * 0.7 - np.sum(kernels["fc"] == 0)) <= 0.5
 
 
 def test_training_with_a_sparsity_of_zero_prunes_nothing(tiny_data, small_cnn):
-    model, fit = prune.fine_tune(small_cnn(), tiny_data, 0.0, Pruning.model_validate(CONSTANT | {"epochs": 1}))
-    assert all(audit.sparsity(kernel) == 0 for kernel in audit.kernels(model).values())
+    model, fit = pruning.fine_tune(small_cnn(), tiny_data, 0.0, Pruning.model_validate(CONSTANT | {"epochs": 1}))
+    assert all(audit.compute_sparsity(kernel) == 0 for kernel in layers.read_kernels(model).values())
     assert len(fit.history) == 1
 
 
@@ -88,7 +89,7 @@ def test_a_polynomial_climb_ends_at_the_target_and_never_falls(frequency):
     section = Pruning.model_validate(
         CLIMBING | {"epochs": 4, "begin_epoch": 0.5, "end_epoch": 2, "frequency": frequency}
     )
-    schedule = prune.schedule(0.8, section, 10)
+    schedule = pruning.make_schedule(0.8, section, 10)
     renewed = [step for step in range(1, 41) if bool(schedule(step)[0])]
     held = [float(schedule(step)[1]) for step in renewed]
     assert renewed[0] >= 5
@@ -98,7 +99,7 @@ def test_a_polynomial_climb_ends_at_the_target_and_never_falls(frequency):
 
 def test_a_clone_shares_no_variable_with_its_model(small_cnn):
     model = small_cnn()
-    copy = plain.clone(model)
+    copy = layers.clone_model(model)
     before = model.get_weights()
     copy.set_weights([array + 1 for array in before])
     for old, new in zip(before, model.get_weights(), strict=True):
@@ -110,5 +111,5 @@ def test_a_clone_shares_no_variable_with_its_model(small_cnn):
 )
 def test_a_training_shorter_than_the_frequency_reaches_its_sparsity_too(tiny_data, small_cnn, section):
     how = Pruning(epochs=2, batch_size=64, optimizer="adam", learning_rate=0.01, **section)
-    model, _ = prune.fine_tune(small_cnn(), tiny_data, 0.5, how)
-    assert audit.sparsity(audit.kernels(model)["pw"]) == 0.5
+    model, _ = pruning.fine_tune(small_cnn(), tiny_data, 0.5, how)
+    assert audit.compute_sparsity(layers.read_kernels(model)["pw"]) == 0.5

@@ -3,8 +3,8 @@
 import pytest
 from conftest import plan_of
 
-from collabopt import published
-from collabopt.tree import TREE
+from collabopt.config import published
+from collabopt.techniques.registry import TREE
 
 
 def test_no_figure_is_there_twice():
@@ -49,16 +49,16 @@ def test_the_compressed_file_is_the_smaller_one():
     ],
 )
 def test_the_figures_of_the_pqat_table_are_the_published_ones(model, dataset, stage, metric, value):
-    assert published.value(published.of(plan_of(model, dataset), "pqat"), stage, metric) == value
+    assert published.find_value(published.read_table(plan_of(model, dataset), "pqat"), stage, metric) == value
 
 
 def test_there_is_nothing_published_for_another_model_or_data_set():
-    assert len(published.of(plan_of("digits_cnn", "digits"), "pqat")) == 0
-    assert len(published.of(plan_of("ds_cnn_l", "digits"), "pqat")) == 0
-    assert len(published.of(plan_of("ds_cnn_s", "speech_commands"), "pqat")) == 0
+    assert len(published.read_table(plan_of("digits_cnn", "digits"), "pqat")) == 0
+    assert len(published.read_table(plan_of("ds_cnn_l", "digits"), "pqat")) == 0
+    assert len(published.read_table(plan_of("ds_cnn_s", "speech_commands"), "pqat")) == 0
 
 
 def test_what_was_not_published_is_no_figure():
-    rows = published.of(plan_of("ds_cnn_l", "speech_commands"), "pqat")
-    assert published.value(rows, "pcqat", "accuracy") is None
-    assert published.value(rows, "baseline", "latency_int8_ms") is None
+    rows = published.read_table(plan_of("ds_cnn_l", "speech_commands"), "pqat")
+    assert published.find_value(rows, "pcqat", "accuracy") is None
+    assert published.find_value(rows, "baseline", "latency_int8_ms") is None

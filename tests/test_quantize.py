@@ -5,18 +5,22 @@ import dataclasses
 import numpy as np
 import pytest
 
-from collabopt import audit, cluster, experiment, lite, plain, quantize, stages, tree
-from collabopt.backend import keras, seed_everything
-from collabopt.experiment import Training
+from collabopt.analysis import audit
+from collabopt.config import loading
+from collabopt.config.experiment import Training
+from collabopt.config.stages import STAGES
+from collabopt.runtime.tensorflow import keras, seed_everything
+from collabopt.techniques import clustering, layers, quantization, registry
+from collabopt.tflite import convert, flatbuffer
 
 ONE_EPOCH = Training(epochs=1, batch_size=32, optimizer="adam", learning_rate=0.001)
 K = 8
 VALUES = np.linspace(-0.7, 0.7, K).astype(np.float32)
 KEEP = {
-    "qat": quantize.Keep(),
-    "pqat": quantize.Keep(zeros=True),
-    "cqat": quantize.Keep(clusters="tensor"),
-    "pcqat": quantize.Keep(zeros=True, clusters="tensor"),
+    "qat": quantization.Preservation(),
+    "pqat": quantization.Preservation(zeros=True),
+    "cqat": quantization.Preservation(clusters="tensor"),
+    "pcqat": quantization.Preservation(zeros=True, clusters="tensor"),
 }
 SCHEMES = ["collabopt", "tfmot"]
 SPARSE_VALUES = np.array([-0.6, -0.4, -0.2, 0, 0.2, 0.4, 0.5, 0.6], np.float32)
@@ -24,8 +28,8 @@ SPARSE_VALUES = np.array([-0.6, -0.4, -0.2, 0, 0.2, 0.4, 0.5, 0.6], np.float32)
 
 def with_kernels_of(values: np.ndarray | None, model: keras.Model) -> keras.Model:
     """A copy of `model` whose kernels hold these values only; with None half of each kernel is zero."""
-    copy, draw = plain.clone(model), np.random.default_rng(0)
-    for layer in filter(cluster.clusterable, copy.layers):
+    copy, draw = layers.clone_model(model), np.random.default_rng(0)
+    for layer in filter(clustering.clusterable, copy.layers):
         kernel, *bias = layer.get_weights()
         if values is None:
             kernel = np.where(np.abs(kernel) < np.median(np.abs(kernel)), 0, kernel)
@@ -35,7 +39,7 @@ def with_kernels_of(values: np.ndarray | None, model: keras.Model) -> keras.Mode
     return copy
 
 
-def keep(stage: str, scheme: str) -> quantize.Keep:
+def keep(stage: str, scheme: str) -> quantization.Preservation:
     """What the stage must keep, by that scheme."""
     return dataclasses.replace(KEEP[stage], scheme=scheme)
 
@@ -61,12 +65,12 @@ class Quantized:
     codes: dict
 
     def defects(self, clusters: int | None) -> dict[str, str]:
-        kinds, before = quantize.kinds(self.model), audit.kernels(self.parent)
-        rows = audit.layers(kinds, self.own, self.codes, quantize.quantizers(self.model))
+        kinds, before = quantization.read_kinds(self.model), layers.read_kernels(self.parent)
+        rows = audit.audit_layers(kinds, self.own, self.codes, quantization.read_quantizers(self.model))
         by_channel = self.scheme == "tfmot"  # the stock ranges; ours have k codes in the whole tensor
         return {
             row["layer"]: "; ".join(
-                audit.losses(
+                audit.find_defects(
                     row, *(of[row["layer"]] for of in (before, self.own, self.codes)), clusters, False, by_channel
                 )
             )
@@ -77,11 +81,13 @@ class Quantized:
 
 def trained(stage: str, scheme: str, parent: keras.Model, data) -> Quantized:
     before = parent.get_weights()
-    model, _ = quantize.fine_tune(parent, data, ONE_EPOCH, 0, stage, keep(stage, scheme))
+    model, _ = quantization.fine_tune(parent, data, ONE_EPOCH, 0, stage, keep(stage, scheme))
     for old, new in zip(before, parent.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
-    own = quantize.kernels(model)
-    codes = lite.kernels(lite.quantized_as_trained(model), {name: kernel.shape for name, kernel in own.items()})
+    own = quantization.read_kernels(model)
+    codes = flatbuffer.read_layer_kernels(
+        convert.convert_as_trained(model), {name: kernel.shape for name, kernel in own.items()}
+    )
     return Quantized(stage, scheme, parent, model, own, codes)
 
 
@@ -116,11 +122,11 @@ def pcqat(request, tiny_data):
 def test_each_scheme_wraps_a_clone_in_its_quantizers(small_cnn, stage, scheme, expected):
     model = small_cnn()
     before, kinds = model.get_weights(), [type(layer) for layer in model.layers]
-    wrapped = quantize.wrap(model, keep(stage, scheme))
-    assert quantize.is_wrapped(wrapped)
-    assert not quantize.is_wrapped(model)
-    assert quantize.kinds(wrapped) == {"conv": "conv2d", "dw": "depthwise", "pw": "conv2d", "fc": "dense"}
-    named = quantize.quantizers(wrapped)
+    wrapped = quantization.wrap(model, keep(stage, scheme))
+    assert quantization.is_wrapped(wrapped)
+    assert not quantization.is_wrapped(model)
+    assert quantization.read_kinds(wrapped) == {"conv": "conv2d", "dw": "depthwise", "pw": "conv2d", "fc": "dense"}
+    named = quantization.read_quantizers(wrapped)
     assert list(named) == ["conv", "dw", "pw", "fc"]
     assert (named["dw"], named["pw"]) == ("Default8BitConvWeightsQuantizer", expected)
     assert [type(layer) for layer in model.layers] == kinds
@@ -135,38 +141,38 @@ def test_a_kernel_that_got_no_quantizer_is_told_as_such():
     inputs = keras.Input((4, 4, 2), name="input")
     x = keras.layers.ReLU(name="relu")(keras.layers.Conv2D(3, 1, name="conv")(inputs))
     model = keras.Model(inputs, keras.layers.Dense(2, name="fc")(keras.layers.Flatten(name="flatten")(x)))
-    named = quantize.quantizers(quantize.wrap(model, keep("pqat", "collabopt")))
+    named = quantization.read_quantizers(quantization.wrap(model, keep("pqat", "collabopt")))
     assert named == {"conv": "KernelQuantizer", "fc": "KernelQuantizer"}
-    named = quantize.quantizers(quantize.wrap(model, keep("pqat", "tfmot")))
+    named = quantization.read_quantizers(quantization.wrap(model, keep("pqat", "tfmot")))
     assert named == {"conv": "none", "fc": "PrunePreserveDefault8BitWeightsQuantizer"}
 
 
 def test_pqat_keeps_every_zero_in_keras_and_in_the_int8_file(pqat):
-    for name, kernel in audit.kernels(pqat.parent).items():
+    for name, kernel in layers.read_kernels(pqat.parent).items():
         if name != "dw":
-            assert audit.sparsity(kernel) == 0.5
+            assert audit.compute_sparsity(kernel) == 0.5
             assert np.all(pqat.own[name][kernel == 0] == 0), name
             assert np.all(pqat.codes[name][kernel == 0] == 0), name
     assert set(pqat.defects(None).values()) == {""}
 
 
 def test_pqat_trains_the_weights_that_are_left(pqat):
-    before = audit.kernels(pqat.parent)["pw"]
+    before = layers.read_kernels(pqat.parent)["pw"]
     assert np.all(pqat.own["pw"][before != 0] != 0)
     assert np.any(pqat.own["pw"] != before)
 
 
 def test_cqat_keeps_the_clusters_also_by_tfmot_where_it_guesses_their_granularity_right(cqat):
-    assert {name: audit.unique(kernel) for name, kernel in cqat.own.items()} == {"hidden": K, "fc": K}
+    assert {name: audit.count_unique(kernel) for name, kernel in cqat.own.items()} == {"hidden": K, "fc": K}
     assert set(cqat.defects(K).values()) == {""}
     assert set(cqat.defects(K - 1).values()) != {""}
 
 
 def test_pcqat_keeps_zeros_and_clusters(pcqat):
-    for name, kernel in audit.kernels(pcqat.parent).items():
+    for name, kernel in layers.read_kernels(pcqat.parent).items():
         np.testing.assert_array_equal(pcqat.own[name] == 0, kernel == 0)
         assert np.all(pcqat.codes[name][kernel == 0] == 0)
-    assert {name: audit.unique(kernel) for name, kernel in pcqat.own.items()} == {"hidden": K, "fc": K}
+    assert {name: audit.count_unique(kernel) for name, kernel in pcqat.own.items()} == {"hidden": K, "fc": K}
     assert set(pcqat.defects(K).values()) == {""}
 
 
@@ -188,8 +194,8 @@ def test_the_audit_notices_where_cqat_guesses_the_granularity_wrong(tiny_data):
 
 def predicts_the_same_restored(one: Quantized, data) -> bool:
     images = data.validation.take(np.arange(64)).batches(64)
-    plan = experiment.load("digits", scheme=one.scheme)
-    restored = tree.restore(stages.TREE[one.stage], tree.arrays(one.model), one.parent, plan, data)
+    plan = loading.load("digits", scheme=one.scheme)
+    restored = registry.restore_model(STAGES[one.stage], registry.read_arrays(one.model), one.parent, plan, data)
     return np.array_equal(restored.predict(images, verbose=0), one.model.predict(images, verbose=0))
 
 

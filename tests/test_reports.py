@@ -9,21 +9,25 @@ import bs4
 import pandas as pd
 import pytest
 
-from collabopt import comparison, dead_links, experiment, palette, results
+from collabopt import dead_links
+from collabopt.analysis import comparison
+from collabopt.config import loading
+from collabopt.config.stages import get_label
+from collabopt.storage import results
 
-REPORTS = experiment.ROOT / "reports"
+REPORTS = loading.ROOT / "reports"
 MEGABYTES = 1_000_000
 
 
 def git(*words: str) -> list[str]:
     """The lines that git prints; none where this is no clone."""
-    done = subprocess.run(["git", *words], cwd=experiment.ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(["git", *words], cwd=loading.ROOT, capture_output=True, text=True, check=False)
     return done.stdout.splitlines()
 
 
 def released() -> list[Path]:
     """The report directories that are committed."""
-    return [(experiment.ROOT / path).parent for path in git("ls-files", "reports/*/run.json")]
+    return [(loading.ROOT / path).parent for path in git("ls-files", "reports/*/run.json")]
 
 
 @pytest.fixture(params=released(), ids=lambda path: path.name)
@@ -32,14 +36,14 @@ def report(request) -> Path:
 
 
 def test_a_report_is_there():
-    if not (experiment.ROOT / ".git").exists():
+    if not (loading.ROOT / ".git").exists():
         pytest.skip("not a clone: git does not tell what is committed")
     assert "speech_commands-ds_cnn_l" in [path.name for path in released()]
 
 
 def test_a_report_is_of_the_experiment_as_it_is(report):
     run = json.loads((report / "run.json").read_text(encoding="utf-8"))
-    assert run["experiment_sha256"] == experiment.digest(report.name), f"run make report EXPERIMENT={report.name}"
+    assert run["experiment_sha256"] == loading.compute_digest(report.name), f"run make report EXPERIMENT={report.name}"
     assert not run["commit"].endswith("+changes")
 
 
@@ -49,18 +53,16 @@ def test_a_report_is_whole_and_small(report):
     # Not every run runs every notebook: TFMOT's schemes, beside ours, may want more memory than there is.
     assert {"index", "deployment_tree"} <= {path.stem for path in report.glob("*.html")} <= notebooks | {"index"}
     files = git("ls-files", str(report))
-    assert sum((experiment.ROOT / path).stat().st_size for path in files) < 5 * MEGABYTES
+    assert sum((loading.ROOT / path).stat().st_size for path in files) < 5 * MEGABYTES
 
 
 def test_no_link_of_a_report_is_dead(report):
-    committed = {str(experiment.ROOT / path) for path in git("ls-files", "reports")}
+    committed = {str(loading.ROOT / path) for path in git("ls-files", "reports")}
     for page in report.glob("*.html"):
         body = bs4.BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
         found = {page.parent / target for target in dead_links.targets(body)}
         dead = {os.path.normpath(target) for target in found} - committed
-        assert not dead, (
-            f"{page.name}: commit these, or run python -m collabopt.dead_links where only the committed are"
-        )
+        assert not dead, f"{page.name}: commit these, or run lib/remove_dead_links.py where only the committed are"
 
 
 def test_every_stage_of_our_scheme_is_preserved_in_a_report(report):
@@ -88,8 +90,8 @@ def test_a_comparison_is_of_the_rows_beside_it(report):
 def test_the_tables_of_the_readme_are_those_of_the_reports(name):
     if not (REPORTS / name / "comparison.csv").is_file():
         pytest.skip(f"no report of {name} is released")
-    text = (experiment.ROOT / "README.md").read_text(encoding="utf-8")
-    table = comparison.markdown(comparison.verdicts(comparison.read(REPORTS / name)))
+    text = (loading.ROOT / "README.md").read_text(encoding="utf-8")
+    table = comparison.format_markdown(comparison.judge(comparison.read(REPORTS / name)))
     assert table in text, f"put the output of make verify EXPERIMENT={name} into the README"
 
 
@@ -119,7 +121,7 @@ def test_the_table_of_clusters_in_the_readme_is_that_of_the_reports():
     missing = [name for name in CLUSTERS.values() if not (REPORTS / name / "results.csv").is_file()]
     if missing:
         pytest.skip(f"no report of {', '.join(missing)} is released")
-    assert clusters_table() in (experiment.ROOT / "README.md").read_text(encoding="utf-8"), clusters_table()
+    assert clusters_table() in (loading.ROOT / "README.md").read_text(encoding="utf-8"), clusters_table()
     rows = {name: results.read(REPORTS / name / "results.csv") for name in CLUSTERS.values()}
     assert {tuple(sorted(set(one["seed"]))) for one in rows.values()} == {(0, 1, 2)}
 
@@ -155,7 +157,7 @@ def _place(figure: str) -> int:
 
 
 def test_the_table_of_speed_in_the_readme_is_that_of_the_benchmarks():
-    assert speed_table() in (experiment.ROOT / "README.md").read_text(encoding="utf-8"), speed_table()
+    assert speed_table() in (loading.ROOT / "README.md").read_text(encoding="utf-8"), speed_table()
 
 
 def npu_table() -> str:
@@ -167,11 +169,11 @@ def npu_table() -> str:
     for row in rows.itertuples():
         memory = f"{row.npu_flash_kib:,.0f} | {row.npu_sram_kib:,.0f}"
         lines.append(
-            f"| {palette.name(row.stage)} | {row.npu_weight_bytes:,.0f} | {memory} | {row.npu_cycles:,.0f} "
+            f"| {get_label(row.stage)} | {row.npu_weight_bytes:,.0f} | {memory} | {row.npu_cycles:,.0f} "
             f"| {row.npu_ms:.2f} |"
         )
     return "\n".join(lines)
 
 
 def test_the_table_of_the_npu_in_the_readme_is_that_of_the_report():
-    assert npu_table() in (experiment.ROOT / "README.md").read_text(encoding="utf-8"), npu_table()
+    assert npu_table() in (loading.ROOT / "README.md").read_text(encoding="utf-8"), npu_table()

@@ -10,8 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from collabopt import experiment, lite, results, runs, sizes, stages, store
-from collabopt.runs import Run
+from collabopt import run
+from collabopt.config import loading
+from collabopt.config.stages import STAGES
+from collabopt.run import Run
+from collabopt.storage import results, store
+from collabopt.tflite import sizes
+from collabopt.tflite.interpreter import predict_classes
 
 KERNELS = ["conv", "dw", "pw", "fc"]
 FREE = ["baseline", "qat", "pruned"]
@@ -23,7 +28,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A directory for store, reports and locks."""
     with pytest.MonkeyPatch.context() as patch:
         path = tmp_path_factory.mktemp("place")
-        patch.setattr(experiment, "DATA", path)
+        patch.setattr(loading, "DATA", path)
         yield path
 
 
@@ -36,14 +41,14 @@ def small(tiny, place) -> Path:
 
 
 def run_of(small: Path, place: Path, report: str, **overrides: object) -> Run:
-    return Run(experiment.load(str(small), **overrides), place / report, small, place / "stages")
+    return Run(loading.load(str(small), **overrides), place / report, small, place / "stages")
 
 
 @pytest.fixture(scope="module")
 def finished(small, place) -> Run:
     """The run of the whole tree, as it went when nothing was there."""
     run = run_of(small, place, "report")
-    run.stages(*stages.TREE)
+    run.stages(*STAGES)
     return run
 
 
@@ -66,15 +71,15 @@ def entries(place: Path) -> set[str]:
 def test_results_have_one_row_a_stage_in_the_order_of_the_tree(finished):
     rows = pd.read_csv(finished.directory / "results.csv")
     assert list(rows.columns) == results.RESULTS
-    assert list(rows["stage"]) == list(stages.TREE)
-    assert list(rows["parent"].fillna("")) == [stage.parent or "" for stage in stages.TREE.values()]
+    assert list(rows["stage"]) == list(STAGES)
+    assert list(rows["parent"].fillna("")) == [stage.parent or "" for stage in STAGES.values()]
     assert not rows.duplicated(results.KEY).any()
 
 
 def test_rows_say_what_the_stages_found_to_the_last_digit(finished):
     # Rows are read and written again whenever another stage ends.
     rows = pd.read_csv(finished.directory / "results.csv").set_index("stage")
-    for name in stages.TREE:
+    for name in STAGES:
         result = finished.stage(name).result
         for column in ("accuracy", "accuracy_int8", "validation_accuracy", "sparsity", "rounded_to_zero", "gzip_bytes"):
             assert rows.loc[name, column] == result[column], (name, column)
@@ -94,7 +99,7 @@ def test_accuracies_sizes_and_sparsities_are_in_their_range(finished):
     rows = results.read(finished.directory / "results.csv").set_index("stage")
     fractions = rows[[column for column in rows if "accuracy" in column or column in ("sparsity", "rounded_to_zero")]]
     by_channel = fractions.pop("accuracy_int8_channel_ranges").dropna()
-    assert set(by_channel.index) == {name for name, stage in stages.TREE.items() if stage.clusters}
+    assert set(by_channel.index) == {name for name, stage in STAGES.items() if stage.clusters}
     assert ((fractions >= 0) & (fractions <= 1)).all(axis=None)
     assert by_channel.between(0, 1).all()
     assert (rows["gzip_bytes"] < rows["tflite_bytes"]).all()
@@ -109,25 +114,25 @@ def test_accuracies_sizes_and_sparsities_are_in_their_range(finished):
 def test_layers_have_one_row_a_kernel_and_stage(finished):
     rows = pd.read_csv(finished.directory / "layers.csv")
     assert list(rows.columns) == results.LAYERS
-    assert list(rows["stage"]) == [stage for stage in stages.TREE for _ in KERNELS]
-    assert list(rows["layer"]) == KERNELS * len(stages.TREE)
+    assert list(rows["stage"]) == [stage for stage in STAGES for _ in KERNELS]
+    assert list(rows["layer"]) == KERNELS * len(STAGES)
     assert (rows["weights"] == [np.prod([int(side) for side in shape.split("×")]) for shape in rows["shape"]]).all()
 
 
 def test_only_stages_with_something_to_preserve_say_whether_they_did(finished):
-    for name in stages.TREE:
+    for name in STAGES:
         preserved = finished.stage(name).result["preserved"]
         assert preserved is None if name in FREE else isinstance(preserved, bool), name
 
 
 def test_a_stage_is_preserved_exactly_where_no_kernel_has_a_defect(finished):
-    for name in stages.TREE.keys() - set(FREE):
+    for name in STAGES.keys() - set(FREE):
         one = finished.stage(name)
         assert one.result["preserved"] == (one.layers["defect"] == "").all(), name
 
 
 def test_our_scheme_preserves_in_every_stage_that_must(finished):
-    for name in stages.TREE.keys() - set(FREE):
+    for name in STAGES.keys() - set(FREE):
         one = finished.stage(name)
         assert one.result["preserved"], (name, list(one.layers["defect"]))
 
@@ -145,11 +150,11 @@ def test_run_json_says_what_ran_on_what(finished):
     assert start.tzinfo is not None
 
 
-@pytest.mark.parametrize("name", stages.TREE)
+@pytest.mark.parametrize("name", STAGES)
 def test_the_file_in_the_report_is_the_one_that_was_measured(finished, name):
     file, one = finished.directory / "models" / f"{name}.tflite", finished.stage(name)
     assert file.read_bytes() == one.tflite.read_bytes()
-    right = lite.predictions(file.read_bytes(), finished.data.test) == finished.data.test.labels
+    right = predict_classes(file.read_bytes(), finished.data.test) == finished.data.test.labels
     assert right.mean() == one.result["accuracy_int8"]
     np.testing.assert_array_equal(right, one.is_correct()["test_int8"])
     assert sizes.gzipped(file) == one.result["gzip_bytes"]
@@ -158,9 +163,9 @@ def test_the_file_in_the_report_is_the_one_that_was_measured(finished, name):
 
 def test_a_second_run_trains_nothing_and_finds_the_same(finished, again, place):
     before = kept(place)
-    frame = again.results(*stages.TREE)
+    frame = again.results(*STAGES)
     assert kept(place) == before
-    pd.testing.assert_frame_equal(frame, finished.results(*stages.TREE))
+    pd.testing.assert_frame_equal(frame, finished.results(*STAGES))
     for name in ("results.csv", "layers.csv"):
         assert (again.directory / name).read_bytes() == (finished.directory / name).read_bytes()
 
@@ -194,8 +199,8 @@ def test_another_sparsity_prunes_anew_and_leaves_what_it_does_not_decide(finishe
 
 def training_key(run: Run, name: str) -> str:
     """The key under which the store holds a trained stage."""
-    stage = stages.TREE[name]
-    return store.key(run._training(stage, run.stage(stage.parent) if stage.parent else None))
+    stage = STAGES[name]
+    return store.compute_key(run._training(stage, run.stage(stage.parent) if stage.parent else None))
 
 
 @pytest.mark.parametrize(
@@ -218,7 +223,7 @@ def test_a_knob_changes_the_keys_of_the_stages_that_it_decides(finished, small, 
 
 def test_an_edit_of_the_computation_changes_the_key(finished, monkeypatch):
     before = training_key(finished, "pruned")
-    monkeypatch.setattr(runs, "compute_digest", lambda *_: "another")
+    monkeypatch.setattr(run, "compute_digest", lambda *_: "another")
     assert training_key(finished, "pruned") != before
 
 
@@ -261,8 +266,8 @@ def test_every_seed_has_its_rows_and_the_first_its_model(small, place):
     path.write_text("extends: small\nrepeat_seeds: [1]\n")
     first = run_of(path, place, "seeds")
     first, second = first.with_every_seed()
-    for run in (second, first, second):
-        run.stages("baseline", "pruned")
+    for one in (second, first, second):
+        one.stages("baseline", "pruned")
     rows = results.read(first.directory / "results.csv")
     assert list(zip(rows["stage"], rows["seed"], strict=True)) == [
         ("baseline", 0),
@@ -275,4 +280,4 @@ def test_every_seed_has_its_rows_and_the_first_its_model(small, place):
     assert model.read_bytes() == first.stage("baseline").tflite.read_bytes()
     about = json.loads((first.directory / "run.json").read_text())
     assert (about["seed"], about["experiment"]["repeat_seeds"]) == (0, [1])
-    assert about["experiment_sha256"] == experiment.digest(str(path))
+    assert about["experiment_sha256"] == loading.compute_digest(str(path))

@@ -11,10 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorflow_model_optimization.python.core.sparsity.keras import pruning_impl, pruning_schedule
 
-from collabopt import comparison, experiment, measure, plots, sensitivity, tree
-from collabopt.backend import tf
-from collabopt.experiment import Exclude
-from collabopt.runs import Run
+from collabopt import figures
+from collabopt.analysis import comparison, evaluate, sensitivity
+from collabopt.config import experiment, loading
+from collabopt.config.experiment import Exclude
+from collabopt.run import Run
+from collabopt.runtime.tensorflow import tf
+from collabopt.techniques import registry
 
 KERNELS = ["conv", "pw", "fc"]
 
@@ -43,7 +46,7 @@ def plan(**values: object) -> experiment.Experiment:
 
 @pytest.fixture(scope="module")
 def table(network) -> pd.DataFrame:
-    return sensitivity.layers(*network, plan(sparsity=0.9, number_of_clusters=3))
+    return sensitivity.measure_layers(*network, plan(sparsity=0.9, number_of_clusters=3))
 
 
 def test_there_is_a_row_a_layer_in_network_order_and_none_of_depthwise_ones(table, network):
@@ -59,7 +62,7 @@ def test_there_is_a_row_a_layer_in_network_order_and_none_of_depthwise_ones(tabl
 def test_the_model_is_bit_equal_after_it(network):
     model, split = network
     before = [array.tobytes() for array in model.get_weights()]
-    sensitivity.layers(model, split, plan(sparsity=0.9, number_of_clusters=3))
+    sensitivity.measure_layers(model, split, plan(sparsity=0.9, number_of_clusters=3))
     assert [array.tobytes() for array in model.get_weights()] == before
 
 
@@ -68,7 +71,7 @@ def test_a_row_is_that_of_the_model_altered_by_hand(table, network):
     kernel = model.get_layer("pw").kernel
     own = kernel.numpy()
     kernel.assign(np.where(np.abs(own) < np.quantile(np.abs(own), 0.9), 0, own))
-    right = measure.correct(model, split)
+    right = evaluate.predict_correct(model, split)
     kernel.assign(own)
     row = table.set_index("layer").loc["pw"]
     assert row["pruned_accuracy"] == pytest.approx(right.mean())
@@ -80,7 +83,7 @@ def test_a_row_is_that_of_the_model_altered_by_hand(table, network):
 
 def test_nothing_pruned_and_a_centroid_a_value_cost_nothing(network):
     model, split = network
-    table = sensitivity.layers(model, split, plan(sparsity=0.0, number_of_clusters=1024))
+    table = sensitivity.measure_layers(model, split, plan(sparsity=0.0, number_of_clusters=1024))
     for technique in sensitivity.TECHNIQUES:
         assert list(table[f"{technique}_drop_points"]) == [0, 0, 0]
         assert list(table[f"{technique}_error_points"]) == [0, 0, 0]
@@ -88,31 +91,31 @@ def test_nothing_pruned_and_a_centroid_a_value_cost_nothing(network):
 
 def test_what_is_left_out_is_not_there(network):
     exclude = Exclude(pruning=("conv", "fc"), clustering=("conv",))
-    found = sensitivity.layers(*network, plan(exclude=exclude)).set_index("layer")
+    found = sensitivity.measure_layers(*network, plan(exclude=exclude)).set_index("layer")
     assert list(found.index) == ["pw", "fc"]
     assert np.isnan(found.loc["fc", "pruned_drop_points"])
     assert np.isfinite(found.loc["fc", "clustered_drop_points"])
     everything = Exclude(pruning=("conv", "pw", "fc"), clustering=("conv", "pw", "fc"))
-    assert sensitivity.layers(*network, plan(exclude=everything)).empty
+    assert sensitivity.measure_layers(*network, plan(exclude=everything)).empty
 
 
 def test_a_layer_costs_the_same_whatever_came_before_it(table, network):
     exclude = Exclude(pruning=("conv", "pw"), clustering=("conv", "pw"))
-    alone = sensitivity.layers(*network, plan(sparsity=0.9, number_of_clusters=3, exclude=exclude))
+    alone = sensitivity.measure_layers(*network, plan(sparsity=0.9, number_of_clusters=3, exclude=exclude))
     pd.testing.assert_frame_equal(alone, table[table["layer"] == "fc"].reset_index(drop=True))
 
 
 def test_a_layer_of_zeros_costs_nothing(small_cnn, tiny_data):
     model = small_cnn()
     model.get_layer("pw").kernel.assign(tf.zeros_like(model.get_layer("pw").kernel))
-    row = sensitivity.layers(model, tiny_data.validation, plan()).set_index("layer").loc["pw"]
+    row = sensitivity.measure_layers(model, tiny_data.validation, plan()).set_index("layer").loc["pw"]
     assert row["pruned_drop_points"] == row["clustered_drop_points"] == 0
 
 
 def test_clusters_are_of_a_tensor_or_of_a_channel(network):
     model, split = network
     # A channel of the first convolution has nine weights.
-    by_channel = sensitivity.layers(model, split, plan(number_of_clusters=9, cluster_per_channel=True))
+    by_channel = sensitivity.measure_layers(model, split, plan(number_of_clusters=9, cluster_per_channel=True))
     assert by_channel.set_index("layer").loc["conv", "clustered_drop_points"] == 0
 
 
@@ -129,21 +132,21 @@ def test_pruning_is_tfmots(size, sparsity, values, seed):
     schedule = pruning_schedule.ConstantSparsity(sparsity, begin_step=0)
     masks = pruning_impl.Pruning(lambda: 0, [], schedule, (1, 1), "AVG")
     _, mask = masks._update_mask(tf.constant(kernel))
-    np.testing.assert_array_equal(sensitivity.pruned(kernel, sparsity), kernel * mask.numpy())
+    np.testing.assert_array_equal(sensitivity.prune_kernel(kernel, sparsity), kernel * mask.numpy())
 
 
 def test_it_starts_from_the_stored_baseline_and_trains_nothing(tiny, tmp_path):
-    run = Run(experiment.load(str(tiny)), tmp_path / "report", tiny, tmp_path / "stages")
+    run = Run(loading.load(str(tiny)), tmp_path / "report", tiny, tmp_path / "stages")
     baseline = run.stage("baseline")
     stored = sorted(path.name for path in (tmp_path / "stages").iterdir())
-    table = sensitivity.of(run)
+    table = sensitivity.measure(run)
     assert sorted(path.name for path in (tmp_path / "stages").iterdir()) == stored
     assert set(table["baseline_accuracy"]) == {baseline.result["validation_accuracy"]}
     assert list(table["layer"]) == baseline.eligible_layers()
     with np.load(baseline.trained / "weights.npz") as stored_arrays:
         arrays = dict(stored_arrays)
-    model = tree.restore(baseline.stage, arrays, None, run.experiment, run.data)
-    pd.testing.assert_frame_equal(sensitivity.layers(model, run.data.validation, run.experiment), table)
+    model = registry.restore_model(baseline.stage, arrays, None, run.experiment, run.data)
+    pd.testing.assert_frame_equal(sensitivity.measure_layers(model, run.data.validation, run.experiment), table)
 
 
 def rows(**drops: tuple[int, float, float]) -> pd.DataFrame:
@@ -185,7 +188,7 @@ def test_the_yaml_leaves_out_what_was_left_out_before_too(tiny, tmp_path):
     assert yaml.safe_load(advice.yaml) == {"exclude": {"pruning": ["conv_1", "pw_1"], "clustering": ["fc"]}}
     mine = tmp_path / "mine.yaml"
     mine.write_text(f"{tiny.read_text()}\n{advice.yaml}\n")
-    assert experiment.load(str(mine)).exclude == advice.exclude
+    assert loading.load(str(mine)).exclude == advice.exclude
 
 
 def test_nothing_to_leave_out_says_so():
@@ -224,12 +227,14 @@ def test_the_error_is_paired_by_example():
     flipped = right ^ (np.arange(100) < 10)
     found = sensitivity._drop("pruned", right, flipped)
     assert found["pruned_drop_points"] == pytest.approx(0)
-    assert found["pruned_error_points"] == pytest.approx(100 * comparison.standard_error((right * 1 - flipped)[None]))
+    assert found["pruned_error_points"] == pytest.approx(
+        100 * comparison.compute_standard_error((right * 1 - flipped)[None])
+    )
     assert found["pruned_error_points"] > 0
 
 
 def test_the_figure_draws_the_table(table, tmp_path):
-    figure = plots.layer_drops(table, 0.5, csv=tmp_path / "sensitivity.csv")
+    figure = figures.draw_layer_drops(table, 0.5, csv=tmp_path / "sensitivity.csv")
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "sensitivity.csv"), table)
     drawn = [line.get_xdata() for line in figure.axes[0].lines if line.get_marker() in ("o", "D")]
     assert sorted(map(len, drawn)) == [3, 3]

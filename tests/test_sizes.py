@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from collabopt import sizes
+from collabopt.tflite import sizes
 
 COMPRESSED = [sizes.gzipped, sizes.zipped, sizes.zstd]
 

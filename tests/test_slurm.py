@@ -155,7 +155,7 @@ def test_a_sweep_runs_through_it(environment, tiny, tmp_path):
     """What cells share first, by one job; then the cells, two at a time."""
     told = environment | {"COLLABOPT_DATA": f"{tmp_path}/data", "COLLABOPT_REPORTS": f"{tmp_path}/reports"}
     before = slurm.finished(environment)
-    command = [sys.executable, "-m", "collabopt.batch", "report", "--experiment", str(tiny)]
+    command = [sys.executable, "-m", "collabopt", "report", "--experiment", str(tiny)]
     command += ["--set", "number_of_clusters=16,32", "--profile", str(slurm.PROFILE)]
     done = subprocess.run(command, env=told, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr + (next(tmp_path.rglob("snakemake.log"))).read_text()

@@ -7,8 +7,9 @@ import textwrap
 
 import pytest
 
-from collabopt import quantize, source_digest
-from collabopt.source_digest import compute_digest, compute_module_digest
+from collabopt.storage import source_digest
+from collabopt.storage.source_digest import compute_digest, compute_module_digest
+from collabopt.techniques import quantization
 
 MODULE = '''
 """Scale and shift."""
@@ -164,7 +165,7 @@ def test_a_module_digest_ignores_comments_and_docstrings_only(tmp_path):
 
 def test_a_trainer_reaches_the_classes_and_functions_that_compute():
     reader = source_digest._Reader(frozenset())
-    reader.number((quantize.__name__, "train"))
+    reader.number((quantization.__name__, "train"))
     read = 0
     while read < len(reader.numbers):
         reader.read(list(reader.numbers)[read])

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from collabopt import progress, store
-from collabopt.store import StoreError
+from collabopt.runtime import progress
+from collabopt.storage import atomic, store
+from collabopt.storage.store import StoreError
 
 MATERIAL = {"stage": "qat", "seed": 0}
 MAKER = """
@@ -143,7 +144,7 @@ def test_a_process_killed_while_making_leaves_nothing_that_looks_whole_and_no_lo
 
 
 def test_a_lock_file_that_names_a_dead_process_does_not_block(tmp_path, maker, said):
-    lock = tmp_path / "locks" / f"qat-{store.key(MATERIAL)}.lock"
+    lock = tmp_path / "locks" / f"qat-{store.compute_key(MATERIAL)}.lock"
     lock.parent.mkdir()
     lock.write_text("999999999")
     store.get_or_make(tmp_path, "qat", MATERIAL, maker)
@@ -215,49 +216,49 @@ LEAVES = {
     ids=str,
 )
 def test_the_key_changes_with_any_value(changed):
-    assert store.key(LEAVES | changed) != store.key(LEAVES)
+    assert store.compute_key(LEAVES | changed) != store.compute_key(LEAVES)
 
 
 def test_the_key_does_not_depend_on_the_order_of_names():
-    assert store.key(dict(reversed(LEAVES.items()))) == store.key(LEAVES)
-    assert len(store.key(LEAVES)) == 16
+    assert store.compute_key(dict(reversed(LEAVES.items()))) == store.compute_key(LEAVES)
+    assert len(store.compute_key(LEAVES)) == 16
 
 
 def test_the_digest_of_sources_depends_on_names_and_contents_alone(tmp_path):
     files = [tmp_path / "a.py", tmp_path / "b.py"]
     for file in files:
         file.write_text(file.name)
-    digest = store.sources_digest(files)
-    assert store.sources_digest(files[::-1]) == digest
-    assert store.sources_digest(files * 2) == digest
+    digest = atomic.compute_files_digest(files)
+    assert atomic.compute_files_digest(files[::-1]) == digest
+    assert atomic.compute_files_digest(files * 2) == digest
     moved = shutil.copytree(tmp_path, tmp_path / "moved")
-    assert store.sources_digest([moved / file.name for file in files]) == digest
-    assert store.sources_digest(files[:1]) != digest
+    assert atomic.compute_files_digest([moved / file.name for file in files]) == digest
+    assert atomic.compute_files_digest(files[:1]) != digest
     files[0].write_text("a.pz")
-    assert store.sources_digest(files) != digest
+    assert atomic.compute_files_digest(files) != digest
     files[0].write_text("a.py")
     files[0].rename(tmp_path / "c.py")
-    assert store.sources_digest([tmp_path / "c.py", files[1]]) != digest
+    assert atomic.compute_files_digest([tmp_path / "c.py", files[1]]) != digest
 
 
 def test_write_leaves_the_old_content_when_writing_fails(tmp_path, monkeypatch):
     file = tmp_path / "results.csv"
-    store.write(file, "old")
+    atomic.write(file, "old")
 
     def full(_descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        store.write(file, "new")
+        atomic.write(file, "new")
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
 
 
 def test_write_makes_directories_and_replaces(tmp_path):
     file = tmp_path / "a" / "b" / "page.html"
-    store.write(file, "old")
-    store.write(file, "né".encode())
+    atomic.write(file, "old")
+    atomic.write(file, "né".encode())
     assert file.read_text(encoding="utf-8") == "né"
 
 
@@ -294,7 +295,7 @@ def test_other_errors_of_a_make_are_left_as_they_are(tmp_path):
 
 def test_a_full_disk_stops_with_a_line_and_keeps_what_was_there(full_disk, maker):
     first = store.get_or_make(full_disk, "qat", MATERIAL, maker)
-    store.write(full_disk / "results.csv", "old")
+    atomic.write(full_disk / "results.csv", "old")
 
     def large(directory: Path) -> None:
         (directory / "weights.npz").write_bytes(bytes(100_000))
@@ -302,7 +303,7 @@ def test_a_full_disk_stops_with_a_line_and_keeps_what_was_there(full_disk, maker
     with pytest.raises(StoreError, match="the disk is full"):
         store.get_or_make(full_disk, "pqat", MATERIAL, large)
     with pytest.raises(OSError, match="No space left"):
-        store.write(full_disk / "results.csv", bytes(100_000))
+        atomic.write(full_disk / "results.csv", bytes(100_000))
     assert entries(full_disk) == [first.name, "results.csv"]
     assert (full_disk / "results.csv").read_text() == "old"
     # There is room again for what fits.

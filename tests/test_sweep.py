@@ -9,17 +9,21 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from collabopt import batch, experiment, results, sweep, sweep_page
-from collabopt.experiment import ExperimentError
+from collabopt.batch import scheduler
+from collabopt.batch.plan import parse_settings
+from collabopt.config import loading, sweep
+from collabopt.config.experiment import ExperimentError
+from collabopt.report import sweep_page
+from collabopt.storage import results
 
 GRID = {"sparsity": [0.5, 0.7], "number_of_clusters": [8, 16, 32], "seed": [0, 1]}
 
 
 def test_a_grid_has_a_cell_for_every_combination():
-    found = sweep.cells(GRID)
+    found = sweep.list_cells(GRID)
     assert len(found) == len({tuple(cell.values()) for cell in found}) == 12
     assert found[0] == {"sparsity": 0.5, "number_of_clusters": 8, "seed": 0}
-    assert sweep.cells({}) == [{}]
+    assert sweep.list_cells({}) == [{}]
 
 
 @pytest.mark.parametrize(
@@ -41,18 +45,18 @@ def test_a_grid_has_a_cell_for_every_combination():
     ],
 )
 def test_a_branch_is_shared_where_fewer_values_decide_it_than_the_cells(grid, shared):
-    assert {branch: set(part) for branch, part in sweep.shared(grid).items()} == {
+    assert {branch: set(part) for branch, part in sweep.find_shared_branches(grid).items()} == {
         branch: set(knobs) for branch, knobs in shared.items()
     }
 
 
 def test_the_names_of_all_cells_differ_and_read_back():
-    names = [sweep.name(cell) for cell in sweep.cells(GRID)]
+    names = [sweep.format_name(cell) for cell in sweep.list_cells(GRID)]
     assert len(set(names)) == 12
     assert names[0] == "sparsity=0.5,number_of_clusters=8,seed=0"
-    assert sweep.name(GRID) == "sparsity=0.5+0.7,number_of_clusters=8+16+32,seed=0+1"
-    long = sweep.name({"seed": list(range(100))})
-    assert len(long) < 200 and long != sweep.name({"seed": list(range(101))})
+    assert sweep.format_name(GRID) == "sparsity=0.5+0.7,number_of_clusters=8+16+32,seed=0+1"
+    long = sweep.format_name({"seed": list(range(100))})
+    assert len(long) < 200 and long != sweep.format_name({"seed": list(range(101))})
 
 
 @pytest.mark.parametrize(
@@ -65,7 +69,7 @@ def test_the_names_of_all_cells_differ_and_read_back():
     ],
 )
 def test_a_grid_is_given_as_values_with_commas(text, grid):
-    assert batch.parse(text) == grid
+    assert parse_settings(text) == grid
 
 
 @pytest.mark.parametrize(
@@ -81,7 +85,7 @@ def test_a_grid_is_given_as_values_with_commas(text, grid):
 )
 def test_a_grid_that_is_none_is_told(text, told):
     with pytest.raises(ExperimentError, match=r"^SET: ") as error:
-        batch.parse(text)
+        parse_settings(text)
     assert told in str(error.value)
 
 
@@ -111,7 +115,7 @@ def test_figures_are_means_over_seeds_and_a_stage_of_several_cells_counts_once()
             row(stage="baseline", accuracy_int8=0.99),
         ]
     )
-    table = sweep_page.over_seeds(rows).set_index("stage")
+    table = sweep_page.average_over_seeds(rows).set_index("stage")
     assert list(table.index) == ["baseline", "pruned"]
     assert table.loc["pruned", "seeds"] == 2
     assert table.loc["pruned", "accuracy_int8"] == pytest.approx(0.92)
@@ -125,7 +129,7 @@ def swept(tiny, tmp_path_factory) -> tuple[Path, str]:
     """The directory of a sweep by the real Snakemake, and what was said."""
     place = tmp_path_factory.mktemp("sweep")
     environment = os.environ | {"COLLABOPT_DATA": f"{place}/data", "COLLABOPT_REPORTS": f"{place}/reports"}
-    command = [sys.executable, "-m", "collabopt.batch", "report", "--experiment", str(tiny), "--cores", "2"]
+    command = [sys.executable, "-m", "collabopt", "report", "--experiment", str(tiny), "--cores", "2"]
     command += ["--set", "number_of_clusters=16,32"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -184,10 +188,10 @@ def test_the_page_of_a_sweep_links_every_cell(swept):
     ],
 )
 def test_one_wrong_cell_stops_a_sweep_before_anything_is_made(monkeypatch, capsys, tmp_path, options, told):
-    monkeypatch.setattr(experiment, "DATA", tmp_path / "data")
-    monkeypatch.setattr(experiment, "REPORTS", tmp_path / "reports")
+    monkeypatch.setattr(loading, "DATA", tmp_path / "data")
+    monkeypatch.setattr(loading, "REPORTS", tmp_path / "reports")
     monkeypatch.setattr(sys, "argv", ["batch", "report", "--experiment", "digits", "--set", *options])
-    assert batch.main() == 2
+    assert scheduler.main() == 2
     said = capsys.readouterr()
     assert (said.out, len(said.err.splitlines())) == ("", 1)
     assert told in said.err

@@ -6,8 +6,9 @@ import pandas as pd
 import pytest
 from conftest import plan_of
 
-from collabopt import tables
-from collabopt.tree import TREE
+from collabopt.config.stages import STAGES
+from collabopt.report import tables
+from collabopt.techniques.registry import TREE
 
 RESULT = {
     "accuracy": 0.91234,
@@ -83,12 +84,12 @@ def test_published_figures_stand_above_ours_where_model_and_data_are_the_same():
     assert table.loc["INT8 file, raw → gzip, bytes (saved)"].loc["ours", "PQAT"] == "1,000,000 → 750,000 (25.00%)"
 
 
-@pytest.mark.parametrize("table", tables.GUIDES)
+@pytest.mark.parametrize("table", [stage.name for stage in STAGES.values() if stage.guide])
 def test_only_ours_are_shown_where_nothing_was_published(table):
     shown = tables.guide(run("digits_cnn", "digits"), table).data
     assert {source for _, source in shown.index} == {"ours"}
     assert len(shown) == 4
-    assert list(shown.columns) == [TREE[stage].title for stage in tables.GUIDES[table]]
+    assert list(shown.columns) == [TREE[stage].title for stage in STAGES[table].guide]
 
 
 def test_published_sizes_in_megabytes_are_shown_as_such():

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collabopt import experiment, targets
-from collabopt.experiment import ExperimentError, Targets
+from collabopt.config import loading
+from collabopt.config.experiment import ExperimentError, Targets
+from collabopt.deploy import targets
 
 NO_NPU = float("nan")
 LEAVES = pd.DataFrame(
@@ -48,19 +49,21 @@ def test_the_first_leaf_that_meets_all_targets_is_chosen(wanted, chosen):
 
 
 def test_a_miss_says_by_how_much():
-    missed = targets.misses(LEAVES.loc["d"], Targets(max_accuracy_drop=0.01, max_gzip_bytes=300, max_npu_ms=2), 0.95)
+    missed = targets.find_misses(
+        LEAVES.loc["d"], Targets(max_accuracy_drop=0.01, max_gzip_bytes=300, max_npu_ms=2), 0.95
+    )
     assert missed == {"max_accuracy_drop": pytest.approx(0.02), "max_gzip_bytes": 100}
 
 
 def test_a_cost_that_is_not_known_meets_no_target():
-    assert targets.misses(LEAVES.loc["a"], Targets(max_npu_ms=1000), 0.95) == {"max_npu_ms": math.inf}
+    assert targets.find_misses(LEAVES.loc["a"], Targets(max_npu_ms=1000), 0.95) == {"max_npu_ms": math.inf}
 
 
 def test_the_nearest_misses_least_of_its_targets():
-    assert targets.nearest(LEAVES, Targets(max_gzip_bytes=390, max_accuracy_drop=0.02)) == "d"
+    assert targets.find_nearest(LEAVES, Targets(max_gzip_bytes=390, max_accuracy_drop=0.02)) == "d"
     # Two points more than none at all weigh more than a third more bytes.
-    assert targets.nearest(LEAVES, Targets(max_gzip_bytes=300, max_accuracy_drop=0.0)) == "c"
-    assert targets.nearest(LEAVES, Targets(max_npu_ms=0.1)) != "a"
+    assert targets.find_nearest(LEAVES, Targets(max_gzip_bytes=300, max_accuracy_drop=0.0)) == "c"
+    assert targets.find_nearest(LEAVES, Targets(max_npu_ms=0.1)) != "a"
 
 
 @given(
@@ -73,9 +76,9 @@ def test_what_is_chosen_misses_nothing_and_all_before_it_something(drop, size, t
     chosen = targets.choose(LEAVES, wanted)
     for at, leaf in LEAVES.iterrows():
         if at == chosen:
-            assert not targets.misses(leaf, wanted, 0.95)
+            assert not targets.find_misses(leaf, wanted, 0.95)
             break
-        assert targets.misses(leaf, wanted, 0.95)
+        assert targets.find_misses(leaf, wanted, 0.95)
 
 
 def test_looser_targets_never_choose_a_leaf_further_down():
@@ -85,18 +88,18 @@ def test_looser_targets_never_choose_a_leaf_further_down():
 
 
 def test_targets_come_from_the_file_and_from_parameters():
-    assert not experiment.load("digits").has_targets
-    plan = experiment.load("digits", max_gzip_bytes=12_000, max_accuracy_drop=0.02)
+    assert not loading.load("digits").has_targets
+    plan = loading.load("digits", max_gzip_bytes=12_000, max_accuracy_drop=0.02)
     assert plan.targets == Targets(max_gzip_bytes=12_000, max_accuracy_drop=0.02)
     assert plan.has_targets
-    assert experiment.overridden("digits", max_gzip_bytes=12_000) == {"max_gzip_bytes": 12_000}
-    assert experiment.report_directory("digits", max_npu_ms=0.5).name == "max_npu_ms=0.5"
+    assert loading.list_overrides("digits", max_gzip_bytes=12_000) == {"max_gzip_bytes": 12_000}
+    assert loading.find_report_directory("digits", max_npu_ms=0.5).name == "max_npu_ms=0.5"
 
 
 def test_a_parameter_goes_before_the_file_s_own_target(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("extends: digits\ntargets: {max_gzip_bytes: 20_000, max_npu_ms: 2}\n")
-    assert experiment.load(path, max_gzip_bytes=1000).targets == Targets(max_gzip_bytes=1000, max_npu_ms=2)
+    assert loading.load(path, max_gzip_bytes=1000).targets == Targets(max_gzip_bytes=1000, max_npu_ms=2)
 
 
 @pytest.mark.parametrize(
@@ -113,6 +116,6 @@ def test_a_target_out_of_range_is_named(text, said, tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(f"extends: digits\n{text}\n")
     with pytest.raises(ExperimentError, match=said.replace("?", r"\?")):
-        experiment.load(path)
+        loading.load(path)
     with pytest.raises(ExperimentError, match="targets"):
-        experiment.load(path, max_gzip_bytes=1.5)
+        loading.load(path, max_gzip_bytes=1.5)

@@ -11,9 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from collabopt import datasets, experiment, models, progress, training
-from collabopt.backend import keras, seed_everything, tf
-from collabopt.experiment import Training
+from collabopt import datasets, models
+from collabopt.config import experiment
+from collabopt.config.experiment import Training
+from collabopt.runtime import progress
+from collabopt.runtime.tensorflow import keras, seed_everything, tf
+from collabopt.techniques import training
 
 STEPS = 10
 
@@ -51,7 +54,7 @@ def seed_7(tiny_data) -> str:
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
 def test_warm_up_climbs_from_zero_to_the_peak(schedule):
-    rate = training.learning_rate(how(epochs=4, warmup_epochs=2, schedule=schedule), STEPS)
+    rate = training.make_learning_rate(how(epochs=4, warmup_epochs=2, schedule=schedule), STEPS)
     assert float(rate(0)) == 0
     assert float(rate(STEPS)) == pytest.approx(0.005)
     assert float(rate(2 * STEPS)) == pytest.approx(0.01)
@@ -60,7 +63,7 @@ def test_warm_up_climbs_from_zero_to_the_peak(schedule):
 
 @pytest.mark.parametrize("warmup_epochs", [0, 1.5])
 def test_a_cosine_ends_at_zero_and_never_climbs_after_warm_up(warmup_epochs):
-    rate = training.learning_rate(how(epochs=4, warmup_epochs=warmup_epochs, schedule="cosine"), STEPS)
+    rate = training.make_learning_rate(how(epochs=4, warmup_epochs=warmup_epochs, schedule="cosine"), STEPS)
     rates = [float(rate(step)) for step in range(round(warmup_epochs * STEPS), 4 * STEPS + 1)]
     assert rates[0] == pytest.approx(0.01)
     assert rates == sorted(rates, reverse=True)
@@ -69,7 +72,7 @@ def test_a_cosine_ends_at_zero_and_never_climbs_after_warm_up(warmup_epochs):
 
 @pytest.mark.parametrize("warmup_epochs", [0, 1])
 def test_a_constant_rate_stays_to_the_end_and_beyond(warmup_epochs):
-    rate = training.learning_rate(how(epochs=3, warmup_epochs=warmup_epochs), STEPS)
+    rate = training.make_learning_rate(how(epochs=3, warmup_epochs=warmup_epochs), STEPS)
     rates = [float(rate(step)) for step in range(warmup_epochs * STEPS, 5 * STEPS)]
     assert rates == pytest.approx([0.01] * len(rates))
 
@@ -78,7 +81,7 @@ def test_without_label_smoothing_the_loss_is_sparse_cross_entropy():
     draw = np.random.default_rng(0)
     logits, labels = draw.normal(size=(20, 5)).astype(np.float32), draw.integers(5, size=20)
     expected = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
-    np.testing.assert_allclose(training.loss(5)(labels, logits), expected, rtol=1e-5)
+    np.testing.assert_allclose(training.make_loss(5)(labels, logits), expected, rtol=1e-5)
 
 
 def test_label_smoothing_moves_its_share_of_the_truth_to_all_classes_alike():
@@ -86,7 +89,7 @@ def test_label_smoothing_moves_its_share_of_the_truth_to_all_classes_alike():
     logits, labels = draw.normal(size=(20, 5)).astype(np.float32), draw.integers(5, size=20)
     log_likelihood = tf.nn.log_softmax(logits).numpy()
     expected = -0.9 * log_likelihood[np.arange(20), labels] - 0.1 * log_likelihood.mean(axis=1)
-    np.testing.assert_allclose(training.loss(5, 0.1)(labels, logits), expected, rtol=1e-5)
+    np.testing.assert_allclose(training.make_loss(5, 0.1)(labels, logits), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
@@ -96,7 +99,7 @@ def test_weight_decay_shrinks_kernels_and_nothing_else(optimizer):
     for variable in model.trainable_variables:  # biases and betas start at zero, which decays to zero
         variable.assign(variable + 0.5)
     before = [variable.numpy() for variable in model.trainable_variables]
-    made = training.optimizer(how(optimizer=optimizer, weight_decay=0.5), STEPS)
+    made = training.make_optimizer(how(optimizer=optimizer, weight_decay=0.5), STEPS)
     # Without gradients the decay is all that moves a weight: by learning rate × decay × weight.
     made.apply_gradients([(tf.zeros_like(variable), variable) for variable in model.trainable_variables])
     decayed = set()
@@ -113,7 +116,7 @@ def test_weight_decay_goes_by_the_variable_and_not_by_the_name_of_its_layer():
     layers = [keras.layers.Dense(1, name=name) for name in ("min_head", "beta", "centroids_1")]
     model = keras.Sequential([keras.Input((2,)), *layers])
     before = {variable.name: variable.numpy() for variable in model.trainable_variables}
-    made = training.optimizer(how(weight_decay=0.5), STEPS)
+    made = training.make_optimizer(how(weight_decay=0.5), STEPS)
     made.apply_gradients([(tf.zeros_like(variable), variable) for variable in model.trainable_variables])
     for variable in model.trainable_variables:
         assert np.all(variable.numpy() == before[variable.name]) == ("bias" in variable.name), variable.name

@@ -13,10 +13,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from collabopt import card, experiment, leaf_tables, leaves, targets, walk
-from collabopt.runs import Run
-from collabopt.stages import TREE, lineage
-from collabopt.walk import Walk
+from collabopt.config import experiment, loading
+from collabopt.config.formats import FORMATS
+from collabopt.config.stages import STAGES, get_lineage
+from collabopt.deploy import model_card, search, targets, variants
+from collabopt.deploy.search import Search
+from collabopt.report import variant_tables
+from collabopt.run import Run
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -28,7 +31,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A directory for store, reports and locks."""
     with pytest.MonkeyPatch.context() as patch:
         path = tmp_path_factory.mktemp("place")
-        patch.setattr(experiment, "DATA", path)
+        patch.setattr(loading, "DATA", path)
         yield path
 
 
@@ -42,13 +45,13 @@ def small(tiny, place) -> Path:
 
 def run_of(small: Path, place: Path, store: str = "stages", **overrides: object) -> Run:
     name = ",".join(f"{key}={value}" for key, value in overrides.items()) or "report"
-    return Run(experiment.load(str(small), **overrides), place / store / name, small, place / store)
+    return Run(loading.load(str(small), **overrides), place / store / name, small, place / store)
 
 
 @pytest.fixture(scope="module")
-def whole(small, place) -> Walk:
+def whole(small, place) -> Search:
     """The walk without targets."""
-    return walk.down(run_of(small, place))
+    return search.search(run_of(small, place))
 
 
 def trained(place: Path, store: str) -> set[str]:
@@ -61,21 +64,21 @@ def read_on_test(place: Path, store: str) -> list[str]:
 
 
 def test_without_targets_it_comes_to_every_leaf(whole):
-    expected = {f"{stage}-{kind}" for stage in FLOAT for kind in leaves.FORMATS}
+    expected = {f"{stage}-{kind}" for stage in FLOAT for kind in FORMATS}
     expected |= {f"{stage}-int8" for stage in ("qat", "pqat", "cqat", "pcqat")}
     assert set(whole.table.index) == expected
     assert whole.stages[0] == "baseline"
     assert whole.stages[-1] == "pcqat"
     assert whole.chosen is None
     assert whole.table["accuracy"].notna().all()
-    depth = [len(lineage(stage)) for stage in whole.table["stage"]]
+    depth = [len(get_lineage(stage)) for stage in whole.table["stage"]]
     assert depth == sorted(depth)
 
 
 def test_leaves_csv_is_what_was_found_and_every_file_is_there(whole):
     directory = whole.run.directory
     written = pd.read_csv(directory / "leaves.csv")
-    assert list(written.columns) == leaves.COLUMNS
+    assert list(written.columns) == variants.COLUMNS
     pd.testing.assert_series_equal(written["gzip_bytes"], whole.table["gzip_bytes"].reset_index(drop=True))
     for _, leaf in written.iterrows():
         assert (directory / leaf["tflite"]).stat().st_size == leaf["tflite_bytes"]
@@ -84,7 +87,7 @@ def test_leaves_csv_is_what_was_found_and_every_file_is_there(whole):
 def test_a_format_costs_what_its_bits_say(whole):
     table = whole.table
     for stage in FLOAT:
-        sizes = {kind: table.loc[f"{stage}-{kind}", "gzip_bytes"] for kind in leaves.FORMATS}
+        sizes = {kind: table.loc[f"{stage}-{kind}", "gzip_bytes"] for kind in FORMATS}
         assert sizes["int8"] < sizes["float16"] < sizes["float32"]
     for kind in ("int8", "int16x8"):
         assert set(table.loc[table["format"] == kind, "weight_bytes"]) == {8 * 9 + 8 * 9 + 8 * 16 + 16 * 10}
@@ -93,7 +96,7 @@ def test_a_format_costs_what_its_bits_say(whole):
 
 
 def test_the_int8_leaf_is_the_stage_s_own_file(whole):
-    for name in TREE:
+    for name in STAGES:
         finished = whole.run.stage(name)
         assert whole.tried[f"{name}-int8"].tflite.read_bytes() == finished.tflite.read_bytes()
         assert whole.table.loc[f"{name}-int8", "accuracy"] == finished.result["accuracy_int8"]
@@ -113,7 +116,7 @@ def test_clusters_and_zeros_bring_the_entropy_down(whole):
 
 def test_it_stops_at_the_first_leaf_that_meets_all_and_trains_nothing_beyond(whole, small, place):
     enough = int(whole.table.loc["baseline-int8", "gzip_bytes"])
-    went = walk.down(run_of(small, place, "early", max_gzip_bytes=enough))
+    went = search.search(run_of(small, place, "early", max_gzip_bytes=enough))
     assert went.chosen == went.nearest == "baseline-int8"
     assert trained(place, "early") == {"baseline"}
     assert read_on_test(place, "early") == ["baseline-int8-test"]
@@ -127,7 +130,7 @@ def test_a_level_further_down_it_trains_what_leads_there(whole, small, place):
     table = whole.table
     first = table.index[table["gzip_bytes"] < table.loc["baseline-int8", "gzip_bytes"]][0]
     assert not first.startswith("baseline")
-    went = walk.down(run_of(small, place, "further", max_gzip_bytes=int(table.loc[first, "gzip_bytes"])))
+    went = search.search(run_of(small, place, "further", max_gzip_bytes=int(table.loc[first, "gzip_bytes"])))
     assert went.chosen == first
     assert trained(place, "further") == set(went.stages)
     for name in went.table.index[:-1]:
@@ -137,24 +140,24 @@ def test_a_level_further_down_it_trains_what_leads_there(whole, small, place):
 
 def test_where_no_leaf_meets_all_the_nearest_is_said_and_what_it_misses(whole, small, place):
     smallest = int(whole.table["gzip_bytes"].min())
-    went = walk.down(run_of(small, place, max_gzip_bytes=smallest - 100))
+    went = search.search(run_of(small, place, max_gzip_bytes=smallest - 100))
     assert went.chosen is None
     assert went.table.loc[went.nearest, "gzip_bytes"] == smallest
     assert went.misses(went.nearest) == {"max_gzip_bytes": 100}
     assert went.table["accuracy"].notna().sum() == 1
-    written = card.write(went)
+    written = model_card.write(went)
     assert not written.content["meets_all_targets"]
     assert "no leaf meets all targets" in written.text
 
 
 def test_the_choice_does_not_look_at_test(whole, small, place):
     limit = int(whole.table["gzip_bytes"].quantile(0.3))
-    went = [walk.down(run_of(small, place, max_gzip_bytes=limit, max_accuracy_drop=0.05))]
+    went = [search.search(run_of(small, place, max_gzip_bytes=limit, max_accuracy_drop=0.05))]
     other = run_of(small, place, max_gzip_bytes=limit, max_accuracy_drop=0.05)
     test = other.data.test
     wrong = dataclasses.replace(test, labels=(test.labels + 1) % 10)
     other.__dict__["data"] = dataclasses.replace(other.data, test=wrong)
-    went.append(walk.down(other))
+    went.append(search.search(other))
     assert went[0].nearest == went[1].nearest
     right, other_right = (one.table.loc[one.nearest, "accuracy"] for one in went)
     assert right + other_right <= 1
@@ -173,9 +176,9 @@ def test_a_cost_that_is_not_known_is_no_cost_that_is_met(whole):
 
 
 @pytest.fixture(scope="module")
-def carded(whole, small, place) -> card.Card:
+def carded(whole, small, place) -> model_card.ModelCard:
     limit = int(whole.table.loc["baseline-int8", "gzip_bytes"])
-    return card.write(walk.down(run_of(small, place, max_gzip_bytes=limit, max_accuracy_drop=0.5)))
+    return model_card.write(search.search(run_of(small, place, max_gzip_bytes=limit, max_accuracy_drop=0.5)))
 
 
 def test_the_card_s_file_scores_the_accuracy_on_the_card(carded, tiny_data):
@@ -216,16 +219,16 @@ def test_what_the_card_says_of_running_the_file_runs(carded, tmp_path):
 
 
 def test_without_targets_there_is_no_card(whole):
-    written = card.write(whole)
+    written = model_card.write(whole)
     assert "max_gzip_bytes" in written.text
     assert not (whole.run.directory / "deployed").exists()
 
 
 def test_tables_say_what_was_chosen_and_what_each_other_misses(small, place, whole):
     limit = int(whole.table.loc["baseline-int8", "gzip_bytes"])
-    went = walk.down(run_of(small, place, max_gzip_bytes=limit))
-    frame = leaf_tables.walk(went).data
+    went = search.search(run_of(small, place, max_gzip_bytes=limit))
+    frame = variant_tables.walk(went).data
     assert list(frame["Verdict"])[-1] == "chosen"
     assert all(said == "misses gzip" for said in list(frame["Verdict"])[:-1])
-    assert len(leaf_tables.sizes(went).data) == len(leaf_tables.inference(went).data) == len(frame)
-    assert "Verdict" not in leaf_tables.walk(whole).data
+    assert len(variant_tables.sizes(went).data) == len(variant_tables.inference(went).data) == len(frame)
+    assert "Verdict" not in variant_tables.walk(whole).data

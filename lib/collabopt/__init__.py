@@ -1,4 +1,31 @@
-"""Collaborative model optimization: prune, cluster and quantize Keras models so that each step keeps the last win.
+"""Collaborative model optimization: prune, cluster and quantize Keras models so that each step keeps the previous one.
 
-Importing the package is cheap. The modules that compute import TensorFlow through `collabopt.backend`.
+    from collabopt import figures, start, tables
+
+    run = start("digits", sparsity=0.8)
+    tables.stages(run.stages("baseline", "pqat"))
+
+Importing the package is cheap. What a notebook uses is imported when it is first named.
 """
+
+import importlib
+
+_PUBLIC = {
+    "comparison": "collabopt.analysis.comparison",
+    "sensitivity": "collabopt.analysis.sensitivity",
+    "model_card": "collabopt.deploy.model_card",
+    "search": "collabopt.deploy.search",
+    "figures": "collabopt.figures",
+    "explorer": "collabopt.figures.explorer",
+    "tables": "collabopt.report.tables",
+    "variant_tables": "collabopt.report.variant_tables",
+}
+__all__ = [*_PUBLIC, "start"]
+
+
+def __getattr__(name: str):
+    if name == "start":
+        return importlib.import_module("collabopt.run").start
+    if name in _PUBLIC:
+        return importlib.import_module(_PUBLIC[name])
+    raise AttributeError(f"module collabopt has no attribute {name}; expected one of {', '.join(__all__)}")

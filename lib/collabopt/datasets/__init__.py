@@ -6,10 +6,11 @@ data = datasets.load(experiment.load("digits"))
 from dataclasses import dataclass
 from pathlib import Path
 
+from collabopt.config.experiment import Dataset, Experiment
+from collabopt.config.loading import DATA
 from collabopt.datasets import carve, cifar10, digits, imagenet, mnist, own, speech_commands
 from collabopt.datasets.parts import DatasetError, Parts, located
 from collabopt.datasets.split import Split
-from collabopt.experiment import DATA, Dataset, Experiment
 
 __all__ = ["Data", "DatasetError", "Split", "load", "located"]
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from collabopt.backend import tf
 from collabopt.datasets import download
 from collabopt.datasets.arrays import demand, parts_of, read_npz
 from collabopt.datasets.parts import Parts
-from collabopt.whole import whole_file
+from collabopt.runtime.tensorflow import tf
+from collabopt.storage.atomic import write_file
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
@@ -64,7 +64,7 @@ def convert(archive: Path, destination: Path) -> None:
     with tarfile.open(archive) as tar:
         train = [_batch(tar, f"data_batch_{number}") for number in range(1, 6)]
         arrays = {"train": _sorted(train), "test": _sorted([_batch(tar, "test_batch")])}
-    with whole_file(destination) as file:
+    with write_file(destination) as file:
         np.savez(file, **{f"{kind}_{name}": part[kind] for name, part in arrays.items() for kind in ("x", "y")})
 
 

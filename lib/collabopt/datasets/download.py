@@ -12,7 +12,7 @@ import requests
 from tqdm import tqdm
 
 from collabopt.datasets.parts import DatasetError
-from collabopt.whole import sha256_of, whole_file
+from collabopt.storage.atomic import compute_sha256, write_file
 
 CHUNK_BYTES = 1 << 20
 
@@ -46,7 +46,7 @@ def archive(url: str, path: Path, sha256: str, what: str) -> Iterator[Path]:
     was_there = path.exists()
     if not was_there:
         fetch(url, path, sha256, what)
-    elif (found := sha256_of(path)) != sha256:
+    elif (found := compute_sha256(path)) != sha256:
         raise DatasetError(f"{path}: its SHA-256 is {found}, expected {sha256}; delete it or put {url} there again")
     yield path
     if not was_there:
@@ -60,7 +60,7 @@ class _Refused(Exception):
 def _write(response: requests.Response, destination: Path, sha256: str, what: str) -> None:
     size = int(response.headers.get("Content-Length", 0))
     digest = hashlib.sha256()
-    with whole_file(destination) as file, _Progress(what, size) as progress:
+    with write_file(destination) as file, _Progress(what, size) as progress:
         free = shutil.disk_usage(destination.parent).free
         if size > free:
             raise _Refused(f"the disk is full: {size:,} bytes needed, {free:,} bytes free")

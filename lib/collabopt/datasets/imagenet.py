@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from collabopt.backend import tf
 from collabopt.datasets.parts import DatasetError, Parts
 from collabopt.datasets.split import Split
+from collabopt.runtime.tensorflow import tf
 
 IMAGE_SIZE = 224
 CENTRAL = 0.875  # share of the shorter side that evaluation keeps

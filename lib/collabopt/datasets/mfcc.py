@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from collabopt.backend import tf
 from collabopt.datasets.parts import DatasetError
+from collabopt.runtime.tensorflow import tf
 
 SAMPLE_RATE = 16_000
 SAMPLES = 16_000

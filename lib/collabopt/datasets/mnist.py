@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from collabopt.backend import tf
 from collabopt.datasets.arrays import demand, parts_of, read_npz
 from collabopt.datasets.download import fetch
 from collabopt.datasets.parts import Parts
+from collabopt.runtime.tensorflow import tf
 
 URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"
 SHA256 = "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from collabopt.config.loading import ROOT
 from collabopt.datasets.split import Split
-from collabopt.experiment import ROOT
 
 
 class DatasetError(ValueError):

@@ -17,7 +17,7 @@ import numpy as np
 
 from collabopt.datasets import download
 from collabopt.datasets.parts import DatasetError
-from collabopt.whole import whole_directory
+from collabopt.storage.atomic import write_directory
 
 URL = "http://download.tensorflow.org/data/speech_commands_v0.02.tar.gz"
 SHA256 = "af14739ee7dc311471de98f5f9d2c9191b18aedfe957f4a6ff791c709868ff58"
@@ -50,7 +50,7 @@ def unpack(directory: Path, url: str = URL, sha256: str = SHA256) -> None:
     beside = directory.with_name("speech_commands_v0.02.tar.gz")
     with download.archive(url, beside, sha256, "Speech Commands v0.02") as archive:
         contents = _read(archive)
-        with whole_directory(directory) as unfinished:
+        with write_directory(directory) as unfinished:
             _extract(archive, _places(contents), unfinished)
             for number, split in enumerate(SPLITS):
                 count = math.ceil(SHARE * len(_of_split(contents, split, WORDS)))

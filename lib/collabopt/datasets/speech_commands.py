@@ -15,7 +15,7 @@ from collabopt.datasets.arrays import UNREADABLE
 from collabopt.datasets.parts import DatasetError, Parts
 from collabopt.datasets.speech_archive import SHA256, SPLITS, URL, WORDS
 from collabopt.datasets.split import Split
-from collabopt.whole import whole_file
+from collabopt.storage.atomic import write_file
 
 CLASSES = ("_silence_", "_unknown_", *WORDS)
 
@@ -74,7 +74,7 @@ def _cached(cache: Path, fingerprint: str, clips: dict[str, list[Path]]) -> dict
             warnings.warn(f"{path}: damaged ({error}); the features are computed again", stacklevel=2)
     made = {split: mfcc.features_of_files(clips[split]) for split in SPLITS}
     try:
-        with whole_file(path) as file:
+        with write_file(path) as file:
             np.savez(file, **made)
     except OSError as error:  # A data folder that cannot be written to is no reason not to go on.
         warnings.warn(f"{path}: could not be written ({error}); the next run computes it again", stacklevel=2)

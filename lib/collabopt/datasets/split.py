@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from collabopt.backend import tf
+from collabopt.runtime.tensorflow import tf
 
 
 def _float32(examples: tf.Tensor) -> tf.Tensor:

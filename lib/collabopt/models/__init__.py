@@ -5,12 +5,12 @@ model = models.build(digits.model, input_shape=(8, 8, 1), classes=10)
 
 from types import ModuleType
 
-from collabopt import experiment
-from collabopt.backend import keras
+from collabopt.config import experiment
 from collabopt.models import ds_cnn, mobilenet, own, small, weights
 from collabopt.models.check import ModelError, check
-from collabopt.source_digest import compute_digest, compute_module_digest
-from collabopt.whole import sha256_of
+from collabopt.runtime.tensorflow import keras
+from collabopt.storage.atomic import compute_sha256
+from collabopt.storage.source_digest import compute_digest, compute_module_digest
 
 __all__ = ["FAMILIES", "ModelError", "build", "compute_code_digest", "weights"]
 
@@ -51,7 +51,7 @@ def compute_code_digest(section: experiment.Model) -> str:
         ModelError: A file is missing.
     """
     if section.path:
-        return sha256_of(own.saved_at(section.path))
+        return compute_sha256(own.saved_at(section.path))
     if section.function:
         return compute_module_digest(own.source_of(section.function))
     return compute_digest(getattr(FAMILIES[section.name], section.name))

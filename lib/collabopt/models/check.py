@@ -3,7 +3,7 @@
 import itertools
 from collections import Counter
 
-from collabopt.backend import keras
+from collabopt.runtime.tensorflow import keras
 
 
 class ModelError(ValueError):
@@ -25,7 +25,7 @@ def _not_a_graph(model: object, *_: object) -> str | None:
     if not isinstance(model, keras.Model):
         kind = f"{type(model).__module__}.{type(model).__name__}"
         if kind.startswith("keras."):
-            return "found a Keras 3 model; build it with Keras 2 (from collabopt.backend import keras)"
+            return "found a Keras 3 model; build it with Keras 2 (from collabopt.runtime.tensorflow import keras)"
         return f"found {kind}; expected a keras.Model of Keras 2"
     if type(model) is keras.Sequential and not model.built:
         return "the Sequential model is not built; begin it with keras.Input(input_shape)"

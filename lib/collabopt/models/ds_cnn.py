@@ -6,7 +6,7 @@ norm, its momentum 0.96, "same" padding and the average over the whole remaining
 24,908, 141,224 and 422,844 parameters, batch norm's included.
 """
 
-from collabopt.backend import keras, tf
+from collabopt.runtime.tensorflow import keras, tf
 
 layers = keras.layers
 

@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from collabopt.backend import keras
 from collabopt.models import weights as weights_of
 from collabopt.models.check import ModelError
+from collabopt.runtime.tensorflow import keras
 
 APPLICATIONS: dict[str, tuple[Callable[..., keras.Model], str]] = {
     "mobilenet_v1": (keras.applications.MobileNet, "conv1"),

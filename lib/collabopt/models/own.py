@@ -12,10 +12,10 @@ from pathlib import Path
 
 import h5py
 
-from collabopt.backend import keras
+from collabopt.config.loading import DATA
 from collabopt.datasets import located
-from collabopt.experiment import DATA
 from collabopt.models.check import ModelError
+from collabopt.runtime.tensorflow import keras
 
 
 def source_of(function: str) -> Path:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from collabopt.models import mobilenet
-from collabopt.whole import whole_file
+from collabopt.storage.atomic import write_file
 
 KNOWN = {f"{name}_imagenet.npz": name for name in mobilenet.APPLICATIONS}
 
@@ -17,5 +17,5 @@ def ensure(path: Path) -> None:
     """
     if path.name in KNOWN and not path.exists():
         arrays = mobilenet.imagenet_weights(KNOWN[path.name])
-        with whole_file(path) as file:
+        with write_file(path) as file:
             np.savez(file, **arrays)

@@ -1,6 +1,6 @@
 """Networks that train in seconds on a CPU, for 28x28 and 8x8 images of one channel."""
 
-from collabopt.backend import keras, tf
+from collabopt.runtime.tensorflow import keras, tf
 
 layers = keras.layers
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from collabopt.backend import keras, tf
 from collabopt.models.check import ModelError
+from collabopt.runtime.tensorflow import keras, tf
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:

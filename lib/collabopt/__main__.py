@@ -1,0 +1,102 @@
+"""The command line: `python -m collabopt report|verify|store`, and the jobs of the Snakefile."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from collabopt.config import sweep
+from collabopt.config.experiment import ExperimentError
+from collabopt.runtime import progress
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        words: The words of the command line; None takes those of the process.
+
+    Returns:
+        The exit status: 0, 1 where something failed, 2 for bad input or an undecided comparison, 130 if stopped.
+    """
+    arguments = _make_parser().parse_args(words)
+    try:
+        return arguments.run(arguments)
+    except ExperimentError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"{error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; finished work is kept, and the same command continues from it", file=sys.stderr)
+        return 130
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m collabopt", description="Collaborative model optimization.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    def add(name: str, run, description: str, *required: str, **options: str | None) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=description, description=description)
+        command.set_defaults(run=run)
+        for option in required:
+            command.add_argument(f"--{option}", required=True)
+        for option, default in options.items():
+            command.add_argument(f"--{option}", default=default)
+        return command
+
+    options = {"experiment": "digits", "set": "", "cores": "all", "profile": None, "notebooks": ""}
+    add("report", _report, "run every notebook of an experiment, or a sweep", **options)
+    add("verify", _verify, "compare a finished report with the published figures", "experiment")
+    add("store", _store, "list the stored stages, or remove some", prune="")
+    places = ("experiment", "overrides", "place", "pages", "position", "done")
+    add("notebook", _notebook, "run one notebook, as a job of the Snakefile", *places).add_argument("name")
+    job = add("branch", _branch, "train the stages that cells of a sweep share", "experiment", "overrides", "done")
+    job.add_argument("branch", choices=sweep.list_branches())
+    add("cell", _cell, "run one cell of a sweep", "experiment", "overrides", "pages", "done")
+    return parser
+
+
+def _report(words: argparse.Namespace) -> int:
+    from collabopt.batch import scheduler
+
+    return scheduler.run_report(words.experiment, words.set, words.cores, words.profile or None, words.notebooks)
+
+
+def _verify(words: argparse.Namespace) -> int:
+    from collabopt.analysis import comparison
+
+    return comparison.verify(words.experiment)
+
+
+def _store(words: argparse.Namespace) -> int:
+    from collabopt.storage import retention
+
+    return retention.list_or_prune(words.prune)
+
+
+def _notebook(words: argparse.Namespace) -> int:
+    from collabopt.batch import notebook
+
+    places, clock = (Path(words.place), Path(words.pages)), progress.Clock()
+    status = notebook.run_notebook(words.name, words.experiment, json.loads(words.overrides), *places, words.position)
+    if not status:
+        Path(words.done).write_text(json.dumps({"seconds": round(clock.seconds(), 1)}))
+    return status
+
+
+def _branch(words: argparse.Namespace) -> int:
+    from collabopt.batch import notebook
+
+    return notebook.train_branch(words.branch, words.experiment, json.loads(words.overrides), Path(words.done))
+
+
+def _cell(words: argparse.Namespace) -> int:
+    from collabopt.batch import notebook
+
+    return notebook.run_cell(words.experiment, json.loads(words.overrides), Path(words.pages), Path(words.done))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,233 @@
+"""The deployment tree as data: one row per stage.
+
+baseline ─┬─ qat
+          ├─ pruned ─┬─ pqat
+          │          └─ sparse_clustered ── pcqat
+          └─ clustered ── cqat
+
+To add a stage, write a module in `techniques` with its trainer, register a row here, and explain it in a notebook.
+Order, colours, tables, sweeps and jobs read these rows. Nothing here imports TensorFlow.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+BASELINE = "baseline"
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A node of the deployment tree.
+
+    Attributes:
+        name: Name in files and parameters.
+        title: Name as a heading.
+        label: Name within a sentence or a figure.
+        colour: Colour in figures. A stage and its quantization-aware child share a hue.
+        parent: Name of the stage it starts from; None for the root.
+        trainer: "module:function" that trains it: (stage, parent model, data, experiment, checkpoint) -> (model, fit).
+        notebook: The notebook that explains it.
+        settings: Parameters of the experiment that decide it, besides its own training section.
+        training: Values of its training section where the experiment has none.
+        prunes: Whether it sets weights to zero.
+        clusters: Whether its kernels hold few values.
+        quantizes: Whether it trains with fake quantization. It is then deployed in int8 only.
+        keeps_zeros: Whether the zeros of its parent must survive.
+        has_schemes: Whether TFMOT has a scheme of its own for it.
+        guide: The columns of the results table in TFMOT's guide to this stage.
+    """
+
+    name: str
+    title: str
+    label: str
+    colour: str
+    parent: str | None
+    trainer: str
+    notebook: str
+    settings: tuple[str, ...] = ()
+    training: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+    prunes: bool = False
+    clusters: bool = False
+    quantizes: bool = False
+    keeps_zeros: bool = False
+    has_schemes: bool = False
+    guide: tuple[str, ...] = ()
+
+
+STAGES: dict[str, Stage] = {}
+"""Every stage by name, parents first."""
+
+
+def register(stage: Stage) -> Stage:
+    """Add a stage to the deployment tree.
+
+    Args:
+        stage: The row; its parent must be registered.
+
+    Returns:
+        The same row.
+
+    Raises:
+        ValueError: Another stage has the name, the parent does not exist, or the trainer is not "module:function".
+    """
+    if stage.name in STAGES:
+        raise ValueError(f"stage name={stage.name!r}: registered twice; give the second row another name")
+    for stage_name in (stage.parent, *stage.guide):
+        if stage_name not in (None, stage.name, *STAGES):
+            raise ValueError(f"stage {stage.name}: {stage_name!r} is unknown; expected one of {', '.join(STAGES)}")
+    if stage.trainer.count(":") != 1:
+        raise ValueError(f"stage {stage.name}: trainer={stage.trainer!r}: expected module:function")
+    STAGES[stage.name] = stage
+    return stage
+
+
+def get_lineage(name: str) -> list[Stage]:
+    """Return a stage and its ancestors, the root first.
+
+    Args:
+        name: Name of the stage.
+    """
+    stage = STAGES[name]
+    return [*(get_lineage(stage.parent) if stage.parent else []), stage]
+
+
+def get_leaves() -> list[Stage]:
+    """Return the stages that no other stage starts from."""
+    parents = {stage.parent for stage in STAGES.values()}
+    return [stage for stage in STAGES.values() if stage.name not in parents]
+
+
+def get_label(name: str) -> str:
+    """Return the name of a stage within a sentence: `sparse_clustered` becomes "sparse clustered".
+
+    Args:
+        name: Name of a stage, or any other name, which is returned unchanged.
+    """
+    return STAGES[name].label if name in STAGES else name
+
+
+_CLUSTERING = ("number_of_clusters", "cluster_per_channel", "centroid_initialization")
+_FINE_TUNING = {"epochs": 4, "batch_size": 32, "optimizer": "adam", "learning_rate": 1e-4}
+
+register(
+    Stage(
+        BASELINE,
+        "Baseline",
+        "baseline",
+        "#8a8a8a",
+        None,
+        "training:train",
+        "baseline",
+        training={**_FINE_TUNING, "epochs": 20, "learning_rate": 1e-3, "schedule": "cosine"},
+    )
+)
+register(
+    Stage(
+        "qat",
+        "QAT",
+        "QAT",
+        "#333333",
+        BASELINE,
+        "quantization:train",
+        "baseline",
+        training=_FINE_TUNING,
+        quantizes=True,
+    )
+)
+register(
+    Stage(
+        "pruned",
+        "Pruned",
+        "pruned",
+        "#e69f00",
+        BASELINE,
+        "pruning:train",
+        "pqat",
+        settings=("sparsity",),
+        training={**_FINE_TUNING, "epochs": 8, "learning_rate": 1e-3},
+        prunes=True,
+    )
+)
+register(
+    Stage(
+        "pqat",
+        "PQAT",
+        "PQAT",
+        "#a34700",
+        "pruned",
+        "quantization:train",
+        "pqat",
+        training=_FINE_TUNING,
+        quantizes=True,
+        keeps_zeros=True,
+        has_schemes=True,
+        guide=(BASELINE, "pruned", "qat", "pqat"),
+    )
+)
+register(
+    Stage(
+        "clustered",
+        "Clustered",
+        "clustered",
+        "#56b4e9",
+        BASELINE,
+        "clustering:train",
+        "cqat",
+        settings=_CLUSTERING,
+        training=_FINE_TUNING,
+        clusters=True,
+        has_schemes=True,
+    )
+)
+register(
+    Stage(
+        "cqat",
+        "CQAT",
+        "CQAT",
+        "#0063a3",
+        "clustered",
+        "quantization:train",
+        "cqat",
+        settings=("cluster_per_channel",),
+        training=_FINE_TUNING,
+        clusters=True,
+        quantizes=True,
+        has_schemes=True,
+        guide=(BASELINE, "clustered", "qat", "cqat"),
+    )
+)
+register(
+    Stage(
+        "sparse_clustered",
+        "Sparse clustered",
+        "sparse clustered",
+        "#cc79a7",
+        "pruned",
+        "clustering:train",
+        "sparse_clustering",
+        settings=_CLUSTERING,
+        training=_FINE_TUNING,
+        clusters=True,
+        keeps_zeros=True,
+        has_schemes=True,
+    )
+)
+register(
+    Stage(
+        "pcqat",
+        "PCQAT",
+        "PCQAT",
+        "#8a2065",
+        "sparse_clustered",
+        "quantization:train",
+        "pcqat",
+        settings=("cluster_per_channel",),
+        training=_FINE_TUNING,
+        clusters=True,
+        quantizes=True,
+        keeps_zeros=True,
+        has_schemes=True,
+        guide=(BASELINE, "pruned", "qat", "sparse_clustered", "pcqat"),
+    )
+)
