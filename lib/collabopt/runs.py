@@ -39,7 +39,7 @@ from collabopt import (
 from collabopt.backend import keras
 from collabopt.checkpoints import Checkpoint
 from collabopt.experiment import Experiment
-from collabopt.models import pretrained
+from collabopt.models import mobilenet
 from collabopt.stages import TREE, Stage
 
 
@@ -102,7 +102,7 @@ def start(name: str, reports: str | None = None, **overrides: Any) -> "Run":
     backend.configure(plan.threads)
     devices.names(plan.devices)
     if plan.initial_weights:
-        pretrained.ensure(datasets.located(plan.initial_weights.path, experiment.DATA))
+        mobilenet.ensure_imagenet_weights(datasets.locate(plan.initial_weights.path, experiment.DATA))
     progress.attach(os.environ.get("COLLABOPT_NOTEBOOK", plan.name))
     directory = experiment.ROOT / reports if reports else experiment.report_directory(name, **overrides)
     return Run(plan, directory, experiment.path_of(name), experiment.DATA / "stages")
@@ -335,7 +335,7 @@ class Run:
             material["model"] = plan.model.model_dump()
             if plan.initial_weights:
                 material["initial_weights"] = store.sources_digest(
-                    [datasets.located(plan.initial_weights.path, experiment.DATA)]
+                    [datasets.locate(plan.initial_weights.path, experiment.DATA)]
                 )
         return material
 
