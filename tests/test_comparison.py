@@ -9,8 +9,8 @@ import pytest
 from collabopt import figures
 from collabopt.analysis import comparison
 from collabopt.config import loading
+from collabopt.config.stages import STAGES
 from collabopt.report import tables
-from collabopt.techniques.registry import TREE
 
 EXAMPLES = 1000
 SIZES = {"tflite_bytes": 500_000, "zip_bytes": 316_350, "gzip_bytes": 300_000}  # saves 36.73 %, as published of pruned
@@ -23,7 +23,7 @@ def run(seed: int = 0, wrong: int = 10, name: str = "speech_commands-ds_cnn_l", 
         more = 0 if one == "baseline" else wrong
         right = {"test": np.arange(EXAMPLES) >= seed + more, "test_int8": np.arange(EXAMPLES) >= seed + more + 5}
         result = {"accuracy": right["test"].mean(), "accuracy_int8": right["test_int8"].mean()} | SIZES
-        return SimpleNamespace(stage=TREE[one], result=result, correct=lambda: right)
+        return SimpleNamespace(stage=STAGES[one], result=result, correct=lambda: right)
 
     return SimpleNamespace(experiment=loading.load(name, seed=seed, **knobs), stage=stage)
 

@@ -17,7 +17,7 @@ tf = backend.tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 run = runs.start(sys.argv[1], devices=2)
-for one in run.stages(*stages.TREE):
+for one in run.stages(*stages.STAGES):
     print(one.stage.name, one.result["preserved"], round(one.result["sparsity"], 2), one.result["accuracy"] > 0.3)
 """
 

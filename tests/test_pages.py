@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
-from collabopt import dead_links
+import remove_dead_links as dead_links
 from collabopt.batch.plan import NOTEBOOKS, list_notebooks
 from collabopt.config.stages import STAGES
 from collabopt.report import html, index_page, notebook_page

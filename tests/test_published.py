@@ -4,7 +4,7 @@ import pytest
 from conftest import plan_of
 
 from collabopt.config import published
-from collabopt.techniques.registry import TREE
+from collabopt.config.stages import STAGES
 
 
 def test_no_figure_is_there_twice():
@@ -14,7 +14,7 @@ def test_no_figure_is_there_twice():
 
 def test_every_figure_is_of_a_known_stage_and_has_a_source():
     rows = published.read()
-    assert set(rows["stage"]) <= set(TREE)
+    assert set(rows["stage"]) <= set(STAGES)
     assert rows[["table", "model", "dataset", "metric", "value", "source"]].notna().all(axis=None)
 
 

@@ -9,7 +9,7 @@ import bs4
 import pandas as pd
 import pytest
 
-from collabopt import dead_links
+import remove_dead_links as dead_links
 from collabopt.analysis import comparison
 from collabopt.config import loading
 from collabopt.config.stages import get_label

@@ -8,7 +8,6 @@ from conftest import plan_of
 
 from collabopt.config.stages import STAGES
 from collabopt.report import tables
-from collabopt.techniques.registry import TREE
 
 RESULT = {
     "accuracy": 0.91234,
@@ -42,7 +41,7 @@ LAYER = {
 def finished(stage: str, preserved: bool | None = None, **layer: object) -> SimpleNamespace:
     """A finished stage with one kernel, as tables see it."""
     layers = pd.DataFrame([LAYER | layer])
-    return SimpleNamespace(stage=TREE[stage], result=RESULT | {"preserved": preserved}, layers=layers)
+    return SimpleNamespace(stage=STAGES[stage], result=RESULT | {"preserved": preserved}, layers=layers)
 
 
 def run(model: str, dataset: str) -> SimpleNamespace:
@@ -89,7 +88,7 @@ def test_only_ours_are_shown_where_nothing_was_published(table):
     shown = tables.guide(run("digits_cnn", "digits"), table).data
     assert {source for _, source in shown.index} == {"ours"}
     assert len(shown) == 4
-    assert list(shown.columns) == [TREE[stage].title for stage in STAGES[table].guide]
+    assert list(shown.columns) == [STAGES[stage].title for stage in STAGES[table].guide]
 
 
 def test_published_sizes_in_megabytes_are_shown_as_such():

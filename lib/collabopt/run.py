@@ -16,7 +16,7 @@ from collabopt.analysis import evaluate, preflight
 from collabopt.config import loading
 from collabopt.config.experiment import Experiment
 from collabopt.config.stages import STAGES, Stage, get_lineage
-from collabopt.models import pretrained
+from collabopt.models import mobilenet
 from collabopt.runtime import devices, progress, tensorflow
 from collabopt.runtime.tensorflow import keras
 from collabopt.storage import atomic, results, retention, store
@@ -87,7 +87,7 @@ def start(name: str, reports: str | None = None, **overrides: Any) -> "Run":
     tensorflow.configure(plan.threads)
     devices.list_devices(plan.devices)
     if plan.initial_weights:
-        pretrained.ensure(datasets.located(plan.initial_weights.path, loading.DATA))
+        mobilenet.ensure_imagenet_weights(datasets.locate(plan.initial_weights.path, loading.DATA))
     progress.attach(os.environ.get("COLLABOPT_NOTEBOOK", plan.name))
     directory = loading.ROOT / reports if reports else loading.find_report_directory(name, **overrides)
     return Run(plan, directory, loading.find_experiment(name), loading.DATA / "stages")
@@ -337,7 +337,7 @@ class Run:
             material["model"] = plan.model.model_dump()
             if plan.initial_weights:
                 material["initial_weights"] = atomic.compute_files_digest(
-                    [datasets.located(plan.initial_weights.path, loading.DATA)]
+                    [datasets.locate(plan.initial_weights.path, loading.DATA)]
                 )
         return material
 

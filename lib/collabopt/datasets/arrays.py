@@ -1,4 +1,4 @@
-"""Data sets that are arrays: x_train, y_train, x_test, y_test and optionally x_validation, y_validation, classes."""
+"""Data sets of arrays: x_train, y_train, x_test, y_test and optionally x_validation, y_validation, classes."""
 
 import zipfile
 import zlib
@@ -8,18 +8,25 @@ from typing import Any
 
 import numpy as np
 
-from collabopt.datasets.parts import DatasetError, Parts, fingerprint_of
+from collabopt.datasets.dataset import DatasetError, Parts, compute_fingerprint
 from collabopt.datasets.split import Split
 
 NEEDED = ("x_train", "y_train", "x_test", "y_test")
 UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
-"""What NumPy raises on a file that is damaged or no .npz."""
+"""Errors that NumPy raises for a file that is damaged or not an .npz."""
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an .npz file.
+    """Read all arrays of an .npz file.
 
-    Raises DatasetError when there is no such file, or it is damaged, or it holds pickled objects.
+    Args:
+        path: The file.
+
+    Returns:
+        The arrays by name.
+
+    Raises:
+        DatasetError: The file is missing or damaged, or holds pickled objects.
     """
     if not path.is_file():
         raise DatasetError(f"{path}: no such file; expected an .npz file with the arrays {', '.join(NEEDED)}")
@@ -31,19 +38,28 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         raise DatasetError(f"{path}: not a readable .npz file ({why}); expected {', '.join(NEEDED)}") from error
 
 
-def parts_of(
+def make_parts(
     arrays: Mapping[str, Any],
     source: str,
     input_shape: tuple[int, ...] | None = None,
     classes: tuple[str, ...] | None = None,
     **handling: Any,
 ) -> Parts:
-    """The data set made of `arrays`, which come from `source` (named in errors).
+    """Check arrays and make a data set of them.
 
-    input_shape: as `Parts` has it; that of the examples where None.
-    classes: names; else those in `arrays`; else the labels themselves.
-    handling: `prepare` and `augment` of every split.
-    Raises DatasetError when an array is missing, empty, of a wrong type or shape, not finite, or does not fit another.
+    Args:
+        arrays: x_train, y_train, x_test, y_test and optionally x_validation, y_validation and classes. Examples are
+            (n, ...) uint8 or floating point, labels (n,) or (n, 1) integers.
+        source: Origin of the arrays, for errors.
+        input_shape: Shape of one model input, without batch. By default the shape of one example.
+        classes: Names of the classes. By default those in `arrays`, else the labels themselves.
+        **handling: `prepare` and `augment` of every split.
+
+    Returns:
+        The data set.
+
+    Raises:
+        DatasetError: An array is missing, empty, of a wrong type or shape, not finite, or does not fit another.
     """
     missing = [key for key in NEEDED if key not in arrays]
     if ("x_validation" in arrays) != ("y_validation" in arrays):
@@ -55,17 +71,27 @@ def parts_of(
     _check_shapes(splits, source)
     classes = _classes(splits, classes or arrays.get("classes"), source)
     train, validation, test = (splits.get(name) for name in ("train", "validation", "test"))
-    fingerprint = fingerprint_of((train, validation, test), classes)
+    fingerprint = compute_fingerprint((train, validation, test), classes)
     return Parts(train, validation, test, classes, fingerprint, input_shape or train.examples.shape[1:])
 
 
-def demand(arrays: Mapping[str, np.ndarray], source: Path, shape: tuple[int, ...], dtype: type) -> None:
-    """Raise DatasetError unless the images in `arrays` are (n, *shape) of `dtype`."""
+def check_images(arrays: Mapping[str, np.ndarray], source: Path, shape: tuple[int, ...], dtype: type) -> None:
+    """Check the images of a known data set.
+
+    Args:
+        arrays: Arrays of the data set.
+        source: File of the arrays, for errors.
+        shape: Expected shape of one image.
+        dtype: Expected type.
+
+    Raises:
+        DatasetError: x_train or x_test is not (n, *shape) of `dtype`.
+    """
     for key in ("x_train", "x_test"):
         if key in arrays and (arrays[key].shape[1:] != shape or arrays[key].dtype != dtype):
             found = f"{arrays[key].dtype} of shape {arrays[key].shape}"
             wanted = f"{np.dtype(dtype)} of shape (n, {', '.join(map(str, shape))})"
-            raise DatasetError(f"{source}: {key} is {found}; expected {wanted}. Delete the file to have it made again")
+            raise DatasetError(f"{source}: {key} is {found}; expected {wanted}. Delete the file to make it again")
 
 
 def _split(arrays: Mapping[str, Any], name: str, source: str, handling: dict[str, Any]) -> Split:
@@ -74,7 +100,9 @@ def _split(arrays: Mapping[str, Any], name: str, source: str, handling: dict[str
     labels = _labels(_array(arrays[y], f"{source}: {y}"), f"{source}: {y}")
     _check_examples(examples, f"{source}: {x}")
     if len(examples) != len(labels):
-        raise DatasetError(f"{source}: {x} has {len(examples)} examples and {y} {len(labels)} labels; expected as many")
+        raise DatasetError(
+            f"{source}: {x} has {len(examples)} examples and {y} {len(labels)} labels; expected equal numbers"
+        )
     return Split(examples, labels, **handling)
 
 
@@ -82,7 +110,7 @@ def _array(values: Any, name: str) -> np.ndarray:
     try:
         return np.asarray(values)
     except ValueError as error:  # rows of different lengths
-        raise DatasetError(f"{name}: no array can be made of it ({error}); expected an array") from error
+        raise DatasetError(f"{name}: cannot be converted to an array ({error}); expected rows of one length") from error
 
 
 def _check_examples(examples: np.ndarray, name: str) -> None:
@@ -113,19 +141,19 @@ def _check_shapes(splits: dict[str, Split], source: str) -> None:
         if split.examples.shape[1:] != train.shape[1:] or split.examples.dtype != train.dtype:
             raise DatasetError(
                 f"{source}: x_{name} is {split.examples.dtype} of shape {split.examples.shape} and x_train "
-                f"{train.dtype} of shape {train.shape}; expected the same but for the first dimension"
+                f"{train.dtype} of shape {train.shape}; expected the same except for the first dimension"
             )
 
 
 def _classes(splits: dict[str, Split], names: Any, source: str) -> tuple[str, ...]:
-    """Names of the classes; without `names`, the training labels must be 0 to n - 1 without a gap."""
+    """Return the names of the classes. Without `names`, the training labels must be 0 to n - 1 without a gap."""
     present = np.unique(splits["train"].labels)
     if names is None:
         gaps = np.setdiff1d(np.arange(present[-1] + 1), present)
         if len(gaps):
             raise DatasetError(
                 f"{source}: y_train has labels up to {present[-1]} but no {gaps[0]}; expected 0 to number of "
-                "classes - 1, or the names of all classes as `classes`"
+                "classes - 1, or an array `classes` with the names of all classes"
             )
         names = present
     classes = tuple(str(name) for name in np.asarray(names).ravel())

@@ -1,4 +1,4 @@
-"""CIFAR-10: 60,000 colour pictures of 32×32 pixels in ten classes (Krizhevsky 2009)."""
+"""CIFAR-10: 60,000 color images of 32×32 pixels in ten classes (Krizhevsky 2009)."""
 
 import pickle
 import tarfile
@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from collabopt.datasets import download
-from collabopt.datasets.arrays import demand, parts_of, read_npz
-from collabopt.datasets.parts import Parts
+from collabopt.datasets.arrays import check_images, make_parts, read_npz
+from collabopt.datasets.dataset import Parts
 from collabopt.runtime.tensorflow import tf
 from collabopt.storage.atomic import write_file
 
@@ -16,64 +16,87 @@ URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 IMAGE = (32, 32, 3)
-SHIFT = 4  # pixels a training crop may be off centre
+SHIFT = 4  # pixels, largest shift of a training image
 
 
 def read(data_directory: Path, url: str = URL, sha256: str = SHA256) -> Parts:
-    """data/cifar10.npz, made from the official archive if it is not there; images (n, 32, 32, 3) uint8.
+    """Read data/cifar10.npz. If it is missing, it is made from the official archive.
 
-    Raises DatasetError when the archive cannot be downloaded or the file is not what it should be.
+    Args:
+        data_directory: Folder of the data sets.
+        url: Address of the archive.
+        sha256: SHA-256 of the archive, in hex.
+
+    Returns:
+        The data set. Images are (n, 32, 32, 3) uint8.
+
+    Raises:
+        DatasetError: The archive cannot be downloaded, or the file holds other arrays.
     """
     path = data_directory / "cifar10.npz"
     if not path.exists():
-        with download.archive(url, data_directory / "cifar-10-python.tar.gz", sha256, "CIFAR-10") as archive:
-            convert(archive, path)
+        with download.fetch_archive(url, data_directory / "cifar-10-python.tar.gz", sha256, "CIFAR-10") as archive:
+            _convert_archive(archive, path)
     arrays = read_npz(path)
-    demand(arrays, path, IMAGE, np.uint8)
-    return parts_of(arrays, str(path), IMAGE, CLASSES, prepare=prepare, augment=augment)
+    check_images(arrays, path, IMAGE, np.uint8)
+    return make_parts(arrays, str(path), IMAGE, CLASSES, prepare=prepare, augment=augment)
 
 
 def prepare(images: tf.Tensor) -> tf.Tensor:
-    """uint8 images -> float32 in [-1, 1]."""
+    """Scale images.
+
+    Args:
+        images: (n, 32, 32, 3) uint8.
+
+    Returns:
+        Model inputs (n, 32, 32, 3) float32 in [-1, 1].
+    """
     return tf.cast(images, tf.float32) / 127.5 - 1
 
 
 def augment(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """(n, 32, 32, 3) uint8 and a seed (2,) -> float32 in [-1, 1], each image shifted by up to 4 pixels either way,
-    its border mirrored, and every other one flipped left to right."""
+    """Shift each image by up to 4 pixels in each direction, with mirrored borders, and flip half of them.
+
+    Args:
+        images: (n, 32, 32, 3) uint8.
+        seed: (2,) int32.
+
+    Returns:
+        Model inputs (n, 32, 32, 3) float32 in [-1, 1].
+    """
     count = tf.shape(images)[0]
     for_rows, for_columns, for_flips = tf.unstack(tf.random.experimental.stateless_split(seed, 3), num=3)
     padded = tf.pad(images, [[0, 0], [SHIFT, SHIFT], [SHIFT, SHIFT], [0, 0]], "REFLECT")
-    moved = tf.gather(padded, _window(count, for_rows, IMAGE[0]), axis=1, batch_dims=1)
-    moved = tf.gather(moved, _window(count, for_columns, IMAGE[1]), axis=2, batch_dims=1)
+    moved = tf.gather(padded, _draw_window(count, for_rows, IMAGE[0]), axis=1, batch_dims=1)
+    moved = tf.gather(moved, _draw_window(count, for_columns, IMAGE[1]), axis=2, batch_dims=1)
     flipped = tf.random.stateless_uniform((count, 1, 1, 1), for_flips) < 0.5
     return prepare(tf.where(flipped, moved[:, :, ::-1], moved))
 
 
-def _window(count: tf.Tensor, seed: tf.Tensor, length: int) -> tf.Tensor:
-    """Indices (count, length) of a randomly placed window into a padded side."""
+def _draw_window(count: tf.Tensor, seed: tf.Tensor, length: int) -> tf.Tensor:
+    """Draw indices (count, length) of a randomly placed window into a padded side."""
     start = tf.random.stateless_uniform((count, 1), seed, 0, 2 * SHIFT + 1, tf.int32)
     return start + tf.range(length)
 
 
-def convert(archive: Path, destination: Path) -> None:
-    """Write the official archive's pictures as an .npz, by class and within a class by their file names.
+def _convert_archive(archive: Path, destination: Path) -> None:
+    """Write the images of the official archive as an .npz, sorted by class, then by file name.
 
-    Stored validation indices are indices into that order; the archive's own is shuffled.
+    Stored validation indices refer to this order. The archive's own order is shuffled.
     """
     with tarfile.open(archive) as tar:
-        train = [_batch(tar, f"data_batch_{number}") for number in range(1, 6)]
-        arrays = {"train": _sorted(train), "test": _sorted([_batch(tar, "test_batch")])}
+        train = [_read_batch(tar, f"data_batch_{number}") for number in range(1, 6)]
+        arrays = {"train": _sort(train), "test": _sort([_read_batch(tar, "test_batch")])}
     with write_file(destination) as file:
         np.savez(file, **{f"{kind}_{name}": part[kind] for name, part in arrays.items() for kind in ("x", "y")})
 
 
-def _batch(tar: tarfile.TarFile, name: str) -> dict[bytes, list | np.ndarray]:
-    # Unpickling runs what it is told to; the archive's hash was checked before.
+def _read_batch(tar: tarfile.TarFile, name: str) -> dict[bytes, list | np.ndarray]:
+    # Unpickling can run any code. The archive's hash was verified before.
     return pickle.load(tar.extractfile(f"cifar-10-batches-py/{name}"), encoding="bytes")
 
 
-def _sorted(batches: list[dict]) -> dict[str, np.ndarray]:
+def _sort(batches: list[dict]) -> dict[str, np.ndarray]:
     labels = np.concatenate([np.asarray(batch[b"labels"], np.uint8) for batch in batches])
     names = np.concatenate([np.asarray(batch[b"filenames"]) for batch in batches])
     planes = np.concatenate([batch[b"data"] for batch in batches]).reshape(-1, 3, 32, 32)

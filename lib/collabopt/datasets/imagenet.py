@@ -1,6 +1,6 @@
-"""ImageNet, or pictures in folders like its: <directory>/{train,validation}/<class>/*.JPEG, read as a stream.
+"""ImageNet, or other images in its layout, <directory>/{train,validation}/<class>/*.JPEG, read as a stream.
 
-Test is the validation folder, whose labels are public; validation is carved from train.
+The validation folder is the test split, because its labels are public. Validation is split off train.
 """
 
 import hashlib
@@ -10,22 +10,30 @@ from pathlib import Path
 
 import numpy as np
 
-from collabopt.datasets.parts import DatasetError, Parts
+from collabopt.datasets.dataset import DatasetError, Parts
 from collabopt.datasets.split import Split
 from collabopt.runtime.tensorflow import tf
 
 IMAGE_SIZE = 224
-CENTRAL = 0.875  # share of the shorter side that evaluation keeps
+CENTRAL = 0.875  # share of the shorter side that evaluation sees
 KINDS = (".jpeg", ".jpg", ".png")
 
 
 def read(directory: Path, image_size: int = IMAGE_SIZE) -> Parts:
-    """The pictures below `directory` as paths; model inputs are (image_size, image_size, 3) float32 in [-1, 1].
+    """List the images of a folder. They are decoded batch by batch.
 
-    The fingerprint is over relative paths and sizes in bytes.
-    Raises DatasetError when a folder is missing or empty, or train and validation have other classes.
+    Args:
+        directory: Folder with train/<class>/ and validation/<class>/ (or val/).
+        image_size: Side of a model input, in pixels.
+
+    Returns:
+        The data set. Examples are paths, model inputs (image_size, image_size, 3) float32 in [-1, 1]. The fingerprint
+        covers relative paths and file sizes.
+
+    Raises:
+        DatasetError: A folder is missing or empty, or train and validation have different classes.
     """
-    folders = {"train": directory / "train", "test": _held_out(directory)}
+    folders = {"train": directory / "train", "test": _find_validation(directory)}
     for folder in folders.values():
         if not folder.is_dir():
             raise DatasetError(
@@ -38,7 +46,7 @@ def read(directory: Path, image_size: int = IMAGE_SIZE) -> Parts:
     return Parts(train, None, test, classes, digest.hexdigest(), (image_size, image_size, 3))
 
 
-def _held_out(directory: Path) -> Path:
+def _find_validation(directory: Path) -> Path:
     shortened = (directory / "val").is_dir() and not (directory / "validation").is_dir()
     return directory / ("val" if shortened else "validation")
 
@@ -50,7 +58,7 @@ def _classes(train: Path, test: Path) -> tuple[str, ...]:
         raise DatasetError(
             f"{train.parent}: {train.name} has {len(classes)} class folders and {test.name} {len(others)}"
             + (f", {differing[0]} in one only" if differing else "")
-            + "; expected the same in both, two or more"
+            + "; expected the same classes in both, at least two"
         )
     return tuple(classes)
 
@@ -58,23 +66,23 @@ def _classes(train: Path, test: Path) -> tuple[str, ...]:
 def _split(directory: Path, folder: Path, classes: tuple[str, ...], image_size: int, digest: "hashlib._Hash") -> Split:
     paths, labels = [], []
     for label, name in enumerate(classes):
-        pictures = sorted(path for path in (folder / name).iterdir() if path.suffix.lower() in KINDS)
-        if not pictures:
-            raise DatasetError(f"{folder / name}: no pictures; expected files ending in {', '.join(KINDS)}")
-        for path in pictures:
+        images = sorted(path for path in (folder / name).iterdir() if path.suffix.lower() in KINDS)
+        if not images:
+            raise DatasetError(f"{folder / name}: no images; expected files that end in {', '.join(KINDS)}")
+        for path in images:
             size = path.stat().st_size
             if not size:
-                raise DatasetError(f"{path}: empty file; put the picture there again")
+                raise DatasetError(f"{path}: empty file; replace it by the image")
             digest.update(f"{path.relative_to(directory).as_posix()} {size}\n".encode())
-        paths += [os.fsencode(path.absolute()) for path in pictures]
-        labels += [label] * len(pictures)
+        paths += [os.fsencode(path.absolute()) for path in images]
+        labels += [label] * len(images)
 
     def prepare(batch: tf.Tensor) -> tf.Tensor:
-        return _map(lambda path: _central(path, image_size), batch, image_size)
+        return _map(lambda path: _crop_center(path, image_size), batch, image_size)
 
     def augment(batch: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         seeds = tf.random.experimental.stateless_split(seed, tf.size(batch))
-        return _map(lambda pair: _random(*pair, image_size), (batch, seeds), image_size)
+        return _map(lambda pair: _crop_randomly(*pair, image_size), (batch, seeds), image_size)
 
     return Split(np.array(paths), np.array(labels), prepare, augment)
 
@@ -88,8 +96,8 @@ def _decode(path: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(image, (None, None, 3))
 
 
-def _central(path: tf.Tensor, image_size: int) -> tf.Tensor:
-    """The central square of a picture whose shorter side was made image_size / 0.875 pixels."""
+def _crop_center(path: tf.Tensor, image_size: int) -> tf.Tensor:
+    """Scale the shorter side to image_size / 0.875 pixels and take the central square."""
     image = _decode(path)
     sides = tf.cast(tf.shape(image)[:2], tf.float32)
     scaled = tf.round(sides * (round(image_size / CENTRAL) / tf.reduce_min(sides)))
@@ -97,9 +105,11 @@ def _central(path: tf.Tensor, image_size: int) -> tf.Tensor:
     return tf.image.resize_with_crop_or_pad(resized, image_size, image_size) / 127.5 - 1
 
 
-def _random(path: tf.Tensor, seed: tf.Tensor, image_size: int) -> tf.Tensor:
-    """A random part of a picture, 8 to 100 % of its area, aspect 3:4 to 4:3, half of them flipped (Szegedy et al. 2015:
-    Going deeper with convolutions)."""
+def _crop_randomly(path: tf.Tensor, seed: tf.Tensor, image_size: int) -> tf.Tensor:
+    """Take a random part with 8 to 100 % of the area and an aspect of 3:4 to 4:3, and flip half of them.
+
+    Szegedy et al. 2015, "Going deeper with convolutions" (arXiv:1409.4842).
+    """
     image = _decode(path)
     for_crop, for_flip = tf.unstack(tf.random.experimental.stateless_split(seed, 2), num=2)
     begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(

@@ -1,11 +1,13 @@
-"""Mel-frequency cepstral coefficients of one-second clips, by TensorFlow's own operations, as keyword-spotting
-networks for microcontrollers were trained on (Zhang et al. 2017: Hello Edge)."""
+"""Mel-frequency cepstral coefficients of one-second clips, computed by TensorFlow's operations.
+
+The settings are those of keyword spotting on microcontrollers (Zhang et al. 2017, "Hello Edge", arXiv:1711.07128).
+"""
 
 from pathlib import Path
 
 import numpy as np
 
-from collabopt.datasets.parts import DatasetError
+from collabopt.datasets.dataset import DatasetError
 from collabopt.runtime.tensorflow import tf
 
 SAMPLE_RATE = 16_000
@@ -17,14 +19,21 @@ MFCC = {
     "filterbank_channel_count": 40,
     "dct_coefficient_count": 10,
 }
-SHAPE = (49, 10, 1)  # windows of 40 ms every 20 ms, coefficients, one channel
+SHAPE = (49, 10, 1)  # windows (40 ms long, every 20 ms), coefficients, channels
 _CLIPS_AT_ONCE = 256
 
 
 def decode(path: Path) -> np.ndarray:
-    """A clip (16000,) float32 in [-1, 1], padded with zeros or cut to one second.
+    """Read one clip, padded with zeros or cut to one second.
 
-    Raises DatasetError when it is not 16-bit PCM, mono, 16 kHz.
+    Args:
+        path: WAV file.
+
+    Returns:
+        Samples (16000,) float32 in [-1, 1].
+
+    Raises:
+        DatasetError: The file is not 16-bit PCM, mono, 16 kHz.
     """
     try:
         audio, rate = tf.audio.decode_wav(tf.io.read_file(str(path)), desired_samples=SAMPLES)
@@ -36,17 +45,34 @@ def decode(path: Path) -> np.ndarray:
     return audio.numpy()[:, 0]
 
 
-def features(audio: np.ndarray) -> np.ndarray:
-    """Clips (n, 16000) -> (n, 49, 10, 1) float32."""
-    # The spectrogram's channels axis serves for clips.
+def compute_features(audio: np.ndarray) -> np.ndarray:
+    """Compute the features of clips.
+
+    Args:
+        audio: Samples (n, 16000) float32 in [-1, 1].
+
+    Returns:
+        Features (n, 49, 10, 1) float32.
+    """
+    # The channel axis of the spectrogram holds the clips.
     spectrogram = tf.raw_ops.AudioSpectrogram(input=audio.T, **SPECTROGRAM)
     return tf.raw_ops.Mfcc(spectrogram=spectrogram, sample_rate=SAMPLE_RATE, **MFCC).numpy()[..., np.newaxis]
 
 
-def features_of_files(paths: list[Path]) -> np.ndarray:
-    """Clips of WAV files -> (n, 49, 10, 1) float32. Raises DatasetError naming a file that is not as it should be."""
+def read_features(paths: list[Path]) -> np.ndarray:
+    """Compute the features of WAV files.
+
+    Args:
+        paths: The n files.
+
+    Returns:
+        Features (n, 49, 10, 1) float32, in the order of `paths`.
+
+    Raises:
+        DatasetError: A file is not 16-bit PCM, mono, 16 kHz.
+    """
     made = np.empty((len(paths), *SHAPE), np.float32)
     for start in range(0, len(paths), _CLIPS_AT_ONCE):
         some = paths[start : start + _CLIPS_AT_ONCE]
-        made[start : start + len(some)] = features(np.stack([decode(path) for path in some]))
+        made[start : start + len(some)] = compute_features(np.stack([decode(path) for path in some]))
     return made

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from collabopt.datasets.arrays import demand, parts_of, read_npz
+from collabopt.datasets.arrays import check_images, make_parts, read_npz
+from collabopt.datasets.dataset import Parts
 from collabopt.datasets.download import fetch
-from collabopt.datasets.parts import Parts
 from collabopt.runtime.tensorflow import tf
 
 URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"
@@ -15,18 +15,34 @@ IMAGE = (28, 28)
 
 
 def read(data_directory: Path, url: str = URL, sha256: str = SHA256) -> Parts:
-    """data/mnist.npz, downloaded if it is not there; images (n, 28, 28) uint8.
+    """Read data/mnist.npz. If it is missing, it is downloaded.
 
-    Raises DatasetError when it cannot be downloaded or is not what it should be.
+    Args:
+        data_directory: Folder of the data sets.
+        url: Address of the file.
+        sha256: SHA-256 of the file, in hex.
+
+    Returns:
+        The data set. Images are (n, 28, 28) uint8, model inputs (n, 28, 28, 1).
+
+    Raises:
+        DatasetError: The file cannot be downloaded, or holds other arrays.
     """
     path = data_directory / "mnist.npz"
     if not path.exists():
         fetch(url, path, sha256, "MNIST")
     arrays = read_npz(path)
-    demand(arrays, path, IMAGE, np.uint8)
-    return parts_of(arrays, str(path), (*IMAGE, 1), tuple("0123456789"), prepare=prepare)
+    check_images(arrays, path, IMAGE, np.uint8)
+    return make_parts(arrays, str(path), (*IMAGE, 1), tuple("0123456789"), prepare=prepare)
 
 
 def prepare(images: tf.Tensor) -> tf.Tensor:
-    """(n, 28, 28) uint8 -> (n, 28, 28, 1) float32 in [0, 1]."""
+    """Scale images and add the channel.
+
+    Args:
+        images: (n, 28, 28) uint8.
+
+    Returns:
+        Model inputs (n, 28, 28, 1) float32 in [0, 1].
+    """
     return tf.cast(images, tf.float32)[..., tf.newaxis] / 255

@@ -1,4 +1,4 @@
-"""A split of a data set: its examples, its labels, and how a batch of it reaches a model."""
+"""One split of a data set: examples, labels, and their batches as model inputs."""
 
 import dataclasses
 import hashlib
@@ -17,11 +17,12 @@ def _float32(examples: tf.Tensor) -> tf.Tensor:
 class Split:
     """Examples with labels.
 
-    examples: array (n, ...) of what is stored (float32 features, uint8 images) or of file paths (n,) bytes.
-    labels: array (n,) of class indices.
-    prepare: a batch of stored examples -> float32 model inputs (batch, ...), for evaluation.
-    augment: a batch of stored examples and its seed (2,) int32 -> float32 model inputs, for training;
-        None trains on `prepare`.
+    Attributes:
+        examples: Stored examples (n, ...), such as float32 features or uint8 images, or file paths (n,) bytes.
+        labels: Class indices (n,).
+        prepare: Maps a batch of stored examples to float32 model inputs (batch, ...), for evaluation.
+        augment: Maps a batch of stored examples and a seed (2,) int32 to float32 model inputs, for training. None
+            trains on `prepare`.
     """
 
     examples: np.ndarray
@@ -31,17 +32,24 @@ class Split:
 
     def __post_init__(self) -> None:
         if len(self.examples) != len(self.labels):
-            raise ValueError(f"{len(self.examples)} examples with {len(self.labels)} labels: expected as many of each")
+            raise ValueError(f"{len(self.examples)} examples with {len(self.labels)} labels: expected equal numbers")
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, indices: np.ndarray) -> "Split":
-        """The examples at `indices` (m,), in that order."""
+        """Select examples.
+
+        Args:
+            indices: Indices (m,).
+
+        Returns:
+            The examples at `indices`, in that order.
+        """
         return dataclasses.replace(self, examples=self.examples[indices], labels=self.labels[indices])
 
     def fingerprint(self) -> str:
-        """Hex digest over examples and labels; for file paths over the paths and not over what the files hold."""
+        """Compute the hex digest of examples and labels. Of files, only the paths are read, not the contents."""
         digest = hashlib.blake2b(digest_size=16)
         for array in (self.examples, self.labels):
             digest.update(f"{array.dtype.str}{array.shape}".encode())
@@ -49,19 +57,34 @@ class Split:
         return digest.hexdigest()
 
     def code(self) -> list[Callable]:
-        """The functions that make model inputs of the stored examples."""
+        """Return the functions that make model inputs of the stored examples."""
         return [self.prepare, *([self.augment] if self.augment else [])]
 
     def batches(self, batch_size: int) -> tf.data.Dataset:
-        """Model inputs and labels in stored order, once."""
+        """Batch the examples in stored order, for evaluation.
+
+        Args:
+            batch_size: Examples per batch.
+
+        Returns:
+            Model inputs (batch, ...) float32 and labels (batch,) int64.
+        """
         examples = tf.data.Dataset.from_tensor_slices((self._on_host(), self.labels.astype(np.int64)))
         return examples.batch(batch_size).map(lambda x, y: (self.prepare(x), y), tf.data.AUTOTUNE).prefetch(2)
 
     def training_batches(self, batch_size: int, seed: int, epochs: range) -> tf.data.Dataset:
-        """Shuffled, augmented batches of the given epochs, one after another.
+        """Shuffle, augment and batch the examples, for training.
 
-        Order and augmentation are functions of (seed, epoch, step) alone, so that training can go on from any epoch
-        as though it had never stopped.
+        Order and augmentation depend only on seed, epoch and step. Training can therefore resume at any epoch with
+        the same result.
+
+        Args:
+            batch_size: Examples per batch.
+            seed: Seed of order and augmentation.
+            epochs: Epochs to run, one after another.
+
+        Returns:
+            Model inputs (batch, ...) float32 and labels (batch,) int64.
         """
         examples, labels = self._on_host(), tf.constant(self.labels.astype(np.int64))
 

@@ -1,4 +1,4 @@
-"""Models: those of the workbook by name, and the user's own by function or file. All return logits.
+"""Models: built-in ones by name, custom ones by function or file. All return logits.
 
 model = models.build(digits.model, input_shape=(8, 8, 1), classes=10)
 """
@@ -6,10 +6,10 @@ model = models.build(digits.model, input_shape=(8, 8, 1), classes=10)
 from types import ModuleType
 
 from collabopt.config import experiment
-from collabopt.models import ds_cnn, mobilenet, own, small, weights
+from collabopt.models import custom, ds_cnn, mobilenet, small, weights
 from collabopt.models.check import ModelError, check
 from collabopt.runtime.tensorflow import keras
-from collabopt.storage.atomic import compute_sha256
+from collabopt.storage import atomic
 from collabopt.storage.source_digest import compute_digest, compute_module_digest
 
 __all__ = ["FAMILIES", "ModelError", "build", "compute_code_digest", "weights"]
@@ -23,46 +23,59 @@ FAMILIES: dict[str, ModuleType] = {
     "mobilenet_v1": mobilenet,
     "mobilenet_v2": mobilenet,
 }
-"""The module that holds the function of each name."""
+"""Module of each built-in model, whose function has the model's name."""
 
 
 def build(section: experiment.Model, input_shape: tuple[int, ...], classes: int) -> keras.Model:
-    """A Keras 2 model from float32 (None, *input_shape) to float32 logits (None, classes), a flat graph of layers.
+    """Build the model of an experiment.
 
-    Fresh weights are drawn from the global seed, which is the caller's to set; a model from a file has its own.
-    Raises ModelError for a model that is none of this and for an input too small for it.
+    Fresh weights are drawn from the global seed, which the caller sets. A saved model keeps its weights.
+
+    Args:
+        section: The model section of the experiment.
+        input_shape: Shape of one input, without batch.
+        classes: Number of classes.
+
+    Returns:
+        A Keras 2 model, a flat graph of layers, from float32 (None, *input_shape) to float32 logits (None, classes).
+
+    Raises:
+        ModelError: The model cannot be found, is not of this form, or its input is too small.
     """
     if section.path:
-        given, model = f"path={section.path}", own.load(section.path)
+        origin, model = f"path={section.path}", custom.load(section.path)
     elif section.function:
-        given, model = f"function={section.function}", own.call(section.function, input_shape, classes)
+        origin, model = f"function={section.function}", custom.call(section.function, input_shape, classes)
     else:
-        given, model = f"name={section.name}", _named(section.name, input_shape, classes)
-    check(given, model, input_shape, classes)
+        origin, model = f"name={section.name}", _build_by_name(section.name, input_shape, classes)
+    check(origin, model, input_shape, classes)
     return model
 
 
 def compute_code_digest(section: experiment.Model) -> str:
-    """Compute a digest of what decides the model.
+    """Compute a digest of what decides a model, for the keys of stored stages.
 
-    That is the code of a named model, the module of the user's function (not what it imports), or the saved file.
+    That is the code of a built-in model, the module of a custom function (not what it imports), or the saved file.
+
+    Args:
+        section: The model section of the experiment.
 
     Raises:
         ModelError: A file is missing.
     """
     if section.path:
-        return compute_sha256(own.saved_at(section.path))
+        return atomic.compute_sha256(custom.find_saved_model(section.path))
     if section.function:
-        return compute_module_digest(own.source_of(section.function))
+        return compute_module_digest(custom.find_source(section.function))
     return compute_digest(getattr(FAMILIES[section.name], section.name))
 
 
-def _named(name: str, input_shape: tuple[int, ...], classes: int) -> keras.Model:
+def _build_by_name(name: str, input_shape: tuple[int, ...], classes: int) -> keras.Model:
     if len(input_shape) != 3:
         raise ModelError(f"name={name}, input_shape={input_shape}: expected (height, width, channels)")
     try:
         return getattr(FAMILIES[name], name)(input_shape, classes)
     except ModelError:
         raise
-    except ValueError as error:  # a map that shrinks to nothing
+    except ValueError as error:  # a feature map of size zero
         raise ModelError(f"name={name}, input_shape={input_shape}: {' '.join(str(error).split())}") from error

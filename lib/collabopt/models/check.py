@@ -1,4 +1,4 @@
-"""What a model must be for TFMOT to wrap it and for the workbook to read its results."""
+"""Requirements of TFMOT and of the workbook on a model."""
 
 import itertools
 from collections import Counter
@@ -7,18 +7,25 @@ from collabopt.runtime.tensorflow import keras
 
 
 class ModelError(ValueError):
-    """What is wrong with a model: the parameter, its value and what would be right."""
+    """A model or its weights cannot be used. The message names the parameter, its value, and what would be right."""
 
 
-def check(given: str, model: object, input_shape: tuple[int, ...], classes: int) -> None:
-    """Raise ModelError unless `model` is a flat Keras 2 graph from (None, *input_shape) to (None, classes) logits.
+def check(origin: str, model: object, input_shape: tuple[int, ...], classes: int) -> None:
+    """Check that a model is a flat Keras 2 graph from (None, *input_shape) to logits (None, classes).
 
-    `given` opens the message: the parameter the model came from and its value, as in "function=mine:net".
+    Args:
+        origin: Parameter and value that the model comes from, such as "function=mine:net", for errors.
+        model: The model.
+        input_shape: Expected shape of one input, without batch.
+        classes: Expected number of classes.
+
+    Raises:
+        ModelError: The model does not meet a requirement.
     """
-    # Each of these assumes that the ones before it found nothing.
+    # Each check assumes that the previous ones passed.
     for find in (_not_a_graph, _not_flat, _shared, _wrong_ends, _not_logits):
         if mistake := find(model, input_shape, classes):
-            raise ModelError(f"{given}: {mistake}")
+            raise ModelError(f"{origin}: {mistake}")
 
 
 def _not_a_graph(model: object, *_: object) -> str | None:
@@ -29,7 +36,7 @@ def _not_a_graph(model: object, *_: object) -> str | None:
         return f"found {kind}; expected a keras.Model of Keras 2"
     if type(model) is keras.Sequential and not model.built:
         return "the Sequential model is not built; begin it with keras.Input(input_shape)"
-    # TFMOT asks for the same private flag: only graphs of layers can be cloned and wrapped.
+    # TFMOT reads the same private flag, because only graphs of layers can be cloned and wrapped.
     if not getattr(model, "_is_graph_network", False) or not type(model).__module__.startswith(("keras.", "tf_keras.")):
         return f"found the subclassed model {type(model).__name__}; expected a functional or Sequential model"
     return None
@@ -45,7 +52,7 @@ def _not_flat(model: keras.Model, *_: object) -> str | None:
 
 def _shared(model: keras.Model, *_: object) -> str | None:
     if type(model) is not keras.Sequential:
-        # Nodes of the layer itself would count its calls in other models too.
+        # The nodes of the layer object would include its calls in other models.
         for layer in model.get_config()["layers"]:
             if len(layer["inbound_nodes"]) > 1:
                 return (
@@ -73,7 +80,7 @@ def _wrong_ends(model: keras.Model, input_shape: tuple[int, ...], classes: int) 
 
 def _not_logits(model: keras.Model, *_: object) -> str | None:
     last = model.layers[-1] if type(model) is keras.Sequential else model.get_layer(model.output_names[0])
-    # A call such as tf.nn.softmax(x) becomes a layer that holds the function.
+    # A call such as tf.nn.softmax(x) becomes a layer with the attribute `function`.
     function = getattr(last, "activation", None) or getattr(last, "function", None)
     name = "softmax" if isinstance(last, keras.layers.Softmax) else getattr(function, "__name__", "")
     if name.startswith(("softmax", "sigmoid")):

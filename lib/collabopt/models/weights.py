@@ -1,4 +1,4 @@
-"""Weights of a model as arrays keyed layer/variable, such as "conv_1/kernel"."""
+"""Weights of a model as arrays, with keys of the form layer/variable, such as "conv_1/kernel"."""
 
 import zipfile
 from pathlib import Path
@@ -10,7 +10,17 @@ from collabopt.runtime.tensorflow import keras, tf
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file. Raises ModelError when there is none or when it does not hold plain arrays."""
+    """Read weights from an .npz file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Arrays by layer/variable.
+
+    Raises:
+        ModelError: The file is missing, or is not an .npz of plain arrays.
+    """
     path = Path(path)
     if not path.is_file():
         raise ModelError(f"path={path}: no such file; expected an .npz keyed layer/variable")
@@ -21,32 +31,52 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
         raise ModelError(f"path={path}: not an .npz of plain arrays keyed layer/variable ({error})") from error
 
 
-def variables(model: keras.Model) -> dict[str, tf.Variable]:
-    """The variables of a plain (not wrapped) model, trainable or not, in the order of the layers.
+def get_variables(model: keras.Model) -> dict[str, tf.Variable]:
+    """Return the variables of a model, trainable or not.
 
-    Raises ModelError where two variables get one key.
+    Args:
+        model: A plain model, without wrappers.
+
+    Returns:
+        Variables by layer/variable, in the order of the layers.
+
+    Raises:
+        ModelError: Two variables have the same key.
     """
     found: dict[str, tf.Variable] = {}
     for layer in model.layers:
         for variable in layer.weights:
             key = f"{layer.name}/{variable.name.split(':')[0].removeprefix(layer.name + '/')}"
             if key in found:
-                raise ModelError(f"model={model.name}: two variables are named {key}; expected names of their own")
+                raise ModelError(f"model={model.name}: two variables are named {key}; give each its own name")
             found[key] = variable
     return found
 
 
-def arrays(model: keras.Model) -> dict[str, np.ndarray]:
-    """Copies of the values of `variables(model)`."""
-    return {key: variable.numpy() for key, variable in variables(model).items()}
+def get_arrays(model: keras.Model) -> dict[str, np.ndarray]:
+    """Copy the weights of a model.
+
+    Args:
+        model: A plain model, without wrappers.
+
+    Returns:
+        Arrays by layer/variable, in the order of the layers.
+    """
+    return {key: variable.numpy() for key, variable in get_variables(model).items()}
 
 
 def assign(model: keras.Model, arrays: dict[str, np.ndarray]) -> None:
-    """Set every variable of `model`.
+    """Set all variables of a model.
 
-    Raises ModelError with a line for every array that is missing, unexpected or of the wrong shape; then none is set.
+    Args:
+        model: A plain model, without wrappers.
+        arrays: Arrays by layer/variable, one for each variable.
+
+    Raises:
+        ModelError: Arrays are missing, unexpected or of a wrong shape. The message has one line for each, and no
+            variable is set.
     """
-    held = variables(model)
+    held = get_variables(model)
     mistakes = [f"{key}: missing; expected an array of shape {tuple(held[key].shape)}" for key in held.keys() - arrays]
     mistakes += [f"{key}: unexpected; the model has no such variable" for key in arrays.keys() - held]
     for key in held.keys() & arrays:

@@ -24,7 +24,7 @@ def build_initial_model(plan: Experiment, data: datasets.Data) -> keras.Model:
     """The model that the baseline starts from: initialised by the global seed, or with the given weights."""
     model = models.build(plan.model, data.input_shape, len(data.classes))
     if plan.initial_weights:
-        weights.assign(model, weights.read(datasets.located(plan.initial_weights.path, DATA)))
+        weights.assign(model, weights.read(datasets.locate(plan.initial_weights.path, DATA)))
     return model
 
 
@@ -32,7 +32,7 @@ def read_arrays(model: keras.Model) -> dict[str, np.ndarray]:
     """All variables of a model: by layer/variable of a plain one, by position of a quantize-wrapped one."""
     if quantization.is_wrapped(model):
         return {f"{index:05d}": array for index, array in enumerate(model.get_weights())}
-    return weights.arrays(model)
+    return weights.get_arrays(model)
 
 
 def restore_model(

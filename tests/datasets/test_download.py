@@ -1,10 +1,11 @@
-"""Downloads and what is made of them, against a server on this machine."""
+"""Downloads, and the data sets made from them, against a local server."""
 
 import hashlib
 import http.server
 import io
 import pickle
 import socket
+import sys
 import tarfile
 import threading
 import wave
@@ -14,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from collabopt.datasets import DatasetError, cifar10, mnist, speech_archive, speech_commands
+from collabopt.datasets import DatasetError, cifar10, mnist, speech_commands
 from collabopt.datasets.download import fetch
 
 
 class Server:
-    """Serves `files` (path -> content) and counts requests; `promised` overrides the Content-Length it announces."""
+    """Serves `files` (content by path) and records requests. `promised` overrides the Content-Length header."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
@@ -45,8 +46,8 @@ class Server:
         self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.http.serve_forever, args=(0.05,), daemon=True).start()
 
-    def offer(self, name: str, content: bytes) -> tuple[str, str]:
-        """URL and SHA-256 of `content`."""
+    def add(self, name: str, content: bytes) -> tuple[str, str]:
+        """Serve `content` and return its URL and SHA-256."""
         self.files[f"/{name}"] = content
         return f"http://127.0.0.1:{self.http.server_port}/{name}", hashlib.sha256(content).hexdigest()
 
@@ -59,28 +60,46 @@ def server() -> Iterator[Server]:
     server.http.server_close()
 
 
-def files_in(folder: Path) -> list[str]:
+def list_files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def test_a_download_arrives_whole_and_says_how_far_it_is(
+def test_a_download_is_complete_and_reports_its_progress(
     server: Server, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     content = np.random.default_rng(0).bytes(12 << 20)
-    url, sha256 = server.offer("file.bin", content)
+    url, sha256 = server.add("file.bin", content)
     assert fetch(url, tmp_path / "new" / "file.bin", sha256, "a file").read_bytes() == content
-    assert files_in(tmp_path) == ["new/file.bin"]
-    said = capsys.readouterr().err
-    assert "\r" not in said
-    assert 9 <= len(said.splitlines()) <= 10
-    assert said.splitlines()[-1] == "a file: 100 % of 12.6 MB"
+    assert list_files(tmp_path) == ["new/file.bin"]
+    log = capsys.readouterr().err
+    assert "\r" not in log
+    first, *progress = log.splitlines()
+    assert first == f"a file: downloading {url}"
+    assert 9 <= len(progress) <= 10
+    assert progress[-1] == "a file: 100 % of 12.6 MB"
 
 
-def refused(url: str, destination: Path, sha256: str = "0" * 64) -> str:
-    """What a failing download says; it must leave nothing."""
+def test_a_download_shows_a_bar_on_a_terminal(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, sha256 = server.add("file.bin", bytes(3 << 20))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    fetch(url, tmp_path / "file.bin", sha256, "a file")
+    log = capsys.readouterr().err
+    assert log.startswith(f"a file: downloading {url}\n")
+    assert "100%|" in log.split("\r")[-1]
+
+
+def test_a_download_is_readable_by_others(server: Server, tmp_path: Path) -> None:
+    url, sha256 = server.add("file.bin", b"content")
+    assert fetch(url, tmp_path / "file.bin", sha256, "a file").stat().st_mode & 0o777 == 0o644
+
+
+def fail_to_fetch(url: str, destination: Path, sha256: str = "0" * 64) -> str:
+    """Return the message of a download that fails, and check that it leaves no file."""
     with pytest.raises(DatasetError) as caught:
         fetch(url, destination, sha256, "a file")
-    assert not destination.parent.exists() or files_in(destination.parent) == []
+    assert not destination.parent.exists() or list_files(destination.parent) == []
     message = str(caught.value)
     for part in ("a file", url, f"Put the file at {destination} by hand"):
         assert part in message
@@ -89,24 +108,24 @@ def refused(url: str, destination: Path, sha256: str = "0" * 64) -> str:
 
 
 def test_a_wrong_hash_leaves_nothing(server: Server, tmp_path: Path) -> None:
-    url, sha256 = server.offer("file.bin", b"not what was published")
-    message = refused(url, tmp_path / "file.bin")
+    url, sha256 = server.add("file.bin", b"not what was published")
+    message = fail_to_fetch(url, tmp_path / "file.bin")
     assert sha256 in message and "0" * 64 in message
 
 
-def test_a_missing_file_names_the_status(server: Server, tmp_path: Path) -> None:
-    url, _ = server.offer("file.bin", b"")
-    assert "404" in refused(f"{url}.elsewhere", tmp_path / "file.bin")
+def test_a_missing_file_gives_the_status(server: Server, tmp_path: Path) -> None:
+    url, _ = server.add("file.bin", b"")
+    assert "404" in fail_to_fetch(f"{url}.elsewhere", tmp_path / "file.bin")
 
 
-def test_no_server_is_said(tmp_path: Path) -> None:
+def test_a_missing_server_gives_no_connection(tmp_path: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/file.bin"
-        assert "no connection" in refused(url, tmp_path / "file.bin")
+        assert "no connection" in fail_to_fetch(url, tmp_path / "file.bin")
 
 
-def test_a_server_that_does_not_answer_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_silent_server_gives_a_timeout(tmp_path: Path) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -115,20 +134,20 @@ def test_a_server_that_does_not_answer_is_not_waited_for(tmp_path: Path) -> None
             fetch(url, tmp_path / "file.bin", "0" * 64, "a file", timeout_seconds=0.2)
 
 
-def test_a_connection_that_breaks_leaves_nothing(server: Server, tmp_path: Path) -> None:
-    url, sha256 = server.offer("file.bin", b"half of it")
+def test_a_broken_connection_leaves_nothing(server: Server, tmp_path: Path) -> None:
+    url, sha256 = server.add("file.bin", b"half of it")
     server.promised = 1000
-    refused(url, tmp_path / "file.bin", sha256)
+    fail_to_fetch(url, tmp_path / "file.bin", sha256)
 
 
-def test_a_file_larger_than_the_disk_is_not_begun(server: Server, tmp_path: Path) -> None:
-    url, sha256 = server.offer("file.bin", b"a little")
+def test_a_file_larger_than_the_disk_is_not_downloaded(server: Server, tmp_path: Path) -> None:
+    url, sha256 = server.add("file.bin", b"a little")
     server.promised = 10**18
-    assert "disk is full" in refused(url, tmp_path / "file.bin", sha256)
+    assert "disk is full" in fail_to_fetch(url, tmp_path / "file.bin", sha256)
 
 
 def test_a_folder_that_is_a_file_is_named(server: Server, tmp_path: Path) -> None:
-    url, sha256 = server.offer("file.bin", b"content")
+    url, sha256 = server.add("file.bin", b"content")
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(DatasetError, match=f"{tmp_path / 'file'}"):
         fetch(url, tmp_path / "file" / "file.bin", sha256, "a file")
@@ -139,7 +158,7 @@ def test_mnist_is_downloaded_once(server: Server, tmp_path: Path) -> None:
     images = draw.integers(0, 256, (40, 28, 28), np.uint8)
     labels = np.arange(40, dtype=np.uint8) % 10
     np.savez(content, x_train=images[:30], y_train=labels[:30], x_test=images[30:], y_test=labels[30:])
-    url, sha256 = server.offer("mnist.npz", content.getvalue())
+    url, sha256 = server.add("mnist.npz", content.getvalue())
     first, second = (mnist.read(tmp_path, url, sha256) for _ in range(2))
     assert server.requests == ["/mnist.npz"]
     assert first.fingerprint == second.fingerprint
@@ -155,8 +174,8 @@ def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(member, io.BytesIO(content))
 
 
-def cifar_archive() -> bytes:
-    """Six batches of ten pictures laid out as the official archive's; all of picture i's red points are i."""
+def make_cifar10_archive() -> bytes:
+    """Make six batches of ten images in the official layout. All red values of image i are i."""
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w:gz") as tar:
         for number, name in enumerate([*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"]):
@@ -165,36 +184,36 @@ def cifar_archive() -> bytes:
             batch = {
                 b"data": planes.reshape(10, 3072),
                 b"labels": [(label * 7) % 10 for label in range(10)],
-                b"filenames": [f"picture_{99 - number}_{n}.png".encode() for n in range(10)],
+                b"filenames": [f"image_{99 - number}_{n}.png".encode() for n in range(10)],
             }
             add(tar, f"cifar-10-batches-py/{name}", pickle.dumps(batch, protocol=2))
     return content.getvalue()
 
 
-def test_cifar10_is_made_from_its_archive_by_class_and_file_name(server: Server, tmp_path: Path) -> None:
-    url, sha256 = server.offer("cifar.tar.gz", cifar_archive())
+def test_cifar10_is_made_from_its_archive_sorted_by_class_and_file_name(server: Server, tmp_path: Path) -> None:
+    url, sha256 = server.add("cifar.tar.gz", make_cifar10_archive())
     parts = cifar10.read(tmp_path, url, sha256)
-    assert files_in(tmp_path) == ["cifar10.npz"]
+    assert list_files(tmp_path) == ["cifar10.npz"]
     assert parts.train.labels.tolist() == [label for label in range(10) for _ in range(5)]
-    # Label 0 is the first picture of every batch; later batches' file names sort earlier.
+    # Label 0 is the first image of every batch. File names of later batches sort earlier.
     assert parts.train.examples[:5, 0, 0].tolist() == [[40, 0, 0], [30, 0, 0], [20, 0, 0], [10, 0, 0], [0, 0, 0]]
     assert parts.test.examples.shape == (10, 32, 32, 3)
 
 
-def test_an_archive_put_there_by_hand_is_checked_used_and_kept(server: Server, tmp_path: Path) -> None:
-    url, sha256 = server.offer("cifar.tar.gz", cifar_archive())
+def test_an_archive_placed_by_hand_is_verified_used_and_kept(server: Server, tmp_path: Path) -> None:
+    url, sha256 = server.add("cifar.tar.gz", make_cifar10_archive())
     by_hand = tmp_path / "cifar-10-python.tar.gz"
     by_hand.write_bytes(b"something else")
     with pytest.raises(DatasetError, match=rf"{by_hand.name}: its SHA-256 is .*, expected {sha256}"):
         cifar10.read(tmp_path, url, sha256)
-    by_hand.write_bytes(cifar_archive())
+    by_hand.write_bytes(make_cifar10_archive())
     sha256 = hashlib.sha256(by_hand.read_bytes()).hexdigest()
     cifar10.read(tmp_path, url, sha256)
     assert server.requests == []
-    assert files_in(tmp_path) == ["cifar-10-python.tar.gz", "cifar10.npz"]
+    assert list_files(tmp_path) == ["cifar-10-python.tar.gz", "cifar10.npz"]
 
 
-def wav(samples: np.ndarray, rate: int = 16_000, channels: int = 1) -> bytes:
+def encode_wav(samples: np.ndarray, rate: int = 16_000, channels: int = 1) -> bytes:
     content = io.BytesIO()
     with wave.open(content, "wb") as file:
         file.setparams((channels, 2, rate, len(samples), "NONE", ""))
@@ -202,16 +221,18 @@ def wav(samples: np.ndarray, rate: int = 16_000, channels: int = 1) -> bytes:
     return content.getvalue()
 
 
-def speech_archive_of(words: tuple[str, ...], clips: int = 6, noise_seconds: int = 12) -> bytes:
-    """An archive laid out as the official one: two of every word's clips are for validation, two for test. Its noise is
-    a ramp, so that of any piece it can be said where it was cut."""
+def make_speech_archive(words: tuple[str, ...], clips: int = 6, noise_seconds: int = 12) -> bytes:
+    """Make an archive in the official layout. Two clips per word are for validation, two for test.
+
+    The noise is a ramp, so that the place of any piece can be computed.
+    """
     draw, content = np.random.default_rng(0), io.BytesIO()
     with tarfile.open(fileobj=content, mode="w:gz") as tar:
         names = [f"{word}/{speaker:08x}_nohash_0.wav" for word in words for speaker in range(clips)]
         for name in names:
-            add(tar, f"./{name}", wav(draw.integers(-9999, 9999, 12_000)))
+            add(tar, f"./{name}", encode_wav(draw.integers(-9999, 9999, 12_000)))
         for name in ("doing_the_dishes", "white_noise"):
-            add(tar, f"./_background_noise_/{name}.wav", wav(np.linspace(1, 32_000, noise_seconds * 16_000)))
+            add(tar, f"./_background_noise_/{name}.wav", encode_wav(np.linspace(1, 32_000, noise_seconds * 16_000)))
         add(tar, "./_background_noise_/README.md", b"Noise.")
         add(tar, "./LICENSE", b"CC BY 4.0")
         for place, split in ((0, "validation"), (1, "testing")):
@@ -220,51 +241,51 @@ def speech_archive_of(words: tuple[str, ...], clips: int = 6, noise_seconds: int
     return content.getvalue()
 
 
-WORDS = (*speech_archive.WORDS, "bird", "wow")
+WORDS = (*speech_commands.WORDS, "bird", "wow")
 
 
 def test_speech_commands_are_made_from_the_official_archive(server: Server, tmp_path: Path) -> None:
-    url, sha256 = server.offer("speech.tar.gz", speech_archive_of(WORDS))
+    url, sha256 = server.add("speech.tar.gz", make_speech_archive(WORDS))
     for data in (tmp_path / "one", tmp_path / "two"):
         parts = speech_commands.read(data, url, sha256)
-    # Of ten words there are 20 clips a split, and a tenth of that: 2 unknown, 2 silent.
+    # Each split has 20 clips of the ten words, and a tenth as many unknown and silent ones.
     for split in (parts.train, parts.validation, parts.test):
         assert np.bincount(split.labels).tolist() == [2] * 12
     assert [path.name for path in data.iterdir() if path.is_file()] == []
-    made = files_in(data / "speech_commands")
-    assert made == files_in(tmp_path / "one" / "speech_commands")
+    files = list_files(data / "speech_commands")
+    assert files == list_files(tmp_path / "one" / "speech_commands")
     assert parts.fingerprint == speech_commands.read(tmp_path / "one").fingerprint
-    assert "LICENSE" in made
-    assert [name.split("/")[2].split("_")[0] in ("bird", "wow") for name in made if "_unknown_" in name] == [True] * 6
-    speakers = [{name.split("/")[-1] for name in made if name.startswith(f"{s}/yes")} for s in speech_archive.SPLITS]
+    assert "LICENSE" in files
+    assert [name.split("/")[2].split("_")[0] in ("bird", "wow") for name in files if "_unknown_" in name] == [True] * 6
+    speakers = [{name.split("/")[-1] for name in files if name.startswith(f"{s}/yes")} for s in speech_commands.SPLITS]
     assert not set.intersection(*speakers) and sum(map(len, speakers)) == 6
 
 
-def test_silence_of_a_split_is_heard_in_no_other(server: Server, tmp_path: Path) -> None:
-    speech_commands.read(tmp_path, *server.offer("speech.tar.gz", speech_archive_of(WORDS)))
-    for split, (first, last) in speech_archive.STRETCHES.items():
+def test_splits_have_silence_from_separate_stretches(server: Server, tmp_path: Path) -> None:
+    speech_commands.read(tmp_path, *server.add("speech.tar.gz", make_speech_archive(WORDS)))
+    for split, (first, last) in speech_commands.STRETCHES.items():
         for path in (tmp_path / "speech_commands" / split / "_silence_").iterdir():
             with wave.open(str(path)) as file:
-                heard = np.frombuffer(file.readframes(20_000), "<i2").astype(float)
-            assert len(heard) == 16_000
-            # The volume scales the ramp: start and slope together tell where the piece was.
-            start = heard[0] / (heard[-1] - heard[0]) / 12
+                samples = np.frombuffer(file.readframes(20_000), "<i2").astype(float)
+            assert len(samples) == 16_000
+            # The volume scales the ramp, so that start and slope together give the place of the piece.
+            start = samples[0] / (samples[-1] - samples[0]) / 12
             assert first - 0.01 <= start <= last - 1 / 12 + 0.01
 
 
-def test_an_archive_that_lacks_the_lists_or_noise_is_refused(server: Server, tmp_path: Path) -> None:
+def test_an_archive_without_lists_or_noise_is_rejected(server: Server, tmp_path: Path) -> None:
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w:gz") as tar:
-        add(tar, "./yes/0_nohash_0.wav", wav(np.zeros(16_000)))
-    url, sha256 = server.offer("speech.tar.gz", content.getvalue())
+        add(tar, "./yes/0_nohash_0.wav", encode_wav(np.zeros(16_000)))
+    url, sha256 = server.add("speech.tar.gz", content.getvalue())
     with pytest.raises(DatasetError, match=r"validation_list\.txt"):
         speech_commands.read(tmp_path, url, sha256)
     assert not (tmp_path / "speech_commands").exists()
 
 
-def test_noise_too_short_leaves_no_half_made_folder(server: Server, tmp_path: Path) -> None:
-    url, sha256 = server.offer("speech.tar.gz", speech_archive_of(WORDS, noise_seconds=5))
+def test_too_short_noise_leaves_no_incomplete_folder(server: Server, tmp_path: Path) -> None:
+    url, sha256 = server.add("speech.tar.gz", make_speech_archive(WORDS, noise_seconds=5))
     with pytest.raises(DatasetError, match="at least ten seconds"):
         speech_commands.read(tmp_path, url, sha256)
-    # The download is kept: it was right, and is large.
-    assert files_in(tmp_path) == ["speech_commands_v0.02.tar.gz"]
+    # The download is kept, because it is correct and large.
+    assert list_files(tmp_path) == ["speech_commands_v0.02.tar.gz"]
