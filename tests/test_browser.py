@@ -36,7 +36,7 @@ RELEASED = loading.ROOT / "reports" / "speech_commands-ds_cnn_l"
 @pytest.fixture(scope="module")
 def reports(tiny, tmp_path_factory) -> Path:
     """The reports of a batch of the tiny experiment. What takes longer is written by the library from tables: a report
-    with figures of many stages, leaves, and a sweep of which one cell failed."""
+    with figures of many stages, variants, and a sweep of which one cell failed."""
     root = tmp_path_factory.mktemp("browser")
     environment = os.environ | {"COLLABOPT_DATA": f"{root}/data", "COLLABOPT_REPORTS": f"{root}/reports"}
     words = ["report", "--experiment", str(tiny), "--cores", "2", "--notebooks", NOTEBOOKS]
@@ -48,7 +48,7 @@ def reports(tiny, tmp_path_factory) -> Path:
     released.mkdir()
     for name in ("results.csv", "layers.csv", "comparison.csv", "run.json"):
         shutil.copy(RELEASED / name, released)
-    add_leaves(released)
+    add_variants(released)
     index_page.write(released, "# DS-CNN-L.\nseed: 0\n", {"pqat": "FAILED for a test"}, home)
     add_sweep(root / "reports" / tiny.stem, root / "data" / "runs" / tiny.stem / "as_given" / "baseline.ipynb", tiny)
     with pytest.MonkeyPatch.context() as patch:
@@ -57,12 +57,12 @@ def reports(tiny, tmp_path_factory) -> Path:
     return root / "reports"
 
 
-def add_leaves(report: Path) -> None:
+def add_variants(report: Path) -> None:
     rows = pd.read_csv(report / "results.csv").query("scheme != 'tfmot' and seed == 0")
     rows = rows[["stage", "seed", "validation_accuracy", "tflite_bytes", "gzip_bytes"]]
     int8 = rows.assign(format="int8", npu_cycles=range(10**6, 10**4, -(10**5))[: len(rows)], npu_note="")
     floats = rows.assign(format="float32", tflite_bytes=4 * rows["tflite_bytes"], npu_note="Vela takes no floats")
-    pd.concat([floats, int8]).assign(accelerator="Ethos-U55-128").to_csv(report / "leaves.csv", index=False)
+    pd.concat([floats, int8]).assign(accelerator="Ethos-U55-128").to_csv(report / "variants.csv", index=False)
 
 
 def add_sweep(report: Path, executed: Path, plan: Path) -> None:
@@ -172,12 +172,12 @@ def test_every_link_and_anchor_leads_somewhere(pages, visit):
 def test_a_table_sorts_by_click_up_and_down(reports, visit):
     page = visit(reports / RELEASED.name / "index.html")
     before = texts(page, "results", 0)
-    sorter = page.get_by_role("button", name="accuracy (%)", exact=True)
+    sorter = page.get_by_role("button", name="Accuracy (%)", exact=True)
     column = sorter.locator("..").evaluate("header => header.cellIndex")
     sorter.click()
     up = values(page, "results", column)
     assert up == sorted(up)
-    assert header(page, "results", "accuracy (%)").first.get_attribute("aria-sort") == "ascending"
+    assert header(page, "results", "Accuracy (%)").first.get_attribute("aria-sort") == "ascending"
     sorter.click()
     assert values(page, "results", column) == sorted(up, reverse=True)
     assert page.locator("[aria-sort]").count() == 1
@@ -209,7 +209,7 @@ def test_what_has_no_value_comes_last_both_ways(reports, visit):
     column = cycles.locator("..").evaluate("header => header.cellIndex")
     for _ in range(2):
         cycles.click()
-        said = texts(page, "leaves", column)
+        said = texts(page, "variants", column)
         missing = [cell == "Vela takes no floats" for cell in said]
         assert missing == sorted(missing)
         assert 0 < sum(missing) < len(missing)
@@ -217,26 +217,26 @@ def test_what_has_no_value_comes_last_both_ways(reports, visit):
 
 def test_numbers_sort_as_numbers_and_words_as_words(reports, visit):
     page = visit(reports / RELEASED.name / "index.html")
-    raw = page.get_by_role("button", name="raw", exact=True)
+    raw = page.get_by_role("button", name="File (kB)", exact=True)
     raw.click()
-    up = values(page, "leaves", raw.locator("..").evaluate("header => header.cellIndex"))
+    up = values(page, "variants", raw.locator("..").evaluate("header => header.cellIndex"))
     assert up == sorted(up)
     assert [str(value) for value in up] != sorted(str(value) for value in up), "these tell text from numbers"
     page.get_by_role("button", name="format").click()
-    assert texts(page, "leaves", 1) == sorted(texts(page, "leaves", 1))
+    assert texts(page, "variants", 1) == sorted(texts(page, "variants", 1))
 
 
 def test_a_filter_shows_the_rows_with_every_word(reports, visit):
     page = visit(reports / RELEASED.name / "index.html")
     field = page.get_by_label("Filter").nth(1)
-    rows = len(texts(page, "leaves", 0))
+    rows = len(texts(page, "variants", 0))
     field.fill("PQAT  int8")
-    assert texts(page, "leaves", 0) == ["PQAT"]
+    assert texts(page, "variants", 0) == ["PQAT"]
     assert page.get_by_role("status").nth(1).inner_text() == f"1 of {rows} rows"
     field.fill("no such word")
-    assert texts(page, "leaves", 0) == []
+    assert texts(page, "variants", 0) == []
     field.fill("")
-    assert len(texts(page, "leaves", 0)) == rows
+    assert len(texts(page, "variants", 0)) == rows
     assert len(texts(page, "results", 0)) > 1, "another table is left alone"
 
 

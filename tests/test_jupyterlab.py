@@ -163,7 +163,7 @@ from collabopt import explorer
 from collabopt.config.experiment import Targets
 leaves = pd.DataFrame({"stage": ["baseline", "pruned"], "format": ["float32", "int8"]})
 leaves = leaves.assign(validation_accuracy=[0.9, 0.8], gzip_bytes=[4000, 1000])
-explorer.targets(leaves, Targets(max_gzip_bytes=4000))"""
+explorer.show_targets(leaves, Targets(max_gzip_bytes=4000))"""
 
 
 def test_an_explorer_is_shown_once_as_a_widget_that_answers(lab, browser, tmp_path):

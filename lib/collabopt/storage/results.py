@@ -1,6 +1,7 @@
-"""The files a run leaves beside its pages: results.csv, layers.csv, run.json and models/<stage>.tflite.
+"""The tables of a report directory: results.csv, layers.csv and run.json.
 
-Notebooks of one batch write at the same time: each row has a key, files are replaced whole, and a lock orders them.
+Notebooks of one batch write at the same time: each row has a key, each file is replaced as a whole, and a lock orders
+the writers.
 """
 
 import hashlib
@@ -30,7 +31,7 @@ KEY = [
     "target_sparsity",
     "train_fraction",
 ]
-
+"""Key columns of results.csv. Empty where a setting does not apply to the stage."""
 
 RESULTS = [
     *KEY,
@@ -52,7 +53,7 @@ RESULTS = [
     "fit_seconds",
     "epochs",
 ]
-
+"""Columns of results.csv, one row per stage, setting and seed."""
 
 LAYERS = [
     *KEY,
@@ -70,10 +71,10 @@ LAYERS = [
     "skipped",
     "defect",
 ]
-
+"""Columns of layers.csv, one row per kernel."""
 
 STARTED = "COLLABOPT_STARTED"
-"""Environment variable by which a batch tells its notebooks when it began."""
+"""Environment variable in which a batch passes its start time to its notebooks."""
 
 
 def make_key(experiment: Experiment, stage: Stage) -> dict[str, Any]:
@@ -116,9 +117,57 @@ def record(directory: Path, result: dict[str, Any], layers: pd.DataFrame, about:
 
 
 def read(path: Path) -> pd.DataFrame:
-    """results.csv or layers.csv; counts that may be missing as nullable integers."""
+    """Read results.csv or layers.csv.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its rows. Counts that may be missing are nullable integers.
+    """
     counts = {"number_of_clusters": "Int64", "gzip_bytes_channel_ranges": "Int64"}
     return pd.read_csv(path, dtype=counts | {"cluster_per_channel": object, "preserved": object})
+
+
+def parse_preserved(value: object) -> bool | None:
+    """Parse a `preserved` cell.
+
+    Args:
+        value: The cell, of a frame or of a CSV file read as text.
+
+    Returns:
+        Whether the stage kept its parent's zeros and clusters; None for an empty cell.
+    """
+    return {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}.get(str(value).lower())
+
+
+def to_numbers(rows: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """Convert columns to floats.
+
+    Args:
+        rows: A table, its cells numbers or text.
+        columns: The columns to convert.
+
+    Returns:
+        The table with those columns as floats, NaN where a cell is empty or a column is missing.
+    """
+    return rows.assign(**{column: pd.to_numeric(rows.get(column, float("nan")), errors="coerce") for column in columns})
+
+
+def select_first_setting(rows: pd.DataFrame, *key: str) -> pd.DataFrame:
+    """Select one row per key: its first setting and seed, with this library's scheme before TFMOT's.
+
+    Args:
+        rows: Rows of results.csv, layers.csv or variants.csv.
+        *key: The columns that tell the rows apart.
+
+    Returns:
+        The selected rows in their order.
+    """
+    stock = rows["scheme"].eq("tfmot") if "scheme" in rows else pd.Series(False, index=rows.index)
+    rows = rows.assign(_at=range(len(rows)), _stock=stock)
+    kept = rows.sort_values("_stock", kind="stable").drop_duplicates([*key])
+    return kept.sort_values("_at").drop(columns=["_at", "_stock"])
 
 
 def describe_run(experiment: Experiment, source: Path, data: dict[str, Any], began: str) -> dict[str, Any]:
@@ -128,9 +177,9 @@ def describe_run(experiment: Experiment, source: Path, data: dict[str, Any], beg
         experiment: The experiment as the run was started with.
         source: The experiment's file.
         data: Name, fingerprint and counts of the data set.
-        began: When the run began. A batch overrides it by an environment variable.
+        began: When the run began, ISO 8601. `STARTED` in the environment overrides it.
     """
-    from collabopt.runtime import tensorflow  # readers of tables do not wait for its import
+    from collabopt.runtime import tensorflow  # slow to import, and only needed here
 
     return {
         "experiment": experiment.model_dump(mode="json"),
@@ -146,7 +195,7 @@ def describe_run(experiment: Experiment, source: Path, data: dict[str, Any], beg
 
 
 def read_versions() -> dict[str, str]:
-    """Versions of all that computes."""
+    """Return the versions of Python, of the packages that compute, and of the platform."""
     from collabopt.runtime import tensorflow
 
     packages = ("numpy", "ai-edge-litert", "pandas", "scikit-learn", "papermill")
@@ -159,7 +208,7 @@ def read_versions() -> dict[str, str]:
 
 
 def read_commit() -> str:
-    """The commit of the code, with `+changes` where library, notebooks or lock file differ from it; else `unknown`."""
+    """Return git's commit, with `+changes` if library, notebooks or lock file differ from it, or `unknown`."""
 
     def git(*words: str) -> str:
         done = subprocess.run(["git", *words], cwd=loading.ROOT, capture_output=True, text=True, check=True)
@@ -183,14 +232,16 @@ def _drop_tables_of_another_experiment(directory: Path, experiment: dict[str, An
 
 
 def _merge(path: Path, rows: pd.DataFrame) -> None:
-    """Put `rows`, of one stage, scheme and seed, in place of those there were; stages stay in the tree's order."""
+    """Replace the rows of one stage, scheme and seed in a file, and sort by stage, scheme and seed."""
     if path.is_file():
         old = read(path)
-        same = (
-            old[["stage", "scheme", "seed"]].astype(object).fillna("") == rows.iloc[0][["stage", "scheme", "seed"]]
-        ).all(axis=1)
+        key = ["stage", "scheme", "seed"]
+        same = (old[key].astype(object).fillna("") == rows.iloc[0][key]).all(axis=1)
         rows = pd.concat([old[~same].astype(object), rows.astype(object)])
         order = {name: position for position, name in enumerate(STAGES)}
-        rows = rows.assign(order=rows["stage"].map(order)).sort_values(["order", "scheme", "seed"], kind="stable")
-        rows = rows.drop(columns="order")
+        rows = (
+            rows.assign(order=rows["stage"].map(order))
+            .sort_values(["order", *key[1:]], kind="stable")
+            .drop(columns="order")
+        )
     atomic.write(path, rows.to_csv(index=False))

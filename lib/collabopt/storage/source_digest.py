@@ -14,15 +14,11 @@ import inspect
 import sys
 from pathlib import Path
 
-PACKAGE = "collabopt"
-
-
-OPAQUE = ("collabopt.runtime.", "collabopt.config.", "collabopt.storage.")
+_PACKAGE = "collabopt"
+_OPAQUE = ("collabopt.runtime.", "collabopt.config.", "collabopt.storage.")
 """Modules whose own code decides no result. The values of experiments and stages are part of each key."""
 
-
 _SKIPPED_FIELDS = {"annotation", "returns", "type_comment", "type_params", "ctx", "kind", "simple"}
-
 
 _Definition = tuple[str, str]
 """Module and name."""
@@ -66,7 +62,7 @@ def compute_module_digest(path: Path) -> str:
 
 @dataclasses.dataclass
 class _Scope:
-    """Where names are looked up: the module and the local names of a definition, numbered as they are met."""
+    """The names of a definition: its module, imports and local names, numbered in the order of their first use."""
 
     module: str
     local: frozenset[str]
@@ -83,7 +79,9 @@ class _Scope:
 class _Reader:
     """Reads definitions as text in which names are numbers.
 
-    numbers: The definitions met so far, in order. modules: Modules outside the package that count as ours.
+    Attributes:
+        modules: Modules outside the package that count as ours.
+        numbers: The definitions met so far, in order.
     """
 
     def __init__(self, modules: frozenset[str]) -> None:
@@ -200,7 +198,7 @@ class _Reader:
 
 
 def _is_opaque(module: str) -> bool:
-    return module.startswith(OPAQUE)
+    return module.startswith(_OPAQUE)
 
 
 def _is_prose(node: object) -> bool:
@@ -238,13 +236,13 @@ def _imported(node: ast.Import | ast.ImportFrom) -> dict[str, str]:
     """Local name -> full name of what a statement imports."""
     if isinstance(node, ast.ImportFrom):
         return {one.asname or one.name: f"{node.module}.{one.name}" for one in node.names}
-    return {one.asname or one.name.partition(".")[0]: one.name if one.asname else one.name.partition(".")[0]
-            for one in node.names}  # fmt: skip
+    names = [(one.asname, one.name if one.asname else one.name.partition(".")[0]) for one in node.names]
+    return {alias or name: name for alias, name in names}
 
 
 def _path(module: str) -> Path | None:
     """The file of a module of the package; None for all others."""
-    if module.partition(".")[0] != PACKAGE:
+    if module.partition(".")[0] != _PACKAGE:
         return None
     place = Path(__file__).parents[__name__.count(".") - 1].joinpath(*module.split(".")[1:])
     return next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
