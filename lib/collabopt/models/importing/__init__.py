@@ -1,0 +1,108 @@
+"""Imports a user's trained model: a flat Keras 2 graph of layers that the techniques support, proved equal.
+
+    imported = importing.import_model("mine.keras")
+    imported.model, imported.output_activation, imported.rewrites
+
+Nothing is believed: the outputs of the imported model are compared with those of the original.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from collabopt.models.importing import loading, proof, reading, rebuilding, rewrites, support, translation
+from collabopt.models.importing.graph import ImportRefused, rename
+from collabopt.runtime.tensorflow import keras
+
+__all__ = ["ImportRefused", "Imported", "import_model"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Imported:
+    """An imported model.
+
+    Attributes:
+        model: Functional model of Keras 2 in float32; it returns logits.
+        output_activations: What was taken off each output, by the output's name: "softmax", "sigmoid" or None.
+        rewrites: One line per rewrite.
+        without_qat: Class of each layer that has no quantization-aware training, by name.
+        largest_difference: Of the outputs to the original's, relative to the largest of them.
+    """
+
+    model: keras.Model
+    output_activations: dict[str, str | None]
+    rewrites: list[str]
+    without_qat: dict[str, str]
+    largest_difference: float
+
+    @property
+    def output_activation(self) -> str | None:
+        """What was taken off a model with one output; None where outputs differ in it."""
+        found = set(self.output_activations.values())
+        return found.pop() if len(found) == 1 else None
+
+
+def import_model(
+    source: str | Path | Callable[[], Any],
+    examples: np.ndarray | list[np.ndarray] | None = None,
+    trust_code: bool = False,
+    custom_objects: dict[str, Any] | None = None,
+    weights: str | Path | None = None,
+) -> Imported:
+    """Import a trained model and prove that it computes the same.
+
+    Args:
+        source: Path of a .keras, .h5 or .hdf5 file or of the folder of a SavedModel; or a function without arguments
+            that returns a model of Keras 2 or 3, also as "module:function".
+        examples: Real inputs to compare on besides random ones, as one array, or one per input.
+        trust_code: Whether code inside the file may run.
+        custom_objects: Classes of the user's own layers by name, or "module:Class".
+        weights: File of weights for the model that a function returns.
+
+    Returns:
+        The imported model.
+
+    Raises:
+        ImportRefused: The model cannot be imported, or its outputs differ.
+    """
+    custom_objects = custom_objects or {}
+    if examples is not None and not isinstance(examples, list):
+        examples = [examples]
+    with loading.keep_global_policy():
+        original = _open(source, examples, trust_code, custom_objects, weights)
+        return _convert(original, loading.import_classes(custom_objects))
+
+
+def _open(
+    source: str | Path | Callable, examples: list | None, trust_code: bool, custom_objects: dict, weights: Any
+) -> loading.Original:
+    if not callable(source) and (Path(source).exists() or ":" not in str(source)):
+        saved = reading.read(Path(source), trust_code, tuple(custom_objects))
+        return loading.open_saved(saved, examples, trust_code, custom_objects)
+    model = (source if callable(source) else loading.import_object(str(source)))()
+    if weights is not None:
+        model.load_weights(str(weights))
+    return loading.open_model(model, examples)
+
+
+def _convert(original: loading.Original, classes: dict[str, type]) -> Imported:
+    graph, lines = translation.to_graph(original.data, classes)
+    rename(graph)
+    activations = rewrites.remove_output_activations(graph)
+    lines = original.lines + lines
+    lines += [f"{name} was taken off the output" for name in dict.fromkeys(filter(None, activations))]
+    lines += rewrites.rewrite(graph)
+    model = rebuilding.build(graph, custom_objects=classes)
+    difference = max(
+        proof.compare(model, activations, outputs.inputs, outputs.given, outputs.logits)
+        for outputs in original.outputs.values()
+    )
+    if not difference <= proof.TOLERANCE:
+        first = [array[:2] for array in original.outputs["random"].inputs]
+        where = proof.find_first_difference(graph, first, original.compute_intermediates())
+        raise proof.refuse(where, difference)
+    names = dict(zip(graph.output_names, activations, strict=True))
+    return Imported(model, names, lines, support.find_layers_without_qat(graph), difference)

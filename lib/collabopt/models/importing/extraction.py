@@ -1,0 +1,344 @@
+"""Reads a Keras model, of Keras 2 or 3, into plain data: a flat list of layers in the order of their calls.
+
+This module imports neither TensorFlow nor the library, because the worker process runs it beside Keras 3. Models inside
+models are replaced by their layers. Each call is one entry:
+
+    {"name": "conv2d_3", "kind": "Conv2D", "config": {...}, "weights": [arrays], "inputs": ["input_1"],
+     "call": None, "shape": [None, 8, 8, 16]}
+
+An operation of Keras 3 that is no layer has the kind "op:Add". An input is the name of a layer, followed by ":1" for
+its second output. `call` is None for `layer(x)` and `layer([x, y])`; otherwise it holds the call's arguments with
+{"$": i} in the place of input i.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+
+import numpy as np
+
+EXAMPLES = 32  # random inputs on which two models are compared
+FREE_SIZE = 32  # size of an axis that the model leaves open
+
+
+class ExtractionError(ValueError):
+    """A model cannot be read. Its arguments are the reason and the remedy."""
+
+
+def extract(model) -> dict:
+    """Read a model into data.
+
+    Args:
+        model: A functional or Sequential model of Keras 2 or 3.
+
+    Returns:
+        {"keras": 2 or 3, "layers": [entries], "outputs": [names of tensors], "output_names": [names]}.
+
+    Raises:
+        ExtractionError: The model is no graph of layers, or calls a layer with weights twice.
+    """
+    check_graph(model)
+    walk = _Walk()
+    inputs = [walk.add_input(tensor) for tensor in model.inputs]
+    outputs = walk.add_model(model, inputs)
+    return {
+        "keras": get_keras_version(model),
+        "layers": walk.layers,
+        "outputs": outputs,
+        "output_names": [_get_history(tensor)[0].name for tensor in model.outputs],
+    }
+
+
+def get_keras_version(model) -> int:
+    """Major version of the Keras that a model or layer belongs to."""
+    return 2 if any(kind.__module__.startswith("tf_keras.") for kind in type(model).__mro__) else 3
+
+
+def draw_inputs(data: dict, seed: int = 0) -> list[np.ndarray]:
+    """Draw random inputs: half of them standard normal, half uniform in [0, 255]; valid indices for embeddings.
+
+    Args:
+        data: What `extract` returned.
+        seed: Seed of the generator.
+
+    Returns:
+        One array (32, …) per input.
+    """
+    generator = np.random.default_rng(seed)
+    drawn = []
+    for entry in (entry for entry in data["layers"] if entry["kind"] == "InputLayer"):
+        shape = (EXAMPLES, *(FREE_SIZE if size is None else size for size in entry["shape"][1:]))
+        limits = [
+            user["config"]["input_dim"]
+            for user in data["layers"]
+            if user["kind"] == "Embedding" and entry["name"] in user["inputs"]
+        ]
+        if limits or "int" in entry["config"]["dtype"]:
+            values = generator.integers(0, min([*limits, 256]), shape)
+        else:
+            values = generator.standard_normal(shape, np.float32)
+            values[EXAMPLES // 2 :] = generator.uniform(0, 255, values[EXAMPLES // 2 :].shape)
+        drawn.append(values.astype(entry["config"]["dtype"]))
+    return drawn
+
+
+def compute_outputs(
+    model, inputs: list[np.ndarray], activation_names: tuple[str, ...]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Compute a model's outputs for inference.
+
+    Args:
+        model: The model.
+        inputs: One array per input.
+        activation_names: Activations before which the last layers are looked at, too.
+
+    Returns:
+        One float32 array per output; and the same before the last activation, where this is an attribute of the layer
+        and among `activation_names`.
+    """
+    last = [_get_last_layer(tensor) for tensor in model.outputs]
+    found = [layer for layer in last if getattr(getattr(layer, "activation", None), "__name__", "") in activation_names]
+    kept = {layer: layer.activation for layer in found}
+    seen: dict = {}
+
+    def watch(layer):
+        def activation(x):
+            seen[layer] = x
+            return kept[layer](x)
+
+        return activation
+
+    try:
+        for layer in found:
+            layer.activation = watch(layer)
+        outputs = _flatten(model(inputs[0] if len(inputs) == 1 else inputs, training=False))
+    finally:
+        for layer, activation in kept.items():
+            layer.activation = activation
+    plain = [seen.get(layer, output) for layer, output in zip(last, outputs, strict=True)]
+    return [np.asarray(array, np.float32) for array in outputs], [np.asarray(array, np.float32) for array in plain]
+
+
+def compute_intermediates(model, inputs: list[np.ndarray]) -> dict[str, np.ndarray]:
+    """Compute the outputs of each layer by calling them one after the other.
+
+    Args:
+        model: The model.
+        inputs: One array per input.
+
+    Returns:
+        The first output of each layer that `extract` lists, by its name there, float32.
+    """
+    walk = _Walk()
+    names = [walk.add_input(tensor) for tensor in model.inputs]
+    walk.add_model(model, names)
+    values = dict(zip(names, inputs, strict=True))
+    for name, operation, (args, kwargs) in walk.calls:
+        kwargs = {key: value for key, value in kwargs.items() if key not in ("training", "name")}
+        outputs = _flatten(operation(*_fill(args, values), **_fill(kwargs, values)))
+        values |= {f"{name}:{index}" if index else name: output for index, output in enumerate(outputs)}
+    return {name: np.asarray(value, np.float32) for name, value in values.items() if ":" not in name}
+
+
+class _Walk:
+    """Collects the entries of a model and of the models inside it."""
+
+    def __init__(self) -> None:
+        self.layers: list[dict] = []
+        self.calls: list[tuple] = []  # name, operation, arguments
+        self._called: dict[int, int] = {}  # calls per layer object
+        self._names: set[str] = set()
+
+    def add_input(self, tensor) -> str:
+        dtype = getattr(tensor.dtype, "name", tensor.dtype)
+        return self._append(_get_history(tensor)[0].name, "InputLayer", {"dtype": dtype}, [], [], None, tensor.shape)
+
+    def add_model(self, model, inputs: list[str]) -> list[str]:
+        """Add the layers of a model that is called on `inputs`, and return its outputs."""
+        check_graph(model)
+        known = dict(zip(map(_get_key, model.inputs), inputs, strict=True))
+        for node in _order(model):
+            operation, (args, kwargs) = _get_operation(node), _get_arguments(node)
+            tensors: list[str] = []
+            call = _encode((args, kwargs), known, tensors)
+            if hasattr(operation, "layers") and hasattr(operation, "inputs"):
+                outputs = self.add_model(operation, tensors)
+            else:
+                outputs = self._add_call(operation, tensors, call, _flatten(node.outputs))
+                self.calls.append((outputs[0], operation, _replace((args, kwargs), known)))
+            known.update(zip(map(_get_key, _flatten(node.outputs)), outputs, strict=True))
+        return [known[_get_key(tensor)] for tensor in model.outputs]
+
+    def _add_call(self, operation, tensors: list[str], call: list, outputs: list) -> list[str]:
+        calls = self._called[id(operation)] = self._called.get(id(operation), 0) + 1
+        weights = [np.asarray(weight, np.float32) for weight in _get_weights(operation)]
+        if calls > 1 and weights:
+            raise ExtractionError(
+                f"layer {operation.name} is called more than once with the same weights",
+                "Give each call its own layer, or export the part of the model that is to be deployed.",
+            )
+        kind = type(operation).__name__ if hasattr(operation, "get_weights") else f"op:{type(operation).__name__}"
+        config = _get_config(operation)
+        name = self._append(operation.name, kind, config, weights, tensors, _simplify(call), outputs[0].shape)
+        return [name, *(f"{name}:{index}" for index in range(1, len(outputs)))]
+
+    def _append(self, name: str, kind: str, config: dict, weights: list, inputs: list, call, shape) -> str:
+        unique, count = name, 1
+        while unique in self._names:
+            count += 1
+            unique = f"{name}_{count}"
+        self._names.add(unique)
+        entry = {"name": unique, "kind": kind, "config": config, "weights": weights}
+        self.layers.append(entry | {"inputs": inputs, "call": call, "shape": list(shape)})
+        return unique
+
+
+def check_graph(model) -> None:
+    """Check that a model is a graph of layers, not a class with a `call` of its own."""
+    kind = type(model)
+    standard = kind.__module__.startswith(("keras.", "tf_keras."))
+    if not standard or kind.__name__ not in ("Functional", "Sequential", "Model"):
+        raise ExtractionError(
+            f"model {model.name} is the subclassed model {kind.__name__}, whose layers cannot be read",
+            "Write it with the functional API, keras.Model(inputs, outputs), and save it again.",
+        )
+    if not getattr(model, "inputs", None) or not getattr(model, "outputs", None):
+        raise ExtractionError(
+            f"model {model.name} has no input shape yet", "Begin it with keras.Input(shape) and save it again."
+        )
+
+
+def _order(model) -> Iterator:
+    """Yield the calls inside a model, each after the calls that it depends on, in an order fixed by the graph."""
+    done = set(map(_get_key, model.inputs))
+    stack = [(tensor, False) for tensor in reversed(model.outputs)]
+    while stack:
+        tensor, ready = stack.pop()
+        if _get_key(tensor) in done:
+            continue
+        operation, index, _ = _get_history(tensor)
+        node = operation._inbound_nodes[index]
+        if ready:
+            done.update(map(_get_key, _flatten(node.outputs)))
+            yield node
+            continue
+        stack.append((tensor, True))
+        stack += [(tensor, False) for tensor in reversed(_flatten(_get_arguments(node))) if _is_symbolic(tensor)]
+
+
+def _get_operation(node):
+    return node.operation if hasattr(node, "operation") else node.layer
+
+
+def _get_arguments(node) -> tuple:
+    return (
+        (node.arguments.args, node.arguments.kwargs)
+        if hasattr(node, "arguments")
+        else (
+            node.call_args,
+            node.call_kwargs,
+        )
+    )
+
+
+def _is_symbolic(value) -> bool:
+    return hasattr(value, "_keras_history")
+
+
+def _get_history(tensor):
+    return tensor._keras_history
+
+
+def _get_key(tensor) -> tuple[int, int, int]:
+    layer, node, index = _get_history(tensor)
+    return id(layer), node, index
+
+
+def _get_last_layer(tensor):
+    """The layer that computes an output, also where it ends a nested model."""
+    layer, _, index = _get_history(tensor)
+    return _get_last_layer(layer.outputs[index]) if hasattr(layer, "layers") and hasattr(layer, "outputs") else layer
+
+
+def _flatten(structure) -> list:
+    if isinstance(structure, dict):
+        return [leaf for key in sorted(structure) for leaf in _flatten(structure[key])]
+    if isinstance(structure, list | tuple):
+        return [leaf for part in structure for leaf in _flatten(part)]
+    return [structure]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reference:
+    """The place of a tensor in stored arguments."""
+
+    name: str
+
+
+def _replace(arguments, known: dict):
+    return _map(arguments, lambda leaf: _Reference(known[_get_key(leaf)]) if _is_symbolic(leaf) else leaf)
+
+
+def _fill(arguments, values: dict):
+    return _map(arguments, lambda leaf: values[leaf.name] if isinstance(leaf, _Reference) else leaf)
+
+
+def _map(structure, function):
+    """Apply a function to each leaf of nested dicts, lists and tuples."""
+    if isinstance(structure, dict):
+        return {key: _map(value, function) for key, value in structure.items()}
+    if isinstance(structure, list | tuple):
+        return type(structure)(_map(part, function) for part in structure)
+    return function(structure)
+
+
+def _get_weights(operation) -> list:
+    return operation.get_weights() if hasattr(operation, "get_weights") else []
+
+
+def _get_config(operation) -> dict:
+    """The configuration of a layer, or the attributes of an operation, as JSON data."""
+    if hasattr(operation, "get_weights"):
+        config = operation.get_config()
+    else:
+        config = {name: value for name, value in vars(operation).items() if not name.startswith("_")}
+    return _encode(config, {}, [])
+
+
+def _encode(value, known: dict, tensors: list[str]):
+    """Turn arguments into JSON data; symbolic tensors become {"$": i} and are appended to `tensors` by name."""
+    if _is_symbolic(value):
+        tensors.append(known[_get_key(value)])
+        return {"$": len(tensors) - 1}
+    if isinstance(value, dict):
+        return {str(key): _encode(value[key], known, tensors) for key in sorted(value, key=str)}
+    if isinstance(value, list | tuple):
+        return [_encode(part, known, tensors) for part in value]
+    if isinstance(value, slice):
+        return {"start": value.start, "stop": value.stop, "step": value.step}
+    if value is Ellipsis:
+        return {"ellipsis": True}
+    if hasattr(value, "numpy") or isinstance(value, np.ndarray | np.generic):
+        return np.asarray(value).tolist()
+    try:
+        json.dumps(value)
+    except TypeError:
+        return getattr(value, "__name__", None) or getattr(value, "name", None) or str(value)
+    return value
+
+
+def _simplify(call: list) -> list | None:
+    """None for a plain call on one tensor, or on a list of tensors, for inference."""
+    args, kwargs = call
+    kwargs = {key: kwargs[key] for key in kwargs if key not in ("training", "mask", "name")}
+    plain = len(args) == 1 and not kwargs and all("$" in part for part in _flatten_data(args))
+    return None if plain else [args, kwargs]
+
+
+def _flatten_data(value) -> list[dict]:
+    """The dicts {"$": i} in encoded arguments, and an empty dict for each other leaf."""
+    if isinstance(value, dict):
+        return [value] if "$" in value else [leaf for part in value.values() for leaf in _flatten_data(part)]
+    if isinstance(value, list):
+        return [leaf for part in value for leaf in _flatten_data(part)]
+    return [{}]
