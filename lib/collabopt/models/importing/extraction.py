@@ -17,8 +17,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-EXAMPLES = 32  # random inputs on which two models are compared
-FREE_SIZE = 32  # size of an axis that the model leaves open
+_MASKS = ("mask", "query_mask", "key_mask", "value_mask")
 
 
 class ExtractionError(ValueError):
@@ -38,14 +37,14 @@ def extract(model) -> dict:
         ExtractionError: The model is no graph of layers, or calls a layer with weights twice.
     """
     check_graph(model)
-    walk = _Walk()
+    walk = Walk()
     inputs = [walk.add_input(tensor) for tensor in model.inputs]
     outputs = walk.add_model(model, inputs)
     return {
         "keras": get_keras_version(model),
         "layers": walk.layers,
         "outputs": outputs,
-        "output_names": [_get_history(tensor)[0].name for tensor in model.outputs],
+        "output_names": [get_history(tensor)[0].name for tensor in model.outputs],
     }
 
 
@@ -54,104 +53,24 @@ def get_keras_version(model) -> int:
     return 2 if any(kind.__module__.startswith("tf_keras.") for kind in type(model).__mro__) else 3
 
 
-def draw_inputs(data: dict, seed: int = 0) -> list[np.ndarray]:
-    """Draw random inputs: half of them standard normal, half uniform in [0, 255]; valid indices for embeddings.
+class Walk:
+    """Collects the entries of a model and of the models inside it.
 
-    Args:
-        data: What `extract` returned.
-        seed: Seed of the generator.
-
-    Returns:
-        One array (32, …) per input.
+    Attributes:
+        layers: The entries.
+        calls: Name, layer and arguments of each call, with a `Reference` in the place of each tensor.
     """
-    generator = np.random.default_rng(seed)
-    drawn = []
-    for entry in (entry for entry in data["layers"] if entry["kind"] == "InputLayer"):
-        shape = (EXAMPLES, *(FREE_SIZE if size is None else size for size in entry["shape"][1:]))
-        limits = [
-            user["config"]["input_dim"]
-            for user in data["layers"]
-            if user["kind"] == "Embedding" and entry["name"] in user["inputs"]
-        ]
-        if limits or "int" in entry["config"]["dtype"]:
-            values = generator.integers(0, min([*limits, 256]), shape)
-        else:
-            values = generator.standard_normal(shape, np.float32)
-            values[EXAMPLES // 2 :] = generator.uniform(0, 255, values[EXAMPLES // 2 :].shape)
-        drawn.append(values.astype(entry["config"]["dtype"]))
-    return drawn
-
-
-def compute_outputs(
-    model, inputs: list[np.ndarray], activation_names: tuple[str, ...]
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Compute a model's outputs for inference.
-
-    Args:
-        model: The model.
-        inputs: One array per input.
-        activation_names: Activations before which the last layers are looked at, too.
-
-    Returns:
-        One float32 array per output; and the same before the last activation, where this is an attribute of the layer
-        and among `activation_names`.
-    """
-    last = [_get_last_layer(tensor) for tensor in model.outputs]
-    found = [layer for layer in last if getattr(getattr(layer, "activation", None), "__name__", "") in activation_names]
-    kept = {layer: layer.activation for layer in found}
-    seen: dict = {}
-
-    def watch(layer):
-        def activation(x):
-            seen[layer] = x
-            return kept[layer](x)
-
-        return activation
-
-    try:
-        for layer in found:
-            layer.activation = watch(layer)
-        outputs = _flatten(model(inputs[0] if len(inputs) == 1 else inputs, training=False))
-    finally:
-        for layer, activation in kept.items():
-            layer.activation = activation
-    plain = [seen.get(layer, output) for layer, output in zip(last, outputs, strict=True)]
-    return [np.asarray(array, np.float32) for array in outputs], [np.asarray(array, np.float32) for array in plain]
-
-
-def compute_intermediates(model, inputs: list[np.ndarray]) -> dict[str, np.ndarray]:
-    """Compute the outputs of each layer by calling them one after the other.
-
-    Args:
-        model: The model.
-        inputs: One array per input.
-
-    Returns:
-        The first output of each layer that `extract` lists, by its name there, float32.
-    """
-    walk = _Walk()
-    names = [walk.add_input(tensor) for tensor in model.inputs]
-    walk.add_model(model, names)
-    values = dict(zip(names, inputs, strict=True))
-    for name, operation, (args, kwargs) in walk.calls:
-        kwargs = {key: value for key, value in kwargs.items() if key not in ("training", "name")}
-        outputs = _flatten(operation(*_fill(args, values), **_fill(kwargs, values)))
-        values |= {f"{name}:{index}" if index else name: output for index, output in enumerate(outputs)}
-    return {name: np.asarray(value, np.float32) for name, value in values.items() if ":" not in name}
-
-
-class _Walk:
-    """Collects the entries of a model and of the models inside it."""
 
     def __init__(self) -> None:
         self.layers: list[dict] = []
-        self.calls: list[tuple] = []  # name, operation, arguments
+        self.calls: list[tuple] = []
         self._called: dict[int, int] = {}  # calls per layer object
         self._names: set[str] = set()
 
     def add_input(self, tensor) -> str:
+        """Add an input of the model, and return its name."""
         dtype = getattr(tensor.dtype, "name", tensor.dtype)
-        return self._append(_get_history(tensor)[0].name, "InputLayer", {"dtype": dtype}, [], [], None, tensor.shape)
+        return self._append(get_history(tensor)[0].name, "InputLayer", {"dtype": dtype}, [], [], None, tensor.shape)
 
     def add_model(self, model, inputs: list[str]) -> list[str]:
         """Add the layers of a model that is called on `inputs`, and return its outputs."""
@@ -164,9 +83,9 @@ class _Walk:
             if hasattr(operation, "layers") and hasattr(operation, "inputs"):
                 outputs = self.add_model(operation, tensors)
             else:
-                outputs = self._add_call(operation, tensors, call, _flatten(node.outputs))
+                outputs = self._add_call(operation, tensors, call, flatten(node.outputs))
                 self.calls.append((outputs[0], operation, _replace((args, kwargs), known)))
-            known.update(zip(map(_get_key, _flatten(node.outputs)), outputs, strict=True))
+            known.update(zip(map(_get_key, flatten(node.outputs)), outputs, strict=True))
         return [known[_get_key(tensor)] for tensor in model.outputs]
 
     def _add_call(self, operation, tensors: list[str], call: list, outputs: list) -> list[str]:
@@ -194,7 +113,11 @@ class _Walk:
 
 
 def check_graph(model) -> None:
-    """Check that a model is a graph of layers, not a class with a `call` of its own."""
+    """Check that a model is a graph of layers, not a class with a `call` of its own.
+
+    Raises:
+        ExtractionError: It is not.
+    """
     kind = type(model)
     standard = kind.__module__.startswith(("keras.", "tf_keras."))
     if not standard or kind.__name__ not in ("Functional", "Sequential", "Model"):
@@ -216,80 +139,68 @@ def _order(model) -> Iterator:
         tensor, ready = stack.pop()
         if _get_key(tensor) in done:
             continue
-        operation, index, _ = _get_history(tensor)
+        operation, index, _ = get_history(tensor)
         node = operation._inbound_nodes[index]
         if ready:
-            done.update(map(_get_key, _flatten(node.outputs)))
+            done.update(map(_get_key, flatten(node.outputs)))
             yield node
             continue
         stack.append((tensor, True))
-        stack += [(tensor, False) for tensor in reversed(_flatten(_get_arguments(node))) if _is_symbolic(tensor)]
+        stack += [(tensor, False) for tensor in reversed(flatten(_get_arguments(node))) if _is_symbolic(tensor)]
 
 
 def _get_operation(node):
     return node.operation if hasattr(node, "operation") else node.layer
 
 
-def _get_arguments(node) -> tuple:
-    return (
-        (node.arguments.args, node.arguments.kwargs)
-        if hasattr(node, "arguments")
-        else (
-            node.call_args,
-            node.call_kwargs,
-        )
-    )
+def _get_arguments(node) -> tuple[tuple, dict]:
+    """The arguments of a call without masks: Keras 2 passes these on by itself, Keras 3 writes them as arguments."""
+    call = node.arguments if hasattr(node, "arguments") else None
+    args, kwargs = (call.args, call.kwargs) if call else (node.call_args, node.call_kwargs)
+    return args, {name: value for name, value in kwargs.items() if name not in _MASKS}
 
 
 def _is_symbolic(value) -> bool:
     return hasattr(value, "_keras_history")
 
 
-def _get_history(tensor):
+def get_history(tensor):
+    """The layer, its call and the output that a symbolic tensor comes from."""
     return tensor._keras_history
 
 
 def _get_key(tensor) -> tuple[int, int, int]:
-    layer, node, index = _get_history(tensor)
+    layer, node, index = get_history(tensor)
     return id(layer), node, index
 
 
-def _get_last_layer(tensor):
-    """The layer that computes an output, also where it ends a nested model."""
-    layer, _, index = _get_history(tensor)
-    return _get_last_layer(layer.outputs[index]) if hasattr(layer, "layers") and hasattr(layer, "outputs") else layer
-
-
-def _flatten(structure) -> list:
+def flatten(structure) -> list:
+    """The leaves of nested dicts, lists and tuples, in the order of Keras."""
     if isinstance(structure, dict):
-        return [leaf for key in sorted(structure) for leaf in _flatten(structure[key])]
+        return [leaf for key in sorted(structure) for leaf in flatten(structure[key])]
     if isinstance(structure, list | tuple):
-        return [leaf for part in structure for leaf in _flatten(part)]
+        return [leaf for part in structure for leaf in flatten(part)]
     return [structure]
 
 
 @dataclasses.dataclass(frozen=True)
-class _Reference:
+class Reference:
     """The place of a tensor in stored arguments."""
 
     name: str
 
 
-def _replace(arguments, known: dict):
-    return _map(arguments, lambda leaf: _Reference(known[_get_key(leaf)]) if _is_symbolic(leaf) else leaf)
-
-
-def _fill(arguments, values: dict):
-    return _map(arguments, lambda leaf: values[leaf.name] if isinstance(leaf, _Reference) else leaf)
-
-
-def _map(structure, function):
+def map_leaves(structure, function):
     """Apply a function to each leaf of nested dicts, lists and tuples."""
     if isinstance(structure, dict):
-        return {key: _map(value, function) for key, value in structure.items()}
+        return {key: map_leaves(value, function) for key, value in structure.items()}
     if isinstance(structure, list | tuple):
-        return type(structure)(_map(part, function) for part in structure)
+        return type(structure)(map_leaves(part, function) for part in structure)
     return function(structure)
+
+
+def _replace(arguments, known: dict):
+    return map_leaves(arguments, lambda leaf: Reference(known[_get_key(leaf)]) if _is_symbolic(leaf) else leaf)
 
 
 def _get_weights(operation) -> list:
@@ -330,7 +241,7 @@ def _encode(value, known: dict, tensors: list[str]):
 def _simplify(call: list) -> list | None:
     """None for a plain call on one tensor, or on a list of tensors, for inference."""
     args, kwargs = call
-    kwargs = {key: kwargs[key] for key in kwargs if key not in ("training", "mask", "name")}
+    kwargs = {key: kwargs[key] for key in kwargs if key not in ("training", "name")}
     plain = len(args) == 1 and not kwargs and all("$" in part for part in _flatten_data(args))
     return None if plain else [args, kwargs]
 

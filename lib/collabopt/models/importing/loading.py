@@ -16,7 +16,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from collabopt.models.importing import extraction, stripping
+from collabopt.models.importing import evaluation, extraction, stripping
 from collabopt.models.importing.graph import ImportRefused
 from collabopt.models.importing.reading import SavedModel
 from collabopt.models.importing.rewrites import OUTPUT_ACTIVATIONS
@@ -99,12 +99,12 @@ def open_model(model: Any, examples: list[np.ndarray] | None) -> Original:
             model.set_weights(weights)
             lines.append("Half precision (mixed_float16 or mixed_bfloat16) became float32")
         data = extraction.extract(model)
-        random = extraction.draw_inputs(data)
+        random = evaluation.draw_inputs(data)
         outputs = {"random": _compute(model, random)}
         if examples is not None:
             outputs["examples"] = _compute(model, examples)
     first = [array[:2] for array in random]
-    return Original(data, outputs, lambda: extraction.compute_intermediates(model, first), lines)
+    return Original(data, outputs, lambda: evaluation.compute_intermediates(model, first), lines)
 
 
 def import_classes(custom_objects: dict[str, Any]) -> dict[str, type]:
@@ -150,7 +150,7 @@ def _refusing() -> Iterator[None]:
 
 
 def _compute(model: Any, inputs: list[np.ndarray]) -> Outputs:
-    return Outputs(inputs, *extraction.compute_outputs(model, inputs, OUTPUT_ACTIVATIONS))
+    return Outputs(inputs, *evaluation.compute_outputs(model, inputs, OUTPUT_ACTIVATIONS))
 
 
 def _load_with_keras_2(

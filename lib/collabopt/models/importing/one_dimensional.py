@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from collabopt.models.importing.graph import Graph, Layer, list_names, make_reshape
+from collabopt.models.importing.graph import Graph, Layer, list_names, make_reshape, select
 
 _WINDOWS = {
     "Conv1D": "Conv2D",
@@ -36,7 +36,7 @@ def convert_to_2d(graph: Graph) -> list[str]:
     Returns:
         One line, if there are such layers.
     """
-    found = [layer for layer in graph.layers if _is_one_dimensional(layer)]
+    found = select(graph, *_WINDOWS, where=_is_one_dimensional)
     if found:
         conversion = _Conversion(graph)
         for layer in graph.layers:
@@ -57,7 +57,7 @@ class _Conversion:
 
     def add(self, layer: Layer) -> None:
         """Add a layer, converted or connected with the signals behind its inputs."""
-        if _is_one_dimensional(layer):
+        if _is_one_dimensional(layer) and (layer.kind in _WINDOWS or layer.inputs[0] in self._images):
             layer.inputs = [self._get_image(layer.inputs[0])]
             self._convert(layer)
         elif layer.kind == "Flatten" and layer.inputs[0] in self._images:

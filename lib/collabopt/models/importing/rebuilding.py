@@ -57,9 +57,9 @@ def compute_tensors(graph: Graph, custom_objects: dict[str, type] | None = None)
 
 def _call(layer: Layer, inputs: list, custom_objects: dict[str, type] | None) -> Any:
     """Create a layer, call it, and set its weights."""
-    instance = find_class(layer.kind, custom_objects).from_config(
-        layer.config | {"name": layer.name, "dtype": "float32"}
-    )
+    cls, config = find_class(layer.kind, custom_objects), layer.config | {"name": layer.name, "dtype": "float32"}
+    # from_config of attention wants shapes that only a built layer has.
+    instance = cls(**config) if layer.kind == "MultiHeadAttention" else cls.from_config(config)
     if layer.call is not None:
         args, kwargs = _fill(layer.call, inputs)
         outputs = instance(*args, **kwargs)

@@ -10,8 +10,7 @@ from collabopt.runtime.tensorflow import keras
 
 _IGNORED = ("name", "dtype", "trainable", "activity_regularizer", "seed", "batch_input_shape", "batch_shape")
 _IGNORED_ENDINGS = ("_initializer", "_regularizer", "_constraint")
-_RENAMED = {"LeakyReLU": {"negative_slope": "alpha"}, "Softmax": {}, "InputLayer": {}}
-_ACTIVATION_NAMES = {"silu": "swish", "hard_silu": "hard_swish"}
+_RENAMED = {"LeakyReLU": {"negative_slope": "alpha"}}
 _AUGMENTATION = (
     "AugMix", "CutMix", "MixUp", "RandAugment", "RandomBrightness", "RandomColorDegeneration", "RandomColorJitter",
     "RandomContrast", "RandomElasticTransform", "RandomErasing", "RandomFlip", "RandomGaussianBlur", "RandomGrayscale",
@@ -78,6 +77,14 @@ def _translate(layer: Layer, version: int, custom_objects: dict[str, type]) -> N
             f"layer {layer.name} has the class {layer.kind}, which Keras 2 does not have",
             "Replace it by layers that Keras 2 (tf_keras) has, or give its class as custom_objects: module:Class.",
         )
+    if not issubclass(cls, keras.layers.Layer):
+        raise ImportRefused(
+            f"layer {layer.name} has the class {layer.kind}, which is a layer of Keras 3 alone",
+            "Replace it by the layers of Keras, or write the class for Keras 2 (tf_keras), too.",
+        )
+    if layer.kind == "Lambda":
+        layer.config = {name: value for name, value in layer.config.items() if name not in _IGNORED}
+        return
     layer.config = _clean(cls, layer.kind, layer.config)
     if layer.kind == "BatchNormalization" and isinstance(layer.config.get("axis"), list):
         layer.config["axis"] = layer.config["axis"][0]

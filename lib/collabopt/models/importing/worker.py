@@ -10,14 +10,24 @@ The request holds: `file`, `folder` (for the results), `trust_code`, `custom_obj
 import json
 import os
 import sys
+import types
 from pathlib import Path
 
 os.environ["TF_USE_LEGACY_KERAS"] = "0"
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import extraction
 import numpy as np
+
+# The packages' own modules import Keras 2; here they are empty, and only give the path to the modules below.
+_HERE = Path(__file__).resolve().parent
+for _name, _folder in zip(
+    ("collabopt.models.importing", "collabopt.models", "collabopt"), (_HERE, *_HERE.parents), strict=False
+):
+    sys.modules[_name] = types.ModuleType(_name)
+    sys.modules[_name].__path__ = [str(_folder)]
+
+from collabopt.models.importing import evaluation, extraction  # noqa: E402
 
 
 def main(request: dict) -> None:
@@ -66,7 +76,7 @@ def write(data: dict, model, request: dict, folder: Path) -> None:
         request: See the module's docstring.
         folder: Folder of `model.json` and `arrays.npz`.
     """
-    groups = {"random": extraction.draw_inputs(data)}
+    groups = {"random": evaluation.draw_inputs(data)}
     if request["examples"]:
         with np.load(request["examples"]) as archive:
             groups["examples"] = [archive[name] for name in archive.files]
@@ -75,12 +85,12 @@ def write(data: dict, model, request: dict, folder: Path) -> None:
         arrays |= {f"weight/{index}/{number}": weight for number, weight in enumerate(entry["weights"])}
         entry["weights"] = len(entry["weights"])
     for group, inputs in groups.items():
-        given, logits = extraction.compute_outputs(model, inputs, tuple(request["activation_names"]))
+        given, logits = evaluation.compute_outputs(model, inputs, tuple(request["activation_names"]))
         for kind, outputs in (("inputs", inputs), ("given", given), ("logits", logits)):
             arrays |= {f"{group}/{kind}/{index}": array for index, array in enumerate(outputs)}
     if request["intermediates"]:
         first = [array[:2] for array in groups["random"]]
-        arrays |= {f"tensor/{name}": array for name, array in extraction.compute_intermediates(model, first).items()}
+        arrays |= {f"tensor/{name}": array for name, array in evaluation.compute_intermediates(model, first).items()}
     np.savez(folder / "arrays.npz", **arrays)
     (folder / "model.json").write_text(json.dumps(data))
 
