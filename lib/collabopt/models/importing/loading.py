@@ -171,7 +171,7 @@ def _load_with_keras_2(
             if saved.format == "savedmodel":
                 model = keras.Sequential if saved.config["class_name"] == "Sequential" else keras.Model
                 model = model.from_config(saved.config["config"])
-                model.load_weights(path / "variables" / "variables").expect_partial()
+                model.load_weights(path / "variables" / "variables").assert_existing_objects_matched()
             elif saved.format == "keras":
                 model = keras.models.load_model(path, compile=False, safe_mode=not trust_code)
             else:

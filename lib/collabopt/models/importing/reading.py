@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+from tf_keras.protobuf import saved_metadata_pb2
 
 from collabopt.models.importing import operations
 from collabopt.models.importing.graph import ImportRefused
+from collabopt.runtime.tensorflow import keras
 
 _WRAPPERS = {
     "PruneLowMagnitude": "pruning",
@@ -27,6 +29,7 @@ _OTHER_FORMATS = {
     ".pb": "a frozen TensorFlow graph",
     ".npz": "an archive of arrays",
 }
+_MODELS = ("Functional", "Sequential", "Model")
 _CODE_KINDS = ("Lambda", "__lambda__")
 _CHECKED_FUNCTIONS = ("TFOpLambda", "SlicingOpLambda")
 _UNCHECKED_OPERATIONS = ("TensorFlowOpLayer", "ClassMethod", "InstanceMethod", "InstanceProperty")
@@ -71,6 +74,8 @@ def read(path: Path, trust_code: bool = False, custom_objects: tuple[str, ...] =
     kind, version, config = _read_config(path)
     for part in _iterate(config):
         _check(path, part, trust_code, custom_objects)
+        if kind != "keras" and not version.startswith("3"):
+            _check_known(path, part, custom_objects)
     wrappers = {_WRAPPERS[part["class_name"]] for part in _iterate(config) if part.get("class_name") in _WRAPPERS}
     return SavedModel(path, kind, version, config, tuple(sorted(wrappers)), "mixed_" in json.dumps(config))
 
@@ -118,11 +123,12 @@ def _read_saved_model(path: Path) -> dict:
             f"the folder {path.name} holds a graph without Keras layers",
             "Save the Keras model itself, with model.save('model.keras'), not with export.",
         )
-    from tf_keras.src.protobuf import saved_metadata_pb2
-
     content = saved_metadata_pb2.SavedMetadata.FromString(metadata.read_bytes())
-    root = next((json.loads(node.metadata) for node in content.nodes if node.node_path == "root"), {})
-    if root.get("class_name") not in ("Functional", "Sequential", "Model"):
+    found = (node.metadata for node in content.nodes if node.node_path == "root")
+    root = json.loads(
+        next(found, "{}"), object_hook=lambda part: part.get("items", part)
+    )  # a tuple is {"items": [...]}
+    if root.get("class_name") not in _MODELS:
         raise ImportRefused(
             f"the folder {path.name} holds a subclassed model, {root.get('class_name')}, whose layers cannot be read",
             "Write it with the functional API, keras.Model(inputs, outputs), and save it again.",
@@ -168,6 +174,7 @@ def _check(path: Path, part: dict, trust_code: bool, custom_objects: tuple[str, 
 
 
 def _check_class(path: Path, part: dict, name: str, custom_objects: tuple[str, ...]) -> None:
+    """Check that an object that says its module comes from Keras or is provided."""
     module, registered, kind = part.get("module"), part.get("registered_name"), part.get("class_name")
     if not isinstance(kind, str) or kind in custom_objects or kind in _WRAPPERS:
         return
@@ -175,7 +182,23 @@ def _check_class(path: Path, part: dict, name: str, custom_objects: tuple[str, .
     foreign = isinstance(module, str) and module.partition(".")[0] not in _STANDARD_MODULES
     unnamed = "module" in part and module is None and registered is not None
     if own or foreign or unnamed:
-        raise ImportRefused(
-            f"{path.name} uses the class {kind}, in {name}, which is not part of Keras",
-            f"Give its class, custom_objects: module:{kind}, or write it with the layers of Keras.",
-        )
+        raise _refuse_class(path, kind, name)
+
+
+def _check_known(path: Path, part: dict, custom_objects: tuple[str, ...]) -> None:
+    """Check the layers of a model whose configuration names classes without their modules."""
+    layers = part.get("layers")
+    if layers is None and part.get("class_name") == "Sequential":  # as Keras before 2.2.3 wrote it
+        layers = part.get("config")
+    for layer in layers if isinstance(layers, list) else []:
+        kind = layer.get("class_name", "")
+        known = hasattr(keras.layers, kind) or kind in (*_MODELS, *_WRAPPERS, *_CHECKED_FUNCTIONS, *custom_objects)
+        if not known and kind not in _UNCHECKED_OPERATIONS:
+            raise _refuse_class(path, kind, layer.get("config", {}).get("name", kind))
+
+
+def _refuse_class(path: Path, kind: str, name: str) -> ImportRefused:
+    return ImportRefused(
+        f"{path.name} uses the class {kind}, in {name}, which is not part of Keras",
+        f"Give its class, custom_objects: module:{kind.rpartition('>')[2]}, or write it with the layers of Keras.",
+    )
