@@ -3,12 +3,15 @@
 Like `extraction`, it imports neither TensorFlow nor the rest of the library.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from collabopt.models.importing.extraction import Reference, Walk, flatten, get_history, map_leaves
 
 EXAMPLES = 32  # random inputs on which two models are compared
 FREE_SIZE = 32  # size of an axis that the model leaves open
+_BATCH_VALUES = 2**20  # numbers in a batch, to bound the memory that activations take
 
 
 def draw_inputs(data: dict, seed: int = 0) -> list[np.ndarray]:
@@ -65,15 +68,32 @@ def compute_outputs(
 
         return activation
 
+    def predict(batch: list[np.ndarray]) -> list[np.ndarray]:
+        outputs = flatten(model(batch[0] if len(batch) == 1 else batch, training=False))
+        plain = [seen.get(layer, output) for layer, output in zip(last, outputs, strict=True)]
+        return [np.asarray(array, np.float32) for array in outputs + plain]
+
     try:
         for layer in found:
             layer.activation = watch(layer)
-        outputs = flatten(model(inputs[0] if len(inputs) == 1 else inputs, training=False))
+        arrays = map_batches(predict, inputs)
     finally:
         for layer, activation in kept.items():
             layer.activation = activation
-    plain = [seen.get(layer, output) for layer, output in zip(last, outputs, strict=True)]
-    return [np.asarray(array, np.float32) for array in outputs], [np.asarray(array, np.float32) for array in plain]
+    return arrays[: len(last)], arrays[len(last) :]
+
+
+def map_batches(predict: Callable, inputs: list[np.ndarray]) -> list[np.ndarray]:
+    """Apply a function to batches of examples, small ones for large examples, and join its results.
+
+    Args:
+        predict: Takes one array per input and returns a list of arrays.
+        inputs: One array per input.
+    """
+    values = sum(array[0].size for array in inputs)
+    size = max(1, min(EXAMPLES, _BATCH_VALUES // values))
+    results = [predict([array[start : start + size] for array in inputs]) for start in range(0, len(inputs[0]), size)]
+    return [np.concatenate(parts) for parts in zip(*results, strict=True)]
 
 
 def compute_intermediates(model, inputs: list[np.ndarray]) -> dict[str, np.ndarray]:

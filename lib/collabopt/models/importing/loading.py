@@ -219,10 +219,10 @@ def _open_with_keras_3(
         data = json.loads((Path(folder) / "model.json").read_text())
     for index, entry in enumerate(data["layers"]):
         entry["weights"] = [arrays[f"weight/{index}/{number}"] for number in range(entry["weights"])]
-    groups = ["random"] if examples is None else ["random", "examples"]
+    inputs = {"random": evaluation.draw_inputs(data)} | ({} if examples is None else {"examples": examples})
     outputs = {
-        group: Outputs(*(_collect(arrays, f"{group}/{kind}/") for kind in ("inputs", "given", "logits")))
-        for group in groups
+        group: Outputs(drawn, _collect(arrays, f"{group}/given/"), _collect(arrays, f"{group}/logits/"))
+        for group, drawn in inputs.items()
     }
     return Original(data, outputs, compute_intermediates)
 

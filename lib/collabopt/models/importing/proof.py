@@ -2,12 +2,12 @@
 
 import numpy as np
 
+from collabopt.models.importing import evaluation
 from collabopt.models.importing.graph import Graph, ImportRefused
 from collabopt.models.importing.rebuilding import compute_tensors
 from collabopt.runtime.tensorflow import keras, tf
 
 TOLERANCE = 1e-4  # of the largest output
-_BATCH = 32
 
 
 def compute_difference(expected: np.ndarray, found: np.ndarray, scale: float = 0.0) -> float:
@@ -31,10 +31,13 @@ def compute_difference(expected: np.ndarray, found: np.ndarray, scale: float = 0
 
 
 def predict(model: keras.Model, inputs: list[np.ndarray]) -> list[np.ndarray]:
-    """Compute the outputs of a model, in batches of 32 and in order."""
-    batches = [[array[start : start + _BATCH] for array in inputs] for start in range(0, len(inputs[0]), _BATCH)]
-    results = [_flatten(model(batch[0] if len(batch) == 1 else batch, training=False)) for batch in batches]
-    return [np.concatenate(parts) for parts in zip(*results, strict=True)]
+    """Compute the outputs of a model on examples in order."""
+
+    def compute(batch: list[np.ndarray]) -> list[np.ndarray]:
+        outputs = model(batch[0] if len(batch) == 1 else batch, training=False)
+        return [np.asarray(output) for output in (outputs if isinstance(outputs, list | tuple) else [outputs])]
+
+    return evaluation.map_batches(compute, inputs)
 
 
 def apply_activation(name: str | None, outputs: np.ndarray) -> np.ndarray:
@@ -103,7 +106,3 @@ def refuse(first: str | None, difference: float) -> ImportRefused:
         f"the imported model computes other outputs than yours, by {difference:.2g} of the largest value{where}",
         "Replace this layer by standard ones, or report the model as one that should be supported.",
     )
-
-
-def _flatten(outputs) -> list[np.ndarray]:
-    return [np.asarray(output) for output in (outputs if isinstance(outputs, list | tuple) else [outputs])]

@@ -86,7 +86,7 @@ def write(data: dict, model, request: dict, folder: Path) -> None:
         entry["weights"] = len(entry["weights"])
     for group, inputs in groups.items():
         given, logits = evaluation.compute_outputs(model, inputs, tuple(request["activation_names"]))
-        for kind, outputs in (("inputs", inputs), ("given", given), ("logits", logits)):
+        for kind, outputs in (("given", given), ("logits", logits)):
             arrays |= {f"{group}/{kind}/{index}": array for index, array in enumerate(outputs)}
     if request["intermediates"]:
         first = [array[:2] for array in groups["random"]]
