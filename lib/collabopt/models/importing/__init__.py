@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from collabopt.models.importing import loading, proof, reading, rebuilding, rewrites, support, translation
-from collabopt.models.importing.graph import ImportRefused, rename
+from collabopt.models.importing.graph import ImportRefused
 from collabopt.runtime.tensorflow import keras
 
 __all__ = ["ImportRefused", "Imported", "import_model"]
@@ -90,7 +90,6 @@ def _open(
 
 def _convert(original: loading.Original, classes: dict[str, type]) -> Imported:
     graph, lines = translation.to_graph(original.data, classes)
-    rename(graph)
     activations = rewrites.remove_output_activations(graph)
     lines = original.lines + lines
     lines += [f"{name} was taken off the output" for name in dict.fromkeys(filter(None, activations))]

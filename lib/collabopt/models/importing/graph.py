@@ -159,8 +159,7 @@ def _is_automatic(layer: Layer, names: set[str]) -> bool:
     if layer.kind == "InputLayer" and (layer.name.startswith("input") or layer.name.removesuffix("_input") in names):
         return bool(re.fullmatch(r"input(_layer)?(_\d+)*|.+_input", layer.name))
     stem = re.sub(r"(_\d+)+$", "", layer.name)
-    kind = layer.kind.removeprefix("op:")
-    return stem in (_to_snake_case(kind), kind.lower()) or stem.startswith("tf.")
+    return layer.kind.startswith("op:") or stem in (_to_snake_case(layer.kind), layer.kind.lower())
 
 
 def _to_snake_case(kind: str) -> str:

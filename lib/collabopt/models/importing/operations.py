@@ -25,8 +25,20 @@ _NAMES = {
 _ACTIVATIONS = {"sigmoid", "tanh", "softmax", "softplus", "selu", "gelu", "elu"}
 
 
-def normalize(graph: Graph) -> list[str]:
-    """Replace the operations of a graph by layers.
+def mark(graph: Graph) -> None:
+    """Give operations of both versions of Keras the same kinds, "op:add" for example."""
+    for layer in graph.layers:
+        if layer.kind.startswith("op:"):
+            function = layer.kind.removeprefix("op:").lower()
+        elif layer.kind in ("TFOpLambda", "SlicingOpLambda"):
+            function = layer.config["function"]
+        else:
+            continue
+        layer.kind = f"op:{_NAMES.get(function, function)}"
+
+
+def convert_to_layers(graph: Graph) -> list[str]:
+    """Replace the marked operations of a graph by layers.
 
     Args:
         graph: The graph. It is changed in place.
@@ -39,31 +51,17 @@ def normalize(graph: Graph) -> list[str]:
     """
     found: dict[str, list[Layer]] = {}
     for layer in list(graph.layers):
-        name = _get_operation(layer)
-        if name is None:
+        if not layer.kind.startswith("op:"):
             continue
-        if name != "identity":
-            graph.replace(layer, _make_layers(name, layer, graph))
-            found.setdefault(name, []).append(layer)
-        else:
-            layer.kind = "op:identity"
+        name = layer.kind.removeprefix("op:")
+        found.setdefault(name, []).append(layer)
+        graph.replace(layer, _make_layers(name, layer, graph) if name != "identity" else [])
     return [f"{name} on tensors became layers: {list_names(layers)}" for name, layers in found.items()]
 
 
 def is_known(function: str) -> bool:
     """Whether a function of TensorFlow, such as "math.add", can be turned into a layer."""
     return _NAMES.get(function, function) in _MAKERS or _NAMES.get(function) == "identity"
-
-
-def _get_operation(layer: Layer) -> str | None:
-    """Our name of a layer's operation; None for a usual layer."""
-    if layer.kind.startswith("op:"):
-        function = layer.kind.removeprefix("op:").lower()
-    elif layer.kind in ("TFOpLambda", "SlicingOpLambda"):
-        function = layer.config["function"]
-    else:
-        return None
-    return _NAMES.get(function, function)
 
 
 def _make_layers(name: str, layer: Layer, graph: Graph) -> list[Layer]:

@@ -14,6 +14,7 @@ _LAYERS = {
     "leaky_relu": ("LeakyReLU", {"alpha": 0.2}),
     "silu": ("Activation", {"activation": "swish"}),
 }
+_HARD = ("hard_sigmoid_3", "hard_swish", "hard_silu")
 
 
 def rewrite(graph: Graph) -> list[str]:
@@ -88,23 +89,30 @@ def split_activations(graph: Graph) -> list[str]:
 
 def expand_activations(graph: Graph) -> list[str]:
     """Turn activations that have a layer of their own into it, and those that Keras 2 lacks into arithmetic."""
-    lines = []
+    found = []
     for layer in select(graph, "Activation"):
-        name, first = layer.config["activation"], layer.name
+        name = layer.config["activation"]
         if name in _LAYERS:
             layer.kind, layer.config = _LAYERS[name][0], dict(_LAYERS[name][1])
-        elif name in ("hard_sigmoid_3", "hard_swish", "hard_silu"):
-            gate = [Layer(f"{first}_plus_3", "Rescaling", {"scale": 1.0, "offset": 3.0}, shape=layer.shape)]
-            gate += [Layer(f"{first}_relu6", "ReLU", {"max_value": 6.0}, shape=layer.shape)]
-            gate += [Layer(f"{first}_sixth", "Rescaling", {"scale": 1 / 6, "offset": 0.0}, shape=layer.shape)]
-            chain = make_chain(layer, *gate)
-            if name != "hard_sigmoid_3":
-                inputs = [layer.inputs[0], gate[-1].name]
-                gate[-1].equals = None
-                chain += [Layer(first, "Multiply", {}, inputs=inputs, shape=layer.shape, equals=layer.equals)]
-            graph.replace(layer, chain)
-            lines.append(f"{name.removesuffix('_3')} of Keras 3 became ReLU6 and arithmetic: {first}")
-    return lines
+        elif name in _HARD:
+            _expand_hard(graph, layer, gates=name != "hard_sigmoid_3")
+            found.append(layer)
+    return [f"hard_sigmoid and hard_swish of Keras 3 became ReLU6 and arithmetic: {list_names(found)}"] if found else []
+
+
+def _expand_hard(graph: Graph, layer: Layer, gates: bool) -> None:
+    """Write relu6(x + 3) / 6 with layers, and multiply x by it where it `gates`."""
+    steps = [
+        Layer(f"{layer.name}_plus_3", "Rescaling", {"scale": 1.0, "offset": 3.0}, shape=layer.shape),
+        Layer(f"{layer.name}_relu6", "ReLU", {"max_value": 6.0}, shape=layer.shape),
+        Layer(f"{layer.name}_sixth", "Rescaling", {"scale": 1 / 6, "offset": 0.0}, shape=layer.shape),
+    ]
+    chain = make_chain(layer, *steps)
+    if gates:
+        steps[-1].equals = None
+        inputs = [layer.inputs[0], steps[-1].name]
+        chain += [Layer(layer.name, "Multiply", {}, inputs=inputs, shape=layer.shape, equals=layer.equals)]
+    graph.replace(layer, chain)
 
 
 def split_separable(graph: Graph) -> list[str]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from collabopt.models.importing import layers as own_layers
 from collabopt.models.importing import operations
-from collabopt.models.importing.graph import Graph, ImportRefused, Layer
+from collabopt.models.importing.graph import Graph, ImportRefused, Layer, rename
 from collabopt.runtime.tensorflow import keras
 
 _IGNORED = ("name", "dtype", "trainable", "activity_regularizer", "seed", "batch_input_shape", "batch_shape")
@@ -20,7 +20,7 @@ _AUGMENTATION = (
 
 
 def to_graph(data: dict, custom_objects: dict[str, type] | None = None) -> tuple[Graph, list[str]]:
-    """Turn extracted data into a graph of Keras 2 layers.
+    """Turn extracted data into a graph of Keras 2 layers with names of our own.
 
     Args:
         data: What `extraction.extract` returned.
@@ -46,9 +46,11 @@ def to_graph(data: dict, custom_objects: dict[str, type] | None = None) -> tuple
         for entry in data["layers"]
     ]
     graph = Graph(layers, list(data["outputs"]), list(data["output_names"]))
-    lines = operations.normalize(graph)
+    operations.mark(graph)
+    rename(graph)
+    lines = operations.convert_to_layers(graph)
     lines += _drop(graph, "augmentation layers, which are active in training only", _AUGMENTATION)
-    lines += _drop(graph, "layers without effect", ("Identity", "ActivityRegularization", "op:identity"))
+    lines += _drop(graph, "layers without effect", ("Identity", "ActivityRegularization"))
     for layer in graph.layers:
         _translate(layer, data["keras"], custom_objects or {})
     return graph, lines
