@@ -94,6 +94,14 @@ def test_half_precision_becomes_float32_and_the_policy_stays(tmp_path, saved):
     assert imported.rewrites[0].startswith("Half precision")
 
 
+def check_saved_logits(path: Path, original) -> importing.Imported:
+    """The same for a model whose softmax is taken off."""
+    imported = importing.import_model(path)
+    inputs = np.random.default_rng(3).normal(size=(4, *original.input_shape[1:])).astype(np.float32)
+    np.testing.assert_allclose(keras.activations.softmax(imported.model(inputs)), original(inputs), atol=1e-4)
+    return imported
+
+
 @pytest.mark.parametrize("wrapper", ["pruning", "clustering"])
 def test_wrappers_are_stripped(tmp_path, wrapper):
     plain = randomize(NETWORKS["dense_norm"](keras))
@@ -106,3 +114,11 @@ def test_wrappers_are_stripped(tmp_path, wrapper):
     imported = importing.import_model(tmp_path / "wrapped.h5")
     assert imported.rewrites[0] == f"Stripped the wrappers of {wrapper}"
     assert not any(hasattr(layer, "layer") for layer in imported.model.layers)
+
+
+def test_wrappers_of_quantization_are_stripped(tmp_path):
+    """Before training, the quantized model holds the weights of the plain one."""
+    plain = randomize(NETWORKS["residual"](keras))
+    tfmot.quantization.keras.quantize_model(plain).save(tmp_path / "wrapped.h5")
+    imported = check_saved_logits(tmp_path / "wrapped.h5", plain)
+    assert imported.rewrites[0] == "Stripped the wrappers of quantization"

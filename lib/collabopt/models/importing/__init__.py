@@ -6,14 +6,15 @@
 Nothing is believed: the outputs of the imported model are compared with those of the original.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from collabopt.models.importing import loading, proof, reading, rebuilding, rewrites, support, translation
+from collabopt.models.importing import evaluation, loading, proof, reading, rebuilding, rewrites, support, translation
 from collabopt.models.importing.graph import ImportRefused
 from collabopt.runtime.tensorflow import keras
 
@@ -71,37 +72,40 @@ def import_model(
     custom_objects = custom_objects or {}
     if examples is not None and not isinstance(examples, list):
         examples = [examples]
-    with loading.keep_global_policy():
-        original = _open(source, examples, trust_code, custom_objects, weights)
+    with (
+        loading.keep_global_policy(),
+        _open(source, examples, trust_code, custom_objects, weights) as original,
+    ):
         return _convert(original, loading.import_classes(custom_objects))
 
 
+@contextlib.contextmanager
 def _open(
     source: str | Path | Callable, examples: list | None, trust_code: bool, custom_objects: dict, weights: Any
-) -> loading.Original:
+) -> Iterator[evaluation.Original]:
     if not callable(source) and (Path(source).exists() or ":" not in str(source)):
         saved = reading.read(Path(source), trust_code, tuple(custom_objects))
-        return loading.open_saved(saved, examples, trust_code, custom_objects)
+        with loading.open_saved(saved, examples, trust_code, custom_objects) as original:
+            yield original
+        return
     model = (source if callable(source) else loading.import_object(str(source)))()
     if weights is not None:
         model.load_weights(str(weights))
-    return loading.open_model(model, examples)
+    yield loading.open_model(model, examples)
 
 
-def _convert(original: loading.Original, classes: dict[str, type]) -> Imported:
+def _convert(original: evaluation.Original, classes: dict[str, type]) -> Imported:
     graph, lines = translation.to_graph(original.data, classes)
     activations = rewrites.remove_output_activations(graph)
     lines = original.lines + lines
     lines += [f"{name} was taken off the output" for name in dict.fromkeys(filter(None, activations))]
     lines += rewrites.rewrite(graph)
     model = rebuilding.build(graph, custom_objects=classes)
-    difference = max(
-        proof.compare(model, activations, outputs.inputs, outputs.given, outputs.logits)
-        for outputs in original.outputs.values()
-    )
+    expected = original.compute_outputs()
+    difference = max(proof.compare(model, activations, outputs) for outputs in expected.values())
     if not difference <= proof.TOLERANCE:
-        first = [array[:2] for array in original.outputs["random"].inputs]
-        where = proof.find_first_difference(graph, first, original.compute_intermediates())
-        raise proof.refuse(where, difference)
+        first = [array[:2] for array in expected["random"].inputs]
+        where = proof.find_first_difference(graph, first, original.compute_intermediates(), classes)
+        raise proof.make_refusal(where, difference)
     names = dict(zip(graph.output_names, activations, strict=True))
     return Imported(model, names, lines, support.find_layers_without_qat(graph), difference)

@@ -3,6 +3,7 @@
 Like `extraction`, it imports neither TensorFlow nor the rest of the library.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -12,6 +13,32 @@ from collabopt.models.importing.extraction import Reference, Walk, flatten, get_
 EXAMPLES = 32  # random inputs on which two models are compared
 FREE_SIZE = 32  # size of an axis that the model leaves open
 _BATCH_VALUES = 2**20  # numbers in a batch, to bound the memory that activations take
+
+
+@dataclasses.dataclass
+class Outputs:
+    """What a model computes: inputs, outputs, and outputs without softmax or sigmoid, one array each."""
+
+    inputs: list[np.ndarray]
+    given: list[np.ndarray]
+    logits: list[np.ndarray]
+
+
+@dataclasses.dataclass
+class Original:
+    """The model to be imported.
+
+    Attributes:
+        data: What `extraction.extract` returned.
+        compute_outputs: Computes the outputs on "random" inputs and, if given, on "examples".
+        compute_intermediates: Computes the output of each layer for the first two random inputs, by name.
+        lines: One line per thing that was done while it was opened.
+    """
+
+    data: dict
+    compute_outputs: Callable[[], dict[str, Outputs]]
+    compute_intermediates: Callable[[], dict[str, np.ndarray]]
+    lines: list[str] = dataclasses.field(default_factory=list)
 
 
 def draw_inputs(data: dict, seed: int = 0) -> list[np.ndarray]:

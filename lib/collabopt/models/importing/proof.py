@@ -45,27 +45,20 @@ def apply_activation(name: str | None, outputs: np.ndarray) -> np.ndarray:
     return getattr(tf.nn, name)(outputs).numpy() if name else outputs
 
 
-def compare(
-    model: keras.Model,
-    activations: list[str | None],
-    inputs: list[np.ndarray],
-    given: list[np.ndarray],
-    logits: list[np.ndarray],
-) -> float:
+def compare(model: keras.Model, activations: list[str | None], expected: evaluation.Outputs) -> float:
     """Compare an imported model with the original's outputs, with and without the activations at the end.
 
     Args:
         model: The imported model, which returns logits.
         activations: The activation that was taken off each output.
-        inputs: One array per input.
-        given: Outputs of the original.
-        logits: The same without the activations, where these are attributes of a layer.
+        expected: Inputs and outputs of the original.
 
     Returns:
         The largest relative difference. Probabilities are compared relative to 1.
     """
     differences = []
-    for found, activation, complete, plain in zip(predict(model, inputs), activations, given, logits, strict=True):
+    outputs = zip(predict(model, expected.inputs), activations, expected.given, expected.logits, strict=True)
+    for found, activation, complete, plain in outputs:
         scale = 1.0 if activation else 0.0
         differences.append(compute_difference(complete, apply_activation(activation, found), scale))
         if activation and not np.array_equal(plain, complete):
@@ -73,19 +66,25 @@ def compare(
     return max(differences)
 
 
-def find_first_difference(graph: Graph, inputs: list[np.ndarray], expected: dict[str, np.ndarray]) -> str | None:
+def find_first_difference(
+    graph: Graph,
+    inputs: list[np.ndarray],
+    expected: dict[str, np.ndarray],
+    custom_objects: dict[str, type] | None = None,
+) -> str | None:
     """Find the first layer whose output differs from the original's.
 
     Args:
         graph: The graph of the imported model.
         inputs: One array per input.
         expected: The first output of each original layer, by name.
+        custom_objects: Classes of the user's own layers, by name.
 
     Returns:
         The name of the original layer; None if no single layer can be named.
     """
     layers = [layer for layer in graph.layers if layer.equals in expected and layer.kind != "InputLayer"]
-    tensors, symbolic = compute_tensors(graph)
+    tensors, symbolic = compute_tensors(graph, custom_objects)
     probe = keras.Model(symbolic, [tensors[layer.name] for layer in layers])
     for layer, found in zip(layers, predict(probe, inputs), strict=True):
         original = expected[layer.equals]
@@ -94,7 +93,7 @@ def find_first_difference(graph: Graph, inputs: list[np.ndarray], expected: dict
     return None
 
 
-def refuse(first: str | None, difference: float) -> ImportRefused:
+def make_refusal(first: str | None, difference: float) -> ImportRefused:
     """Make the refusal of a model whose outputs differ.
 
     Args:

@@ -2,9 +2,9 @@
 
     python worker.py request.json
 
-The request holds: `file`, `folder` (for the results), `trust_code`, `custom_objects` ("module:Class" by name),
-`activation_names`, `examples` (.npz of arrays 0, 1, … or null) and `intermediates`. The results are `model.json` and
-`arrays.npz`, or `refusal.json` with a reason and a remedy.
+The request holds: `file`, `folder` (for the results, and of `examples.npz`, if there are any), `trust_code`,
+`custom_objects` ("module:Class" by name), `activation_names` and `intermediates`. The results are `weights.npz`,
+`model.json` and `outputs.npz` or `intermediates.npz`; or `refusal.json` with a reason and a remedy.
 """
 
 import json
@@ -40,9 +40,11 @@ def main(request: dict) -> None:
     try:
         model = _load(request)
         data = extraction.extract(model)
-        write(data, model, request, folder)
+        write_model(data, folder)
+        write_outputs(data, model, request, folder)
     except extraction.ExtractionError as error:
-        (folder / "refusal.json").write_text(json.dumps(error.args))
+        (folder / "refusal.part").write_text(json.dumps(error.args))
+        (folder / "refusal.part").rename(folder / "refusal.json")
 
 
 def _load(request: dict):
@@ -67,32 +69,53 @@ def _import(place: str):
     return getattr(__import__(module, fromlist=[name]), name)
 
 
-def write(data: dict, model, request: dict, folder: Path) -> None:
-    """Write a model's data and its outputs.
+def write_model(data: dict, folder: Path) -> None:
+    """Write a model's data to `weights.npz` and `model.json`.
+
+    Args:
+        data: What `extraction.extract` returned.
+        folder: Folder of the files.
+    """
+    weights = {
+        f"{index}/{number}": weight
+        for index, entry in enumerate(data["layers"])
+        for number, weight in enumerate(entry["weights"])
+    }
+    _write_arrays(folder, "weights", weights)
+    layers = [entry | {"weights": len(entry["weights"])} for entry in data["layers"]]
+    (folder / "model.part").write_text(json.dumps(data | {"layers": layers}))
+    (folder / "model.part").rename(folder / "model.json")
+
+
+def write_outputs(data: dict, model, request: dict, folder: Path) -> None:
+    """Write a model's outputs to `outputs.npz`, or the outputs of its layers to `intermediates.npz`.
 
     Args:
         data: What `extraction.extract` returned.
         model: The model.
         request: See the module's docstring.
-        folder: Folder of `model.json` and `arrays.npz`.
+        folder: Folder of the files.
     """
     groups = {"random": evaluation.draw_inputs(data)}
-    if request["examples"]:
-        with np.load(request["examples"]) as archive:
+    if request["intermediates"]:
+        first = [array[:2] for array in groups["random"]]
+        _write_arrays(folder, "intermediates", evaluation.compute_intermediates(model, first))
+        return
+    if (folder / "examples.npz").exists():
+        with np.load(folder / "examples.npz") as archive:
             groups["examples"] = [archive[name] for name in archive.files]
     arrays = {}
-    for index, entry in enumerate(data["layers"]):
-        arrays |= {f"weight/{index}/{number}": weight for number, weight in enumerate(entry["weights"])}
-        entry["weights"] = len(entry["weights"])
     for group, inputs in groups.items():
         given, logits = evaluation.compute_outputs(model, inputs, tuple(request["activation_names"]))
         for kind, outputs in (("given", given), ("logits", logits)):
             arrays |= {f"{group}/{kind}/{index}": array for index, array in enumerate(outputs)}
-    if request["intermediates"]:
-        first = [array[:2] for array in groups["random"]]
-        arrays |= {f"tensor/{name}": array for name, array in evaluation.compute_intermediates(model, first).items()}
-    np.savez(folder / "arrays.npz", **arrays)
-    (folder / "model.json").write_text(json.dumps(data))
+    _write_arrays(folder, "outputs", arrays)
+
+
+def _write_arrays(folder: Path, name: str, arrays: dict[str, np.ndarray]) -> None:
+    """Write an archive under its final name only when it is complete."""
+    np.savez(folder / f"{name}.part.npz", **arrays)
+    (folder / f"{name}.part.npz").rename(folder / f"{name}.npz")
 
 
 if __name__ == "__main__":
