@@ -18,8 +18,8 @@ def check_equal(original, imported: importing.Imported) -> None:
     """Compare an imported model with the original on inputs that the import did not see."""
     entries = importing.loading.extraction.extract(original)
     inputs = [array[:: evaluation.EXAMPLES // EXAMPLES] for array in evaluation.draw_inputs(entries, seed=1)]
-    one = inputs[0] if len(inputs) == 1 else inputs
-    expected, found = original(one, training=False), imported.model(one, training=False)
+    expected = original(evaluation.arrange(original, inputs), training=False)
+    found = imported.model(evaluation.arrange(imported.model, inputs), training=False)
     single = len(imported.output_activations) == 1
     expected, found = ([expected], [found]) if single else (expected, found)
     for activation, given_output, logits in zip(imported.output_activations.values(), expected, found, strict=True):

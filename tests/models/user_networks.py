@@ -91,6 +91,31 @@ def _nested(keras: Any) -> Any:
     return keras.Model(inputs, layers.Dense(2, activation="softmax")(head(base(inputs, training=False))))
 
 
+def _dicts(keras: Any) -> Any:
+    table, image = keras.Input((3,), name="table"), keras.Input((4,), name="image")
+    return keras.Model(
+        {"table": table, "image": image}, keras.layers.Dense(2)(keras.layers.Concatenate()([table, image]))
+    )
+
+
+def _states(keras: Any, x: Any) -> Any:
+    layers = keras.layers
+    x, hidden, cell = layers.LSTM(4, return_state=True, return_sequences=True)(x)
+    x = layers.LSTM(4)(x, initial_state=[hidden, cell])
+    return layers.Dense(2)(layers.Concatenate()([x, cell]))
+
+
+def _used_softmax(keras: Any) -> Any:
+    inputs = keras.Input((4,))
+    shares = keras.layers.Dense(3, activation="softmax")(inputs)
+    return keras.Model(inputs, [shares, keras.layers.Dense(2)(shares)])
+
+
+def _constants(keras: Any, x: Any) -> Any:
+    x = (x - np.array([1, 2, 3], np.float32)) / np.array([2, 3, 4], np.float32)
+    return keras.layers.Conv2D(2, 3)(x)
+
+
 def _attention(keras: Any, x: Any) -> Any:
     layers = keras.layers
     x = layers.Embedding(20, 8)(x)
@@ -102,6 +127,14 @@ NETWORKS: dict[str, Callable] = {
     "residual": _graph((8, 8, 1), _residual),
     "arithmetic": _graph((8, 8, 3), _arithmetic),
     "two_ends": _two_ends,
+    "dicts": _dicts,
+    "states": _graph((7, 3), _states),
+    "used_softmax": _used_softmax,
+    "constants": _graph((8, 8, 3), _constants),
+    "open_size": _chain(
+        (None, None, 3), lambda k: [k.Conv2D(4, 3, activation="relu"), k.BatchNormalization(), k.Conv2D(2, 1)]
+    ),
+    "open_length": _chain((None, 3), lambda k: [k.Conv1D(4, 3, padding="causal"), k.GlobalMaxPooling1D(), k.Dense(2)]),
     "nested": _nested,
     "attention": _graph((6,), _attention),
     "binary": _chain((7,), lambda k: [k.Dense(5, activation="relu"), k.Dropout(0.2), k.Dense(1, activation="sigmoid")]),

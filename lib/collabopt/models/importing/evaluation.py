@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from collabopt.models.importing.extraction import Reference, Walk, flatten, get_history, map_leaves
+from collabopt.models.importing.extraction import Reference, Walk, flatten, get_history, get_key, map_leaves
 
 EXAMPLES = 32  # random inputs on which two models are compared
 FREE_SIZE = 32  # size of an axis that the model leaves open
@@ -96,7 +96,7 @@ def compute_outputs(
         return activation
 
     def predict(batch: list[np.ndarray]) -> list[np.ndarray]:
-        outputs = flatten(model(batch[0] if len(batch) == 1 else batch, training=False))
+        outputs = flatten(model(arrange(model, batch), training=False))
         plain = [seen.get(layer, output) for layer, output in zip(last, outputs, strict=True)]
         return [np.asarray(array, np.float32) for array in outputs + plain]
 
@@ -108,6 +108,15 @@ def compute_outputs(
         for layer, activation in kept.items():
             layer.activation = activation
     return arrays[: len(last)], arrays[len(last) :]
+
+
+def arrange(model, arrays: list[np.ndarray]):
+    """Arrange one array per input as the model takes them: alone, in a list or in a dict."""
+    if len(arrays) == 1:
+        return arrays[0]
+    structure = model._inputs_struct if hasattr(model, "_inputs_struct") else model._nested_inputs
+    inputs = dict(zip(map(get_key, model.inputs), arrays, strict=True))
+    return map_leaves(structure, lambda tensor: inputs[get_key(tensor)])
 
 
 def map_batches(predict: Callable, inputs: list[np.ndarray]) -> list[np.ndarray]:

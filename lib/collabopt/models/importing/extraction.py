@@ -75,7 +75,7 @@ class Walk:
     def add_model(self, model, inputs: list[str]) -> list[str]:
         """Add the layers of a model that is called on `inputs`, and return its outputs."""
         check_graph(model)
-        known = dict(zip(map(_get_key, model.inputs), inputs, strict=True))
+        known = dict(zip(map(get_key, model.inputs), inputs, strict=True))
         for node in _order(model):
             operation, (args, kwargs) = _get_operation(node), _get_arguments(node)
             tensors: list[str] = []
@@ -85,8 +85,8 @@ class Walk:
             else:
                 outputs = self._add_call(operation, tensors, call, flatten(node.outputs))
                 self.calls.append((outputs[0], operation, _replace((args, kwargs), known)))
-            known.update(zip(map(_get_key, flatten(node.outputs)), outputs, strict=True))
-        return [known[_get_key(tensor)] for tensor in model.outputs]
+            known.update(zip(map(get_key, flatten(node.outputs)), outputs, strict=True))
+        return [known[get_key(tensor)] for tensor in model.outputs]
 
     def _add_call(self, operation, tensors: list[str], call: list, outputs: list) -> list[str]:
         calls = self._called[id(operation)] = self._called.get(id(operation), 0) + 1
@@ -133,16 +133,16 @@ def check_graph(model) -> None:
 
 def _order(model) -> Iterator:
     """Yield the calls inside a model, each after the calls that it depends on, in an order fixed by the graph."""
-    done = set(map(_get_key, model.inputs))
+    done = set(map(get_key, model.inputs))
     stack = [(tensor, False) for tensor in reversed(model.outputs)]
     while stack:
         tensor, ready = stack.pop()
-        if _get_key(tensor) in done:
+        if get_key(tensor) in done:
             continue
         operation, index, _ = get_history(tensor)
         node = operation._inbound_nodes[index]
         if ready:
-            done.update(map(_get_key, flatten(node.outputs)))
+            done.update(map(get_key, flatten(node.outputs)))
             yield node
             continue
         stack.append((tensor, True))
@@ -169,7 +169,8 @@ def get_history(tensor):
     return tensor._keras_history
 
 
-def _get_key(tensor) -> tuple[int, int, int]:
+def get_key(tensor) -> tuple[int, int, int]:
+    """What identifies a symbolic tensor."""
     layer, node, index = get_history(tensor)
     return id(layer), node, index
 
@@ -200,7 +201,7 @@ def map_leaves(structure, function):
 
 
 def _replace(arguments, known: dict):
-    return map_leaves(arguments, lambda leaf: Reference(known[_get_key(leaf)]) if _is_symbolic(leaf) else leaf)
+    return map_leaves(arguments, lambda leaf: Reference(known[get_key(leaf)]) if _is_symbolic(leaf) else leaf)
 
 
 def _get_weights(operation) -> list:
@@ -219,7 +220,7 @@ def _get_config(operation) -> dict:
 def _encode(value, known: dict, tensors: list[str]):
     """Turn arguments into JSON data; symbolic tensors become {"$": i} and are appended to `tensors` by name."""
     if _is_symbolic(value):
-        tensors.append(known[_get_key(value)])
+        tensors.append(known[get_key(value)])
         return {"$": len(tensors) - 1}
     if isinstance(value, dict):
         return {str(key): _encode(value[key], known, tensors) for key in sorted(value, key=str)}

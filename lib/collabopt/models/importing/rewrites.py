@@ -55,14 +55,20 @@ def remove_output_activations(graph: Graph) -> list[str | None]:
         removed.append(name)
         if name is None:
             continue
-        if layer.kind in _LINEAR_KINDS:
+        if layer.kind in _LINEAR_KINDS and graph.find_users(layer):
+            linear = _copy(
+                layer, name=f"{layer.name}_logits", config=layer.config | {"activation": "linear"}, equals=None
+            )
+            activation = Layer(layer.name, "Activation", {"activation": name}, shape=layer.shape)
+            graph.replace(layer, make_chain(layer, linear, activation))
+            graph.outputs[position] = linear.name
+        elif layer.kind in _LINEAR_KINDS:
             layer.config = layer.config | {"activation": "linear"}
             layer.equals = None
-        elif graph.find_users(layer):
-            graph.outputs[position] = layer.inputs[0]
         else:
             graph.outputs[position] = layer.inputs[0]
-            graph.layers.remove(layer)
+            if not graph.find_users(layer):
+                graph.layers.remove(layer)
     return removed
 
 
