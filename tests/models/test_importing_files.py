@@ -58,7 +58,7 @@ def test_each_format_of_keras_2(tmp_path, name):
     check_saved(tmp_path / name, original)
 
 
-@pytest.mark.parametrize("name", ["model.h5", pytest.param("model.keras", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", [pytest.param("model.h5", marks=pytest.mark.slow), "model.keras"])
 def test_each_format_of_keras_3(tmp_path, name):
     original = randomize(NETWORKS["norm_after_relu"](keras_3))
     original.save(tmp_path / name)

@@ -17,7 +17,7 @@ import numpy as np
 from collabopt.models.importing import evaluation, extraction, keras_3, stripping
 from collabopt.models.importing.evaluation import Original, Outputs
 from collabopt.models.importing.graph import ImportRefused
-from collabopt.models.importing.reading import SavedModel
+from collabopt.models.importing.reading import SavedModel, is_mixed
 from collabopt.models.importing.rewrites import OUTPUT_ACTIVATIONS
 from collabopt.runtime.tensorflow import drop_native_notices, keras, tfmot
 
@@ -70,7 +70,7 @@ def open_model(model: Any, examples: list[np.ndarray] | None) -> Original:
     try:
         extraction.check_graph(model)
         config = model.get_config()
-        if "mixed_" in json.dumps(config, default=str):
+        if is_mixed(config):
             weights, model = model.get_weights(), type(model).from_config(_as_float32(config))
             model.set_weights(weights)
             lines.append(_HALF_PRECISION)

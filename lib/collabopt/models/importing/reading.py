@@ -77,7 +77,12 @@ def read(path: Path, trust_code: bool = False, custom_objects: tuple[str, ...] =
         if kind != "keras" and not version.startswith("3"):
             _check_known(path, part, custom_objects)
     wrappers = {_WRAPPERS[part["class_name"]] for part in _iterate(config) if part.get("class_name") in _WRAPPERS}
-    return SavedModel(path, kind, version, config, tuple(sorted(wrappers)), "mixed_" in json.dumps(config))
+    return SavedModel(path, kind, version, config, tuple(sorted(wrappers)), is_mixed(config))
+
+
+def is_mixed(config: dict) -> bool:
+    """Whether a layer in a configuration computes in half precision."""
+    return any("mixed_" in json.dumps(part.get("dtype"), default=str) for part in _iterate(config))
 
 
 def _read_config(path: Path) -> tuple[str, str, dict]:
@@ -146,7 +151,7 @@ def _iterate(value: Any) -> Iterator[dict]:
         yield value
         for part in value.values():
             yield from _iterate(part)
-    elif isinstance(value, list):
+    elif isinstance(value, list | tuple):
         for part in value:
             yield from _iterate(part)
 
