@@ -1,4 +1,5 @@
-# make report | test | lab | store | verify | bench    EXPERIMENT=digits  SET="sparsity=0.5,0.8 seed=0,1"  CORES=2
+# make report | test | test-all | lab | store | verify | metrics | bench
+#     EXPERIMENT=digits  SET="sparsity=0.5,0.8 seed=0,1"  CORES=2
 EXPERIMENT ?= digits
 SET ?=
 CORES ?= all
@@ -9,21 +10,31 @@ PARTS ?=
 PYTHON ?=
 export EXPERIMENT SET CORES NOTEBOOKS PROFILE PRUNE PARTS PYTHON
 
-.PHONY: report test lab store verify bench bench-accuracy setup lock
+.PHONY: report test test-all lint lab store verify metrics bench bench-accuracy setup lock
 
 report: setup
 	@.venv/bin/python -m collabopt report --experiment "$$EXPERIMENT" --set "$$SET" --cores "$$CORES" --profile "$$PROFILE" \
 	    --notebooks "$$NOTEBOOKS"
 
-test: setup
+# Without the slow tests of real components. Each kind of them has a fast representative here.
+test: lint
+	@.venv/bin/python -m pytest --numprocesses auto --dist loadgroup --no-loadscope-reorder --durations 10 -m "not slow"
+
+test-all: lint
+	@.venv/bin/python -m pytest --numprocesses auto --dist loadgroup --no-loadscope-reorder --durations 10
+
+lint: setup
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
-	@.venv/bin/python -m pytest --numprocesses auto --dist loadfile
+	@.venv/bin/lint-imports --no-logo --no-cache
+
+metrics: setup
+	@.venv/bin/python benchmarks/structure.py
 
 lab: setup
 	@.venv/bin/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
 
-# PRUNE="experiment=digits unused_days=30": what to remove.
+# List the store; PRUNE="experiment=digits unused_days=30" removes unused stages.
 store: setup
 	@.venv/bin/python -m collabopt store --prune "$$PRUNE"
 
@@ -36,11 +47,11 @@ bench: setup
 bench-accuracy: setup
 	@.venv/bin/python benchmarks/accuracy.py
 
-# All the set-up; a moment when nothing changed.
+# The whole set-up. It does nothing if the lock file and pyproject.toml are unchanged.
 setup:
 	@lib/install.sh
 
-# Solve the lock file anew; needs uv.
+# Resolve the lock file again; needs uv.
 lock:
 	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
 	    --no-annotate --no-header --no-emit-index-url --no-emit-find-links -o requirements.lock

@@ -1,7 +1,7 @@
-"""`make bench`: measures times, memory and what kernels hold, and prints the table of figures.
+"""`make bench`: measure times, memory and the values in kernels, and print the table of figures.
 
-make bench                              # all of it, two hours on two cores that do nothing else
-make bench PARTS="batches schemes"      # some of it; each part is recorded as it ends
+make bench                              # everything, two hours on two otherwise idle cores
+make bench PARTS="batches schemes"      # some parts; each is recorded when it ends
 """
 
 import argparse
@@ -14,19 +14,19 @@ import table
 import whole
 
 PARTS = {
-    "batches": batches.figures,
-    "schemes": schemes.figures,
-    "sizes": file_sizes.figures,
-    "digits": lambda: whole.of("digits"),
-    "mnist_sized": lambda: whole.of(whole.MNIST_SIZED),
-    "ds_cnn_l": lambda: whole.of("speech_commands-ds_cnn_l"),
-    "sweeps": sweeps.figures,
+    "batches": batches.measure_figures,
+    "schemes": schemes.measure_figures,
+    "sizes": file_sizes.measure_figures,
+    "digits": lambda: whole.measure_subject("digits"),
+    "mnist_sized": lambda: whole.measure_subject(whole.MNIST_SIZED),
+    "ds_cnn_l": lambda: whole.measure_subject("speech_commands-ds_cnn_l"),
+    "sweeps": sweeps.measure_figures,
 }
-"""What can be measured by itself: the first three take 15 minutes, DS-CNN-L and the sweeps 40 each."""
+"""The parts. The first three take 15 minutes, DS-CNN-L and the sweeps 40 each."""
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", metavar="PARTS", help=f"some of {', '.join(PARTS)}; all without it")
+    parser.add_argument("parts", nargs="*", metavar="PARTS", help=f"some of {', '.join(PARTS)}; all by default")
     chosen = parser.parse_args().parts or list(PARTS)
     for part in chosen:
         if part not in PARTS:

@@ -1,18 +1,21 @@
-"""int8 files of the ImageNet models beside the published bytes. Weights are fresh: a file's raw size asks only for the
-network, where what compression makes of it would ask for the trained weights."""
+"""Sizes of the ImageNet models' int8 files beside the published ones.
+
+The weights are random, because the raw size of a file depends on the network only. The compressed size would depend on
+the trained weights.
+"""
 
 import numpy as np
 import table
 
-PUBLISHED = {  # model, stage: published bytes, their source's rounding
+PUBLISHED = {  # model, stage: table, metric and its unit in bytes
     ("mobilenet_v1", "baseline"): ("pqat", "tflite_bytes", 1),
     ("mobilenet_v1", "qat"): ("pqat", "tflite_bytes", 1),
     ("mobilenet_v2", "baseline"): ("tflite_guide", "tflite_int8_megabytes", 1_000_000),
 }
 
 
-def figures() -> list[dict]:
-    """A row a file: our bytes ÷ the published ones."""
+def measure_figures() -> list[dict]:
+    """One row per file: our bytes ÷ the published ones."""
     from collabopt import models
     from collabopt.config import published
     from collabopt.techniques import quantization
@@ -29,9 +32,9 @@ def figures() -> list[dict]:
         same = known[(known["model"] == name) & (known["table"] == source) & (known["dataset"] == "imagenet")]
         theirs = unit * published.find_value(same, stage, metric)
         about = f"{name} 224×224, {stage}: {len(content):,} against {theirs:,.0f}"
-        rows.append(table.seen("int8 file, bytes ÷ published", about, len(content) / theirs))
+        rows.append(table.make_row("int8 file, bytes ÷ published", about, len(content) / theirs))
     return rows
 
 
 if __name__ == "__main__":
-    table.record(figures())
+    table.record(measure_figures())

@@ -1,4 +1,4 @@
-"""The table of all figures, reports/benchmarks.csv: a row is replaced when it is measured again, with its commit."""
+"""The table of all figures, reports/benchmarks.csv. A measurement replaces the row of the same figure and subject."""
 
 import pandas as pd
 
@@ -9,7 +9,11 @@ COLUMNS = ["figure", "subject", "value", "goal", "met", "commit"]
 
 
 def record(rows: list[dict]) -> None:
-    """Put rows (figure, subject, value, goal: "≤ 2", met) in place of those of the same name, and print the table."""
+    """Replace the rows of the same figure and subject, and print the table.
+
+    Args:
+        rows: figure, subject and value; with a goal ("≤ 2") also goal and met.
+    """
     path = loading.REPORTS / "benchmarks.csv"
     new = pd.DataFrame(rows).assign(commit=results.read_commit()[:7])
     old = pd.read_csv(path) if path.is_file() else new.iloc[:0]
@@ -20,11 +24,11 @@ def record(rows: list[dict]) -> None:
     print(table.to_string(index=False))
 
 
-def at_most(figure: str, subject: str, value: float, goal: float) -> dict:
-    """A row whose value is to be no more than `goal`."""
+def make_bounded_row(figure: str, subject: str, value: float, goal: float) -> dict:
+    """A row with an upper limit for the value."""
     return {"figure": figure, "subject": subject, "value": round(value, 3), "goal": f"≤ {goal}", "met": value <= goal}
 
 
-def seen(figure: str, subject: str, value: float) -> dict:
-    """A row without a goal, to compare with."""
+def make_row(figure: str, subject: str, value: float) -> dict:
+    """A row without a goal, for comparison."""
     return {"figure": figure, "subject": subject, "value": round(value, 3)}

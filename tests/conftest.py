@@ -1,13 +1,16 @@
-"""What several test modules share: a small experiment, its data, and a small network with each kind of layer."""
+"""Fixtures of several test modules, and the order in which the workers of xdist run the tests."""
 
+import fcntl
+import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-# With 32 clusters TFMOT guesses the granularity of every kernel of digits_cnn right (see DESIGN.md, F2), which also
-# makes CQAT and PCQAT several times faster to set up.
+# With 32 clusters TFMOT guesses the granularity of every kernel of digits_cnn right (defect F2 in
+# test_preserving_scheme.py), which also makes CQAT and PCQAT several times faster to set up.
 TINY = """
 dataset: {name: digits}
 model: {name: digits_cnn}
@@ -26,6 +29,20 @@ stages:
   pcqat: {epochs: 1, batch_size: 16, optimizer: adam, learning_rate: 1e-4}
 """
 
+LONGEST_FIRST = (
+    "batch",
+    "small_experiment",
+    "test_preserving_scheme",
+    "test_sweep",
+    "test_browser",
+    "test_jupyterlab",
+    "test_slurm",
+    "test_imagenet",
+    "test_devices",
+    "test_kills",
+)
+"""Groups of tests by duration. All others are short."""
+
 
 def pytest_collection_finish() -> None:
     """Fix threads and kernels before the first operation, as a run does, where a test uses TensorFlow at all."""
@@ -36,12 +53,87 @@ def pytest_collection_finish() -> None:
         tensorflow.seed_everything(0)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep each file on one worker, so that its fixtures are made once, and start with the longest groups."""
+    for item in items:
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    places = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.get_closest_marker("xdist_group").args[0], len(places)))
+
+
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def make_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """Makes a directory once per run of pytest: its name and what fills it. The workers of xdist share it."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+
+    def get(name: str, fill: Callable[[Path], None]) -> Path:
+        directory, complete = root / name, root / f"{name}.complete"
+        with (root / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not complete.exists():
+                shutil.rmtree(directory, ignore_errors=True)
+                directory.mkdir()
+                fill(directory)
+                complete.touch()
+        return directory
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def _experiments(make_once) -> Path:
+    def write(directory: Path) -> None:
+        (directory / "tiny.yaml").write_text(TINY)
+        small = TINY.replace("name: digits_cnn", 'function: "example_network:build"')
+        (directory / "small.yaml").write_text(small)
+
+    return make_once("experiments", write)
+
+
+@pytest.fixture(scope="session")
+def tiny(_experiments) -> Path:
     """The file of an experiment whose stages take seconds."""
-    path = tmp_path_factory.mktemp("experiment") / "tiny.yaml"
-    path.write_text(TINY)
-    return path
+    return _experiments / "tiny.yaml"
+
+
+@pytest.fixture(scope="session")
+def small(_experiments) -> Path:
+    """The tiny experiment on `example_network`, which has fewer and smaller kernels."""
+    return _experiments / "small.yaml"
+
+
+@pytest.fixture(scope="session")
+def trained_small(make_once, small) -> Path:
+    """The small experiment, trained from nothing: its store `stages`, its `report`, and `results.pickle`.
+
+    Tests may read the store. To write, they copy it.
+    """
+
+    def train(directory: Path) -> None:
+        from collabopt.config import loading
+        from collabopt.config.stages import STAGES
+        from collabopt.run import Run
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loading, "DATA", directory)
+            run = Run(loading.load(str(small)), directory / "report", small, directory / "stages")
+            run.results(*STAGES).to_pickle(directory / "results.pickle")
+
+    return make_once("small", train)
+
+
+@pytest.fixture(scope="session")
+def shared_batch(make_once, tiny) -> Path:
+    """The directory of the one batch of the tiny experiment; see `example_batch.make_shared_batch`.
+
+    Tests copy what they need from its `copy`.
+    """
+    from example_batch import make_shared_batch
+
+    return make_once("batch", lambda directory: make_shared_batch(directory, tiny))
 
 
 @pytest.fixture(scope="session")
@@ -55,48 +147,31 @@ def tiny_data(tiny: Path):
 
 def plan_of(model: str, dataset: str):
     """An experiment on a model and a data set, by name; nothing in it can be trained well."""
-    from collabopt.config.experiment import Experiment, Stages
+    from collabopt.config import experiment
+    from collabopt.config.stages import STAGES
 
     training = {"epochs": 1, "batch_size": 8, "optimizer": "adam", "learning_rate": 1e-3}
-    return Experiment.model_validate(
+    return experiment.validate(
         {
             "name": "test",
             "dataset": {"name": dataset},
             "model": {"name": model},
             "sparsity": 0.5,
             "number_of_clusters": 8,
-            "stages": dict.fromkeys(Stages.model_fields, training),
+            "stages": dict.fromkeys(STAGES, training),
         }
     )
 
 
-def small_network(input_shape: tuple[int, ...], classes: int, use_bias: bool = False):
-    """A network of each kind of layer: kernels conv (3, 3, 1, 8), dw (3, 3, 8, 1), pw (1, 1, 8, 16), fc (16, 10).
-
-    An experiment has it as `model: {function: "conftest:small_network"}`.
-    """
-    from collabopt.runtime.tensorflow import keras
-
-    layers = keras.layers
-    inputs = x = keras.Input(input_shape, name="input")
-    for convolution in (
-        layers.Conv2D(8, 3, padding="same", use_bias=use_bias, name="conv"),
-        layers.DepthwiseConv2D(3, 2, padding="same", use_bias=use_bias, name="dw"),
-        layers.Conv2D(16, 1, use_bias=use_bias, name="pw"),
-    ):
-        x = layers.BatchNormalization(momentum=0.9, name=f"{convolution.name}_bn")(convolution(x))
-        x = layers.ReLU(name=f"{convolution.name}_relu")(x)
-    outputs = layers.Dense(classes, name="fc")(layers.GlobalAveragePooling2D(name="pool")(x))
-    return keras.Model(inputs, outputs, name="small_network")
-
-
 @pytest.fixture(scope="session")
 def small_cnn() -> Callable:
-    """Builds `small_network` for the digits from `seed`; its convolutions `use_bias` or not."""
+    """Builds `example_network` for the digits from `seed`; its convolutions `use_bias` or not."""
+    import example_network
+
     from collabopt.runtime.tensorflow import seed_everything
 
     def build(seed: int = 0, use_bias: bool = False):
         seed_everything(seed)
-        return small_network((8, 8, 1), 10, use_bias)
+        return example_network.build((8, 8, 1), 10, use_bias)
 
     return build

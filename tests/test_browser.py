@@ -1,14 +1,8 @@
-"""The pages of a finished batch in a real browser: nothing fetched or broken, sorted, filtered, accessible, printed.
-
-One notebook is run; COLLABOPT_ALL_NOTEBOOKS=1 runs all of them.
-"""
+"""The pages of a finished batch in a real browser: nothing fetched or broken, sorted, filtered, accessible, printed."""
 
 import functools
 import itertools
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -28,27 +22,22 @@ if BROWSER is None:
 sync_api = pytest.importorskip("playwright.sync_api")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")
 
-NOTEBOOKS = "" if os.environ.get("COLLABOPT_ALL_NOTEBOOKS") else "baseline"
 WIDTHS = 400, 1400
 RELEASED = loading.ROOT / "reports" / "speech_commands-ds_cnn_l"
 
 
 @pytest.fixture(scope="module")
-def reports(tiny, tmp_path_factory) -> Path:
-    """The reports of a batch of the tiny experiment. What takes longer is written by the library from tables: a report
-    with figures of many stages, leaves, and a sweep of which one cell failed."""
+def reports(shared_batch, tiny, tmp_path_factory) -> Path:
+    """The reports of a batch of the tiny experiment, and two that the library writes from tables: a report with
+    variants, and a sweep of which one cell failed."""
     root = tmp_path_factory.mktemp("browser")
-    environment = os.environ | {"COLLABOPT_DATA": f"{root}/data", "COLLABOPT_REPORTS": f"{root}/reports"}
-    words = ["report", "--experiment", str(tiny), "--cores", "2", "--notebooks", NOTEBOOKS]
-    command = [sys.executable, "-m", "collabopt", *words]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    released, home = root / "reports" / RELEASED.name, front_page.find_path(root / "reports")
+    shutil.copytree(shared_batch / "copy", root, dirs_exist_ok=True)
+    released, home = root / "reports" / RELEASED.name, root / "reports" / "index.html"
     assert f'href="{tiny.stem}/index.html"' in home.read_text(encoding="utf-8")
     released.mkdir()
     for name in ("results.csv", "layers.csv", "comparison.csv", "run.json"):
         shutil.copy(RELEASED / name, released)
-    add_leaves(released)
+    add_variants(released)
     index_page.write(released, "# DS-CNN-L.\nseed: 0\n", {"pqat": "FAILED for a test"}, home)
     add_sweep(root / "reports" / tiny.stem, root / "data" / "runs" / tiny.stem / "as_given" / "baseline.ipynb", tiny)
     with pytest.MonkeyPatch.context() as patch:
@@ -57,12 +46,12 @@ def reports(tiny, tmp_path_factory) -> Path:
     return root / "reports"
 
 
-def add_leaves(report: Path) -> None:
+def add_variants(report: Path) -> None:
     rows = pd.read_csv(report / "results.csv").query("scheme != 'tfmot' and seed == 0")
     rows = rows[["stage", "seed", "validation_accuracy", "tflite_bytes", "gzip_bytes"]]
     int8 = rows.assign(format="int8", npu_cycles=range(10**6, 10**4, -(10**5))[: len(rows)], npu_note="")
     floats = rows.assign(format="float32", tflite_bytes=4 * rows["tflite_bytes"], npu_note="Vela takes no floats")
-    pd.concat([floats, int8]).assign(accelerator="Ethos-U55-128").to_csv(report / "leaves.csv", index=False)
+    pd.concat([floats, int8]).assign(accelerator="Ethos-U55-128").to_csv(report / "variants.csv", index=False)
 
 
 def add_sweep(report: Path, executed: Path, plan: Path) -> None:
@@ -74,14 +63,16 @@ def add_sweep(report: Path, executed: Path, plan: Path) -> None:
         shutil.copy(report / "run.json", cell)
     shutil.copytree(report / "models", sweep / "seed=0" / "models")
     notebook_page.write_page(executed, sweep / "seed=0" / "deployment_tree.html", {"../index.html": "The sweep"})
-    sweep_page.write(sweep, str(plan), {"seed=0": "ok", "seed=1": "FAILED"}, front_page.find_path(report.parent))
+    sweep_page.write(sweep, str(plan), {"seed=0": "ok", "seed=1": "FAILED"}, report.parent / "index.html")
 
 
-@pytest.fixture(scope="module")
-def pages(reports) -> list[Path]:
-    found = sorted(reports.rglob("*.html"))
+@pytest.fixture(scope="module", params=["one notebook", pytest.param("other notebooks", marks=pytest.mark.slow)])
+def pages(request, reports, tiny) -> list[Path]:
+    """The pages of one notebook, indexes, sweep and variants; or those of the other notebooks."""
+    others = {path for path in (reports / tiny.stem).glob("*.html") if path.stem not in ("index", "baseline")}
+    found = others if request.param == "other notebooks" else {*reports.rglob("*.html")} - others
     assert len(found) >= 6
-    return found
+    return sorted(found)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +97,7 @@ def windows(browser) -> Callable:
 
 @pytest.fixture
 def visit(windows) -> Iterator[Callable]:
-    """Opens a page: its path, a width in pixels and a colour scheme; afterwards nothing went wrong in any of them."""
+    """Opens a page: its path, a width in pixels and a colour scheme. Checks at the end that no page had an error."""
     opened, wrong = [], []
 
     def show(path: Path, width: int = 1400, scheme: str = "light"):
@@ -172,12 +163,12 @@ def test_every_link_and_anchor_leads_somewhere(pages, visit):
 def test_a_table_sorts_by_click_up_and_down(reports, visit):
     page = visit(reports / RELEASED.name / "index.html")
     before = texts(page, "results", 0)
-    sorter = page.get_by_role("button", name="accuracy (%)", exact=True)
+    sorter = page.get_by_role("button", name="Accuracy (%)", exact=True)
     column = sorter.locator("..").evaluate("header => header.cellIndex")
     sorter.click()
     up = values(page, "results", column)
     assert up == sorted(up)
-    assert header(page, "results", "accuracy (%)").first.get_attribute("aria-sort") == "ascending"
+    assert header(page, "results", "Accuracy (%)").first.get_attribute("aria-sort") == "ascending"
     sorter.click()
     assert values(page, "results", column) == sorted(up, reverse=True)
     assert page.locator("[aria-sort]").count() == 1
@@ -209,7 +200,7 @@ def test_what_has_no_value_comes_last_both_ways(reports, visit):
     column = cycles.locator("..").evaluate("header => header.cellIndex")
     for _ in range(2):
         cycles.click()
-        said = texts(page, "leaves", column)
+        said = texts(page, "variants", column)
         missing = [cell == "Vela takes no floats" for cell in said]
         assert missing == sorted(missing)
         assert 0 < sum(missing) < len(missing)
@@ -217,26 +208,26 @@ def test_what_has_no_value_comes_last_both_ways(reports, visit):
 
 def test_numbers_sort_as_numbers_and_words_as_words(reports, visit):
     page = visit(reports / RELEASED.name / "index.html")
-    raw = page.get_by_role("button", name="raw", exact=True)
+    raw = page.get_by_role("button", name="File (kB)", exact=True)
     raw.click()
-    up = values(page, "leaves", raw.locator("..").evaluate("header => header.cellIndex"))
+    up = values(page, "variants", raw.locator("..").evaluate("header => header.cellIndex"))
     assert up == sorted(up)
     assert [str(value) for value in up] != sorted(str(value) for value in up), "these tell text from numbers"
     page.get_by_role("button", name="format").click()
-    assert texts(page, "leaves", 1) == sorted(texts(page, "leaves", 1))
+    assert texts(page, "variants", 1) == sorted(texts(page, "variants", 1))
 
 
 def test_a_filter_shows_the_rows_with_every_word(reports, visit):
     page = visit(reports / RELEASED.name / "index.html")
     field = page.get_by_label("Filter").nth(1)
-    rows = len(texts(page, "leaves", 0))
+    rows = len(texts(page, "variants", 0))
     field.fill("PQAT  int8")
-    assert texts(page, "leaves", 0) == ["PQAT"]
+    assert texts(page, "variants", 0) == ["PQAT"]
     assert page.get_by_role("status").nth(1).inner_text() == f"1 of {rows} rows"
     field.fill("no such word")
-    assert texts(page, "leaves", 0) == []
+    assert texts(page, "variants", 0) == []
     field.fill("")
-    assert len(texts(page, "leaves", 0)) == rows
+    assert len(texts(page, "variants", 0)) == rows
     assert len(texts(page, "results", 0)) > 1, "another table is left alone"
 
 
@@ -270,7 +261,7 @@ def test_all_code_opens_by_its_button(reports, visit):
 
 
 # Colours do not go by the width, nor does what scrolls by the scheme.
-@pytest.mark.parametrize(("width", "scheme"), [(400, "dark"), (1400, "light")])
+@pytest.mark.parametrize(("width", "scheme"), [(400, "dark"), pytest.param(1400, "light", marks=pytest.mark.slow)])
 def test_pages_pass_the_checks_of_axe(pages, visit, width, scheme):
     checks = axe.Axe()
     for path in pages:

@@ -10,11 +10,11 @@ import nbformat
 import pytest
 
 from collabopt.batch.plan import list_notebooks, read_parameters
-from collabopt.config import experiment, loading
+from collabopt.config import experiment, loading, stages
 from collabopt.report import index_page
 
 NOTEBOOKS = list_notebooks()
-# Names of a parameters cell that are no knobs of an experiment.
+# Names of a parameters cell that are not parameters of an experiment.
 PLACES = {"experiment", "reports", "kernel"}
 
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -25,7 +25,7 @@ def read(path):
 
 
 def code(path) -> list[str]:
-    """The sources of the code cells, without the lines that are IPython's."""
+    """The sources of the code cells, without IPython's magic lines."""
     cells = [cell for cell in read(path).cells if cell.cell_type == "code"]
     return ["\n".join(line for line in cell.source.splitlines() if not line.startswith("%")) for cell in cells]
 
@@ -36,14 +36,14 @@ def parameters(path) -> str:
 
 
 def given(path) -> ast.Call:
-    """The call of `runs.start`."""
+    """The call of `start`."""
     nodes = [node for source in code(path) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
-    (call,) = [node for node in nodes if ast.unparse(node.func) == "runs.start"]
+    (call,) = [node for node in nodes if ast.unparse(node.func) == "start"]
     return call
 
 
 @each
-def test_a_notebook_is_valid_and_every_cell_has_an_id_of_its_own(path):
+def test_a_notebook_is_valid_and_every_cell_has_its_own_id(path):
     notebook = read(path)
     nbformat.validate(notebook)
     assert (notebook.nbformat, notebook.nbformat_minor) >= (4, 5)
@@ -70,7 +70,7 @@ def test_a_notebook_asks_for_the_plain_python_kernel_and_no_version(path):
 def test_a_notebook_is_short(path):
     cells = read(path).cells
     assert len(cells) <= 30
-    # The parameters cell is a list of knobs, a line each, and no code to follow.
+    # The parameters cell is a list, one line per parameter, and no code to follow.
     code = [cell for cell in cells if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", [])]
     assert max(len(cell.source.splitlines()) for cell in code) <= 10
 
@@ -118,7 +118,7 @@ def test_the_parameters_cell_comes_before_any_other_code(path):
 
 
 @each
-def test_every_parameter_is_a_knob_of_experiments_or_a_place(path):
+def test_every_parameter_is_one_of_experiments_or_a_place(path):
     assert read_parameters(path) <= {*loading.PARAMETERS, *PLACES}
     assert {"experiment", "reports", "seed"} <= read_parameters(path)
 
@@ -142,14 +142,14 @@ def test_every_parameter_reaches_the_run_under_its_own_name(path):
 
 
 @each
-def test_a_parameter_that_is_not_given_is_the_experiments_own(path):
+def test_a_parameter_keeps_the_value_of_the_experiment_by_default(path):
     values = {line.targets[0].id: ast.literal_eval(line.value) for line in ast.parse(parameters(path)).body}
     assert values.pop("experiment") == "digits"
     assert set(values.values()) == {None}
 
 
 @each
-def test_a_notebook_uses_the_library_alone(path):
+def test_a_notebook_imports_only_the_library(path):
     imported = [
         node
         for source in code(path)
@@ -160,16 +160,17 @@ def test_a_notebook_uses_the_library_alone(path):
 
 
 def test_a_parameter_means_the_same_in_every_notebook():
-    told = {}
+    found = {}
     for path in NOTEBOOKS:
         for line in parameters(path).splitlines():
-            told.setdefault(line.partition(" =")[0], set()).add(line)
-    assert {name: len(lines) for name, lines in told.items()} == dict.fromkeys(told, 1)
+            found.setdefault(line.partition(" =")[0], set()).add(line)
+    assert {name: len(lines) for name, lines in found.items()} == dict.fromkeys(found, 1)
 
 
 def test_the_snakefile_and_the_index_page_know_exactly_the_notebooks_there_are():
     text = (loading.ROOT / "Snakefile").read_text(encoding="utf-8")
-    needs = ast.literal_eval(re.search(r"^NEEDS = (\{.*?^\})", text, re.MULTILINE | re.DOTALL)[1])
+    assert re.findall(r"^NEEDS = .*", text, re.MULTILINE) == ["NEEDS = stages.get_notebooks()"]
+    needs = stages.get_notebooks()
     names = {path.stem for path in NOTEBOOKS}
     assert set(needs) == names == set(index_page.ORDER)
     # Each comes after those it needs, so that "notebook 2/6" is never before what it waits for.
@@ -177,7 +178,7 @@ def test_the_snakefile_and_the_index_page_know_exactly_the_notebooks_there_are()
     assert all(order.index(other) < order.index(name) for name in needs for other in needs[name])
 
 
-def test_the_library_takes_every_knob():
+def test_the_library_takes_every_parameter():
     from collabopt.run import start
 
     assert inspect.signature(start).parameters["overrides"].kind is inspect.Parameter.VAR_KEYWORD

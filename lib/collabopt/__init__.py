@@ -18,7 +18,6 @@ _PUBLIC = {
     "figures": "collabopt.figures",
     "explorer": "collabopt.figures.explorer",
     "tables": "collabopt.report.tables",
-    "variant_tables": "collabopt.report.variant_tables",
 }
 __all__ = [*_PUBLIC, "start"]
 

@@ -1,9 +1,7 @@
-"""A run of an experiment over the deployment tree: each stage trained once, measured once, kept in the store."""
+"""A run of an experiment over the deployment tree: each stage is trained once, measured once, and kept in the store."""
 
-import dataclasses
 import json
 import os
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,66 +9,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from collabopt import datasets, models
-from collabopt.analysis import evaluate, preflight
+from collabopt import datasets
+from collabopt.analysis import evaluate, finished, preflight
+from collabopt.analysis.finished import Finished
 from collabopt.config import loading
 from collabopt.config.experiment import Experiment
-from collabopt.config.stages import STAGES, Stage, get_lineage
+from collabopt.config.stages import BASELINE, STAGES, Stage
 from collabopt.models import mobilenet
 from collabopt.runtime import devices, progress, tensorflow
 from collabopt.runtime.tensorflow import keras
 from collabopt.storage import atomic, results, retention, store
-from collabopt.storage.source_digest import compute_digest
 from collabopt.techniques import registry
 from collabopt.techniques.checkpoints import Checkpoint
-from collabopt.tflite import flatbuffer
-
-
-@dataclasses.dataclass(frozen=True)
-class Finished:
-    """A stage that was trained, converted and measured, as the store holds it.
-
-    history: a row an epoch. result: its columns of results.csv. layers: a row a kernel.
-    """
-
-    stage: Stage
-    trained: Path
-    measured: Path
-    history: pd.DataFrame
-    result: dict
-    layers: pd.DataFrame
-
-    @property
-    def tflite(self) -> Path:
-        """The full-integer file, int8 in and out."""
-        return self.measured / "int8.tflite"
-
-    def kernels(self) -> dict[str, np.ndarray]:
-        """The float32 kernels by layer; of a QAT stage what its fake quantization sees."""
-        with np.load(self.measured / "kernels.npz") as arrays:
-            return dict(arrays)
-
-    def int8_values(self) -> dict[str, np.ndarray]:
-        """The int8 codes of the kernels by layer, in Keras's layout."""
-        return self._int8_values(self.tflite)
-
-    def int8_values_with_channel_ranges(self) -> dict[str, np.ndarray]:
-        """The same where each channel has a range of its own; only where channels share one in the file."""
-        return self._int8_values(self.measured / "int8-channel_ranges.tflite")
-
-    def eligible_layers(self) -> list[str]:
-        """The layers whose kernels pruning and clustering may touch."""
-        return list(self.layers.loc[self.layers["kind"] != "depthwise", "layer"])
-
-    def _int8_values(self, tflite: Path) -> dict[str, np.ndarray]:
-        return flatbuffer.read_layer_kernels(
-            tflite.read_bytes(), {name: kernel.shape for name, kernel in self.kernels().items()}
-        )
-
-    def is_correct(self) -> dict[str, np.ndarray]:
-        """Whether each example is given its label: `validation`, `test`, and with `_int8` by the int8 file."""
-        with np.load(self.measured / "correct.npz") as arrays:
-            return dict(arrays)
 
 
 class PreservationError(RuntimeError):
@@ -78,32 +28,46 @@ class PreservationError(RuntimeError):
 
 
 def start(name: str, reports: str | None = None, **overrides: Any) -> "Run":
-    """A run of the experiment of that name (or file) with knobs overridden, `None` keeping the experiment's own value.
+    """Start a run of an experiment. Sets the threads of this process and shows progress.
 
-    reports: the directory for tables and pages, from the workbook's root; None takes reports/<experiment>/, or one
-    below it named by what is overridden. Sets this process's threads, and shows progress.
+    Args:
+        name: Name of an experiment of the workbook, or path of another file.
+        reports: Directory for tables and pages, relative to the workbook's root. None takes reports/<experiment>/, or
+            a directory below it that is named by the overrides.
+        **overrides: Parameters that replace the experiment's own; None keeps them.
+
+    Returns:
+        The run.
+
+    Raises:
+        ExperimentError: The experiment or a parameter is not valid.
     """
-    plan = loading.load(name, **overrides)
-    tensorflow.configure(plan.threads)
-    devices.list_devices(plan.devices)
-    if plan.initial_weights:
-        mobilenet.ensure_imagenet_weights(datasets.locate(plan.initial_weights.path, loading.DATA))
-    progress.attach(os.environ.get("COLLABOPT_NOTEBOOK", plan.name))
+    experiment = loading.load(name, **overrides)
+    tensorflow.configure(experiment.threads)
+    devices.list_devices(experiment.devices)
+    if experiment.initial_weights:
+        mobilenet.ensure_imagenet_weights(datasets.locate(experiment.initial_weights.path, loading.DATA))
+    progress.attach(os.environ.get("COLLABOPT_NOTEBOOK", experiment.name))
     directory = loading.ROOT / reports if reports else loading.find_report_directory(name, **overrides)
-    return Run(plan, directory, loading.find_experiment(name), loading.DATA / "stages")
+    return Run(experiment, directory, loading.find_experiment(name), loading.DATA / "stages")
 
 
 class Run:
-    """The stages of an experiment, trained where the store does not hold them.
+    """The stages of an experiment. A stage that is not in the store is trained when it is asked for.
 
-    directory: where their rows, files and pages go; None leaves no report. source: the experiment's file. keep: the
-    store. given: the experiment as the run was started with, whatever scheme this one takes.
+    Attributes:
+        experiment: The experiment.
+        directory: Where rows, files and pages go; None leaves no report.
+        source: The experiment's file.
+        store_directory: The store.
+        given: The experiment as the run was started with; this run may have another scheme or seed.
+        reads_test: Whether stages are measured on the test split.
     """
 
-    def __init__(self, plan: Experiment, directory: Path | None, source: Path, keep: Path) -> None:
-        self.experiment, self.directory, self.source, self.keep = plan, directory, source, keep
-        self.given, self.reads_test = plan, True
-        retention.hold(keep, plan.name)
+    def __init__(self, experiment: Experiment, directory: Path | None, source: Path, store_directory: Path) -> None:
+        self.experiment, self.directory, self.source = experiment, directory, source
+        self.store_directory, self.given, self.reads_test = store_directory, experiment, True
+        retention.hold(store_directory, experiment.name)
         self.began = progress.now()
         self._finished: dict[str, Finished] = {}
         self._trained_here: set[str] = set()
@@ -113,133 +77,126 @@ class Run:
         """The data set, loaded when it is first needed."""
         return datasets.load(self.experiment)
 
-    @cached_property
-    def _data_digests(self) -> list[str]:
-        return [self.data.fingerprint, self.data.train.fingerprint(), self.data.validation.fingerprint()]
+    @property
+    def figures(self) -> Path:
+        """Where the data of figures goes."""
+        return self.directory / "figures"
 
     def stage(self, name: str) -> Finished:
-        """The finished stage; what is missing of it and its ancestors is trained. Its rows go to the report."""
+        """Return a finished stage. It and its ancestors are trained if they are missing, and recorded in the report.
+
+        Args:
+            name: Name of the stage.
+
+        Raises:
+            KeyError: There is no such stage.
+            PreservationError: The run is strict, and the stage lost zeros or clusters.
+        """
         if name not in STAGES:
             raise KeyError(f"stage={name}: expected one of {', '.join(STAGES)}")
         if name not in self._finished:
             self._finished[name] = self._finish(STAGES[name])
             if self.directory:
                 self._record(self._finished[name])
-            self._say(self._finished[name], anew=name in self._trained_here)
-        self._demand_preserved(self._finished[name])
+            self._log(self._finished[name])
+        self._check_preserved(self._finished[name])
         return self._finished[name]
 
-    def _record(self, finished: Finished) -> None:
-        """Write a finished stage's rows to the report, and its int8 file if the run's own seed trained it."""
-        key, stage, scheme = results.make_key(self.experiment, finished.stage), finished.stage, self.experiment.scheme
-        result = key | {"parent": stage.parent} | finished.result
-        results.record(self.directory, result, finished.layers, self.describe())
-        if self.experiment.seed == self.given.seed:
-            name = f"{stage.name}-{scheme}" if scheme != self.given.scheme and stage.has_schemes else stage.name
-            atomic.write(self.directory / "models" / f"{name}.tflite", finished.tflite.read_bytes())
+    def stages(self, *names: str) -> list[Finished]:
+        """Return finished stages.
+
+        Args:
+            *names: Names of the stages.
+        """
+        return [self.stage(name) for name in names]
+
+    def results(self, *names: str) -> pd.DataFrame:
+        """Return one row per stage, as in results.csv.
+
+        Args:
+            *names: Names of the stages.
+        """
+        return pd.DataFrame([self._make_row(one) for one in self.stages(*names)])
+
+    def layers(self, *names: str) -> pd.DataFrame:
+        """Return one row per stage and kernel.
+
+        Args:
+            *names: Names of the stages.
+        """
+        return pd.concat([self.stage(name).layers.assign(stage=name) for name in names], ignore_index=True)
+
+    def histories(self, *names: str) -> dict[str, pd.DataFrame]:
+        """Return the training histories by stage, one row per epoch.
+
+        Args:
+            *names: Names of the stages.
+        """
+        return {name: self.stage(name).history for name in names}
+
+    def model(self, name: str) -> keras.Model:
+        """Return the Keras model of a stage, plain or quantize-wrapped, from its stored weights.
+
+        Args:
+            name: Name of the stage.
+        """
+        return self._restore(self.stage(name).stage, self.stage(name).trained)
+
+    def kernel(self, name: str | None = None) -> str:
+        """Return the layer whose weight density is drawn.
+
+        Args:
+            name: The layer; None takes the experiment's choice, or else the layer with most weights.
+
+        Raises:
+            ValueError: The model has no such kernel that can be pruned and clustered.
+        """
+        layers = self.stage(BASELINE).layers
+        weights = layers[layers["kind"] != "depthwise"].set_index("layer")["weights"]
+        chosen = name or self.experiment.density_kernel or weights.idxmax()
+        if chosen not in weights.index:
+            raise ValueError(f"kernel={chosen}: expected one of {', '.join(weights.index)}")
+        return chosen
+
+    def preflight(self) -> list[preflight.Finding]:
+        """Return what is known to go wrong with the experiment's model."""
+        tensorflow.seed_everything(self.experiment.seed)
+        return preflight.find_problems(registry.build_initial_model(self.experiment, self.data), self.experiment)
 
     def describe(self) -> dict[str, Any]:
         """Return the content of run.json."""
-        splits = {split: len(getattr(self.data, split)) for split in ("train", "validation", "test")}
-        data = {"name": self.data.name, "fingerprint": self.data.fingerprint, **splits}
+        counts = {split: len(getattr(self.data, split)) for split in ("train", "validation", "test")}
+        data = {"name": self.data.name, "fingerprint": self.data.fingerprint, **counts}
         return results.describe_run(self.given, self.source, data, self.began)
 
-    def _demand_preserved(self, finished: Finished) -> None:
-        if self.experiment.strict and finished.result["preserved"] is False:
-            faults = finished.layers[finished.layers["defect"] != ""]
-            raise PreservationError(
-                f"{finished.stage.name} does not preserve what {finished.stage.parent} won: "
-                + "; ".join(
-                    f"{layer}: {defect}" for layer, defect in zip(faults["layer"], faults["defect"], strict=True)
-                )
-            )
-
     def without_test(self) -> "Run":
-        """The same run, whose stages are measured on validation alone; both share the store and the report."""
-        other = self._with()
+        """Return the same run with stages measured on validation only. Both share the store and the report."""
+        other = self._copy()
         other.reads_test, other.__dict__["data"] = False, self.data
         return other
 
     def without_report(self) -> "Run":
-        """The same run, which trains into the store and leaves nothing else."""
-        return Run(self.experiment, None, self.source, self.keep)
+        """Return the same run, which trains into the store and leaves no report."""
+        return Run(self.experiment, None, self.source, self.store_directory)
 
     def with_scheme(self, scheme: str) -> "Run":
-        """The same run with `collabopt`'s or `tfmot`'s scheme; both share the store and the report."""
-        other = self._with(scheme=scheme)
+        """Return the same run with another scheme. Both share the store and the report.
+
+        Args:
+            scheme: "collabopt" or "tfmot".
+        """
+        other = self._copy(scheme=scheme)
         other.__dict__["data"] = self.data
         return other
 
     def with_every_seed(self) -> list["Run"]:
-        """This run, and the same with each of the experiment's other seeds; all share the store and the report."""
-        return [self, *(self._with(seed=seed) for seed in self.experiment.repeat_seeds)]
+        """Return this run, and one for each of `repeat_seeds`. All share the store and the report."""
+        return [self, *(self._copy(seed=seed) for seed in self.experiment.repeat_seeds)]
 
-    def _with(self, **knobs: Any) -> "Run":
-        other = Run(self.experiment.model_copy(update=knobs), self.directory, self.source, self.keep)
+    def _copy(self, **changes: Any) -> "Run":
+        other = Run(self.experiment.model_copy(update=changes), self.directory, self.source, self.store_directory)
         other.given, other.reads_test = self.given, self.reads_test
         return other
-
-    def preflight(self) -> list[preflight.Finding]:
-        """What is known to go wrong with the experiment's model."""
-        tensorflow.seed_everything(self.experiment.seed)
-        return preflight.find_problems(registry.build_initial_model(self.experiment, self.data), self.experiment)
-
-    def stages(self, *names: str) -> list[Finished]:
-        """The finished stages, in that order."""
-        return [self.stage(name) for name in names]
-
-    def histories(self, *names: str) -> dict[str, pd.DataFrame]:
-        """The training histories of the stages, a row an epoch."""
-        return {name: self.stage(name).history for name in names}
-
-    def layers(self, *names: str) -> pd.DataFrame:
-        """A row a stage and kernel."""
-        return pd.concat([self.stage(name).layers.assign(stage=name) for name in names], ignore_index=True)
-
-    def model(self, name: str) -> keras.Model:
-        """The Keras model of the stage, plain or quantize-wrapped, from its stored weights."""
-        finished = self.stage(name)
-        return self._model(finished.stage, finished.trained)
-
-    def results(self, *names: str) -> pd.DataFrame:
-        """A row a stage, as in results.csv."""
-        rows = [
-            results.make_key(self.experiment, one.stage) | {"parent": one.stage.parent} | one.result
-            for one in self.stages(*names)
-        ]
-        return pd.DataFrame(rows)
-
-    def kernel(self, name: str | None = None) -> str:
-        """The layer whose density is drawn: the one named, else the experiment's choice, else that of most weights.
-
-        Raises ValueError when the model has no such kernel that pruning and clustering touch.
-        """
-        layers = self.stage("baseline").layers
-        touched = layers[layers["kind"] != "depthwise"].set_index("layer")["weights"]
-        chosen = name or self.experiment.density_kernel or touched.idxmax()
-        if chosen not in touched.index:
-            raise ValueError(f"kernel={chosen}: expected one of {', '.join(touched.index)}")
-        return chosen
-
-    @property
-    def figures(self) -> Path:
-        """Where the data of figures goes."""
-        return self.directory / "figures"
-
-    def _say(self, finished: Finished, anew: bool) -> None:
-        result, stage, plan = finished.result, finished.stage, self.experiment
-        of = f" (seed {plan.seed})" if plan.seed != self.given.seed else ""
-        of += f" by {plan.scheme}" if plan.scheme != self.given.scheme and stage.has_schemes else ""
-        took = progress.format_duration(result["setup_seconds"] + result["fit_seconds"])
-        how = f"{result['epochs']} epochs took {took}" if anew else "from the store"
-        split = "" if self.reads_test else "validation_"
-        progress.log(
-            f"{stage.name}{of}: {how}; {split.replace('_', ' ')}accuracy {result[f'{split}accuracy']:.2%}, INT8 "
-            f"{result[f'{split}accuracy_int8']:.2%}, {result['tflite_bytes']:,} → "
-            f"{result['gzip_bytes']:,} bytes" + (", NOT PRESERVED" if result["preserved"] is False else ""),
-            about=stage.name,
-            last=True,
-        )
 
     def _finish(self, stage: Stage) -> Finished:
         parent = self.stage(stage.parent) if stage.parent else None
@@ -247,115 +204,92 @@ class Run:
 
         def make(directory: Path) -> None:
             if model is None:
-                # The names of layers stand in the int8 file, and Keras counts them up until its state is forgotten.
+                # Layer names are part of the int8 file, and Keras counts them up until its state is cleared.
                 tensorflow.seed_everything(self.experiment.seed)
-            evaluate.write_measurements(
-                directory,
-                stage,
-                model or self._model(stage, trained),
-                self.data,
-                self.experiment,
-                parent.kernels() if stage.keeps_zeros or stage.clusters else None,
-                self.reads_test,
-            )
+            kernels = parent.kernels() if stage.keeps_zeros or stage.clusters else None
+            restored = model or self._restore(stage, trained)
+            arguments = (directory, stage, restored, self.data, self.experiment, kernels, self.reads_test)
+            evaluate.write_measurements(*arguments)
 
-        material = self._measuring(stage, trained)
-        measured = store.get_or_make(self.keep, f"{stage.name}-measured", material, make)
-        retention.note_use(self.keep, measured, self.experiment.name)
-        return Finished(
-            stage,
-            trained,
-            measured,
-            pd.read_csv(trained / "history.csv"),
-            json.loads((measured / "result.json").read_text()) | json.loads((trained / "fit.json").read_text()),
-            pd.read_csv(measured / "layers.csv", keep_default_na=False),
-        )
+        material = finished.describe_measurement(stage, trained, self.experiment, self.data, self.reads_test)
+        measured = self._get_or_make(f"{stage.name}-measured", material, make)
+        return finished.read(stage, trained, measured, self.experiment)
 
     def _train(self, stage: Stage, parent: Finished | None) -> tuple[Path, keras.Model | None]:
-        """The stored entry of the trained stage, and the model where it was trained just now."""
-        made: list[keras.Model] = []
-        material = self._training(stage, parent)
-        checkpoint = Checkpoint(store.get_unfinished_directory(self.keep, stage.name, material) / "epoch.npz")
+        """The entry of the trained stage, and its model if it was trained just now."""
+        models: list[keras.Model] = []
+        material = registry.describe_training(
+            stage, parent.trained.name if parent else None, self.experiment, self.data
+        )
+        unfinished = store.get_unfinished_directory(self.store_directory, stage.name, material)
 
         def make(directory: Path) -> None:
-            # Layers that cannot be quantized are looked for once, before the baseline; names of layers each time.
-            preflight.check(self._start(parent), self.experiment, every_layer=parent is None)
+            # Layers that cannot be quantized are looked for once, before the baseline; unknown names every time.
+            preflight.check(self._build_start(parent), self.experiment, every_layer=parent is None)
             tensorflow.seed_everything(self.experiment.seed)
             with devices.make_scope(self.experiment.devices):
                 train = registry.find_trainer(stage)
-                model, fit = train(stage, self._start(parent), self.data, self.experiment, checkpoint)
+                start_model, checkpoint = self._build_start(parent), Checkpoint(unfinished / "epoch.npz")
+                model, fit = train(stage, start_model, self.data, self.experiment, checkpoint)
             np.savez(directory / "weights.npz", **registry.read_arrays(model))
             fit.history.to_csv(directory / "history.csv", index=False)
             times = {"setup_seconds": fit.setup_seconds, "fit_seconds": fit.fit_seconds, "epochs": len(fit.history)}
             (directory / "fit.json").write_text(json.dumps(times))
-            if self.experiment.devices == 1:  # a model that lies on several is read anew for conversion
-                made.append(model)
+            if self.experiment.devices == 1:  # a model on several devices is restored for conversion
+                models.append(model)
             self._trained_here.add(stage.name)
 
-        entry = store.get_or_make(self.keep, stage.name, material, make)
-        retention.note_use(self.keep, entry, self.experiment.name)
-        return entry, made[0] if made else None
+        entry = self._get_or_make(stage.name, material, make)
+        return entry, models[0] if models else None
 
-    def _start(self, parent: Finished | None) -> keras.Model:
-        """The model that a stage goes on from."""
+    def _get_or_make(self, name: str, material: dict[str, Any], make) -> Path:
+        entry = store.get_or_make(self.store_directory, name, material, make)
+        retention.note_use(self.store_directory, entry, self.experiment.name)
+        return entry
+
+    def _build_start(self, parent: Finished | None) -> keras.Model:
+        """The model that a stage starts from."""
         if parent:
-            return self._model(parent.stage, parent.trained)
+            return self._restore(parent.stage, parent.trained)
         return registry.build_initial_model(self.experiment, self.data)
 
-    def _model(self, stage: Stage, trained: Path) -> keras.Model:
+    def _restore(self, stage: Stage, trained: Path) -> keras.Model:
         parent = self._finished.get(stage.parent)
+        parent_model = self._restore(parent.stage, parent.trained) if stage.quantizes else None
         with np.load(trained / "weights.npz") as arrays:
-            return registry.restore_model(
-                stage,
-                dict(arrays),
-                self._model(parent.stage, parent.trained) if stage.quantizes else None,
-                self.experiment,
-                self.data,
+            return registry.restore_model(stage, dict(arrays), parent_model, self.experiment, self.data)
+
+    def _make_row(self, one: Finished) -> dict[str, Any]:
+        return one.key | {"parent": one.stage.parent} | one.result
+
+    def _record(self, one: Finished) -> None:
+        """Write the rows of a stage to the report, and its int8 file if the run's own seed trained it."""
+        results.record(self.directory, self._make_row(one), one.layers, self.describe())
+        if self.experiment.seed == self.given.seed:
+            is_other = self.experiment.scheme != self.given.scheme and one.stage.has_schemes
+            name = f"{one.stage.name}-{self.experiment.scheme}" if is_other else one.stage.name
+            atomic.write(self.directory / "models" / f"{name}.tflite", one.tflite.read_bytes())
+
+    def _log(self, one: Finished) -> None:
+        result, stage, split = one.result, one.stage, "" if self.reads_test else "validation_"
+        source = f" (seed {self.experiment.seed})" if self.experiment.seed != self.given.seed else ""
+        if self.experiment.scheme != self.given.scheme and stage.has_schemes:
+            source += f" by {self.experiment.scheme}"
+        duration = progress.format_duration(result["setup_seconds"] + result["fit_seconds"])
+        is_new = stage.name in self._trained_here
+        origin = f"{result['epochs']} epochs took {duration}" if is_new else "from the store"
+        progress.log(
+            f"{stage.name}{source}: {origin}; {split.replace('_', ' ')}accuracy {result[f'{split}accuracy']:.2%}, INT8 "
+            f"{result[f'{split}accuracy_int8']:.2%}, {result['tflite_bytes']:,} → {result['gzip_bytes']:,} bytes"
+            + (", NOT PRESERVED" if result["preserved"] is False else ""),
+            about=stage.name,
+            last=True,
+        )
+
+    def _check_preserved(self, one: Finished) -> None:
+        if self.experiment.strict and one.result["preserved"] is False:
+            defects = one.layers[one.layers["defect"] != ""]
+            lines = [f"{row.layer}: {row.defect}" for row in defects.itertuples()]
+            raise PreservationError(
+                f"{one.stage.name} does not preserve the zeros or clusters of {one.stage.parent}: {'; '.join(lines)}"
             )
-
-    def _training(self, stage: Stage, parent: Finished | None) -> dict:
-        """All that decides the weights of the stage."""
-        plan = self.experiment
-        material = {
-            "stage": stage.name,
-            "parent": parent.trained.name if parent else None,
-            "training": plan.training(stage.name).model_dump(),
-            "knobs": {knob: getattr(plan, knob) for knob in ("seed", "threads", *stage.settings)},
-            "data": self._data_digests,
-            "input_shape": self.data.input_shape,
-            "versions": tensorflow.read_versions(),
-            "deterministic": tensorflow.is_deterministic(),
-            "code": self._code(registry.find_trainer(stage), Checkpoint),
-        }
-        if plan.devices > 1:
-            material["devices"] = plan.devices
-        if stage.prunes or stage.clusters:
-            material["exclude"] = plan.exclude.model_dump(mode="json")
-        if stage.has_schemes:
-            material["scheme"] = plan.scheme
-        if not parent:
-            material["model"] = plan.model.model_dump()
-            if plan.initial_weights:
-                material["initial_weights"] = atomic.compute_files_digest(
-                    [datasets.locate(plan.initial_weights.path, loading.DATA)]
-                )
-        return material
-
-    def _measuring(self, stage: Stage, trained: Path) -> dict:
-        """All that decides what is measured of a trained stage."""
-        plan = self.experiment
-        return {
-            "trained": trained.name,
-            "calibration_examples": plan.calibration_examples,
-            "clusters": [plan.number_of_clusters if stage.clusters else None, plan.cluster_per_channel],
-            "path": [[one.prunes, one.keeps_zeros, one.clusters, one.quantizes] for one in get_lineage(stage.name)],
-            "scheme": plan.scheme if stage.has_schemes else None,
-            "exclude": plan.exclude.model_dump(mode="json"),
-            "test": self.data.test.fingerprint() if self.reads_test else None,
-            "code": self._code(evaluate.write_measurements),
-        }
-
-    def _code(self, *roots: Callable) -> list[str]:
-        """Digests of what computes a stage: its functions with the model's inputs, and the model."""
-        inputs = (tensorflow.seed_everything, datasets.Split, *self.data.train.code())
-        return [compute_digest(*roots, *inputs), models.compute_code_digest(self.experiment.model)]

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from collabopt.config.experiment import Experiment, Stages
+from collabopt.config.experiment import Experiment, validate
+from collabopt.config.stages import STAGES
 
 TRAINING = {"epochs": 1, "batch_size": 8, "optimizer": "adam", "learning_rate": 1e-3}
 
@@ -17,14 +18,14 @@ def make_experiment(validation_indices: Path | str | None = None, **values: obje
             "validation_indices": str(validation_indices),
             "training": TRAINING,
         }
-    return Experiment.model_validate(
+    return validate(
         {
             "name": "test",
             "dataset": {"name": "digits"},
             "model": {"name": "digits_cnn"},
             "sparsity": 0.5,
             "number_of_clusters": 8,
-            "stages": dict.fromkeys(Stages.model_fields, TRAINING),
+            "stages": dict.fromkeys(STAGES, TRAINING),
             **values,
         }
     )

@@ -1,0 +1,1 @@
+"""What a trained stage is worth: evaluation, audit, known problems, sensitivity, and the published figures."""

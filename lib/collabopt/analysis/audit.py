@@ -1,37 +1,63 @@
-"""What a stage's kernels really hold, in Keras and in the int8 file, and whether it kept what its parent had won."""
+"""What the kernels of a stage hold, in Keras and in the int8 file, and whether its parent's zeros and clusters survive.
+
+Techniques can fail silently: TFMOT trains on without an error where it preserves nothing. The audit therefore counts
+zeros and distinct values in the kernels themselves, and compares them with the parent's.
+"""
 
 import numpy as np
 import pandas as pd
 
-GAINED = 0.001
-"""Share of weights that may become zero in Keras without being a failure (0.1 points)."""
+_MAX_GAINED_ZEROS = 0.001
+"""Share of a kernel's weights that may become zero in Keras without being a defect (0.1 points)."""
 
 
 def compute_sparsity(kernel: np.ndarray) -> float:
-    """Fraction of exact zeros in [0, 1]."""
+    """Return the fraction of exact zeros, in [0, 1].
+
+    Args:
+        kernel: Weights of any shape.
+    """
     return float(np.mean(kernel == 0))
 
 
 def count_unique(kernel: np.ndarray) -> int:
-    """Count of distinct values."""
+    """Return the number of distinct values of a tensor.
+
+    Args:
+        kernel: Weights of any shape.
+    """
     return len(np.unique(kernel))
 
 
 def count_unique_per_channel(kernel: np.ndarray) -> int:
-    """The largest count of distinct values in an output channel, the last axis of a kernel."""
+    """Return the largest number of distinct values of an output channel.
+
+    Args:
+        kernel: Kernel (..., out).
+    """
     values = np.sort(kernel.reshape(-1, kernel.shape[-1]), axis=0)
     return int(1 + np.max(np.sum(values[1:] != values[:-1], axis=0, initial=0)))
 
 
 def audit_layers(
     kinds: dict[str, str],
-    own: dict[str, np.ndarray],
-    codes: dict[str, np.ndarray],
-    quantizer: dict[str, str] | None = None,
+    kernels: dict[str, np.ndarray],
+    int8_values: dict[str, np.ndarray],
+    quantizers: dict[str, str] | None = None,
     skipped: dict[str, str] | None = None,
 ) -> pd.DataFrame:
-    """A row a kernel: what it is, its sparsity and unique values in Keras (`own`) and int8 (`codes`), the quantizer it
-    got, and why it was passed over."""
+    """Tabulate what each kernel holds.
+
+    Args:
+        kinds: Kind of each layer's kernel ("conv2d", "dense" or "depthwise").
+        kernels: float32 kernels by layer.
+        int8_values: int8 kernels by layer, of the same shapes.
+        quantizers: Class name of each layer's weight quantizer, for quantization-aware stages.
+        skipped: Why layers were not pruned or clustered.
+
+    Returns:
+        One row per kernel, with the columns of layers.csv from `layer` to `skipped`.
+    """
     rows = [
         {
             "layer": name,
@@ -41,55 +67,71 @@ def audit_layers(
             "sparsity": compute_sparsity(kernel),
             "unique_tensor": count_unique(kernel),
             "unique_channel": count_unique_per_channel(kernel),
-            "int8_sparsity": compute_sparsity(codes[name]),
-            "int8_unique_tensor": count_unique(codes[name]),
-            "int8_unique_channel": count_unique_per_channel(codes[name]),
-            "quantizer": (quantizer or {}).get(name, ""),
+            "int8_sparsity": compute_sparsity(int8_values[name]),
+            "int8_unique_tensor": count_unique(int8_values[name]),
+            "int8_unique_channel": count_unique_per_channel(int8_values[name]),
+            "quantizer": (quantizers or {}).get(name, ""),
             "skipped": (skipped or {}).get(name, ""),
         }
-        for name, kernel in own.items()
+        for name, kernel in kernels.items()
     ]
     return pd.DataFrame(rows)
 
 
-def compute_rounded_to_zero(own: list[np.ndarray], codes: list[np.ndarray]) -> float:
-    """Fraction of the kernels' non-zero weights that rounding to int8 turned into zeros."""
-    alive = sum(np.count_nonzero(kernel) for kernel in own)
-    return sum(np.count_nonzero((kernel != 0) & (code == 0)) for kernel, code in zip(own, codes, strict=True)) / max(
-        alive, 1
-    )
+def compute_rounded_to_zero(kernels: list[np.ndarray], int8_values: list[np.ndarray]) -> float:
+    """Compute the fraction of non-zero weights that rounding to int8 turns into zeros.
+
+    Args:
+        kernels: float32 kernels.
+        int8_values: The same kernels in int8.
+
+    Returns:
+        A fraction in [0, 1] of all non-zero weights of the kernels.
+    """
+    nonzero = sum(np.count_nonzero(kernel) for kernel in kernels)
+    return sum(
+        np.count_nonzero((kernel != 0) & (values == 0)) for kernel, values in zip(kernels, int8_values, strict=True)
+    ) / max(nonzero, 1)
 
 
 def find_defects(
     row: pd.Series,
     parent: np.ndarray,
-    own: np.ndarray,
-    codes: np.ndarray,
+    kernel: np.ndarray,
+    int8_values: np.ndarray,
     clusters: int | None,
     per_channel: bool,
-    codes_per_channel: bool = True,
+    int8_per_channel: bool = True,
 ) -> list[str]:
-    """What a stage failed to preserve in one kernel, in words; empty where all held.
+    """Find what a stage failed to preserve in one kernel.
 
-    parent, own: the kernel before and after the stage. codes: its int8 codes. clusters: how many values a tensor (a
-    channel with `per_channel`) may hold; None where the stage preserves no clusters. codes_per_channel: count int8
-    codes by channel, as where the stock converter gave each channel a range of its own.
+    Args:
+        row: The kernel's row of `audit_layers`.
+        parent: The parent's kernel.
+        kernel: The stage's kernel, of the same shape.
+        int8_values: The stage's int8 kernel, of the same shape.
+        clusters: Most values that a tensor, or a channel with `per_channel`, may hold; None preserves no clusters.
+        per_channel: Whether clusters are counted per output channel.
+        int8_per_channel: Whether int8 values are counted per output channel, as where each channel has its own range.
+
+    Returns:
+        One sentence per defect; empty if everything is preserved.
     """
-    found = []
+    defects = []
     zeros = parent == 0
-    lost, lost_int8 = np.mean(zeros & (own != 0)), np.mean(zeros & (codes != 0))
-    gained = np.mean(~zeros & (own == 0))
+    lost, lost_int8 = np.mean(zeros & (kernel != 0)), np.mean(zeros & (int8_values != 0))
+    gained = np.mean(~zeros & (kernel == 0))
     if lost:
-        found.append(f"{lost:.1%} of the weights are zeros of the parent that were lost")
+        defects.append(f"{lost:.1%} of the weights are zeros of the parent that were lost")
     if lost_int8 > lost:
-        found.append(f"{lost_int8:.1%} of the int8 codes are zeros of the parent that were lost")
-    if gained > GAINED:
-        found.append(f"{gained:.1%} of the weights became zero")
+        defects.append(f"{lost_int8:.1%} of the int8 codes are zeros of the parent that were lost")
+    if gained > _MAX_GAINED_ZEROS:
+        defects.append(f"{gained:.1%} of the weights became zero")
     if clusters is not None:
-        held = row["unique_channel"] if per_channel else row["unique_tensor"]
-        if held > clusters:
-            found.append(f"{held:,} values in a {'channel' if per_channel else 'tensor'} instead of {clusters}")
-        where = "channel" if codes_per_channel else "tensor"
+        unique = row["unique_channel"] if per_channel else row["unique_tensor"]
+        if unique > clusters:
+            defects.append(f"{unique:,} values in a {'channel' if per_channel else 'tensor'} instead of {clusters}")
+        where = "channel" if int8_per_channel else "tensor"
         if row[f"int8_unique_{where}"] > clusters:
-            found.append(f"{row[f'int8_unique_{where}']} int8 codes in a {where} instead of {clusters}")
-    return found
+            defects.append(f"{row[f'int8_unique_{where}']} int8 codes in a {where} instead of {clusters}")
+    return defects

@@ -1,9 +1,7 @@
-"""Published figures beside ours: how much accuracy a stage costs and how many bytes it saves, with what chance does.
+"""Published results beside ours: the accuracy that a stage costs and the bytes that it saves, with a verdict each.
 
-    python -m collabopt verify --experiment speech_commands-ds_cnn_l
-
-`make verify` calls this. Baselines differ in data and training, so what is compared is each side's drop against its own
-baseline's FP32 accuracy. Ours is the mean over seeds; its standard error is paired by test example.
+Baselines differ in data and training, so each side's drop is taken against the FP32 accuracy of its own baseline. Ours
+is the mean over seeds, and its standard error is paired by test example. `make verify` prints the verdicts.
 """
 
 import sys
@@ -15,33 +13,8 @@ import pandas as pd
 
 from collabopt.config import loading, published
 from collabopt.config.experiment import Experiment
-from collabopt.config.stages import STAGES, get_label
+from collabopt.config.stages import BASELINE, STAGES, get_label
 from collabopt.storage import atomic
-
-COLUMNS = [
-    "table",
-    "stage",
-    "clusters",
-    "cluster_per_channel",
-    "figure",
-    "published",
-    "ours",
-    "deviation",
-    "error",
-    "seeds",
-    "train_fraction",
-    "incomparable",
-    "source",
-]
-"""comparison.csv: a figure of a stage. `deviation` is the standard deviation over seeds, `error` the standard error."""
-
-
-DROPS = {"drop": "accuracy", "drop_int8": "accuracy_int8"}
-
-
-JUDGED = {"drop": 0.005, "drop_int8": 0.005, "zip_saved": 0.03}
-"""The figures that are held against the published ones, and by how much they may differ."""
-
 
 NAMES = {
     "accuracy": "Accuracy, FP32 or fake-INT8 (%)",
@@ -51,54 +24,65 @@ NAMES = {
     "zip_saved": "Saved by ZIP (%)",
     "gzip_saved": "Saved by gzip (%)",
 }
+"""The compared figures, as readers see them."""
 
+DROPS = {"drop": "accuracy", "drop_int8": "accuracy_int8"}
+"""The accuracy that a drop is computed from."""
+
+TOLERANCES = {"drop": 0.005, "drop_int8": 0.005, "zip_saved": 0.03}
+"""The figures that get a verdict, and by how much they may differ from the published ones."""
 
 VERDICTS = ("reproduced", "better", "worse", "not decidable", "not comparable")
 
-
 WORSE, UNDECIDED = 1, 2
+"""Exit statuses of `verify`; 0 means that something was reproduced and nothing is worse."""
+
+_SETTING = ["stage", "clusters", "cluster_per_channel"]
+
+COLUMNS = ["table", *_SETTING, "figure", "published", "ours", "deviation", "error", "seeds", "train_fraction"]
+COLUMNS += ["incomparable", "source"]
+"""comparison.csv. `deviation` is the standard deviation over seeds, `error` the standard error of the mean."""
 
 
 def compare_figures(runs: Sequence) -> pd.DataFrame:
-    """Every published figure of the runs' model and data set with ours (`COLUMNS`); one run a seed.
+    """Compare every figure published for a model and data set with ours.
 
-    Accuracies, drops and what is saved are fractions. A published cell that is not known is empty.
+    Args:
+        runs: Runs of one experiment (`run.Run`), one per seed.
+
+    Returns:
+        One row per published setting and figure (`COLUMNS`), as fractions. `published` is empty if a figure has a
+        verdict but was not published; `ours` is empty if the settings differ.
     """
-    plan, rows = runs[0].experiment, []
-    known = published.read_of_model(plan)
-    for (table, source), cells in known.groupby(["table", "source"], sort=False):
-        for _, setting in cells[["stage", "clusters", "cluster_per_channel", "sparsity"]].drop_duplicates().iterrows():
-            theirs = _published(cells, setting)
-            why = _incomparable(plan, setting)
-            ours = {} if why else _ours(runs, setting["stage"])
-            for figure in NAMES:
-                if setting["stage"] == "baseline" and figure == "drop":
-                    continue
-                of_baseline = "" if figure not in DROPS or figure in theirs else _without_baseline(theirs, figure)
-                mean, deviation, error = ours.get(figure, (None, None, None))
-                rows.append(
-                    {
-                        "table": table,
-                        "stage": setting["stage"],
-                        "clusters": setting["clusters"],
-                        "cluster_per_channel": setting["cluster_per_channel"],
-                        "figure": figure,
-                        "published": theirs.get(figure),
-                        "ours": mean,
-                        "deviation": deviation,
-                        "error": error,
-                        "seeds": len(runs),
-                        "train_fraction": plan.train_fraction,
-                        "incomparable": why or of_baseline,
-                        "source": source,
-                    }
-                )
+    experiment, rows = runs[0].experiment, []
+    known = published.read_of_model(experiment)
+    keys = ["table", "source", *_SETTING, "sparsity"]
+    for key, cells in known.groupby(keys, sort=False, dropna=False):
+        setting = dict(zip(keys, key, strict=True))
+        is_baseline = (known["stage"] == BASELINE) & (known["metric"] == "accuracy")
+        baseline = known[is_baseline & (known["table"] == setting["table"]) & (known["source"] == setting["source"])]
+        theirs = _derive_figures(dict(zip(cells["metric"], cells["value"], strict=True)), baseline["value"])
+        difference = _find_difference(experiment, setting)
+        ours = {} if difference else _measure_figures(runs, setting["stage"])
+        shared = setting | {"seeds": len(runs), "train_fraction": experiment.train_fraction}
+        for figure in NAMES:
+            row = {"figure": figure, "published": theirs.get(figure), **ours.get(figure, {})}
+            rows.append(shared | row | {"incomparable": difference or _explain_missing(theirs, figure)})
     frame = pd.DataFrame(rows, columns=COLUMNS)
-    return frame[frame["published"].notna() | frame["figure"].isin(JUDGED)].reset_index(drop=True)
+    is_trivial = (frame["stage"] == BASELINE) & (frame["figure"] == "drop")  # a baseline's drop against itself
+    is_shown = frame["published"].notna() | frame["figure"].isin(TOLERANCES)
+    return frame[is_shown & ~is_trivial].reset_index(drop=True)
 
 
 def compare(run) -> pd.DataFrame:
-    """`figures` of the run over all its seeds, every stage trained, written to comparison.csv of its report."""
+    """Compare a run over all its seeds, training what is missing, and write comparison.csv to its report.
+
+    Args:
+        run: A run (`run.Run`) with a report directory.
+
+    Returns:
+        The rows of `compare_figures`.
+    """
     runs = run.with_every_seed()
     for one in runs:
         one.stages(*STAGES)
@@ -107,135 +91,173 @@ def compare(run) -> pd.DataFrame:
     return rows
 
 
-def _published(cells: pd.DataFrame, setting: pd.Series) -> dict[str, float]:
-    """The published figures of a stage in a setting, drops and what is saved among them."""
-    same = cells[
-        (cells["stage"] == setting["stage"])
-        & (cells["clusters"].astype(object).fillna("") == _or_empty(setting["clusters"]))
-        & (cells["cluster_per_channel"].astype(object).fillna("") == _or_empty(setting["cluster_per_channel"]))
-    ]
-    found = dict(zip(same["metric"], same["value"], strict=True))
-    baseline = cells[(cells["stage"] == "baseline") & (cells["metric"] == "accuracy")]["value"]
+def _derive_figures(values: dict[str, float], baseline: pd.Series) -> dict[str, float]:
+    """The published values of a setting, with drops against the published FP32 baseline and the share saved by ZIP."""
+    figures = dict(values)
     for drop, accuracy in DROPS.items():
-        if len(baseline) and accuracy in found:
-            found[drop] = float(baseline.iloc[0]) - found[accuracy]
-    if {"tflite_bytes", "compressed_bytes"} <= set(found):
-        found["zip_saved"] = 1 - found["compressed_bytes"] / found["tflite_bytes"]
-    return found
+        if len(baseline) and accuracy in values:
+            figures[drop] = float(baseline.iloc[0]) - values[accuracy]
+    if {"tflite_bytes", "compressed_bytes"} <= set(values):
+        figures["zip_saved"] = 1 - values["compressed_bytes"] / values["tflite_bytes"]
+    return figures
 
 
-def _ours(runs: Sequence, stage: str) -> dict[str, tuple[float, float | None, float | None]]:
-    """(mean, standard deviation, standard error) of each figure over the runs."""
-    finished = [(run.stage("baseline"), run.stage(stage)) for run in runs]
-    rows = pd.DataFrame([one.result for _, one in finished])
-    rows["zip_saved"] = 1 - rows["zip_bytes"] / rows["tflite_bytes"]
-    rows["gzip_saved"] = 1 - rows["gzip_bytes"] / rows["tflite_bytes"]
-    found = {figure: (rows[figure].mean(), _deviation(rows[figure]), None) for figure in NAMES if figure in rows}
+def _measure_figures(runs: Sequence, stage: str) -> dict[str, dict[str, float | None]]:
+    """Mean (`ours`), standard deviation and, of drops, standard error over the runs, by figure."""
+    finished = [(run.stage(BASELINE), run.stage(stage)) for run in runs]
+    results = pd.DataFrame([one.result for _, one in finished])
+    for archive in ("zip", "gzip"):
+        results[f"{archive}_saved"] = 1 - results[f"{archive}_bytes"] / results["tflite_bytes"]
+    figures = {
+        name: {"ours": results[name].mean(), "deviation": results[name].std()} for name in NAMES if name in results
+    }
     for drop, split in (("drop", "test"), ("drop_int8", "test_int8")):
-        # A row a seed, a column a test example: right by the baseline and wrong by the stage is 1.
+        # (seeds, examples): 1 where the baseline is correct and the stage is not, -1 where only the stage is.
         lost = np.array([base.is_correct()["test"].astype(float) - one.is_correct()[split] for base, one in finished])
-        found[drop] = (lost.mean(), _deviation(lost.mean(axis=1)), compute_standard_error(lost))
-    return found
+        deviation = pd.Series(lost.mean(axis=1)).std()
+        figures[drop] = {"ours": lost.mean(), "deviation": deviation, "error": compute_standard_error(lost)}
+    return figures
 
 
 def compute_standard_error(lost: np.ndarray) -> float:
-    """Of the mean of `lost` (seeds, examples): seeds are averaged for each example, and examples are the sample."""
-    of_example = lost.mean(axis=0)
-    return float(of_example.std(ddof=1) / len(of_example) ** 0.5)
+    """Return the standard error of the mean of `lost`, paired by example.
+
+    Args:
+        lost: Loss of correctness per seed and example (seeds, examples). Seeds are averaged first: examples are the
+            sample, and seeds that agree tell nothing new.
+    """
+    per_example = lost.mean(axis=0)
+    return float(per_example.std(ddof=1) / len(per_example) ** 0.5)
 
 
-def _deviation(values: Sequence[float]) -> float | None:
-    return float(np.std(values, ddof=1)) if len(values) > 1 else None
-
-
-def _incomparable(plan: Experiment, setting: pd.Series) -> str:
-    """Why the experiment is not what was published, or nothing."""
-    if pd.notna(setting["sparsity"]) and setting["sparsity"] != plan.sparsity:
+def _find_difference(experiment: Experiment, setting: dict) -> str:
+    """How the experiment differs from the published setting, or nothing."""
+    if pd.notna(setting["sparsity"]) and setting["sparsity"] != experiment.sparsity:
         return f"published at sparsity {setting['sparsity']:.0%}"
-    if pd.notna(setting["clusters"]) and setting["clusters"] != plan.number_of_clusters:
+    if pd.notna(setting["clusters"]) and setting["clusters"] != experiment.number_of_clusters:
         return f"published with {setting['clusters']} clusters"
-    per_channel = _or_empty(setting["cluster_per_channel"])
-    clusters = STAGES[setting["stage"]].clusters
-    if clusters and bool(per_channel) != plan.cluster_per_channel:
+    per_channel = pd.notna(setting["cluster_per_channel"]) and bool(setting["cluster_per_channel"])
+    if STAGES[setting["stage"]].clusters and per_channel != experiment.cluster_per_channel:
         return "published per channel" if per_channel else "published per tensor"
     return ""
 
 
-def _without_baseline(theirs: dict[str, float], drop: str) -> str:
-    return "no baseline was published with it" if DROPS[drop] in theirs else "not published"
-
-
-def _or_empty(value: object) -> object:
-    return "" if pd.isna(value) else value
+def _explain_missing(theirs: dict[str, float], figure: str) -> str:
+    """Why a drop cannot be compared although the settings agree, or nothing."""
+    if figure not in DROPS or figure in theirs:
+        return ""
+    return "no baseline was published with it" if DROPS[figure] in theirs else "not published"
 
 
 def judge_figure(row: pd.Series) -> str:
-    """One of `VERDICTS` for a figure of `JUDGED`."""
+    """Judge one figure by its tolerance and, for drops, by two standard errors.
+
+    Args:
+        row: A row of `compare_figures` whose figure is one of `TOLERANCES`.
+
+    Returns:
+        One of `VERDICTS`.
+    """
     if row["incomparable"] or pd.isna(row["published"]) or pd.isna(row["ours"]):
         return "not comparable"
-    tolerance = JUDGED[row["figure"]]
-    saved = row["figure"] == "zip_saved"
-    worse = row["published"] - row["ours"] if saved else row["ours"] - row["published"]
-    noise = 0.0 if saved else 2 * row["error"]
-    if worse - noise > tolerance:
+    tolerance = TOLERANCES[row["figure"]]
+    is_drop = row["figure"] in DROPS
+    excess = row["ours"] - row["published"] if is_drop else row["published"] - row["ours"]  # above 0 is worse
+    noise = 2 * row["error"] if is_drop else 0.0
+    if excess - noise > tolerance:
         return "worse"
-    if worse + noise < -tolerance:
+    if excess + noise < -tolerance:
         return "better"
-    if not saved and noise > row["published"]:
+    if is_drop and noise > row["published"]:
         return "not decidable"
-    return "reproduced" if abs(worse) <= tolerance else "worse" if worse > 0 else "better"
+    return "reproduced" if abs(excess) <= tolerance else "worse" if excess > 0 else "better"
 
 
 def judge(rows: pd.DataFrame) -> pd.DataFrame:
-    """The figures that are judged, each with its `verdict`."""
-    judged = rows[rows["figure"].isin(JUDGED)].copy()
+    """Judge all figures that have a tolerance.
+
+    Args:
+        rows: Rows of `compare_figures`.
+
+    Returns:
+        Those rows, with a column `verdict`.
+    """
+    judged = rows[rows["figure"].isin(TOLERANCES)].copy()
     judged["incomparable"] = judged["incomparable"].fillna("")
     return judged.assign(verdict=[judge_figure(row) for _, row in judged.iterrows()])
 
 
 def format_markdown(judged: pd.DataFrame) -> str:
-    """The verdicts as a Markdown table: points and per cent, ours ± the standard deviation over seeds."""
+    """Return a Markdown table in points and per cent, ours ± the standard deviation over seeds.
+
+    Args:
+        judged: Rows of `judge`.
+    """
     lines = ["| table | stage | figure | published | ours | 2 SE | verdict |", "| --- " * 7 + "|"]
-    for _, row in judged.iterrows():
-        if row["verdict"] == "not comparable" and pd.isna(row["published"]):
-            continue
-        error = format_points(2 * row["error"])
-        theirs, ours = format_points(row["published"]), format_with_deviation(row)
-        cells = (row["table"], format_setting(row), NAMES[row["figure"]], theirs, ours, error, format_verdict(row))
+    shown = judged[(judged["verdict"] != "not comparable") | judged["published"].notna()]
+    for row in shown.to_dict("records"):
+        deviation = f" ± {format_points(row['deviation'])}" if pd.notna(row["deviation"]) else ""
+        values = (
+            format_points(row["published"]),
+            format_points(row["ours"]) + deviation,
+            format_points(2 * row["error"]),
+        )
+        cells = row["table"], format_setting(row), NAMES[row["figure"]], *values, format_verdict(row)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def format_points(fraction: float) -> str:
-    """A fraction in per cent or points, to two digits; empty where it is not known."""
+    """Return a fraction in per cent or points with two digits, and NaN as nothing.
+
+    Args:
+        fraction: A share, or a difference of two.
+    """
     return "" if pd.isna(fraction) else f"{100 * fraction:.2f}"
 
 
-def format_with_deviation(row: pd.Series) -> str:
-    """Our figure ± its standard deviation over seeds."""
-    return format_points(row["ours"]) + (f" ± {format_points(row['deviation'])}" if pd.notna(row["deviation"]) else "")
-
-
 def format_verdict(row: pd.Series) -> str:
-    """The verdict, and why a figure cannot be compared."""
+    """Return the verdict, with the reason if the figure is not comparable.
+
+    Args:
+        row: A row of `judge`.
+    """
     return row["verdict"] + (f": {row['incomparable']}" if row["incomparable"] else "")
 
 
 def format_setting(row: pd.Series | dict) -> str:
-    """The stage with the setting that it was published in."""
+    """Return the stage with the setting that it was published in.
+
+    Args:
+        row: A row of `compare_figures`.
+    """
     clusters = "" if pd.isna(row["clusters"]) else f", {int(row['clusters'])} clusters"
-    where = "" if pd.isna(row["cluster_per_channel"]) else f" a {'channel' if row['cluster_per_channel'] else 'tensor'}"
-    return get_label(row["stage"]) + clusters + where
+    granularity = {True: " per channel", False: " per tensor"}.get(row["cluster_per_channel"], "")
+    return get_label(row["stage"]) + clusters + granularity
 
 
 def compute_exit_status(judged: pd.DataFrame) -> int:
-    """Exit status: 1 where something is worse, 2 where nothing could be decided, else 0."""
-    found = set(judged["verdict"])
-    return WORSE if "worse" in found else 0 if found & {"reproduced", "better"} else UNDECIDED
+    """Return `WORSE` if a figure is worse, 0 if one is reproduced or better, else `UNDECIDED`.
+
+    Args:
+        judged: Rows of `judge`.
+    """
+    verdicts = set(judged["verdict"])
+    return WORSE if "worse" in verdicts else 0 if verdicts & {"reproduced", "better"} else UNDECIDED
 
 
 def read(directory: Path) -> pd.DataFrame:
-    """The comparison that a run left in a report directory. Raises FileNotFoundError where there is none."""
+    """Read the comparison that a run left in its report.
+
+    Args:
+        directory: The report directory.
+
+    Returns:
+        The rows of `compare_figures`.
+
+    Raises:
+        FileNotFoundError: The report has no comparison.csv.
+    """
     path = directory / "comparison.csv"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not there; `make report EXPERIMENT={directory.name}` makes it")
@@ -257,7 +279,7 @@ def verify(name: str) -> int:
         print(error, file=sys.stderr)
         return UNDECIDED
     if judged.empty:
-        print(f"{name}: nothing is published of this model and data set", file=sys.stderr)
+        print(f"{name}: no figures are published for this model and data set", file=sys.stderr)
         return UNDECIDED
     print(format_markdown(judged))
     counts = judged["verdict"].value_counts()

@@ -1,4 +1,8 @@
-"""What a finished stage is worth: accuracy, size, and what its kernels hold. Test is read here and nowhere else."""
+"""What a finished stage achieves: accuracy in float32 and int8, file sizes, and what its kernels hold.
+
+The int8 file is written here, too. Accuracy on the test split is computed here and for the deployed variant only, so
+that no choice depends on it.
+"""
 
 import dataclasses
 import json
@@ -18,15 +22,23 @@ from collabopt.tflite.interpreter import predict_classes
 
 
 def predict_correct(model: keras.Model, split: Split) -> np.ndarray:
-    """Whether each example (n,) bool is given its label."""
-    # Each stage is another model and is traced once; TensorFlow takes that for one model traced again and again.
+    """Predict the class of each example, and compare it with the label.
+
+    Args:
+        model: Plain or fake-quantized.
+        split: Examples with labels.
+
+    Returns:
+        Whether each prediction is correct (n,) bool.
+    """
+    # Each stage is another model, traced once. TensorFlow mistakes this for one model traced again and again.
     with drop_log_records("triggered tf.function retracing"), drop_native_notices():
         return model.predict(split.batches(256), verbose=0).argmax(axis=-1) == split.labels
 
 
 @dataclasses.dataclass(frozen=True)
 class _Kernels:
-    """The kernels of a model by layer: what fake quantization sees of them, their kinds, and their quantizers."""
+    """The kernels of a model by layer, as fake quantization sees them, with their kinds and quantizers."""
 
     weights: dict[str, np.ndarray]
     kinds: dict[str, str]
@@ -38,40 +50,58 @@ def write_measurements(
     stage: Stage,
     model: keras.Model,
     data: Data,
-    plan: Experiment,
+    experiment: Experiment,
     parent: dict[str, np.ndarray] | None,
     reads_test: bool = True,
 ) -> None:
-    """Convert and measure the model of a stage, plain or quantize-wrapped, and write what was found to `directory`.
+    """Convert and evaluate the model of a stage, and write the results to a directory.
 
-    parent: the kernels whose zeros must be there still, None where the stage has nothing to preserve. reads_test: no
-    where a choice is still to be made, which goes by validation; what is found on test is None then.
-    Files: int8.tflite, and where channels share a range there int8-channel_ranges.tflite, where each has its own;
-    result.json, columns of results.csv; layers.csv; kernels.npz, float32 kernels by layer; correct.npz, bool (n,) on
-    `validation` and `test`, and by the int8 file `validation_int8`, `test_int8` and `test_int8_channel_ranges`.
+    The files are:
+    - int8.tflite, and int8-channel_ranges.tflite if channels share a range in the former but not in the latter;
+    - result.json: columns of results.csv;
+    - layers.csv: one row per kernel (`audit.audit_layers`) with its `defect`;
+    - kernels.npz: float32 kernels by layer;
+    - correct.npz: whether each prediction is correct (n,) bool, as `validation` and `test` for the model,
+      `validation_int8`, `test_int8` and `test_int8_channel_ranges` for the files.
+
+    Args:
+        directory: An existing directory.
+        stage: The stage.
+        model: Its model, plain or fake-quantized.
+        data: All splits.
+        experiment: Gives the settings of techniques, conversion and threads.
+        parent: The parent's kernels by layer, whose zeros must survive; None if there is nothing to preserve.
+        reads_test: Whether to evaluate on the test split. It is not read before a choice by validation is made; its
+            results then are None.
     """
     kernels = _read_kernels(model)
-    shared = _sharing_ranges(stage, plan, kernels.kinds)
-    content, by_channel = _converted(model, data, plan, {name: kernels.weights[name] for name in shared})
+    shared = _find_shared_ranges(stage, experiment, kernels.kinds)
+    content, channel_ranges = _convert(model, data, experiment, {name: kernels.weights[name] for name in shared})
     (directory / "int8.tflite").write_bytes(content)
-    if by_channel:
-        (directory / "int8-channel_ranges.tflite").write_bytes(by_channel)
-    is_correct = _score(model, content, by_channel, data, plan, reads_test)
+    if channel_ranges:
+        (directory / "int8-channel_ranges.tflite").write_bytes(channel_ranges)
+    is_correct = _predict_correct_everywhere(model, content, channel_ranges, data, experiment, reads_test)
     np.savez_compressed(directory / "correct.npz", **is_correct)
-    codes = flatbuffer.read_layer_kernels(content, {name: kernel.shape for name, kernel in kernels.weights.items()})
-    layers = audit.audit_layers(
-        kernels.kinds, kernels.weights, codes, kernels.quantizers, _skipped(stage, plan, kernels.kinds)
+    int8_values = flatbuffer.read_layer_kernels(
+        content, {name: kernel.shape for name, kernel in kernels.weights.items()}
     )
-    layers["defect"] = _defects(layers, kernels.weights, codes, parent, plan, stage.clusters)
+    table = audit.audit_layers(
+        kernels.kinds,
+        kernels.weights,
+        int8_values,
+        kernels.quantizers,
+        _explain_skipped(stage, experiment, kernels.kinds),
+    )
+    table["defect"] = _describe_defects(table, kernels.weights, int8_values, parent, experiment, stage.clusters)
     np.savez_compressed(directory / "kernels.npz", **kernels.weights)
-    layers.to_csv(directory / "layers.csv", index=False)
-    accuracies = {name: float(ones.mean()) for name, ones in is_correct.items()}
+    table.to_csv(directory / "layers.csv", index=False)
+    accuracies = {name: float(correct.mean()) for name, correct in is_correct.items()}
     result = (
-        _accuracies(accuracies)
-        | _sizes(directory / "int8.tflite")
-        | _summary(layers, kernels.weights, codes, plan)
-        | {"preserved": None if parent is None else bool((layers["defect"] == "").all())}
-        | _with_channel_ranges(accuracies, directory / "int8-channel_ranges.tflite")
+        _name_accuracies(accuracies)
+        | _measure_sizes(directory / "int8.tflite")
+        | _summarize_kernels(table, kernels.weights, int8_values, experiment)
+        | {"preserved": None if parent is None else bool((table["defect"] == "").all())}
+        | _describe_channel_ranges(accuracies, directory / "int8-channel_ranges.tflite")
     )
     (directory / "result.json").write_text(json.dumps(result))
 
@@ -84,117 +114,141 @@ def _read_kernels(model: keras.Model) -> _Kernels:
     return _Kernels(layers.read_kernels(model), layers.read_kinds(model), None)
 
 
-def _score(
-    model: keras.Model, content: bytes, by_channel: bytes | None, data: Data, plan: Experiment, reads_test: bool
+def _predict_correct_everywhere(
+    model: keras.Model,
+    content: bytes,
+    channel_ranges: bytes | None,
+    data: Data,
+    experiment: Experiment,
+    reads_test: bool,
 ) -> dict[str, np.ndarray]:
-    """Whether each example (n,) is given its label, by split and file, as `write` says of correct.npz."""
+    """Whether each prediction is correct (n,), by split and file: the arrays of correct.npz."""
     is_correct = {}
     for name, split in {"validation": data.validation, **({"test": data.test} if reads_test else {})}.items():
         is_correct[name] = predict_correct(model, split)
-        is_correct[f"{name}_int8"] = predict_classes(content, split, plan.threads) == split.labels
-    if by_channel and reads_test:
-        predicted = predict_classes(by_channel, data.test, plan.threads)
+        is_correct[f"{name}_int8"] = predict_classes(content, split, experiment.threads) == split.labels
+    if channel_ranges and reads_test:
+        predicted = predict_classes(channel_ranges, data.test, experiment.threads)
         is_correct["test_int8_channel_ranges"] = predicted == data.test.labels
     return is_correct
 
 
-def _accuracies(found: dict[str, float]) -> dict[str, float | None]:
+def _name_accuracies(accuracies: dict[str, float]) -> dict[str, float | None]:
     return {
-        "validation_accuracy": found["validation"],
-        "validation_accuracy_int8": found["validation_int8"],
-        "accuracy": found.get("test"),
-        "accuracy_int8": found.get("test_int8"),
+        "validation_accuracy": accuracies["validation"],
+        "validation_accuracy_int8": accuracies["validation_int8"],
+        "accuracy": accuracies.get("test"),
+        "accuracy_int8": accuracies.get("test_int8"),
     }
 
 
-def _sizes(file: Path) -> dict[str, int]:
+def _measure_sizes(file: Path) -> dict[str, int]:
     return {"tflite_bytes": sizes.raw(file), "gzip_bytes": sizes.gzipped(file), "zip_bytes": sizes.zipped(file)}
 
 
-def _summary(
-    layers: pd.DataFrame, weights: dict[str, np.ndarray], codes: dict[str, np.ndarray], plan: Experiment
+def _summarize_kernels(
+    table: pd.DataFrame, kernels: dict[str, np.ndarray], int8_values: dict[str, np.ndarray], experiment: Experiment
 ) -> dict[str, float | int]:
-    """Sparsity and unique weights over the kernels that pruning and clustering may touch."""
-    eligible = layers[layers["kind"] != "depthwise"]
-    prunable = eligible[~eligible["layer"].isin(plan.exclude.pruning)]["layer"]
-    clusterable = eligible[~eligible["layer"].isin(plan.exclude.clustering)]
+    """Sparsity and unique weights over the eligible kernels that the experiment does not exclude."""
+    eligible = table[table["kind"] != "depthwise"]
+    prunable = eligible[~eligible["layer"].isin(experiment.exclude.pruning)]["layer"]
+    clusterable = eligible[~eligible["layer"].isin(experiment.exclude.clustering)]
     return {
-        "sparsity": audit.compute_sparsity(np.concatenate([weights[name].ravel() for name in prunable])),
-        "unique_weights": int(clusterable["unique_channel" if plan.cluster_per_channel else "unique_tensor"].max()),
+        "sparsity": audit.compute_sparsity(np.concatenate([kernels[name].ravel() for name in prunable])),
+        "unique_weights": int(
+            clusterable["unique_channel" if experiment.cluster_per_channel else "unique_tensor"].max()
+        ),
         "rounded_to_zero": audit.compute_rounded_to_zero(
-            [weights[name] for name in prunable], [codes[name] for name in prunable]
+            [kernels[name] for name in prunable], [int8_values[name] for name in prunable]
         ),
     }
 
 
-def _with_channel_ranges(found: dict[str, float], file: Path) -> dict[str, float | int | None]:
+def _describe_channel_ranges(accuracies: dict[str, float], file: Path) -> dict[str, float | int | None]:
     return {
-        "accuracy_int8_channel_ranges": found.get("test_int8_channel_ranges"),
+        "accuracy_int8_channel_ranges": accuracies.get("test_int8_channel_ranges"),
         "gzip_bytes_channel_ranges": sizes.gzipped(file) if file.is_file() else None,
     }
 
 
-def _sharing_ranges(stage: Stage, plan: Experiment, kinds: dict[str, str]) -> list[str]:
-    """The layers whose channels share a range in the int8 file: those clustered as a whole.
+def _find_shared_ranges(stage: Stage, experiment: Experiment, kinds: dict[str, str]) -> list[str]:
+    """The layers whose channels share a range in the int8 file: those clustered per tensor.
 
-    Channels that were clustered on their own have k codes each as they are.
+    A layer clustered per channel has at most k int8 values per channel with the stock ranges.
     """
-    if not stage.clusters or plan.scheme == "tfmot":
+    if not stage.clusters or experiment.scheme == "tfmot":
         return []
-    as_a_whole = {"dense"} if plan.cluster_per_channel else {"dense", "conv2d"}
-    return [name for name, kind in kinds.items() if kind in as_a_whole and name not in plan.exclude.clustering]
+    per_tensor = {"dense"} if experiment.cluster_per_channel else {"dense", "conv2d"}
+    return [name for name, kind in kinds.items() if kind in per_tensor and name not in experiment.exclude.clustering]
 
 
-def _converted(
-    model: keras.Model, data: Data, plan: Experiment, shared: dict[str, np.ndarray]
+def _convert(
+    model: keras.Model, data: Data, experiment: Experiment, shared: dict[str, np.ndarray]
 ) -> tuple[bytes, bytes | None]:
-    """The int8 file in which the channels of the `shared` kernels have one range, and beside it, where there are such
-    kernels, the file that gives each channel its own."""
+    """The int8 file in which the channels of each `shared` kernel have one range. If there are such kernels, also the
+    file in which each channel has its own."""
     if quantization.is_wrapped(model):
         content = convert.convert_as_trained(model)
         return content, flatbuffer.rewrite_ranges(content, shared, of="channel") if shared else None
-    content = convert.convert_to_int8(model, sample_calibration(data.train, plan.calibration_examples, plan.seed))
+    content = convert.convert_to_int8(
+        model, sample_calibration(data.train, experiment.calibration_examples, experiment.seed)
+    )
     return (flatbuffer.rewrite_ranges(content, shared, of="tensor"), content) if shared else (content, None)
 
 
-def _skipped(stage: Stage, plan: Experiment, kinds: dict[str, str]) -> dict[str, str]:
-    """Why pruning or clustering passed a layer over, on the way to the stage; layers that it touched are not there."""
-    way = get_lineage(stage.name)
-    passed = {"pruning": plan.exclude.pruning} if any(one.prunes for one in way) else {}
-    passed |= {"clustering": plan.exclude.clustering} if any(one.clusters for one in way) else {}
-    found = {name: "depthwise, by design" for name, kind in kinds.items() if kind == "depthwise" if passed}
-    for what, names in passed.items():
+def _explain_skipped(stage: Stage, experiment: Experiment, kinds: dict[str, str]) -> dict[str, str]:
+    """Why layers were not pruned or clustered, in the stage or its ancestors; all other layers are missing."""
+    lineage = get_lineage(stage.name)
+    excluded = {"pruning": experiment.exclude.pruning} if any(one.prunes for one in lineage) else {}
+    excluded |= {"clustering": experiment.exclude.clustering} if any(one.clusters for one in lineage) else {}
+    reasons = {name: "depthwise, by design" for name, kind in kinds.items() if kind == "depthwise" if excluded}
+    for technique, names in excluded.items():
         for name in names:
-            found[name] = f"{found[name]} and {what}" if name in found else f"excluded from {what}"
-    return found
+            reasons[name] = f"{reasons[name]} and {technique}" if name in reasons else f"excluded from {technique}"
+    return reasons
 
 
 def sample_calibration(train: Split, examples: int, seed: int) -> np.ndarray:
-    """Model inputs (examples, ...) of training examples chosen by seed, for activation ranges."""
+    """Sample model inputs with which the converter calibrates the ranges of activations.
+
+    Args:
+        train: The training split.
+        examples: Number of examples.
+        seed: Decides which examples are chosen.
+
+    Returns:
+        float32 inputs (examples, ...); fewer if the split is smaller.
+    """
     chosen = np.random.default_rng(seed).permutation(len(train))[:examples]
     return np.concatenate([inputs for inputs, _ in train.take(chosen).batches(256).as_numpy_iterator()])
 
 
-def _defects(
-    layers: pd.DataFrame,
-    own: dict[str, np.ndarray],
-    codes: dict[str, np.ndarray],
+def _describe_defects(
+    table: pd.DataFrame,
+    kernels: dict[str, np.ndarray],
+    int8_values: dict[str, np.ndarray],
     parent: dict[str, np.ndarray] | None,
-    plan: Experiment,
-    holds_clusters: bool,
+    experiment: Experiment,
+    keeps_clusters: bool,
 ) -> list[str]:
-    """A line a kernel: what was not preserved, empty where all held or there was nothing to preserve."""
-    found = []
-    for _, row in layers.iterrows():
+    """One text per kernel: its defects, or nothing if all is preserved or there was nothing to preserve."""
+    defects = []
+    for _, row in table.iterrows():
         name = row["layer"]
         if parent is None or row["kind"] == "depthwise":
-            found.append("")
+            defects.append("")
             continue
-        clusters = plan.number_of_clusters if holds_clusters and name not in plan.exclude.clustering else None
-        # Clustering per channel is for convolutions; a dense kernel is clustered as a whole.
-        per_channel = plan.cluster_per_channel and row["kind"] == "conv2d"
-        held = per_channel or plan.scheme == "tfmot"
-        found.append(
-            "; ".join(audit.find_defects(row, parent[name], own[name], codes[name], clusters, per_channel, held))
+        clusters = (
+            experiment.number_of_clusters if keeps_clusters and name not in experiment.exclude.clustering else None
         )
-    return found
+        # Only convolutions are clustered per channel; a dense kernel is clustered as a whole.
+        per_channel = experiment.cluster_per_channel and row["kind"] == "conv2d"
+        int8_per_channel = per_channel or experiment.scheme == "tfmot"
+        defects.append(
+            "; ".join(
+                audit.find_defects(
+                    row, parent[name], kernels[name], int8_values[name], clusters, per_channel, int8_per_channel
+                )
+            )
+        )
+    return defects

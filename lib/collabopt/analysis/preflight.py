@@ -1,16 +1,28 @@
-"""What is known to go wrong with a model, found before anything is trained: the layer, the reason, the remedy."""
+"""Known problems of a model with TFMOT and the converter, found before anything is trained.
+
+TFMOT 0.8.1 has defects that fail silently: training succeeds, but a layer is not compressed or loses its zeros and
+clusters. Each check names the layer, what happens, and the remedy. F1 to F5 number the defects of TFMOT's schemes, as
+tests/techniques/test_preserving_scheme.py does. Our scheme has none of them, so those checks are for `scheme: tfmot`.
+"""
 
 import dataclasses
+from collections.abc import Iterator
 
 from collabopt.config.experiment import Experiment
 from collabopt.runtime.tensorflow import keras
 from collabopt.techniques import layers, quantization
-from collabopt.techniques.layers import is_eligible
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What will not work (`stops`), or will do less than was asked, in a layer."""
+    """A problem of one layer.
+
+    Attributes:
+        layer: Name of the layer.
+        reason: What happens, and why.
+        remedy: What to change.
+        stops: Whether training or conversion fails; otherwise the layer is compressed less than asked for.
+    """
 
     layer: str
     reason: str
@@ -19,153 +31,140 @@ class Finding:
 
 
 class PreflightError(ValueError):
-    """The model or the experiment would fail in training; a line a finding."""
+    """The model or the experiment would fail in training: one line per finding."""
 
 
-def find_problems(model: keras.Model, plan: Experiment) -> list[Finding]:
-    """What pruning, clustering and quantization by the experiment's scheme will meet in the model."""
-    found = [*_unknown_layers(model, plan), *_few_weights(model, plan), *_passed_over(model)]
-    if plan.scheme == "tfmot":
-        found += [*_before_relu(model), *_without_bias(model, plan), *_with_zeros(model, plan), *_unpruned(model, plan)]
-    return [*found, *_dense_before_norm(model), *_unquantizable(model)]
+def find_problems(model: keras.Model, experiment: Experiment) -> list[Finding]:
+    """Find the known problems of pruning, clustering and quantizing a model.
+
+    Args:
+        model: A plain model.
+        experiment: Gives the settings and the scheme.
+
+    Returns:
+        One finding per problem and layer; empty if none is known.
+    """
+    checks = [_check_number_of_weights, _check_kind, _check_dense_before_norm]
+    if experiment.scheme == "tfmot":
+        checks += [_check_relu_without_norm, _check_bias, _check_zeros_per_channel, _check_exclusion_from_pruning]
+    found = [finding for find in checks for layer in model.layers for finding in find(layer, experiment)]
+    return [*_find_unknown_names(model, experiment), *found, *_find_unquantizable(model)]
 
 
-def check(model: keras.Model, plan: Experiment, every_layer: bool = True) -> None:
-    """Raise PreflightError where training would fail; without `every_layer` only names of layers are looked at."""
-    found = find_problems(model, plan) if every_layer else _unknown_layers(model, plan)
-    stops = [finding for finding in found if finding.stops]
-    if stops:
-        raise PreflightError("\n".join(f"{one.layer}: {one.reason}; {one.remedy}" for one in stops))
+def check(model: keras.Model, experiment: Experiment, every_layer: bool = True) -> None:
+    """Refuse a model that cannot be trained or converted.
+
+    Args:
+        model: A plain model.
+        experiment: Gives the settings and the scheme.
+        every_layer: Whether to check all layers; otherwise only the names in `exclude` are checked, which is fast.
+
+    Raises:
+        PreflightError: At least one finding stops training.
+    """
+    findings = find_problems(model, experiment) if every_layer else _find_unknown_names(model, experiment)
+    stopping = [finding for finding in findings if finding.stops]
+    if stopping:
+        raise PreflightError("\n".join(f"{one.layer}: {one.reason}; {one.remedy}" for one in stopping))
 
 
-def _unknown_layers(model: keras.Model, plan: Experiment) -> list[Finding]:
-    touched = [layer.name for layer in filter(is_eligible, model.layers)]
-    named = [("pruning", name) for name in plan.exclude.pruning] + [
-        ("clustering", name) for name in plan.exclude.clustering
-    ]
+def _find_unknown_names(model: keras.Model, experiment: Experiment) -> list[Finding]:
+    """Names under `exclude` that no eligible layer has."""
+    eligible = [layer.name for layer in filter(layers.is_eligible, model.layers)]
+    remedy = f"expected some of {eligible}"
     return [
-        Finding(name, f"exclude.{what} names it, but {what} touches no such layer", f"expected some of {touched}", True)
-        for what, name in named
-        if name not in touched
+        Finding(name, f"exclude.{technique} names no layer that it could apply to", remedy, stops=True)
+        for technique, names in experiment.exclude.model_dump().items()
+        for name in names
+        if name not in eligible
     ]
 
 
-def _few_weights(model: keras.Model, plan: Experiment) -> list[Finding]:
-    """Kernels, or channels, that hold no more weights than there are clusters."""
-    found = []
-    for layer in filter(is_eligible, model.layers):
-        kernel = layers.read_kernel(layer)
-        by_channel = plan.cluster_per_channel and isinstance(layer, keras.layers.Conv2D)
-        weights = kernel.size // kernel.shape[-1] if by_channel else kernel.size
-        if weights <= plan.number_of_clusters and layer.name not in plan.exclude.clustering:
-            where = "a channel" if by_channel else "the tensor"
-            reason = f"{weights} weights in {where} for {plan.number_of_clusters} clusters: clustering wins nothing"
-            found.append(Finding(layer.name, reason, "leave it out of clustering, or ask for fewer clusters"))
-    return found
+def _check_number_of_weights(layer: keras.layers.Layer, experiment: Experiment) -> Iterator[Finding]:
+    if not layers.is_eligible(layer) or layer.name in experiment.exclude.clustering:
+        return
+    per_channel = experiment.cluster_per_channel and isinstance(layer, keras.layers.Conv2D)
+    kernel, clusters = layers.read_kernel(layer), experiment.number_of_clusters
+    weights, where = (kernel.size // kernel.shape[-1], "channel") if per_channel else (kernel.size, "tensor")
+    if weights <= clusters:
+        reason = f"{clusters} clusters for {weights} weights per {where} have no effect"
+        yield Finding(layer.name, reason, "list the layer in exclude.clustering, or lower number_of_clusters")
 
 
-def _passed_over(model: keras.Model) -> list[Finding]:
-    """Layers whose weights become 8 bits wide at most; depthwise ones are so by design."""
-    found = []
-    for layer in model.layers:
-        if not layer.weights or layers.get_kind(layer) or isinstance(layer, keras.layers.BatchNormalization):
-            continue
-        kind = type(layer).__name__
-        reason, remedy = f"a {kind} with {layer.count_params():,} weights is neither pruned nor clustered", "use Conv2D"
-        # TFMOT puts two layers in its place, with names of their own.
-        splits = isinstance(layer, keras.layers.SeparableConv1D | keras.layers.SeparableConv2D)
-        if splits:
-            reason, remedy = f"a {kind} becomes two layers in QAT", "use DepthwiseConv2D and a 1×1 Conv2D in its place"
-        found.append(Finding(layer.name, reason, remedy, splits))
-    return found
+def _check_kind(layer: keras.layers.Layer, experiment: Experiment) -> Iterator[Finding]:  # noqa: ARG001
+    """Layers with weights that no technique but quantization reaches. Depthwise kernels are so by design."""
+    kind = type(layer).__name__
+    if not layer.weights or layers.get_kind(layer) or isinstance(layer, keras.layers.BatchNormalization):
+        return
+    if isinstance(layer, keras.layers.SeparableConv1D | keras.layers.SeparableConv2D):
+        reason = f"quantization-aware training splits a {kind} into two layers with other names"
+        yield Finding(layer.name, reason, "use DepthwiseConv2D and a 1×1 Conv2D instead", stops=True)
+    else:
+        reason = f"a {kind} with {layer.count_params():,} weights is neither pruned nor clustered"
+        yield Finding(layer.name, reason, "use Conv2D or Dense instead if its weights matter for the file's size")
 
 
-def _before_relu(model: keras.Model) -> list[Finding]:
-    """F1: TFMOT gives a layer that a ReLU follows, without batch norm, no weight quantizer at all."""
-    return [
-        Finding(
-            layer.name,
-            "a ReLU layer follows, without batch norm: TFMOT quantizes and preserves nothing in it, and says nothing",
-            "give the layer activation='relu' in place of the ReLU layer, or use scheme: collabopt",
-        )
-        for layer in model.layers
-        if layers.get_kind(layer) and layer.activation is keras.activations.linear and any(map(_is_relu, _after(layer)))
-    ]
+def _check_dense_before_norm(layer: keras.layers.Layer, experiment: Experiment) -> Iterator[Finding]:  # noqa: ARG001
+    is_norm = [isinstance(node.outbound_layer, keras.layers.BatchNormalization) for node in layer.outbound_nodes]
+    if isinstance(layer, keras.layers.Dense) and any(is_norm):
+        # A dense kernel has one range for all channels, whatever the scales of a batch norm.
+        reason = "the converter cannot fold a batch norm into the dense layer before it: its kernel stays in float32"
+        yield Finding(layer.name, reason, "use a 1×1 Conv2D instead, or fold the batch norm into the layer", stops=True)
 
 
-def _without_bias(model: keras.Model, plan: Experiment) -> list[Finding]:
-    """F3: TFMOT's guard takes the last trainable variable for the bias and skips a convolution that has none."""
-    return [
-        Finding(
-            layer.name,
-            "a convolution with use_bias=False: TFMOT does not cluster it per channel",
-            "use scheme: collabopt",
-        )
-        for layer in filter(is_eligible, model.layers)
-        if plan.cluster_per_channel and isinstance(layer, keras.layers.Conv2D) and not layer.use_bias
-    ]
+def _check_relu_without_norm(layer: keras.layers.Layer, experiment: Experiment) -> Iterator[Finding]:  # noqa: ARG001
+    """F1: TFMOT gives such a layer no weight quantizer."""
+    is_linear = layers.get_kind(layer) and layer.activation is keras.activations.linear
+    if is_linear and any(_is_relu(node.outbound_layer) for node in layer.outbound_nodes):
+        reason = "TFMOT silently neither quantizes nor preserves a layer that a ReLU layer follows without batch norm"
+        yield Finding(layer.name, reason, "set activation='relu' in place of the ReLU layer, or use scheme: collabopt")
 
 
-def _with_zeros(model: keras.Model, plan: Experiment) -> list[Finding]:
-    """F4: TFMOT shares a channel's centroids out to its negative and positive weights, however few these are."""
-    trouble = {
-        "linear": "linear centroids of a channel set further weights to zero where zeros are preserved",
-        "kmeans_plus_plus": "k-means++ fails where a channel has fewer weights of a sign than it has centroids for it",
+def _check_bias(layer: keras.layers.Layer, experiment: Experiment) -> Iterator[Finding]:
+    """F3: TFMOT takes the last trainable variable for the bias."""
+    if experiment.cluster_per_channel and _is_eligible_convolution(layer) and not layer.use_bias:
+        reason = "TFMOT skips a convolution with use_bias=False when it clusters per channel"
+        yield Finding(layer.name, reason, "give the layer a bias, or use scheme: collabopt")
+
+
+def _check_zeros_per_channel(layer: keras.layers.Layer, experiment: Experiment) -> Iterator[Finding]:
+    """F4: TFMOT splits a channel's centroids between negative and positive weights, however few there are of a sign."""
+    effects = {
+        "linear": "sets further weights to zero",
+        "kmeans_plus_plus": "fails if a channel has fewer weights of one sign than centroids for that sign",
     }
-    return [
-        Finding(layer.name, f"per channel, TFMOT's {trouble[plan.centroid_initialization]}", "use scheme: collabopt")
-        for layer in filter(is_eligible, model.layers)
-        if plan.cluster_per_channel and plan.centroid_initialization in trouble
-        if isinstance(layer, keras.layers.Conv2D) and layer.use_bias and layer.name not in plan.exclude.clustering
-    ]
+    effect = effects.get(experiment.centroid_initialization)
+    clustered = experiment.cluster_per_channel and layer.name not in experiment.exclude.clustering
+    if effect and clustered and _is_eligible_convolution(layer) and layer.use_bias:
+        reason = f"TFMOT's {experiment.centroid_initialization} clustering per channel with preserved zeros {effect}"
+        yield Finding(layer.name, reason, "use scheme: collabopt")
 
 
-def _unpruned(model: keras.Model, plan: Experiment) -> list[Finding]:
-    """F5: with preserved sparsity TFMOT gives every kernel a zero centroid, and layers of a kind one quantizer."""
-    return [
-        Finding(
-            layer.name,
-            "left out of pruning: TFMOT's sparsity-preserving clustering makes zeros in it, and a kernel without zeros "
-            "lets all kernels of its kind lose theirs",
-            "use scheme: collabopt",
+def _check_exclusion_from_pruning(layer: keras.layers.Layer, experiment: Experiment) -> Iterator[Finding]:
+    """F5: TFMOT gives every kernel a zero centroid, and all layers of a kind one quantizer."""
+    if layers.is_eligible(layer) and layer.name in experiment.exclude.pruning:
+        reason = (
+            "exclude.pruning names it, but TFMOT's clustering with preserved zeros sets some of its weights to zero, "
+            "or all layers of its kind lose their zeros in QAT"
         )
-        for layer in filter(is_eligible, model.layers)
-        if layer.name in plan.exclude.pruning
-    ]
+        yield Finding(layer.name, reason, "prune the layer too, or use scheme: collabopt")
 
 
-def _dense_before_norm(model: keras.Model) -> list[Finding]:
-    """A dense kernel has one range, into which the converter cannot fold a batch norm: it stays float32 in the file."""
-    return [
-        Finding(
-            layer.name,
-            "a dense layer before batch norm: the converter leaves its kernel in float32",
-            "replace it by a 1×1 convolution, or fold the batch norm into it",
-            True,
-        )
-        for layer in model.layers
-        if isinstance(layer, keras.layers.Dense)
-        and any(isinstance(after, keras.layers.BatchNormalization) for after in _after(layer))
-    ]
-
-
-def _unquantizable(model: keras.Model) -> list[Finding]:
-    """The layer that TFMOT cannot quantize, by trying: its registry and its layout know more than a list would."""
+def _find_unquantizable(model: keras.Model) -> list[Finding]:
+    """The first layer that TFMOT cannot quantize, found by trying; TFMOT publishes no complete list."""
     try:
         quantization.wrap(model, quantization.Preservation())
     except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        named = next((layer.name for layer in model.layers if layer.name in reason), model.name)
-        return [
-            Finding(named, f"TFMOT cannot quantize it: {reason}", "replace the layer by one that TFMOT knows", True)
-        ]
+        message = " ".join(str(error).split())
+        name = next((layer.name for layer in model.layers if layer.name in message), model.name)
+        return [Finding(name, f"TFMOT cannot quantize it: {message}", "use a layer that TFMOT supports", stops=True)]
     return []
 
 
-def _after(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
-    return [node.outbound_layer for node in layer.outbound_nodes]
+def _is_eligible_convolution(layer: keras.layers.Layer) -> bool:
+    return layers.is_eligible(layer) and isinstance(layer, keras.layers.Conv2D)
 
 
 def _is_relu(layer: keras.layers.Layer) -> bool:
-    plain = isinstance(layer, keras.layers.Activation) and layer.activation is keras.activations.relu
-    return plain or isinstance(layer, keras.layers.ReLU)
+    is_activation = isinstance(layer, keras.layers.Activation) and layer.activation is keras.activations.relu
+    return is_activation or isinstance(layer, keras.layers.ReLU)

@@ -1,11 +1,11 @@
-"""Sensitivity: what pruning or clustering one layer alone costs, by validation and without any training.
+"""The sensitivity of layers: what pruning or clustering one layer alone costs, on validation and without training.
 
-    table = sensitivity.of(run)
+Each layer in turn is pruned or clustered as its stage would begin, all others stay as they are, and the model is
+evaluated (Han et al. 2015, arXiv:1506.02626, figure 6). The drops rank the layers. They do not add up, and training
+recovers most of them, so they do not predict what a stage costs.
+
+    table = sensitivity.measure(run)
     sensitivity.recommend(table, run.experiment.exclude, tolerance_points=0.5)
-
-A layer's kernel is pruned or clustered as its stage would begin with it, every other layer stays as it is, and the
-model is evaluated (Han et al. 2015, Learning both Weights and Connections, figure 6). The drops rank layers. They do
-not add up, and training wins most of them back: they do not foretell what a stage costs.
 """
 
 import dataclasses
@@ -17,68 +17,78 @@ import yaml
 
 from collabopt.analysis import comparison, evaluate
 from collabopt.config.experiment import Exclude, Experiment
+from collabopt.config.stages import BASELINE
 from collabopt.datasets import Split
 from collabopt.runtime import progress, tensorflow
 from collabopt.runtime.tensorflow import keras
-from collabopt.techniques import kmeans, layers, registry
-from collabopt.techniques.clustering import Clusters
-from collabopt.techniques.layers import is_eligible
+from collabopt.techniques import clustering, kmeans, layers, registry
 
 TECHNIQUES = {"pruned": "pruning", "clustered": "clustering"}
-"""How the table's columns begin, and the key of `exclude` in an experiment."""
-
+"""Prefix of the table's columns, and key of `exclude` in an experiment."""
 
 COLUMNS = [
-    "layer",
-    "kind",
-    "weights",
-    "examples",
-    "baseline_accuracy",
-    *(f"{one}_{what}" for one in TECHNIQUES for what in ("accuracy", "drop_points", "error_points")),
+    *("layer", "kind", "weights", "examples", "baseline_accuracy"),
+    *(f"{prefix}_{figure}" for prefix in TECHNIQUES for figure in ("accuracy", "drop_points", "error_points")),
 ]
-"""The table: a row a layer. Accuracies are fractions, drops against the baseline are points with their standard error,
-paired by example; empty where the layer is left out of that technique."""
+"""The table: one row per layer. Accuracies are fractions. Drops against the baseline and their standard errors, paired
+by example, are points; they are empty where the layer is excluded from the technique."""
 
 
 def measure(run) -> pd.DataFrame:
-    """`layers` of the run's stored baseline, which is trained where the store does not hold it."""
-    baseline, plan, clock = run.stage("baseline"), run.experiment, progress.Clock()
-    tensorflow.seed_everything(plan.seed)  # layers without names of their own are counted from one again
+    """Measure the layers of a run's stored baseline, which is trained if the store does not hold it.
+
+    Args:
+        run: A run (`run.Run`).
+
+    Returns:
+        The table of `measure_layers`.
+    """
+    baseline, experiment, clock = run.stage(BASELINE), run.experiment, progress.Clock()
+    tensorflow.seed_everything(experiment.seed)  # Keras numbers unnamed layers from one again
     with np.load(baseline.trained / "weights.npz") as arrays:
-        model = registry.restore_model(baseline.stage, dict(arrays), None, plan, run.data)
-    table = measure_layers(model, run.data.validation, plan)
-    progress.log(
-        f"sensitivity: {len(table)} layers took {progress.format_duration(clock.seconds())}", "sensitivity", last=True
-    )
+        model = registry.restore_model(baseline.stage, dict(arrays), None, experiment, run.data)
+    table = measure_layers(model, run.data.validation, experiment)
+    took = progress.format_duration(clock.seconds())
+    progress.log(f"sensitivity: {len(table)} layers took {took}", "sensitivity", last=True)
     return table
 
 
-def measure_layers(model: keras.Model, split: Split, plan: Experiment) -> pd.DataFrame:
-    """The drops of each layer that the experiment prunes or clusters, in network order (`COLUMNS`).
+def measure_layers(model: keras.Model, split: Split, experiment: Experiment) -> pd.DataFrame:
+    """Measure what pruning and clustering each layer alone costs.
 
-    Pruned to `plan.sparsity`; clustered as our scheme begins, to `plan.number_of_clusters`. `model` is left as it is.
-    Depthwise kernels are touched by neither and have no row.
+    Args:
+        model: A plain model; it stays as it is.
+        split: Examples to evaluate on.
+        experiment: Gives sparsity, settings of clustering, excluded layers and seed.
+
+    Returns:
+        One row per eligible layer (`COLUMNS`), in network order, without layers excluded from both techniques.
     """
-    # What clustering starts from; it computes the same. One model is traced once, whatever its kernels hold.
+    # Clustering starts from this copy, which computes the same. One model is traced once, whatever its kernels hold.
     scratch = layers.make_gammas_positive(model)
-    right, rows = evaluate.predict_correct(scratch, split), []
-    touched = [layer for layer in scratch.layers if is_eligible(layer)]
-    for number, layer in enumerate(touched, start=1):
-        altered = dict(_altered(layer, plan))
-        if altered:
-            progress.log(f"sensitivity: layer {number} of {len(touched)}, {layer.name}", "sensitivity")
-            row = {"layer": layer.name, "kind": layers.get_kind(layer), "weights": layer.kernel.shape.num_elements()}
-            row |= {"examples": len(split), "baseline_accuracy": right.mean()}
-            for technique, kernel in altered.items():
-                row |= _drop(technique, right, _correct_with(scratch, layer, kernel, split))
+    is_correct, rows = evaluate.predict_correct(scratch, split), []
+    eligible = [layer for layer in scratch.layers if layers.is_eligible(layer)]
+    for number, layer in enumerate(eligible, start=1):
+        row = {"layer": layer.name, "kind": layers.get_kind(layer), "weights": layer.kernel.shape.num_elements()}
+        row |= {"examples": len(split), "baseline_accuracy": is_correct.mean()}
+        compressed = dict(_compress_kernel(layer, experiment))
+        if compressed:
+            progress.log(f"sensitivity: layer {number} of {len(eligible)}, {layer.name}", "sensitivity")
+            for prefix, kernel in compressed.items():
+                row |= compute_drop(prefix, is_correct, _predict_with(scratch, layer, kernel, split))
             rows.append(row)
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def prune_kernel(kernel: np.ndarray, sparsity: float) -> np.ndarray:
-    """The kernel with its smallest weights set to zero, as many as TFMOT's mask of a constant `sparsity` does.
+    """Set the smallest weights of a kernel to zero, exactly as many as TFMOT's mask of a constant sparsity.
 
-    One weight at least is kept, and of equal weights at the threshold all are.
+    Args:
+        kernel: float32 kernel of any shape.
+        sparsity: Fraction of zeros in [0, 1).
+
+    Returns:
+        The pruned kernel. At least one weight is kept, and so are all equal weights at the threshold.
     """
     kept = max(1, int(np.rint(np.float32(kernel.size) * (np.float32(1) - np.float32(sparsity)))))
     magnitude = np.abs(kernel)
@@ -86,49 +96,60 @@ def prune_kernel(kernel: np.ndarray, sparsity: float) -> np.ndarray:
     return np.where(magnitude < threshold, 0, kernel)
 
 
-def _altered(layer: keras.layers.Layer, plan: Experiment) -> Iterator[tuple[str, np.ndarray]]:
-    """The layer's kernel by each technique that it is not left out of."""
+def _compress_kernel(layer: keras.layers.Layer, experiment: Experiment) -> Iterator[tuple[str, np.ndarray]]:
+    """The layer's kernel by each technique that it is not excluded from."""
     kernel = layer.kernel.numpy()
-    if layer.name not in plan.exclude.pruning:
-        yield "pruned", prune_kernel(kernel, plan.sparsity)
-    clusters = Clusters(
-        plan.number_of_clusters,
-        per_channel=plan.cluster_per_channel,
-        initialization=plan.centroid_initialization,
-        exclude=plan.exclude.clustering,
+    if layer.name not in experiment.exclude.pruning:
+        yield "pruned", prune_kernel(kernel, experiment.sparsity)
+    settings = clustering.Settings(
+        experiment.number_of_clusters,
+        per_channel=experiment.cluster_per_channel,
+        initialization=experiment.centroid_initialization,
+        exclude=experiment.exclude.clustering,
     )
-    if clusters.is_eligible(layer):
-        by_channel, start = clusters.by_channel(layer), clusters.initialization
-        yield "clustered", kmeans.cluster_kernel(kernel, clusters.number, by_channel, False, start, plan.seed)
+    if settings.is_eligible(layer):
+        options = settings.number, settings.by_channel(layer), False, settings.initialization, experiment.seed
+        yield "clustered", kmeans.cluster_kernel(kernel, *options)
 
 
-def _correct_with(model: keras.Model, layer: keras.layers.Layer, kernel: np.ndarray, split: Split) -> np.ndarray:
-    """Whether each example (n,) is given its label while the layer holds that kernel."""
-    own = layer.kernel.numpy()
+def _predict_with(model: keras.Model, layer: keras.layers.Layer, kernel: np.ndarray, split: Split) -> np.ndarray:
+    """Whether each prediction is correct (n,) while the layer holds that kernel."""
+    original = layer.kernel.numpy()
     layer.kernel.assign(kernel)
     try:
         return evaluate.predict_correct(model, split)
     finally:
-        layer.kernel.assign(own)
+        layer.kernel.assign(original)
 
 
-def _drop(technique: str, before: np.ndarray, after: np.ndarray) -> dict[str, float]:
-    """The technique's columns, from whether each example (n,) was right before and is after."""
+def compute_drop(prefix: str, before: np.ndarray, after: np.ndarray) -> dict[str, float]:
+    """Compute the columns of one technique for one layer.
+
+    Args:
+        prefix: A key of `TECHNIQUES`.
+        before: Whether each prediction of the baseline is correct (n,).
+        after: Whether each prediction with the compressed layer is correct (n,).
+
+    Returns:
+        Accuracy as a fraction; drop and its standard error, paired by example, in points.
+    """
     lost = before.astype(float) - after
     return {
-        f"{technique}_accuracy": after.mean(),
-        f"{technique}_drop_points": 100 * lost.mean(),
-        f"{technique}_error_points": 100 * comparison.compute_standard_error(lost[None]),
+        f"{prefix}_accuracy": after.mean(),
+        f"{prefix}_drop_points": 100 * lost.mean(),
+        f"{prefix}_error_points": 100 * comparison.compute_standard_error(lost[None]),
     }
 
 
 @dataclasses.dataclass(frozen=True)
 class Recommendation:
-    """Layers to leave out, and why.
+    """Layers to exclude, with reasons.
 
-    rows: a row a layer and technique that costs too much, `technique, layer, drop_points, error_points, share` of the
-    weights, `leave_out, reason`. exclude: those to leave out, with those that are left out already. note: what the
-    figures cannot tell.
+    Attributes:
+        rows: One row per layer and technique that costs too much: technique, layer, drop_points, error_points, share of
+            the weights, leave_out, reason.
+        exclude: All layers to exclude, with those that the experiment already excludes.
+        note: What the figures cannot tell.
     """
 
     rows: pd.DataFrame
@@ -137,79 +158,85 @@ class Recommendation:
 
     @property
     def yaml(self) -> str:
-        """The lines of an experiment file that leave them out."""
-        chosen = {what: list(names) for what, names in self.exclude.model_dump().items() if names}
+        """The lines of an experiment file that exclude the layers."""
+        chosen = {technique: list(names) for technique, names in self.exclude.model_dump().items() if names}
         return yaml.safe_dump({"exclude": chosen}, default_flow_style=None, sort_keys=False, width=110).strip()
 
     def _repr_html_(self) -> str:
         left = {"text-align": "left", "white-space": "normal"}
-        table = self._told().style.hide(axis="index").format(escape="html").set_properties(**left)
+        table = self._to_table().style.hide(axis="index").format(escape="html").set_properties(**left)
         return (table.to_html() if len(self.rows) else "") + f"<p>{self.note}</p>"
 
     def __repr__(self) -> str:
-        return (f"{self._told().to_string(index=False)}\n" if len(self.rows) else "") + self.note
+        return (f"{self._to_table().to_string(index=False)}\n" if len(self.rows) else "") + self.note
 
-    def _told(self) -> pd.DataFrame:
-        verdicts = np.where(self.rows["leave_out"], "leave out", "keep")
-        columns = {"Technique": self.rows["technique"], "Layer": self.rows["layer"], "Proposal": verdicts}
+    def _to_table(self) -> pd.DataFrame:
+        proposals = self.rows["leave_out"].map({True: "leave out", False: "keep"})
+        columns = {"Technique": self.rows["technique"], "Layer": self.rows["layer"], "Proposal": proposals}
         return pd.DataFrame(columns | {"Why": self.rows["reason"]})
 
 
 def recommend(
     table: pd.DataFrame, exclude: Exclude, tolerance_points: float = 0.5, most_weights: float = 0.1
 ) -> Recommendation:
-    """Proposes to leave layers out whose drop alone exceeds the tolerance by more than two standard errors.
+    """Recommend to exclude layers whose drop exceeds a tolerance by more than two standard errors.
 
-    exclude: what the experiment leaves out already. most_weights: the share of the table's weights, in [0, 1], that the
-    layers left out of a technique may hold together; those that cost most by weight come first. Of many layers looked
-    at, some exceed a tolerance by chance: where all cost just as much as it, one of forty does.
+    Of many layers, some exceed the tolerance by chance: one in forty, if each costs exactly the tolerance.
 
-    Raises ValueError for a tolerance below zero and a share that is none.
+    Args:
+        table: The table of `measure_layers`.
+        exclude: Layers that the experiment already excludes.
+        tolerance_points: Acceptable drop of one layer, in points of accuracy.
+        most_weights: Largest share of the table's weights, in [0, 1], that the layers excluded from one technique may
+            hold together. Layers with the highest drop per weight come first.
+
+    Returns:
+        The recommendation.
+
+    Raises:
+        ValueError: The tolerance is negative, or the share is not in [0, 1].
     """
     if not tolerance_points >= 0:
         raise ValueError(f"tolerance_points={tolerance_points}: expected points of accuracy, 0 or more")
     if not 0 <= most_weights <= 1:
         raise ValueError(f"most_weights={most_weights}: expected a fraction in [0, 1]")
-    rows = pd.concat(
-        [_dear(table, technique, tolerance_points, most_weights) for technique in TECHNIQUES], ignore_index=True
-    )
-    chosen = rows[rows["leave_out"].astype(bool)].groupby("technique")["layer"].agg(tuple)
-    left_out = {what: (*getattr(exclude, what), *chosen.get(what, ())) for what in TECHNIQUES.values()}
-    return Recommendation(rows, Exclude(**left_out), _note(table, len(rows), tolerance_points))
+    costs = pd.concat([_list_costs(table, prefix) for prefix in TECHNIQUES], ignore_index=True)
+    above = costs[costs["drop_points"] > tolerance_points]
+    is_certain = above["drop_points"] - 2 * above["error_points"] > tolerance_points
+    rows = above[is_certain].reset_index(drop=True)
+    rows["leave_out"] = _choose(rows, most_weights)
+    rows["reason"] = [_explain(row, most_weights) for row in rows.itertuples()]
+    chosen = rows[rows["leave_out"]].groupby("technique")["layer"].agg(tuple)
+    names = {technique: (*getattr(exclude, technique), *chosen.get(technique, ())) for technique in TECHNIQUES.values()}
+    return Recommendation(rows, Exclude(**names), _write_note(table, tolerance_points, len(rows), sum(~is_certain)))
 
 
-def _dear(table: pd.DataFrame, technique: str, tolerance: float, most: float) -> pd.DataFrame:
-    """The layers that cost surely more than the tolerance, in network order."""
-    drop, error = table[f"{technique}_drop_points"], table[f"{technique}_error_points"]
-    columns = {"technique": TECHNIQUES[technique], "layer": table["layer"], "drop_points": drop, "error_points": error}
-    rows = pd.DataFrame(columns | {"share": table["weights"] / table["weights"].sum()})[drop - 2 * error > tolerance]
-    by_weight = (rows["drop_points"] / rows["share"]).sort_values(ascending=False, kind="stable").index
-    left_out, held = set(), 0.0
-    for index in by_weight:
-        if held + rows["share"][index] <= most:
-            left_out.add(index)
-            held += rows["share"][index]
-    leave_out = rows.index.isin(left_out)
-    said = [_reason(row, out, most) for row, out in zip(rows.itertuples(), leave_out, strict=True)]
-    return rows.assign(leave_out=leave_out, reason=pd.Series(said, rows.index, dtype=object))
+def _list_costs(table: pd.DataFrame, prefix: str) -> pd.DataFrame:
+    """One row per layer: what one technique costs in it, and its share of the weights."""
+    columns = {"technique": TECHNIQUES[prefix], "layer": table["layer"], "drop_points": table[f"{prefix}_drop_points"]}
+    columns |= {"error_points": table[f"{prefix}_error_points"], "share": table["weights"] / table["weights"].sum()}
+    return pd.DataFrame(columns)
 
 
-def _reason(row: tuple, leave_out: bool, most: float) -> str:
+def _choose(rows: pd.DataFrame, most_weights: float) -> pd.Series:
+    """Which layers to exclude: per technique, greedily by drop per weight, while together they hold few weights."""
+    is_chosen, held = pd.Series(False, rows.index), dict.fromkeys(TECHNIQUES.values(), 0.0)
+    by_weight = (rows["drop_points"] / rows["share"]).sort_values(ascending=False, kind="stable")
+    for row in rows.loc[by_weight.index].itertuples():
+        if held[row.technique] + row.share <= most_weights:
+            is_chosen[row.Index] = True
+            held[row.technique] += row.share
+    return is_chosen
+
+
+def _explain(row: tuple, most_weights: float) -> str:
     cost = f"{row.drop_points:.2f} ± {2 * row.error_points:.2f} points alone, and {row.share:.1%} of the weights"
-    return cost if leave_out else f"{cost}: leaving it out too would exceed {most:.0%} of them"
+    return cost if row.leave_out else f"{cost}; with it, more than {most_weights:.0%} of them would be left out"
 
 
-def _note(table: pd.DataFrame, found: int, tolerance: float) -> str:
+def _write_note(table: pd.DataFrame, tolerance: float, certain: int, uncertain: int) -> str:
     if table.empty:
         return "No layer is pruned or clustered: there is nothing to leave out."
-    unsure = int(_unsure(table, tolerance).sum())
-    said = f"± is two standard errors on {table['examples'].iloc[0]:,} validation examples."
-    if not found:
-        said = f"No layer alone costs surely more than {tolerance:g} points. {said}"
-    return said + (f" {unsure} more drops above {tolerance:g} points may be chance." if unsure else "")
-
-
-def _unsure(table: pd.DataFrame, tolerance: float) -> pd.Series:
-    """By technique and layer, whether the drop exceeds the tolerance by less than two standard errors."""
-    columns = [(table[f"{one}_drop_points"], table[f"{one}_error_points"]) for one in TECHNIQUES]
-    return pd.concat([(drop > tolerance) & (drop - 2 * error <= tolerance) for drop, error in columns])
+    note = "" if certain else f"No layer alone costs surely more than {tolerance:g} points. "
+    note += f"± is two standard errors on {table['examples'].iloc[0]:,} validation examples."
+    return note + (f" {uncertain} more drops above {tolerance:g} points may be chance." if uncertain else "")

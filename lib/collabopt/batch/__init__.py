@@ -1,0 +1,1 @@
+"""Batches: every notebook of an experiment, or every cell of a sweep."""

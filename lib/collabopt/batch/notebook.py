@@ -1,4 +1,4 @@
-""""""
+"""The jobs of a batch: one notebook, one cell of a sweep, or one branch that cells share."""
 
 import os
 from pathlib import Path
@@ -10,29 +10,78 @@ from collabopt.config.stages import get_lineage
 from collabopt.runtime import progress
 
 
-def train_branch(branch: str, plan: str, overrides: dict[str, Any], done: Path) -> int:
-    """Train the stages of a branch into the store, as a job of a sweep."""
-    os.environ["COLLABOPT_NOTEBOOK"] = branch
-    from collabopt.run import start
+def run_notebook(
+    name: str, experiment: str, overrides: dict[str, Any], place: Path, pages: Path, position: str, label: str = ""
+) -> int:
+    """Execute a notebook by papermill and write its page, also if the notebook fails.
 
-    done.parent.mkdir(parents=True, exist_ok=True)
+    Args:
+        name: Name of the notebook.
+        experiment: Name or path of the experiment.
+        overrides: Parameters; those that the notebook does not have are left out.
+        place: Directory of the executed notebook.
+        pages: Directory of the page.
+        position: Number of the notebook in its batch, for progress lines.
+        label: Name of the cell of a sweep, if it is part of one.
+
+    Returns:
+        The exit status.
+    """
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+
+    from collabopt.report import notebook_page
+
+    os.environ["COLLABOPT_NOTEBOOK"] = label or name
+    progress.attach(label or name)
+    source, executed, clock = NOTEBOOKS / f"{name}.ipynb", place / f"{name}.ipynb", progress.Clock()
+    known = read_parameters(source)
+    progress.log(f"notebook {position} started")
+    failure = None
     try:
-        run = start(plan, **overrides).without_report()
-        run.stages(*(stage.name for stage in get_lineage(branch)))
-    except Exception as error:
-        why = " ".join(f"{type(error).__name__}: {error}".split())
-        done.with_suffix(".failed").write_text(why)
-        progress.log(f"FAILED {why}")
+        papermill.execute_notebook(
+            str(source),
+            str(executed),
+            parameters={"experiment": experiment, "reports": _make_relative(pages)}
+            | {key: value for key, value in overrides.items() if key in known},
+            progress_bar=False,
+            cwd=str(NOTEBOOKS),
+            store_widget_state=False,  # the page has a picture of each widget
+            shutdown_kernel="immediate",  # an orderly shutdown of TensorFlow takes a second and saves nothing
+        )
+    except papermill.PapermillExecutionError as error:
+        # The page shows this number too. papermill adds cells, so any other count would be off.
+        failure = " ".join(f"in cell [{error.exec_count}]: {error.ename}: {error.evalue}".split())
+    except DeadKernelError:
+        failure = "because its kernel died, most likely because the memory is full"
+    finally:
+        if executed.is_file():
+            links = {"../index.html": "The sweep"} if label else {"index.html": "All results"}
+            notebook_page.write_page(executed, pages / f"{name}.html", links)
+    duration = progress.format_duration(clock.seconds())
+    if failure:
+        (place / f"{name}.failed").write_text(failure)
+        progress.log(f"notebook {position} FAILED after {duration} {failure}")
         return 1
-    done.touch()
+    progress.log(f"notebook {position} finished in {duration}")
     return 0
 
 
-def run_cell(plan: str, overrides: dict[str, Any], pages: Path, done: Path) -> int:
-    """One cell of a sweep: its deployment tree, trained as far as it is not in the store, and its pages."""
+def run_cell(experiment: str, overrides: dict[str, Any], pages: Path, done: Path) -> int:
+    """Run the deployment tree of one cell of a sweep, and write its page.
+
+    Args:
+        experiment: Name or path of the experiment.
+        overrides: Parameters of the cell.
+        pages: Directory of the sweep's pages.
+        done: The file that marks success; a failure is written beside it.
+
+    Returns:
+        The exit status.
+    """
     place, label = done.with_suffix(""), sweep.format_name(overrides)
     place.mkdir(parents=True, exist_ok=True)
-    status = run_notebook(SEARCH_NOTEBOOK, plan, overrides, place, pages / label, "of the cell", label)
+    status = run_notebook(SEARCH_NOTEBOOK, experiment, overrides, place, pages / label, "of the cell", label)
     if status:
         done.with_suffix(".failed").write_text((place / f"{SEARCH_NOTEBOOK}.failed").read_text())
     else:
@@ -40,53 +89,34 @@ def run_cell(plan: str, overrides: dict[str, Any], pages: Path, done: Path) -> i
     return status
 
 
-def run_notebook(
-    name: str, plan: str, overrides: dict[str, Any], place: Path, pages: Path, position: str, label: str = ""
-) -> int:
-    """Execute one notebook by papermill and write its page, also that of a notebook that failed.
+def train_branch(branch: str, experiment: str, overrides: dict[str, Any], done: Path) -> int:
+    """Train the stages of a branch into the store.
 
-    position: what its progress lines say of it. label: the cell of a sweep that it is of.
+    Args:
+        branch: Name of the last stage of the branch.
+        experiment: Name or path of the experiment.
+        overrides: Parameters that decide the branch.
+        done: The file that marks success; a failure is written beside it.
+
+    Returns:
+        The exit status.
     """
-    import papermill
-    from nbclient.exceptions import DeadKernelError
+    os.environ["COLLABOPT_NOTEBOOK"] = branch
+    from collabopt.run import start
 
-    from collabopt.batch.forked_kernel import ForkedKernelManager
-    from collabopt.report import notebook_page
-
-    os.environ["COLLABOPT_NOTEBOOK"] = label or name
-    progress.attach(label or name)
-    source, executed, clock = NOTEBOOKS / f"{name}.ipynb", place / f"{name}.ipynb", progress.Clock()
-    given = {key: value for key, value in overrides.items() if key in read_parameters(source)}
-    progress.log(f"notebook {position} started")
-    failure = None
+    done.parent.mkdir(parents=True, exist_ok=True)
     try:
-        papermill.execute_notebook(
-            str(source),
-            str(executed),
-            parameters={"experiment": plan, "reports": _from_root(pages)} | given,
-            progress_bar=False,
-            cwd=str(NOTEBOOKS),
-            store_widget_state=False,  # the page has a picture of each
-            kernel_manager_class=ForkedKernelManager,
-            shutdown_kernel="immediate",  # all that it leaves is written; taking TensorFlow down takes a second
-        )
-    except papermill.PapermillExecutionError as error:
-        # The number that the page shows, too: papermill adds cells, which would shift any other count.
-        failure = " ".join(f"in cell [{error.exec_count}]: {error.ename}: {error.evalue}".split())
-    except DeadKernelError:
-        failure = "because its kernel died, most likely for want of memory"
-    finally:
-        if executed.is_file():
-            links = {"../index.html": "The sweep"} if label else {"index.html": "All results"}
-            notebook_page.write_page(executed, pages / f"{name}.html", links)
-    if failure:
-        (place / f"{name}.failed").write_text(failure)
-        progress.log(f"notebook {position} FAILED after {progress.format_duration(clock.seconds())} {failure}")
+        run = start(experiment, **overrides).without_report()
+        run.stages(*(stage.name for stage in get_lineage(branch)))
+    except Exception as error:
+        failure = " ".join(f"{type(error).__name__}: {error}".split())
+        done.with_suffix(".failed").write_text(failure)
+        progress.log(f"FAILED {failure}")
         return 1
-    progress.log(f"notebook {position} finished in {progress.format_duration(clock.seconds())}")
+    done.touch()
     return 0
 
 
-def _from_root(path: Path) -> str:
-    """The path from the workbook's root where it is inside, so that pages do not show where that root is."""
+def _make_relative(path: Path) -> str:
+    """The path from the workbook's root if it is inside, so that pages do not show where the root is."""
     return str(path.relative_to(loading.ROOT) if path.is_relative_to(loading.ROOT) else path)

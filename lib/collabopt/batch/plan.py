@@ -1,48 +1,74 @@
-""""""
+"""What a batch is to run: parameters from the command line, notebooks or cells, and where their files go."""
 
 import dataclasses
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
 from collabopt.config import loading, sweep
 from collabopt.config.experiment import ExperimentError
 
+# papermill imports jsonschema, which imports this to check addresses in non-Latin scripts. That takes seconds, and it
+# does without if the module is missing.
+sys.modules.setdefault("rfc3987_syntax", None)
+
 NOTEBOOKS = loading.ROOT / "notebooks"
-
-
 SEARCH_NOTEBOOK = "deployment_tree"
+_NOT_OF_EXPERIMENTS = {"experiment", "reports", "kernel"}
 
 
-NOT_PARAMETERS = {"experiment", "reports", "kernel"}
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What a batch is to do.
+
+    Attributes:
+        pages: The report directory.
+        config: Values for the Snakefile besides the experiment.
+        jobs: The page of each notebook or cell.
+        marks: Directory of the jobs' marks, below the working directory.
+    """
+
+    pages: Path
+    config: dict[str, Any]
+    jobs: dict[str, Path]
+    marks: str = "."
 
 
 def list_notebooks() -> list[Path]:
-    """Every notebook of the workbook."""
+    """Return every notebook of the workbook."""
     return sorted(NOTEBOOKS.glob("*.ipynb"))
 
 
 def read_parameters(notebook: Path) -> set[str]:
-    """The names in a notebook's parameters cell."""
+    """Return the names in the parameters cell of a notebook.
+
+    Args:
+        notebook: Path of the notebook.
+    """
     import papermill
 
     return set(papermill.inspect_notebook(str(notebook)))
 
 
 def parse_settings(text: str) -> sweep.Grid:
-    """`sparsity=0.8 seed=0,1` as names and values: {"sparsity": [0.8], "seed": [0, 1]}.
+    """Parse `sparsity=0.8 seed=0,1` as {"sparsity": [0.8], "seed": [0, 1]}.
 
-    Raises ExperimentError for a word that is not name=value or name=value,value, a name that no notebook has as a
-    parameter, and a name or value given twice.
+    Args:
+        text: Words name=value or name=value,value.
+
+    Returns:
+        Values by parameter.
+
+    Raises:
+        ExperimentError: A word is malformed, no notebook has the parameter, or a name or value is given twice.
     """
     try:
         words = shlex.split(text)
     except ValueError as error:
-        raise ExperimentError(f"SET: {text}: {error}; expected name=value, with blanks between") from None
-    grid, known = (
-        {},
-        set().union(*(read_parameters(notebook) for notebook in list_notebooks() if words)) - NOT_PARAMETERS,
-    )
+        raise ExperimentError(f"SET: {text}: {error}; expected name=value, separated by blanks") from None
+    known = set().union(*(read_parameters(notebook) for notebook in list_notebooks() if words)) - _NOT_OF_EXPERIMENTS
+    grid: sweep.Grid = {}
     for word in words:
         name, equals, values = word.partition("=")
         if not equals or "" in values.split(","):
@@ -58,42 +84,44 @@ def parse_settings(text: str) -> sweep.Grid:
 
 
 def find_workplace(report: Path) -> Path:
-    """Where a batch keeps executed notebooks, log and marks of a report directory."""
+    """Return where a batch keeps executed notebooks, its log and marks.
+
+    Args:
+        report: The report directory.
+    """
     below = report.relative_to(loading.REPORTS)
     return loading.DATA / "runs" / (below if len(below.parts) > 1 else below / "as_given")
 
 
-@dataclasses.dataclass(frozen=True)
-class Work:
-    """What a batch is to do. pages: its report directory. config: what the Snakefile is told beside it. jobs: the page
-    that each notebook or cell leaves. marks: where below the workplace their marks are."""
-
-    pages: Path
-    config: dict[str, Any]
-    jobs: dict[str, Path]
-    marks: str = "."
-
-
 def plan_work(name: str, grid: sweep.Grid, chosen: list[str]) -> Work:
-    """The notebooks of a report, all or the `chosen` ones, or the cells of a sweep.
+    """Plan the notebooks of a report, or the cells of a sweep.
 
-    Raises ExperimentError where the experiment, a cell of it or a notebook is none.
+    Args:
+        name: Name or path of the experiment.
+        grid: Values by parameter; more than one combination makes a sweep.
+        chosen: Names of notebooks; an empty list takes all of them.
+
+    Returns:
+        The notebooks or cells, with their pages.
+
+    Raises:
+        ExperimentError: The experiment, a cell of it or a notebook does not exist or is not valid.
     """
     known, cells = [path.stem for path in list_notebooks()], sweep.list_cells(grid)
     for notebook in chosen:
         if notebook not in known:
             raise ExperimentError(f"NOTEBOOKS: {notebook}: no such notebook{loading.suggest(notebook, known)}")
-    plans = [loading.load(name, **cell) for cell in cells]
+    experiments = [loading.load(name, **cell) for cell in cells]
     if len(cells) == 1:
-        # With targets the walk down the tree decides what is trained.
-        every = [SEARCH_NOTEBOOK] if plans[0].has_targets else known
-        pages, run = loading.find_report_directory(name, **cells[0]), chosen or every
-        config = {"overrides": cells[0], "notebooks": {"names": run}}
-        return Work(pages, config, {notebook: pages / f"{notebook}.html" for notebook in run})
+        # With targets the search decides which stages are trained.
+        notebooks = chosen or ([SEARCH_NOTEBOOK] if experiments[0].has_targets else known)
+        pages = loading.find_report_directory(name, **cells[0])
+        config = {"overrides": cells[0], "notebooks": {"names": notebooks}}
+        return Work(pages, config, {notebook: pages / f"{notebook}.html" for notebook in notebooks})
     if chosen:
-        told = " ".join(chosen)
-        raise ExperimentError(f"NOTEBOOKS={told}: a sweep runs {SEARCH_NOTEBOOK} in every cell; leave it out")
-    if any(plan.has_targets for plan in plans):
+        words = " ".join(chosen)
+        raise ExperimentError(f"NOTEBOOKS={words}: a sweep runs {SEARCH_NOTEBOOK} in every cell; leave it out")
+    if any(experiment.has_targets for experiment in experiments):
         raise ExperimentError("targets: a sweep trains every stage of its cells; give targets to one setting at a time")
     pages = sweep.find_directory(name, grid)
     jobs = {cell: pages / cell / f"{SEARCH_NOTEBOOK}.html" for cell in map(sweep.format_name, cells)}

@@ -1,38 +1,50 @@
-""""""
+"""The schema of an experiment: a data set, a model and the hyper-parameters of every stage.
 
-from typing import Annotated, Literal
+`loading` reads experiments from files. Nothing here imports TensorFlow, so a batch is checked at once.
+"""
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+import functools
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+
+from collabopt.config import metrics
+from collabopt.config.stages import BASELINE, STAGES, Stage
 
 _MACS = {"ethos-u55": (32, 64, 128, 256), "ethos-u65": (256, 512), "ethos-u85": (128, 256, 512, 1024, 2048)}
 ACCELERATORS = tuple(f"{family}-{macs}" for family, sizes in _MACS.items() for macs in sizes)
 """Family and multiply-accumulates per cycle: every Ethos-U that Vela 5.2 knows."""
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-
-
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
 Count = Annotated[int, Field(ge=1)]
-
-
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class ExperimentError(ValueError):
-    """What is wrong with an experiment: a line a mistake, with the key, its value and what would be right."""
+    """What is wrong with an experiment: one line per mistake, with the key, its value and what would be right."""
 
 
 class Section(BaseModel):
+    """A part of an experiment. Unknown keys are errors, and values do not change."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class Dataset(Section):
-    """`name` is a data set of `collabopt.datasets`, or `function` ("module:function") or `path` (.npz) is your own."""
+class _Source(Section):
+    """A part that has exactly one source: a built-in `name`, a `function` ("module:function") or a `path`."""
+
+    @model_validator(mode="after")
+    def _check_source(self) -> "_Source":
+        if sum(source is not None for source in (self.name, self.function, self.path)) != 1:
+            raise ValueError("expected exactly one of name, function and path")
+        return self
+
+
+class Dataset(_Source):
+    """A built-in data set by `name`, or the user's own: `function` ("module:function") or `path` (.npz)."""
 
     name: Literal["digits", "mnist", "cifar10", "speech_commands", "imagenet"] | None = None
     function: str | None = Field(None, pattern=r"^[\w.]+:\w+$")
@@ -40,15 +52,9 @@ class Dataset(Section):
     directory: str | None = None
     image_size: Count | None = None
 
-    @model_validator(mode="after")
-    def _one_source(self) -> "Dataset":
-        if sum(source is not None for source in (self.name, self.function, self.path)) != 1:
-            raise ValueError("expected exactly one of name, function and path")
-        return self
 
-
-class Model(Section):
-    """`name` is one of `collabopt.models`, or `function` ("module:function") or `path` (.keras, .h5) is your own."""
+class Model(_Source):
+    """A built-in model by `name`, or the user's own: `function` ("module:function") or `path` (.keras, .h5)."""
 
     name: (
         Literal["digits_cnn", "mnist_cnn", "ds_cnn_s", "ds_cnn_m", "ds_cnn_l", "mobilenet_v1", "mobilenet_v2"] | None
@@ -56,15 +62,9 @@ class Model(Section):
     function: str | None = Field(None, pattern=r"^[\w.]+:\w+$")
     path: str | None = Field(None, pattern=r"\.(keras|h5)$")
 
-    @model_validator(mode="after")
-    def _one_source(self) -> "Model":
-        if sum(source is not None for source in (self.name, self.function, self.path)) != 1:
-            raise ValueError("expected exactly one of name, function and path")
-        return self
-
 
 class Training(Section):
-    """How a stage is trained. Learning rates are peak rates; `warmup_epochs` climb to it linearly."""
+    """How a stage is trained. `learning_rate` is the peak rate, which rises linearly over `warmup_epochs`."""
 
     epochs: Annotated[int, Field(ge=0)]
     batch_size: Count
@@ -79,7 +79,7 @@ class Training(Section):
     augment: bool = False
 
     @model_validator(mode="after")
-    def _consistent(self) -> "Training":
+    def _check_consistency(self) -> "Training":
         if self.optimizer != "sgd" and (self.momentum or self.nesterov):
             raise ValueError(f"optimizer={self.optimizer}: momentum and nesterov go with sgd")
         if self.warmup_epochs and self.warmup_epochs >= self.epochs:
@@ -88,8 +88,11 @@ class Training(Section):
 
 
 class Pruning(Training):
-    """Training while pruning. `constant` holds the target from the first epoch on; `polynomial` climbs to it, cubic,
-    between `begin_epoch` and `end_epoch` (Zhu and Gupta 2017). The mask is renewed every `frequency` steps."""
+    """Training while pruning.
+
+    A `constant` schedule holds the target sparsity from `begin_epoch`. A `polynomial` one rises to it with a cubic
+    curve between `begin_epoch` and `end_epoch` (Zhu and Gupta 2017). The mask is updated every `frequency` steps.
+    """
 
     sparsity_schedule: Literal["constant", "polynomial"] = "constant"
     initial_sparsity: Fraction = 0.0
@@ -98,7 +101,7 @@ class Pruning(Training):
     frequency: Count = 100
 
     @model_validator(mode="after")
-    def _prunes(self) -> "Pruning":
+    def _check_schedule(self) -> "Pruning":
         if not self.epochs:
             raise ValueError("epochs=0: pruning needs at least one epoch")
         if self.sparsity_schedule == "polynomial" and self.end_epoch is None:
@@ -112,9 +115,10 @@ class Pruning(Training):
 
 
 class InitialWeights(Section):
-    """Weights the baseline starts from: an .npz keyed layer/variable, and what is trained after loading them.
+    """Weights that the baseline starts from, and how it is trained after loading them.
 
-    `validation_indices` (.npy, indices into the training images) are examples those weights never saw.
+    `path` is an .npz keyed layer/variable. `validation_indices` (.npy, indices into the training split) are examples
+    that those weights have not seen.
     """
 
     path: str
@@ -122,39 +126,40 @@ class InitialWeights(Section):
     training: Training
 
 
-class Stages(Section):
-    baseline: Training
-    pruned: Pruning
-    clustered: Training
-    sparse_clustered: Training
-    qat: Training
-    pqat: Training
-    cqat: Training
-    pcqat: Training
-
-
 class Exclude(Section):
-    """Names of layers left out."""
+    """Names of layers that a technique leaves unchanged."""
 
     pruning: Annotated[tuple[str, ...], Field(strict=False)] = ()
     clustering: Annotated[tuple[str, ...], Field(strict=False)] = ()
 
 
-class Targets(Section):
-    """What the model that is deployed may cost. The drop in accuracy is a fraction, on validation, from the float32
-    baseline; KiB of SRAM and flash, and milliseconds an inference, are Vela's for the `accelerator`."""
+def _get_limit_type(metric: metrics.Metric) -> Any:
+    """The type of a target's limit: bytes are counts, a drop in accuracy is a fraction."""
+    if metric.name.endswith("_bytes"):
+        return Count
+    return Fraction if metric.unit == "points" else Positive
 
-    max_accuracy_drop: Annotated[float, Field(ge=0, lt=1)] | None = None
-    max_tflite_bytes: Count | None = None
-    max_gzip_bytes: Count | None = None
-    max_sram_kib: Positive | None = None
-    max_flash_kib: Positive | None = None
-    max_npu_ms: Positive | None = None
+
+Targets = create_model(
+    "Targets",
+    __base__=Section,
+    **{target: (_get_limit_type(metric) | None, None) for target, metric in metrics.get_targets().items()},
+)
+Targets.__doc__ = """Upper limits for the deployed file, one per metric with a target.
+
+The drop in accuracy is a fraction, measured on validation against the float32 baseline. NPU figures are estimates by
+Vela for the `accelerator`.
+"""
 
 
 class Experiment(Section):
-    """`devices` is how many GPUs share each batch. `repeat_seeds` are seeds beside `seed` that every stage is trained
-    with again, to tell effects from chance. A file that `extends` another has that one's keys where it has none."""
+    """An experiment.
+
+    Attributes:
+        devices: Number of GPUs that share each batch.
+        repeat_seeds: Further seeds that every stage is trained with, to tell effects from chance.
+        stages: One `Training` or `Pruning` section per registered stage.
+    """
 
     name: str
     dataset: Dataset
@@ -176,22 +181,73 @@ class Experiment(Section):
     strict: bool = False
     targets: Targets = Targets()
     accelerator: Literal[ACCELERATORS] = "ethos-u55-128"
-    stages: Stages
+    stages: Any
     density_kernel: str | None = None
 
     @model_validator(mode="after")
-    def _other_seeds(self) -> "Experiment":
+    def _check_seeds(self) -> "Experiment":
         if len({self.seed, *self.repeat_seeds}) <= len(self.repeat_seeds):
             raise ValueError(f"repeat_seeds={list(self.repeat_seeds)}: expected seeds that differ, without {self.seed}")
         return self
 
     @property
     def has_targets(self) -> bool:
-        """Whether the run is to choose a leaf: it goes down the tree only as far as it must, and test waits for it."""
+        """Whether the run chooses a file. It then trains no more than it needs, and reads the test split once."""
         return self.targets != Targets()
 
     def training(self, stage: str) -> Training:
-        """The training section of a stage; of a baseline with initial weights, what is trained after loading them."""
-        if stage == "baseline" and self.initial_weights:
+        """Return the training section of a stage.
+
+        Args:
+            stage: Name of the stage. A baseline with initial weights has the section that follows loading them.
+        """
+        if stage == BASELINE and self.initial_weights:
             return self.initial_weights.training
         return getattr(self.stages, stage)
+
+
+def get_schema() -> type[Experiment]:
+    """Return the schema of an experiment with a training section for every stage that is registered now."""
+    return _make_schema(tuple(STAGES.values()))
+
+
+@functools.cache
+def _make_schema(rows: tuple[Stage, ...]) -> type[Experiment]:
+    sections = {row.name: (Pruning if row.prunes else Training, ...) for row in rows}
+    stages = create_model("Stages", __base__=Section, **sections)
+    return create_model("Experiment", __base__=Experiment, stages=(stages, ...))
+
+
+def validate(values: Mapping[str, Any]) -> Experiment:
+    """Make an experiment of the content of its file.
+
+    Args:
+        values: Keys and values. A stage's section is laid over the defaults of the stage's row.
+
+    Returns:
+        The experiment.
+
+    Raises:
+        ValidationError: A key is unknown or missing, or a value is of the wrong type or out of range.
+    """
+    defaults = {stage.name: stage.training for stage in STAGES.values()}
+    return get_schema().model_validate({**values, "stages": merge_stages(defaults, values.get("stages", {}))})
+
+
+def merge_stages(base: Any, sections: Any) -> Any:
+    """Lay training sections over others, key by key.
+
+    Args:
+        base: Sections by stage.
+        sections: Sections by stage that take precedence; returned unchanged if they are not a mapping.
+
+    Returns:
+        The merged sections by stage.
+    """
+    if not (isinstance(base, Mapping) and isinstance(sections, Mapping)):
+        return sections
+    merged = {
+        name: {**base.get(name, {}), **section} if isinstance(section, Mapping) else section
+        for name, section in sections.items()
+    }
+    return {**base, **merged}

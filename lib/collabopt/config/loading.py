@@ -1,8 +1,8 @@
-"""An experiment: a data set, a model and the hyper-parameters of every stage, as one validated YAML file.
+"""Experiments from files, with parameters overridden, and the directories of the workbook.
 
-    digits = experiment.load("digits", sparsity=0.8)
+    digits = loading.load("digits", sparsity=0.8)
 
-Nothing here imports TensorFlow, so that a batch is checked in a moment.
+Nothing here imports TensorFlow, so a batch is checked at once.
 """
 
 import difflib
@@ -10,52 +10,37 @@ import hashlib
 import math
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from collabopt.config.experiment import Experiment, ExperimentError, Targets
+from collabopt.config.experiment import Experiment, ExperimentError, Targets, get_schema, merge_stages, validate
 
 ROOT = Path(__file__).resolve().parents[3]
-
-
 EXPERIMENTS = ROOT / "notebooks" / "experiments"
-
-
 DATA = Path(os.environ.get("COLLABOPT_DATA", ROOT / "data"))
-
-
 REPORTS = Path(os.environ.get("COLLABOPT_REPORTS", ROOT / "reports"))
 
-
 PARAMETERS = (
-    "seed",
-    "threads",
-    "devices",
-    "train_fraction",
-    "calibration_examples",
-    "sparsity",
-    "number_of_clusters",
-    "cluster_per_channel",
-    "centroid_initialization",
-    "scheme",
-    "strict",
-    "accelerator",
+    *("seed", "threads", "devices", "train_fraction", "calibration_examples", "sparsity"),
+    *("number_of_clusters", "cluster_per_channel", "centroid_initialization", "scheme", "strict", "accelerator"),
     *Targets.model_fields,
 )
-"""What `load` can override; a batch what of it the notebooks have as parameters."""
+"""The values that `load` can override. A batch can override those that the notebooks have as parameters."""
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML whose `1e-3` is a number and whose repeated keys are errors."""
+    """YAML in which `1e-3` is a number and a repeated key is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         keys = [key.value for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
-                raise ExperimentError(f"{key}: given twice (line {node.start_mark.line + 1} on); keep one")
+                line = node.start_mark.line + 1
+                raise ExperimentError(f"{key}: given twice in the section that starts at line {line}; keep one")
         return super().construct_mapping(node, deep)
 
 
@@ -65,9 +50,17 @@ _Loader.add_implicit_resolver(
 
 
 def parse_value(text: str, key: str) -> Any:
-    """The value that `text` stands for in an experiment file: 5e-1 and true are no words there.
+    """Parse a value as in an experiment file, where 5e-1 is a number and true a truth value.
 
-    Raises ExperimentError, naming the `key` it is for.
+    Args:
+        text: The value.
+        key: Name of the parameter, for the error.
+
+    Returns:
+        A number, truth value, text, list or dict.
+
+    Raises:
+        ExperimentError: The text is no value.
     """
     try:
         return yaml.load(text, _Loader)
@@ -76,9 +69,13 @@ def parse_value(text: str, key: str) -> Any:
 
 
 def find_experiment(name: str) -> Path:
-    """The experiment file of a name ("digits"), or the path of a file of your own ("mine.yaml").
+    """Return the file of an experiment.
 
-    Raises ExperimentError when there is no such file.
+    Args:
+        name: Name of an experiment of the workbook ("digits"), or path of another file ("mine.yaml").
+
+    Raises:
+        ExperimentError: There is no such file.
     """
     path = Path(name) if str(name).endswith((".yaml", ".yml")) else EXPERIMENTS / f"{name}.yaml"
     if not path.is_file():
@@ -88,108 +85,146 @@ def find_experiment(name: str) -> Path:
 
 
 def list_files(name: str) -> list[Path]:
-    """The experiment's file and the one it `extends`, whose keys hold where its own file has none.
+    """Return the experiment's file, and the file that it `extends`.
 
-    Raises ExperimentError when a file is missing or the extended one extends another.
+    Args:
+        name: Name or path of the experiment.
+
+    Raises:
+        ExperimentError: A file is missing, or the extended file extends another.
     """
     path = find_experiment(name)
     base = _read(path).get("extends")
     if base is None:
         return [path]
-    beside = path.with_name(f"{base}.yaml")
-    extended = beside if beside.is_file() else find_experiment(str(base))
+    neighbour = path.with_name(f"{base}.yaml")
+    extended = neighbour if neighbour.is_file() else find_experiment(str(base))
     if "extends" in _read(extended):
-        raise ExperimentError(f"{path.name}: extends={base}: which extends another itself; extend that one")
+        raise ExperimentError(f"{path.name}: extends={base}: {base} extends another file itself; extend that one")
     return [path, extended]
 
 
 def compute_digest(name: str) -> str:
-    """SHA-256, in hex, of the experiment's files."""
+    """Return the SHA-256, in hex, of the files of an experiment.
+
+    Args:
+        name: Name or path of the experiment.
+    """
     return hashlib.sha256(b"".join(path.read_bytes() for path in list_files(name))).hexdigest()
 
 
+def load(name: str, **overrides: Any) -> Experiment:
+    """Load an experiment.
+
+    Args:
+        name: Name or path of the experiment.
+        **overrides: Values of `PARAMETERS` that replace the experiment's own; None keeps them. A `seed` also clears
+            `repeat_seeds`.
+
+    Returns:
+        The validated experiment. Keys of a file take precedence over those of the file that it extends. The sections of
+        stages are merged key by key.
+
+    Raises:
+        ExperimentError: One line per unknown key, wrong type or value out of range.
+    """
+    path, *extended = list_files(name)
+    values: dict[str, Any] = {}
+    for file in (*extended, path):
+        own = {key: value for key, value in _read(file).items() if key != "extends"}
+        values |= own | {"stages": merge_stages(values.get("stages", {}), own.get("stages", {}))}
+    overrides = {key: value for key, value in overrides.items() if value is not None}
+    for key in overrides:
+        if key not in PARAMETERS:
+            raise ExperimentError(f"{key}={overrides[key]!r}: unknown parameter{suggest(key, PARAMETERS)}")
+    limits = {key: overrides.pop(key) for key in Targets.model_fields if key in overrides}
+    if limits:
+        own = values.get("targets", {})
+        overrides["targets"] = {**own, **limits} if isinstance(own, dict) else own
+    if "seed" in overrides:
+        overrides["repeat_seeds"] = ()
+    try:
+        return validate({"name": path.stem, **values, **overrides})
+    except ValidationError as error:
+        raise ExperimentError("\n".join(f"{path.name}: {_explain(mistake)}" for mistake in error.errors())) from None
+
+
+def list_overrides(name: str, **overrides: Any) -> dict[str, Any]:
+    """Return the overrides that differ from the experiment's own values, in the order of `PARAMETERS`.
+
+    Args:
+        name: Name or path of the experiment.
+        **overrides: As in `load`.
+    """
+    own, changed = load(name), load(name, **overrides)
+    before, after = (one.model_dump() | one.targets.model_dump() for one in (own, changed))
+    different = {parameter for parameter in PARAMETERS if after[parameter] != before[parameter]}
+    if changed.repeat_seeds != own.repeat_seeds:
+        different.add("seed")
+    return {parameter: after[parameter] for parameter in PARAMETERS if parameter in different}
+
+
+def find_report_directory(name: str, **overrides: Any) -> Path:
+    """Return where a run's tables and pages go.
+
+    Args:
+        name: Name or path of the experiment.
+        **overrides: As in `load`.
+
+    Returns:
+        reports/<experiment>/, or a directory below it that is named by the overrides.
+    """
+    changed = list_overrides(name, **overrides)
+    directory = REPORTS / find_experiment(name).stem
+    return directory / ",".join(f"{key}={value}" for key, value in changed.items()) if changed else directory
+
+
+def suggest(key: str, known: Iterable[str]) -> str:
+    """Return the end of an error message: the most similar known name, or all of them.
+
+    Args:
+        key: The unknown name.
+        known: The known names.
+    """
+    known = list(known)
+    near = difflib.get_close_matches(key, known, 1)
+    return f"; did you mean {near[0]}?" if near else f"; expected one of {', '.join(known)}"
+
+
 def _read(path: Path) -> dict[str, Any]:
-    """The keys and values of an experiment file."""
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except ExperimentError as error:
         raise ExperimentError(f"{path.name}: {error}") from error
-    except (yaml.YAMLError, ValueError) as error:  # also what is not UTF-8, and dates that do not exist
+    except (yaml.YAMLError, ValueError) as error:  # also text that is not UTF-8, and dates that do not exist
         raise ExperimentError(f"{path.name}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ExperimentError(f"{path.name}: expected keys and values, found {type(values).__name__}")
     return values
 
 
-def load(name: str, **overrides: Any) -> Experiment:
-    """The experiment of that name or path with knobs overridden; `None` keeps the experiment's own value.
-
-    A seed that is asked for is asked for alone, without `repeat_seeds`.
-
-    Raises ExperimentError with a line for every unknown key, wrong type or value out of range.
-    """
-    path, *extended = list_files(name)
-    values = {key: value for file in (*extended, path) for key, value in _read(file).items() if key != "extends"}
-    overrides = {key: value for key, value in overrides.items() if value is not None}
-    for key in overrides:
-        if key not in PARAMETERS:
-            raise ExperimentError(f"{key}={overrides[key]!r}: unknown parameter{suggest(key, PARAMETERS)}")
-    wanted = {key: overrides.pop(key) for key in Targets.model_fields if key in overrides}
-    if wanted:
-        own = values.get("targets", {})
-        overrides["targets"] = {**own, **wanted} if isinstance(own, dict) else own
-    if "seed" in overrides:
-        overrides["repeat_seeds"] = ()
-    try:
-        return Experiment.model_validate({"name": path.stem, **values, **overrides})
-    except ValidationError as error:
-        raise ExperimentError("\n".join(f"{path.name}: {_explain(mistake)}" for mistake in error.errors())) from None
-
-
-def list_overrides(name: str, **overrides: Any) -> dict[str, Any]:
-    """The overrides that differ from the experiment's own values, in the order of `KNOBS`."""
-    own, changed = load(name), load(name, **overrides)
-    before, after = (plan.model_dump() | plan.targets.model_dump() for plan in (own, changed))
-    different = {knob for knob in PARAMETERS if after[knob] != before[knob]}
-    if changed.repeat_seeds != own.repeat_seeds:
-        different.add("seed")
-    return {knob: after[knob] for knob in PARAMETERS if knob in different}
-
-
-def find_report_directory(name: str, **overrides: Any) -> Path:
-    """Where a run's tables and pages go: reports/<experiment>/, or a directory below named by its overrides."""
-    changed = list_overrides(name, **overrides)
-    directory = REPORTS / find_experiment(name).stem
-    return directory / ",".join(f"{knob}={value}" for knob, value in changed.items()) if changed else directory
-
-
-def _explain(mistake: dict) -> str:
-    at = [str(part) for part in mistake["loc"]]
-    key, value = ".".join(at), mistake["input"]
+def _explain(mistake: dict[str, Any]) -> str:
+    """One mistake that pydantic found, in a line."""
+    path = [str(part) for part in mistake["loc"]]
+    key, value = ".".join(path), mistake["input"]
     if mistake["type"] == "extra_forbidden":
-        return f"{key}={value!r}: unknown key{suggest(at[-1], _keys_beside(at))}"
+        return f"{key}={value!r}: unknown key{suggest(path[-1], _list_keys(path))}"
     if mistake["type"] == "missing":
         return f"{key}: missing; this key is needed"
     if mistake["type"] == "value_error":
         return f"{key}: {mistake['ctx']['error']}" if key else str(mistake["ctx"]["error"])
     message = mistake["msg"].replace("Input should be", "expected")
-    message = message.replace("String should match pattern", "expected what matches")
+    message = message.replace("String should match pattern", "expected text that matches")
     if isinstance(value, float) and not math.isfinite(value):
         message = "expected a finite number"
     return f"{key}={value!r}: {message}"
 
 
-def _keys_beside(at: list[str]) -> list[str]:
-    section: Any = Experiment
-    for part in at[:-1]:
+def _list_keys(path: list[str]) -> list[str]:
+    """The known keys of the section that holds the last key of a path."""
+    section: type[BaseModel] = get_schema()
+    for part in path[:-1]:
         annotation = section.model_fields[part].annotation
-        section = next(
-            (kind for kind in (annotation, *getattr(annotation, "__args__", ())) if hasattr(kind, "model_fields")),
-            Experiment,
-        )
+        kinds = (annotation, *getattr(annotation, "__args__", ()))
+        section = next((kind for kind in kinds if hasattr(kind, "model_fields")), section)
     return list(section.model_fields)
-
-
-def suggest(key: str, known: Any) -> str:
-    near = difflib.get_close_matches(key, known, 1)
-    return f"; did you mean {near[0]}?" if near else f"; expected one of {', '.join(known)}"

@@ -1,4 +1,4 @@
-"""Published figures: TFMOT's guides and issues, the TFLite guide. The table ships with the package as it was found."""
+"""Published results of collaborative optimization: published.csv, from TFMOT's guides and issues and TFLite's guide."""
 
 from pathlib import Path
 
@@ -8,23 +8,52 @@ from collabopt.config.experiment import Experiment
 
 
 def read() -> pd.DataFrame:
-    """Every published figure, a row each, with its table, model, data set, stage, setting, metric and source."""
+    """Read every published value.
+
+    Returns:
+        One row per value: table, model, dataset, stage, clusters, cluster_per_channel, sparsity, metric, value, source.
+        Accuracies are fractions.
+    """
     return pd.read_csv(Path(__file__).with_name("published.csv"), dtype={"clusters": "Int64"})
 
 
-def read_of_model(plan: Experiment) -> pd.DataFrame:
-    """The published rows of every table for the experiment's model and data set; empty where there are none."""
+def read_of_model(experiment: Experiment) -> pd.DataFrame:
+    """Read the values published for the experiment's model and data set.
+
+    Args:
+        experiment: Names model and data set.
+
+    Returns:
+        Rows of `read` from all tables; empty if nothing is published.
+    """
     rows = read()
-    return rows[(rows["model"] == plan.model.name) & (rows["dataset"] == plan.dataset.name)]
+    return rows[(rows["model"] == experiment.model.name) & (rows["dataset"] == experiment.dataset.name)]
 
 
-def read_table(plan: Experiment, table: str) -> pd.DataFrame:
-    """The published rows of one results table for the experiment's model and data set; empty where there are none."""
-    rows = read_of_model(plan)
+def read_table(experiment: Experiment, table: str) -> pd.DataFrame:
+    """Read one published table for the experiment's model and data set.
+
+    Args:
+        experiment: Names model and data set.
+        table: Name of the table, such as "pqat".
+
+    Returns:
+        Rows of `read`; empty if nothing is published.
+    """
+    rows = read_of_model(experiment)
     return rows[rows["table"] == table]
 
 
 def find_value(rows: pd.DataFrame, stage: str, metric: str) -> float | None:
-    """The one published figure of a stage, or None."""
+    """Find the one published value of a stage.
+
+    Args:
+        rows: Rows of `read`.
+        stage: Name of the stage.
+        metric: Name of the metric, such as "accuracy" or "compressed_bytes".
+
+    Returns:
+        The value, or None if there is none or more than one.
+    """
     found = rows[(rows["stage"] == stage) & (rows["metric"] == metric)]["value"]
     return float(found.iloc[0]) if len(found) == 1 else None

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from typing import Any
 
 BASELINE = "baseline"
+FINE_TUNING = {"epochs": 4, "batch_size": 32, "optimizer": "adam", "learning_rate": 1e-4}
+"""Training of a stage where neither its row nor the experiment says otherwise."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,11 +24,11 @@ class Stage:
 
     Attributes:
         name: Name in files and parameters.
-        title: Name as a heading.
         label: Name within a sentence or a figure.
         colour: Colour in figures. A stage and its quantization-aware child share a hue.
         parent: Name of the stage it starts from; None for the root.
         trainer: "module:function" that trains it: (stage, parent model, data, experiment, checkpoint) -> (model, fit).
+            The module is one of `techniques`, or any other.
         notebook: The notebook that explains it.
         settings: Parameters of the experiment that decide it, besides its own training section.
         training: Values of its training section where the experiment has none.
@@ -39,20 +41,24 @@ class Stage:
     """
 
     name: str
-    title: str
     label: str
     colour: str
     parent: str | None
     trainer: str
     notebook: str
     settings: tuple[str, ...] = ()
-    training: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+    training: Mapping[str, Any] = dataclasses.field(default_factory=lambda: FINE_TUNING, hash=False)
     prunes: bool = False
     clusters: bool = False
     quantizes: bool = False
     keeps_zeros: bool = False
     has_schemes: bool = False
     guide: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """Name as a heading."""
+        return self.label[0].upper() + self.label[1:]
 
 
 STAGES: dict[str, Stage] = {}
@@ -107,127 +113,44 @@ def get_label(name: str) -> str:
     return STAGES[name].label if name in STAGES else name
 
 
-_CLUSTERING = ("number_of_clusters", "cluster_per_channel", "centroid_initialization")
-_FINE_TUNING = {"epochs": 4, "batch_size": 32, "optimizer": "adam", "learning_rate": 1e-4}
+def get_notebooks() -> dict[str, list[str]]:
+    """Return the notebooks of a report in order, each with the notebooks that it waits for.
 
-register(
-    Stage(
-        BASELINE,
-        "Baseline",
-        "baseline",
-        "#8a8a8a",
-        None,
-        "training:train",
-        "baseline",
-        training={**_FINE_TUNING, "epochs": 20, "learning_rate": 1e-3, "schedule": "cosine"},
-    )
-)
-register(
-    Stage(
-        "qat",
-        "QAT",
-        "QAT",
-        "#333333",
-        BASELINE,
-        "quantization:train",
-        "baseline",
-        training=_FINE_TUNING,
-        quantizes=True,
-    )
-)
-register(
-    Stage(
-        "pruned",
-        "Pruned",
-        "pruned",
-        "#e69f00",
-        BASELINE,
-        "pruning:train",
-        "pqat",
-        settings=("sparsity",),
-        training={**_FINE_TUNING, "epochs": 8, "learning_rate": 1e-3},
-        prunes=True,
-    )
-)
-register(
-    Stage(
-        "pqat",
-        "PQAT",
-        "PQAT",
-        "#a34700",
-        "pruned",
-        "quantization:train",
-        "pqat",
-        training=_FINE_TUNING,
-        quantizes=True,
-        keeps_zeros=True,
-        has_schemes=True,
-        guide=(BASELINE, "pruned", "qat", "pqat"),
-    )
-)
-register(
-    Stage(
-        "clustered",
-        "Clustered",
-        "clustered",
-        "#56b4e9",
-        BASELINE,
-        "clustering:train",
-        "cqat",
-        settings=_CLUSTERING,
-        training=_FINE_TUNING,
-        clusters=True,
-        has_schemes=True,
-    )
-)
-register(
-    Stage(
-        "cqat",
-        "CQAT",
-        "CQAT",
-        "#0063a3",
-        "clustered",
-        "quantization:train",
-        "cqat",
-        settings=("cluster_per_channel",),
-        training=_FINE_TUNING,
-        clusters=True,
-        quantizes=True,
-        has_schemes=True,
-        guide=(BASELINE, "clustered", "qat", "cqat"),
-    )
-)
-register(
-    Stage(
-        "sparse_clustered",
-        "Sparse clustered",
-        "sparse clustered",
-        "#cc79a7",
-        "pruned",
-        "clustering:train",
-        "sparse_clustering",
-        settings=_CLUSTERING,
-        training=_FINE_TUNING,
-        clusters=True,
-        keeps_zeros=True,
-        has_schemes=True,
-    )
-)
-register(
-    Stage(
-        "pcqat",
-        "PCQAT",
-        "PCQAT",
-        "#8a2065",
-        "sparse_clustered",
-        "quantization:train",
-        "pcqat",
-        settings=("cluster_per_channel",),
-        training=_FINE_TUNING,
-        clusters=True,
-        quantizes=True,
-        keeps_zeros=True,
-        has_schemes=True,
-        guide=(BASELINE, "pruned", "qat", "sparse_clustered", "pcqat"),
-    )
-)
+    A notebook waits for the baseline, and for the notebook that ends with the stage it starts from. Otherwise both
+    would wait for each other's training.
+    """
+    ends = {stage.notebook: stage for stage in STAGES.values()}  # the last stage that a notebook explains
+    root, *others = ends
+    waits = {root: [], "sensitivity": [root]}
+    for notebook in others:
+        parent = STAGES[ends[notebook].parent]
+        waits[notebook] = [parent.notebook] if ends[parent.notebook] is parent else [root]
+    everything = list(dict.fromkeys(stage.notebook for stage in get_leaves() if stage.notebook != root))
+    return waits | {
+        "preservation": list(dict.fromkeys(name for one in everything for name in waits[one] if name != root)),
+        "published": everything,
+        "deployment_tree": everything,
+    }
+
+
+_CLUSTERING = ("number_of_clusters", "cluster_per_channel", "centroid_initialization")
+_GRANULARITY = ("cluster_per_channel",)
+_KEEPS_CLUSTERS = {"clusters": True, "has_schemes": True}
+_KEEPS_ZEROS = {"keeps_zeros": True, "has_schemes": True}
+_QAT = {"trainer": "quantization:train", "quantizes": True}
+
+for _stage in (
+    Stage(BASELINE, "baseline", "#8a8a8a", None, "training:train", "baseline", training=FINE_TUNING | {"epochs": 20}),
+    Stage("qat", "QAT", "#333333", BASELINE, notebook="baseline", **_QAT),
+    Stage("pruned", "pruned", "#e69f00", BASELINE, "pruning:train", "pqat", ("sparsity",), prunes=True),
+    Stage("pqat", "PQAT", "#a34700", "pruned", notebook="pqat", **_QAT, **_KEEPS_ZEROS,
+          guide=(BASELINE, "pruned", "qat", "pqat")),
+    Stage("clustered", "clustered", "#56b4e9", BASELINE, "clustering:train", "cqat", _CLUSTERING, **_KEEPS_CLUSTERS),
+    Stage("cqat", "CQAT", "#0063a3", "clustered", notebook="cqat", settings=_GRANULARITY, **_QAT, **_KEEPS_CLUSTERS,
+          guide=(BASELINE, "clustered", "qat", "cqat")),
+    Stage("sparse_clustered", "sparse clustered", "#cc79a7", "pruned", "clustering:train", "sparse_clustering",
+          _CLUSTERING, **_KEEPS_CLUSTERS, keeps_zeros=True),
+    Stage("pcqat", "PCQAT", "#8a2065", "sparse_clustered", notebook="pcqat", settings=_GRANULARITY, **_QAT,
+          **_KEEPS_CLUSTERS, keeps_zeros=True, guide=(BASELINE, "pruned", "qat", "sparse_clustered", "pcqat")),
+):  # fmt: skip
+    register(_stage)

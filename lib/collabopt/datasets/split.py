@@ -49,7 +49,7 @@ class Split:
         return dataclasses.replace(self, examples=self.examples[indices], labels=self.labels[indices])
 
     def fingerprint(self) -> str:
-        """Compute the hex digest of examples and labels. Of files, only the paths are read, not the contents."""
+        """Return the hex digest of examples and labels. Of files, only the paths are read, not the contents."""
         digest = hashlib.blake2b(digest_size=16)
         for array in (self.examples, self.labels):
             digest.update(f"{array.dtype.str}{array.shape}".encode())

@@ -1,5 +1,8 @@
-"""The model card of a deployed file (Mitchell et al. 2019, Model Cards for Model Reporting): what it is, what it was
-measured to do, what it costs, where it came from, and how to run it. As JSON for programs and Markdown for people."""
+"""The model card of a deployed file (Mitchell et al. 2019, Model Cards for Model Reporting).
+
+It says what the file is, how it was measured, what it costs, where it comes from and how to run it: as JSON for
+programs and as Markdown for people.
+"""
 
 import dataclasses
 import hashlib
@@ -7,210 +10,142 @@ import json
 import math
 import re
 from pathlib import Path
+from typing import Any
 
+import jinja2
 import numpy as np
 import pandas as pd
 
+from collabopt.config.formats import get_format_label
+from collabopt.config.metrics import METRICS, get_metric, get_targets
 from collabopt.config.stages import get_label, get_lineage
 from collabopt.deploy import targets
 from collabopt.deploy.search import Search
 from collabopt.storage import atomic
 from collabopt.tflite.interpreter import open_interpreter
 
-UNITS = {
-    "max_accuracy_drop": "",
-    "max_tflite_bytes": " bytes",
-    "max_gzip_bytes": " bytes",
-    "max_sram_kib": " KiB",
-    "max_flash_kib": " KiB",
-    "max_npu_ms": " ms",
-}
-
-
-COSTS = {
-    "tflite_bytes": "File, bytes",
-    "zip_bytes": "File after ZIP, bytes",
-    "gzip_bytes": "File after gzip, bytes",
-    "zstd_bytes": "File after zstd, bytes",
-    "entropy_bytes": "Zero-order entropy of its int8 weights, bytes",
-    "latency_ms": "Inference on the host that ran this, one thread, median, ms",
-    "npu_cycles": "NPU cycles an inference (Vela)",
-    "npu_ms": "NPU time an inference (Vela), ms",
-    "npu_sram_kib": "SRAM (Vela), KiB",
-    "npu_flash_kib": "Flash (Vela), KiB",
-    "npu_weight_bytes": "Encoded weights (Vela), bytes",
-    "npu_operators": "Share of operators on the NPU",
-}
-
-
 NO_TARGETS = (
-    "No targets were given, so that nothing was chosen. Run again with some, such as `max_gzip_bytes=250_000` or "
-    "`max_accuracy_drop=0.01`."
+    "No targets were given, so no file was chosen. Give targets, such as `max_gzip_bytes=250_000` or "
+    "`max_accuracy_drop=0.01`, and run again."
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelCard:
-    """A card that was written. Shows itself as Markdown in a notebook."""
+    """A model card. A notebook shows it as Markdown.
+
+    Attributes:
+        tflite: The deployed file; None if no file was chosen.
+        content: The content of the JSON file.
+        text: The content of the Markdown file.
+    """
 
     tflite: Path | None
-    content: dict
+    content: dict[str, Any]
     text: str
 
     def _repr_markdown_(self) -> str:
-        """The card below a heading of the second level."""
+        """Return the card with its headings two levels down."""
         return re.sub(r"^(#+ )", r"##\1", self.text, flags=re.MULTILINE)
 
 
-def write(walk: Search) -> ModelCard:
-    """Write the leaf that the walk chose, or where it chose none the nearest, to `deployed/` of the report, with its
-    card: `<experiment>.tflite`, `<experiment>.json` and `<experiment>.md`.
+def write(search: Search) -> ModelCard:
+    """Write the chosen file with its card to `deployed/` of the report.
 
-    Without targets there is nothing to choose by: nothing is written, and the card says so.
+    The files are `<experiment>.tflite`, `<experiment>.json` and `<experiment>.md`. If no variant meets the targets, the
+    nearest one is written and the card says so. Without targets nothing is written.
+
+    Args:
+        search: A finished search.
+
+    Returns:
+        The card.
     """
-    plan = walk.run.experiment
-    if not plan.has_targets:
+    experiment = search.run.experiment
+    if not experiment.has_targets:
         return ModelCard(None, {}, NO_TARGETS)
-    place, leaf = walk.run.directory / "deployed", walk.tried[walk.nearest]
-    tflite = leaf.tflite.read_bytes()
-    content = _content(walk, tflite)
-    text = _markdown(content, f"{plan.name}.tflite")
-    for suffix, written in (
-        ("tflite", tflite),
-        ("json", json.dumps(content, indent=1, ensure_ascii=False) + "\n"),
-        ("md", text),
-    ):
-        atomic.write(place / f"{plan.name}.{suffix}", written)
-    return ModelCard(place / f"{plan.name}.tflite", content, text)
+    directory, tflite = search.run.directory / "deployed", search.tried[search.nearest].tflite.read_bytes()
+    content = _make_content(search, tflite)
+    text = _format_markdown(content, f"{experiment.name}.tflite")
+    atomic.write(directory / f"{experiment.name}.tflite", tflite)
+    atomic.write(directory / f"{experiment.name}.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    atomic.write(directory / f"{experiment.name}.md", text)
+    return ModelCard(directory / f"{experiment.name}.tflite", content, text)
 
 
-def _content(walk: Search, tflite: bytes) -> dict:
-    plan, row = walk.run.experiment, walk.table.loc[walk.nearest]
-    about, missed = walk.run.describe(), walk.misses(walk.nearest)
-    ends = open_interpreter(tflite)
-    base = targets.get_baseline_accuracy(walk.table)
+def _make_content(search: Search, tflite: bytes) -> dict[str, Any]:
+    experiment, row = search.run.experiment, search.table.loc[search.nearest]
+    interpreter, base = open_interpreter(tflite), targets.get_baseline_accuracy(search.table)
+    costs = [name for name, metric in METRICS.items() if metric.description and pd.notna(row.get(name))]
     return {
-        "model": plan.name,
+        "model": experiment.name,
         "stage": row["stage"],
         "path": [stage.name for stage in get_lineage(row["stage"])],
         "format": row["format"],
         "sha256": hashlib.sha256(tflite).hexdigest(),
-        "meets_all_targets": walk.chosen is not None,
-        "targets": {
-            name: {
-                "limit": limit,
-                "found": _finite(targets.get_cost(row, name, base)),
-                "met": name not in missed,
-            }
-            for name, limit in targets.list_targets(plan.targets).items()
-        },
+        "meets_all_targets": search.chosen is not None,
+        "targets": _judge_targets(search, row, base),
         "metrics": {
             "validation_accuracy": row["validation_accuracy"],
             "validation_accuracy_of_float32_baseline": base,
             "test_accuracy": row["accuracy"],
         },
-        "costs": {column: _plain(row[column]) for column in COSTS if pd.notna(row[column])},
-        "accelerator": plan.accelerator,
+        "costs": {name: _to_json(row[name]) for name in costs},
+        "accelerator": experiment.accelerator,
         "npu_note": row["npu_note"] if pd.notna(row["npu_note"]) else "",
-        "input": _end(ends.get_input_details()),
-        "output": _end(ends.get_output_details()),
-        "classes": list(walk.run.data.classes),
-        **about,
+        "input": _describe_tensor(interpreter.get_input_details()),
+        "output": _describe_tensor(interpreter.get_output_details()),
+        "classes": list(search.run.data.classes),
+        **search.run.describe(),
     }
 
 
-def _end(details: list[dict]) -> dict:
-    """Shape and type of the one input or output, and how integers stand for numbers; scale 0 where they are none."""
-    (one,) = details
-    scale, zero_point = one["quantization"]
+def _judge_targets(search: Search, row: pd.Series, baseline_accuracy: float) -> dict[str, dict[str, Any]]:
+    """Limit, value (None if not known) and verdict of each target."""
+    missed, judged = search.find_misses(search.nearest), {}
+    for name, limit in targets.list_targets(search.targets).items():
+        cost = targets.get_cost(row, name, baseline_accuracy)
+        judged[name] = {"limit": limit, "found": cost if math.isfinite(cost) else None, "met": name not in missed}
+    return judged
+
+
+def _describe_tensor(details: list[dict[str, Any]]) -> dict[str, Any]:
+    """Shape, type and quantization of the only input or output; the scale is 0 if it is not quantized."""
+    (tensor,) = details
+    scale, zero_point = tensor["quantization"]
     return {
-        "shape": one["shape"].tolist(),
-        "dtype": np.dtype(one["dtype"]).name,
+        "shape": tensor["shape"].tolist(),
+        "dtype": np.dtype(tensor["dtype"]).name,
         "scale": float(scale),
         "zero_point": int(zero_point),
     }
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _plain(value: object) -> object:
+def _to_json(value: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _markdown(content: dict, file: str) -> str:
-    metrics, about = content["metrics"], content["data"]
-    reached = "meets all its targets"
-    if not content["meets_all_targets"]:
-        reached = "is the nearest: no leaf meets all targets, and those not met here would have to give"
-    lines = [
-        f"# {content['model']}: {get_label(content['stage'])}, {content['format']}",
-        "",
-        f"`{file}` {reached}. Path: {' → '.join(content['path'])}.",
-        "",
-        "| Target | Limit | Found | Met |",
-        "| --- | ---: | ---: | --- |",
-        *(
-            f"| `{name}` | {_said(target['limit'], name)} | {_said(target['found'], name)} | "
-            f"{'yes' if target['met'] else 'NO'} |"
-            for name, target in content["targets"].items()
-        ),
-        "",
-        "| Accuracy, top-1 | |",
-        "| --- | ---: |",
-        f"| Test, {about['test']:,} examples, read once | {metrics['test_accuracy']:.2%} |",
-        f"| Validation, {about['validation']:,} examples | {metrics['validation_accuracy']:.2%} |",
-        f"| Validation, float32 baseline | {metrics['validation_accuracy_of_float32_baseline']:.2%} |",
-        "",
-        f"| Cost ({content['accelerator']} where it is Vela's) | |",
-        "| --- | ---: |",
-        *(f"| {COSTS[column]} | {_amount(value)} |" for column, value in content["costs"].items()),
-        *([f"| NPU | {content['npu_note']} |"] if content["npu_note"] else []),
-        "",
-        "## How to run it",
-        "",
-        _how(content, file),
-        "",
-        "## Where it comes from",
-        "",
-        f"Data {about['name']}, {about['train']:,} training examples, fingerprint `{about['fingerprint']}`; seed "
-        f"{content['seed']}; commit `{content['commit']}`; SHA-256 of the file `{content['sha256']}`. Parameters and "
-        f"versions: `{Path(file).stem}.json`.",
-        "",
-    ]
-    return "\n".join(lines)
+def _format_markdown(content: dict[str, Any], file: str) -> str:
+    environment = jinja2.Environment(trim_blocks=True, keep_trailing_newline=True)
+    template = environment.from_string(Path(__file__).with_suffix(".md.j2").read_text(encoding="utf-8"))
+    functions = {"get_label": get_label, "get_format_label": get_format_label, "format_value": _format}
+    labels, inputs = map(get_label, content["path"]), _format_inputs(content["input"])
+    names = {"file": file, "path_labels": labels, "inputs": inputs, "definitions": METRICS, "bounded": get_targets()}
+    return template.render(content | functions | names)
 
 
-def _amount(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.3g}"
+def _format(name: str, value: float | None) -> str:
+    """A value with its unit. The exact count of bytes follows, since limits are given in bytes."""
+    metric = get_metric(name)
+    text = f"{metric.format(value, missing='not known')} {metric.unit}".strip()
+    return f"{text} ({value:,} bytes)" if name.endswith("_bytes") and value is not None else text
 
 
-def _said(value: float | None, target: str) -> str:
-    if value is None:
-        return "not known"
-    return f"{value:.2%}" if target == "max_accuracy_drop" else f"{value:,.6g}{UNITS[target]}"
-
-
-def _how(content: dict, file: str) -> str:
-    """A few lines of Python that run the file on `inputs`, a float32 array as the model was trained on."""
-    entry, exit_ = content["input"], content["output"]
-    given = "inputs"
-    if entry["scale"]:
-        limits = np.iinfo(entry["dtype"])
-        codes = f"np.clip(np.round(inputs / {entry['scale']!r}) + {entry['zero_point']}, {limits.min}, {limits.max})"
-        given = f'{codes}.astype("{entry["dtype"]}")'
-    return f"""```python
-import numpy as np
-from ai_edge_litert.interpreter import Interpreter
-
-inputs = np.zeros({entry["shape"]}, "float32")  # prepared as in training
-interpreter = Interpreter(model_path="{file}")
-interpreter.allocate_tensors()
-interpreter.set_tensor(interpreter.get_input_details()[0]["index"], {given})
-interpreter.invoke()
-(scores,) = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])  # {exit_["dtype"]}, a class each
-print(scores.argmax())
-```"""
+def _format_inputs(entry: dict[str, Any]) -> str:
+    """Python that converts `inputs`, float32 as in training, to the file's input."""
+    if not entry["scale"]:
+        return "inputs"
+    limits, scaled = np.iinfo(entry["dtype"]), f"np.round(inputs / {entry['scale']!r}) + {entry['zero_point']}"
+    return f'np.clip({scaled}, {limits.min}, {limits.max}).astype("{entry["dtype"]}")'

@@ -1,27 +1,34 @@
-"""The walk down the deployment tree: level by level, until a leaf meets all targets.
+"""The search over variants, level by level, until one meets all targets.
 
-TFMOT's guide recommends it (guide/combine/collaborative_optimization: the deployment tree): take a technique, see
-whether the model meets its accuracy, size and latency, and optimize further only if it does not. Every choice goes by
-validation; test is read once, of the leaf that is chosen.
+TFMOT's guide recommends it (guide/combine/collaborative_optimization, the deployment tree): apply a technique, check
+whether the model meets its accuracy, size and latency, and optimize further only if it does not. Every choice uses the
+validation split. The test split is read once, for the chosen variant.
 """
 
 import dataclasses
 
 import pandas as pd
 
+from collabopt.analysis.finished import Finished
 from collabopt.config.experiment import Targets
 from collabopt.deploy import targets, variants
 from collabopt.deploy.variants import Variant
-from collabopt.run import Finished, Run
+from collabopt.run import Run
 from collabopt.runtime import progress
 from collabopt.storage import atomic
 
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """Where a walk led. run: whose stages they are. table: a row a leaf that was tried, in order (`leaves.COLUMNS`).
-    chosen: the label of the first that met all targets, None where none did or there were no targets. nearest: that of
-    the leaf that misses least, the chosen one where there is one."""
+    """A finished search.
+
+    Attributes:
+        run: The run whose stages were tried. With targets it measures them on validation only.
+        tried: The variants by label, in the order of the search.
+        table: One row per variant, with the columns `variants.COLUMNS`.
+        chosen: Label of the first variant that meets all targets; None if none does or there are no targets.
+        nearest: Label of the chosen variant, or else of the one that misses the targets by least.
+    """
 
     run: Run
     tried: dict[str, Variant]
@@ -31,74 +38,87 @@ class Search:
 
     @property
     def targets(self) -> Targets:
-        """What was asked."""
+        """The targets of the experiment."""
         return self.run.experiment.targets
 
     @property
     def stages(self) -> list[str]:
-        """The stages that the walk came to, in order."""
-        return list(dict.fromkeys(leaf.stage.name for leaf in self.tried.values()))
+        """Names of the stages that were tried, in order."""
+        return list(dict.fromkeys(variant.stage.name for variant in self.tried.values()))
 
     @property
     def finished(self) -> list[Finished]:
-        """The same as they were measured: on validation alone where there are targets."""
+        """The stages that were tried."""
         return self.run.stages(*self.stages)
 
     @property
     def results(self) -> pd.DataFrame:
-        """A row a stage, as in results.csv."""
+        """One row per stage, as in results.csv."""
         return self.run.results(*self.stages)
 
     @property
     def layers(self) -> pd.DataFrame:
-        """A row a stage and kernel, as in layers.csv."""
+        """One row per stage and kernel, as in layers.csv."""
         return self.run.layers(*self.stages)
 
     @property
     def verdicts(self) -> pd.DataFrame | None:
-        """The leaves with what each misses; None where there are no targets."""
+        """The variants with their misses, as `targets.judge` returns them; None without targets."""
         return targets.judge(self.table, self.targets) if self.run.experiment.has_targets else None
 
-    def misses(self, leaf: str) -> dict[str, float]:
-        """By how much the leaf exceeds each target that it does not meet."""
-        return targets.find_misses(self.table.loc[leaf], self.targets, targets.get_baseline_accuracy(self.table))
+    def find_misses(self, label: str) -> dict[str, float]:
+        """Return by how much a variant exceeds each target that it does not meet.
+
+        Args:
+            label: Label of the variant.
+        """
+        return targets.find_misses(self.table.loc[label], self.targets, targets.get_baseline_accuracy(self.table))
 
 
 def search(run: Run) -> Search:
-    """Go down the tree of the run, training the stages that it comes to, and write leaves.csv.
+    """Search the variants of a run, train the stages that are reached, and write variants.csv.
 
-    Without targets it comes to every leaf, and test is read of each.
+    Without targets every variant is tried and measured on the test split.
+
+    Args:
+        run: The run.
+
+    Returns:
+        The finished search.
     """
-    run = run.without_test() if run.experiment.has_targets else run
-    tried, chosen = {}, None
-    for stage in variants.list_levels():
-        for kind in variants.list_formats(stage) if chosen is None else ():
-            leaf = variants.measure(run, stage, kind)
-            tried[leaf.name] = leaf
-            if run.experiment.has_targets and not _missed(leaf, tried, run.experiment.targets):
-                chosen = leaf.name
-                progress.log(f"{leaf.name} meets all targets", about=leaf.name)
-                break
+    has_targets = run.experiment.has_targets
+    run = run.without_test() if has_targets else run
+    tried, chosen = _try_variants(run)
     table = variants.make_table(list(tried.values()))
     nearest = chosen or str(targets.find_nearest(table, run.experiment.targets))
-    read = [nearest] if run.experiment.has_targets else list(tried)
-    table["accuracy"] = pd.Series({name: variants.measure_on_test(run, tried[name]) for name in read})
-    walk = Search(run, tried, table, chosen, nearest)
-    _record(walk)
-    return walk
+    tested = [nearest] if has_targets else list(tried)
+    table["accuracy"] = pd.Series({label: variants.measure_on_test(run, tried[label]) for label in tested})
+    found = Search(run, tried, table, chosen, nearest)
+    _record(found)
+    return found
 
 
-def _missed(leaf: Variant, tried: dict[str, Variant], wanted: Targets) -> dict[str, float]:
-    return targets.find_misses(leaf.row, wanted, tried["baseline-float32"].row["validation_accuracy"])
+def _try_variants(run: Run) -> tuple[dict[str, Variant], str | None]:
+    """The variants up to the first that meets all targets, and the label of that one."""
+    tried: dict[str, Variant] = {}
+    for stage in variants.list_levels():
+        for name in variants.list_formats(stage):
+            variant = variants.measure(run, stage, name)
+            tried[variant.name] = variant
+            base = next(iter(tried.values())).row["validation_accuracy"]  # the float32 baseline comes first
+            if run.experiment.has_targets and not targets.find_misses(variant.row, run.experiment.targets, base):
+                progress.log(f"{variant.name} meets all targets", about=variant.name)
+                return tried, variant.name
+    return tried, None
 
 
-def _record(walk: Search) -> None:
-    """Write leaves.csv and the leaves' files."""
-    directory, files = walk.run.directory, {}
+def _record(found: Search) -> None:
+    """Write variants.csv and the files of the variants."""
+    directory, files = found.run.directory, {}
     if directory is None:
         return
-    for name, leaf in walk.tried.items():
-        # The int8 file of a stage has the stage's own name.
-        files[name] = f"models/{leaf.stage.name if leaf.format == 'int8' else name}.tflite"
-        atomic.write(directory / files[name], leaf.tflite.read_bytes())
-    atomic.write(directory / "leaves.csv", walk.table.assign(tflite=files).to_csv(index=False))
+    for label, variant in found.tried.items():
+        # The int8 file of a stage has the name of the stage.
+        files[label] = f"models/{variant.stage.name if variant.format == 'int8' else label}.tflite"
+        atomic.write(directory / files[label], variant.tflite.read_bytes())
+    atomic.write(directory / "variants.csv", found.table.assign(tflite=files).to_csv(index=False))

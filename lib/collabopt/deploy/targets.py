@@ -1,144 +1,147 @@
-"""What a deployed model may cost: whether a leaf of the deployment tree meets its targets, and which leaf to choose.
+"""Whether a variant meets its targets, and which variant to deploy.
 
-A leaf is a row with the columns of leaves.csv. Accuracies here are those of the validation split: test is for the leaf
-that is chosen, once.
+A variant is a row of variants.csv. Choices use the validation split. The test split is read once, for the chosen
+variant.
 """
 
 import math
 from collections.abc import Hashable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from collabopt.config.experiment import Targets
 from collabopt.config.formats import get_format_label
-from collabopt.config.stages import get_label
+from collabopt.config.metrics import get_targets
+from collabopt.config.stages import BASELINE, get_label
 
-LEAST_DROP = 0.01
-"""What a drop in accuracy beyond its target is set against where the target is smaller: a point."""
-
-
-COSTS = {
-    "max_tflite_bytes": "tflite_bytes",
-    "max_gzip_bytes": "gzip_bytes",
-    "max_sram_kib": "npu_sram_kib",
-    "max_flash_kib": "npu_flash_kib",
-    "max_npu_ms": "npu_ms",
-}
-"""The column of leaves.csv that a target bounds; `max_accuracy_drop` bounds the drop from the float32 baseline."""
+_DROP = "max_accuracy_drop"
+_SMALLEST_DROP = 0.01
+"""A miss of the accuracy target is compared with at least this drop (one point)."""
 
 
 def list_targets(targets: Targets) -> dict[str, float]:
-    """The targets that are set, by name."""
-    return {name: limit for name, limit in targets.model_dump().items() if limit is not None}
+    """Return the limits that are set, by name of the target.
+
+    Args:
+        targets: The targets of an experiment.
+    """
+    return targets.model_dump(exclude_none=True)
 
 
-def get_cost(leaf: Mapping[str, Any], target: str, baseline_accuracy: float) -> float:
-    """What the leaf takes of what `target` bounds, in its unit; infinity where that is not known, as of the NPU's time
-    of a file that Vela cannot place there."""
-    if target == "max_accuracy_drop":
-        return baseline_accuracy - leaf["validation_accuracy"]
-    cost = leaf.get(COSTS[target])
+def get_cost(variant: Mapping[str, Any], target: str, baseline_accuracy: float) -> float:
+    """Return a variant's value for a target.
+
+    Args:
+        variant: Row of variants.csv.
+        target: Name of the target.
+        baseline_accuracy: Validation accuracy of the float32 baseline, in [0, 1].
+
+    Returns:
+        The value in the unit of the target, or infinity if it is not known (for example the NPU time of a file that
+        Vela cannot compile).
+    """
+    if target == _DROP:
+        return baseline_accuracy - variant["validation_accuracy"]
+    cost = variant.get(get_targets()[target].name)
     return math.inf if cost is None or pd.isna(cost) else float(cost)
 
 
-def find_misses(leaf: Mapping[str, Any], targets: Targets, baseline_accuracy: float) -> dict[str, float]:
-    """By how much the leaf exceeds each target that it does not meet; empty where it meets all.
+def find_misses(variant: Mapping[str, Any], targets: Targets, baseline_accuracy: float) -> dict[str, float]:
+    """Return by how much a variant exceeds each target that it does not meet.
 
-    baseline_accuracy: of the float32 baseline on validation, in [0, 1].
+    Args:
+        variant: Row of variants.csv.
+        targets: The limits.
+        baseline_accuracy: Validation accuracy of the float32 baseline, in [0, 1].
     """
-    beyond = {name: get_cost(leaf, name, baseline_accuracy) - limit for name, limit in list_targets(targets).items()}
-    # An accuracy is a number of examples right: a difference of two is no more exact than floating point.
-    return {name: excess for name, excess in beyond.items() if excess > 1e-9}
+    excess = {name: get_cost(variant, name, baseline_accuracy) - limit for name, limit in list_targets(targets).items()}
+    # Accuracies are counts of correct examples: their difference is exact up to floating point.
+    return {name: amount for name, amount in excess.items() if amount > 1e-9}
 
 
-def choose(leaves: pd.DataFrame, targets: Targets) -> Hashable | None:
-    """The label of the first of the `leaves`, in order of the tree's levels, that meets all targets; None if none does.
+def choose(variants: pd.DataFrame, targets: Targets) -> Hashable | None:
+    """Return the label of the first variant that meets all targets, or None.
 
-    The baseline's float32 leaf must be among them.
+    Args:
+        variants: Rows of variants.csv in the order of the search, the float32 baseline among them.
+        targets: The limits.
     """
-    base = get_baseline_accuracy(leaves)
-    return next((at for at, leaf in leaves.iterrows() if not find_misses(leaf, targets, base)), None)
+    base = get_baseline_accuracy(variants)
+    return next((label for label, row in variants.iterrows() if not find_misses(row, targets, base)), None)
 
 
-def find_nearest(leaves: pd.DataFrame, targets: Targets) -> Hashable:
-    """The label of the leaf whose worst miss is least, each miss as a share of its target."""
-    base = get_baseline_accuracy(leaves)
+def find_nearest(variants: pd.DataFrame, targets: Targets) -> Hashable:
+    """Return the label of the variant whose largest miss is smallest, each miss relative to its target.
 
-    def worst(leaf: pd.Series) -> tuple[float, float]:
-        missed = find_misses(leaf, targets, base)
-        shares = [excess / _measure(name, targets) for name, excess in missed.items()]
+    Args:
+        variants: Rows of variants.csv, the float32 baseline among them.
+        targets: The limits.
+    """
+    base, limits = get_baseline_accuracy(variants), list_targets(targets)
+
+    def get_misses(row: pd.Series) -> tuple[float, float]:
+        misses = find_misses(row, targets, base)
+        shares = [excess / max(limits[name], _SMALLEST_DROP if name == _DROP else 0) for name, excess in misses.items()]
         return max(shares, default=0.0), sum(shares)
 
-    return min(leaves.index, key=lambda at: worst(leaves.loc[at]))
+    return min(variants.index, key=lambda label: get_misses(variants.loc[label]))
 
 
-def get_baseline_accuracy(leaves: pd.DataFrame) -> float:
-    """The validation accuracy of the baseline in float32, which drops are counted from."""
-    (accuracy,) = leaves.loc[(leaves["stage"] == "baseline") & (leaves["format"] == "float32"), "validation_accuracy"]
+def get_baseline_accuracy(variants: pd.DataFrame) -> float:
+    """Return the validation accuracy of the float32 baseline, in [0, 1].
+
+    Args:
+        variants: Rows of variants.csv.
+    """
+    is_baseline = (variants["stage"] == BASELINE) & (variants["format"] == "float32")
+    (accuracy,) = variants.loc[is_baseline, "validation_accuracy"]
     return float(accuracy)
 
 
-def _measure(target: str, targets: Targets) -> float:
-    limit = list_targets(targets)[target]
-    return max(limit, LEAST_DROP) if target == "max_accuracy_drop" else limit
+def judge(variants: pd.DataFrame, targets: Targets) -> pd.DataFrame:
+    """Compare every variant with the targets.
+
+    Args:
+        variants: Rows of variants.csv.
+        targets: The limits.
+
+    Returns:
+        The rows with three more columns: `missed`, a dict of target and excess; `verdict`, the same in words; `chosen`,
+        true for one row at most.
+    """
+    base, chosen = get_baseline_accuracy(variants), choose(variants, targets)
+    missed = [find_misses(row, targets, base) for row in variants.to_dict("records")]
+    texts = [[get_targets()[name].describe_excess(excess) for name, excess in one.items()] for one in missed]
+    verdicts = [", ".join(text) or "meets all targets" for text in texts]
+    return variants.assign(missed=missed, verdict=verdicts, chosen=variants.index == chosen)
 
 
-class Bound(NamedTuple):
-    """How a target is written: what it bounds, in which unit, and the unit's size in the target's own."""
+def describe(rows: pd.DataFrame, targets: Targets) -> str:
+    """Describe the choice in a sentence: the chosen variant, or what the nearest one misses.
 
-    title: str
-    unit: str
-    size: float
-    digits: int
+    Args:
+        rows: Rows of `judge`.
+        targets: The limits.
 
-    def number(self, amount: float) -> str:
-        return f"{amount / self.size:,.{self.digits}f}".replace("-", "−") if np.isfinite(amount) else "–"
-
-    def beyond(self, excess: float) -> str:
-        """By how much the target is exceeded: "gzip 34.1 kB over"; or "SRAM not known"."""
-        if not np.isfinite(excess):
-            return f"{self.title} not known"
-        least = 10.0**-self.digits
-        said = self.number(excess) if excess >= least * self.size else f"< {least:g}"
-        return f"{self.title} {said} {self.unit} over"
-
-
-BOUNDS = {
-    "max_accuracy_drop": Bound("accuracy drop", "points", 0.01, 2),
-    "max_tflite_bytes": Bound("file", "kB", 1000, 1),
-    "max_gzip_bytes": Bound("gzip", "kB", 1000, 1),
-    "max_sram_kib": Bound("SRAM", "KiB", 1, 1),
-    "max_flash_kib": Bound("flash", "KiB", 1, 1),
-    "max_npu_ms": Bound("NPU time", "ms", 1, 3),
-}
-"""Every target by its name."""
-
-
-def judge(leaves: pd.DataFrame, wanted: Targets) -> pd.DataFrame:
-    """The leaves with three more columns: `missed`, a dict of target and excess, empty where all are met; `verdict`,
-    the same in words; `chosen`, true of one row at most."""
-    base, chosen = get_baseline_accuracy(leaves), choose(leaves, wanted)
-    missed = [find_misses(leaf, wanted, base) for leaf in leaves.to_dict("records")]
-    said = [_describe_misses(one) for one in missed]
-    return leaves.assign(missed=missed, verdict=said, chosen=leaves.index == chosen)
-
-
-def _describe_misses(missed: dict[str, float]) -> str:
-    """meets all targets; or "gzip 34.1 kB over, SRAM not known"."""
-    return ", ".join(BOUNDS[target].beyond(excess) for target, excess in missed.items()) or "meets all targets"
-
-
-def describe(rows: pd.DataFrame, wanted: Targets) -> str:
-    """What the figure shows in words, from `judged` rows: the chosen leaf, or what the nearest misses."""
-    meet, chosen = sum(not missed for missed in rows["missed"]), rows[rows["chosen"]]
+    Returns:
+        One or two sentences.
+    """
+    count, chosen = sum(not missed for missed in rows["missed"]), rows[rows["chosen"]]
     if len(chosen):
-        return f"Chosen: {format_variant(chosen.iloc[0])}. Of {len(rows)} leaves {meet} meet all targets."
-    near = rows.loc[find_nearest(rows, wanted)]
-    return f"None of {len(rows)} leaves meets all targets. The nearest is {format_variant(near)}: {near['verdict']}."
+        return f"Chosen: {format_variant(chosen.iloc[0])}. {count} of {len(rows)} variants meet all targets."
+    nearest = rows.loc[find_nearest(rows, targets)]
+    choice = f"The nearest is {format_variant(nearest)}: {nearest['verdict']}."
+    return f"None of {len(rows)} variants meets all targets. {choice}"
 
 
-def format_variant(row: dict | pd.Series) -> str:
-    """A leaf as it is written: `sparse clustered int16×8`."""
+def format_variant(row: Mapping[str, Any]) -> str:
+    """Format the name of a variant: "sparse clustered int16×8".
+
+    Args:
+        row: Row of variants.csv.
+
+    Returns:
+        Stage and format.
+    """
     return f"{get_label(row['stage'])} {get_format_label(row['format'])}"

@@ -1,180 +1,173 @@
-"""Leaves of the deployment tree: each stage in each format that it can be deployed in, and what that costs.
+"""Variants: each stage in each format that it can be deployed in, and what that costs.
 
-A leaf is converted and measured once and kept in the store. Choices go by validation; test is read of a leaf when it is
-asked for.
+A variant is converted and measured once, and kept in the store. Choices use the validation split. The test split is
+read only on request.
 """
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from collabopt.analysis import evaluate
+from collabopt.analysis.finished import Finished
 from collabopt.config.formats import FORMATS
+from collabopt.config.metrics import METRICS
 from collabopt.config.stages import STAGES, Stage, get_lineage
 from collabopt.datasets import Split
-from collabopt.run import Finished, Run
-from collabopt.storage import retention, store
+from collabopt.run import Run
+from collabopt.storage import atomic, retention, store
 from collabopt.storage.source_digest import compute_digest
-from collabopt.tflite import convert, flatbuffer, latency, sizes, vela
-from collabopt.tflite.interpreter import predict_classes
+from collabopt.tflite import convert, flatbuffer, interpreter, latency, sizes, vela
 
+_MEASURED = [name for name, metric in METRICS.items() if metric.description]
+_QUARTILES = ["latency_q1_ms", "latency_q3_ms"]
 COLUMNS = [
-    "experiment",
-    "stage",
-    "format",
-    "scheme",
-    "seed",
-    "validation_accuracy",
-    "accuracy",
-    "tflite_bytes",
-    "zip_bytes",
-    "gzip_bytes",
-    "zstd_bytes",
-    "weight_bytes",
-    "entropy_bytes",
-    "latency_ms",
-    "latency_q1_ms",
-    "latency_q3_ms",
-    "latency_ratio",
-    "accelerator",
-    "npu_cycles",
-    "npu_ms",
-    "npu_sram_kib",
-    "npu_flash_kib",
-    "npu_weight_bytes",
-    "npu_operators",
-    "npu_note",
-    "tflite",
+    *("experiment", "stage", "format", "scheme", "seed", "validation_accuracy", "accuracy"),
+    *_MEASURED,
+    *("latency_ratio", *_QUARTILES, "accelerator", "npu_note", "tflite"),
 ]
-"""leaves.csv, a row a leaf."""
-
-
-MAY_BE_MISSING = COLUMNS[COLUMNS.index("weight_bytes") : COLUMNS.index("latency_ms")] + [
-    column for column in COLUMNS if column.startswith("npu_") and column != "npu_note"
-]
+"""The columns of variants.csv, one row per variant."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """A stage in a format: its file, and its columns of leaves.csv so far."""
+    """A stage in a format.
+
+    Attributes:
+        stage: The stage.
+        format: Name of the format.
+        tflite: Path of the file.
+        row: Its columns of variants.csv, without accuracy on test and latency.
+    """
 
     stage: Stage
     format: str
     tflite: Path
-    row: dict
+    row: dict[str, Any]
 
     @property
     def name(self) -> str:
+        """Label of the variant: "pruned-int8"."""
         return f"{self.stage.name}-{self.format}"
 
 
 def list_formats(stage: Stage) -> tuple[str, ...]:
-    """The formats of a stage: a QAT stage has learned to be int8, a float stage can be anything."""
+    """Return the formats of a stage in the order of the search.
+
+    Args:
+        stage: A QAT stage has only int8, for which it was trained.
+    """
     return ("int8",) if stage.quantizes else tuple(FORMATS)
 
 
 def list_levels() -> list[Stage]:
-    """Every stage, level by level: first the baseline, then one technique, two together, all three."""
+    """Return every stage, level by level: the baseline, then one technique, then two, then three."""
     return sorted(STAGES.values(), key=lambda stage: len(get_lineage(stage.name)))
 
 
-def measure(run: Run, stage: Stage, kind: str) -> Variant:
-    """The leaf with its accuracy on validation, its sizes, and what Vela makes of it for the run's accelerator.
+def measure(run: Run, stage: Stage, name: str) -> Variant:
+    """Measure a variant on the validation split, its sizes, and Vela's estimates for the run's accelerator.
 
-    What of the stage and its ancestors is missing is trained.
+    Missing stages are trained first.
+
+    Args:
+        run: The run.
+        stage: The stage.
+        name: Name of the format.
+
+    Returns:
+        The variant.
     """
-    finished, plan = run.stage(stage.name), run.experiment
+    finished, experiment = run.stage(stage.name), run.experiment
     material = {
         "trained": finished.trained.name,
-        "measured": finished.measured.name if kind == "int8" else None,
-        "format": kind,
-        "calibration_examples": plan.calibration_examples,
-        "code": compute_digest(_convert, _sizes, _weights),
+        "measured": finished.measured.name if name == "int8" else None,
+        "format": name,
+        "calibration_examples": experiment.calibration_examples,
+        "code": compute_digest(_convert, _measure_sizes, _measure_weights),
         "zstandard": metadata.version("zstandard"),
     }
 
     def make(directory: Path) -> None:
-        content, is_correct = _convert(run, finished, kind)
+        content, is_correct = _convert(run, finished, name)
         file = directory / "model.tflite"
         file.write_bytes(content)
-        row = {"validation_accuracy": float(is_correct.mean()), **_sizes(file), **_weights(content)}
-        (directory / "leaf.json").write_text(json.dumps(row))
+        row = {"validation_accuracy": float(is_correct.mean())} | _measure_sizes(file) | _measure_weights(content)
+        (directory / "variant.json").write_text(json.dumps(row))
 
-    entry = _kept(run, f"{stage.name}-{kind}", material, make)
-    about = {
-        "experiment": plan.name,
-        "stage": stage.name,
-        "format": kind,
-        "scheme": plan.scheme if stage.has_schemes else "",
-        "seed": plan.seed,
-        "accelerator": plan.accelerator,
-    }
-    row = about | json.loads((entry / "leaf.json").read_text()) | _on_npu(run, entry / "model.tflite")
-    return Variant(stage, kind, entry / "model.tflite", row)
+    entry = _get_or_make(run, f"{stage.name}-{name}", material, make)
+    about = {column: finished.key[column] for column in ("experiment", "stage", "scheme", "seed")}
+    about |= {"format": name, "accelerator": experiment.accelerator}
+    row = about | json.loads((entry / "variant.json").read_text()) | _estimate_npu(run, entry / "model.tflite")
+    return Variant(stage, name, entry / "model.tflite", row)
 
 
-def measure_on_test(run: Run, leaf: Variant) -> float:
-    """Top-1 accuracy in [0, 1] of the leaf's file on the test split."""
+def measure_on_test(run: Run, variant: Variant) -> float:
+    """Return a variant's top-1 accuracy on the test split, in [0, 1].
+
+    Args:
+        run: The run.
+        variant: The variant.
+    """
     material = {
-        "tflite": _digest(leaf.tflite),
+        "tflite": atomic.compute_sha256(variant.tflite),
         "test": run.data.test.fingerprint(),
         "code": compute_digest(_score_on_test, Split, *run.data.test.code()),
     }
-
-    def make(directory: Path) -> None:
-        (directory / "test.json").write_text(json.dumps(_score_on_test(run, leaf.tflite)))
-
-    return json.loads((_kept(run, f"{leaf.name}-test", material, make) / "test.json").read_text())
+    name = f"{variant.name}-test"
+    return _get_or_compute(run, name, material, "test.json", lambda: _score_on_test(run, variant.tflite))
 
 
-def make_table(leaves: list[Variant]) -> pd.DataFrame:
-    """A row a leaf (`COLUMNS`), with how long an inference takes on this machine, all timed in turn."""
-    frame = pd.DataFrame([leaf.row for leaf in leaves], index=[leaf.name for leaf in leaves])
-    times = latency.measure_latency({leaf.name: leaf.tflite.read_bytes() for leaf in leaves})
+def make_table(variants: list[Variant]) -> pd.DataFrame:
+    """Time the variants on this host, in turn, and return the columns of variants.csv, one row per variant.
+
+    Args:
+        variants: The variants, the float32 baseline first.
+
+    Returns:
+        The table, indexed by label.
+    """
+    frame = pd.DataFrame([variant.row for variant in variants], index=[variant.name for variant in variants])
+    times = latency.measure_latency({variant.name: variant.tflite.read_bytes() for variant in variants})
     frame = frame.join(times).reindex(columns=COLUMNS)
-    return frame.astype(dict.fromkeys(MAY_BE_MISSING, float))
+    return frame.astype(dict.fromkeys([*_MEASURED[_MEASURED.index("weight_bytes") :], *_QUARTILES], float))
 
 
-def _convert(run: Run, finished: Finished, kind: str) -> tuple[bytes, np.ndarray]:
-    """The file of a stage in a format, and whether each validation example (n,) is given its label."""
-    if kind == "int8":  # the stage's own file
+def _convert(run: Run, finished: Finished, name: str) -> tuple[bytes, np.ndarray]:
+    """The file of a stage in a format, and whether each validation example (n,) is classified correctly."""
+    if name == "int8":  # the stage's own file
         return finished.tflite.read_bytes(), finished.is_correct()["validation_int8"]
-    plan = run.experiment
-    inputs = evaluate.sample_calibration(run.data.train, plan.calibration_examples, plan.seed)
-    content = convert.convert(run.model(finished.stage.name), kind, inputs)
-    return content, predict_classes(content, run.data.validation, plan.threads) == run.data.validation.labels
+    experiment = run.experiment
+    inputs = evaluate.sample_calibration(run.data.train, experiment.calibration_examples, experiment.seed)
+    content = convert.convert(run.model(finished.stage.name), name, inputs)
+    predicted = interpreter.predict_classes(content, run.data.validation, experiment.threads)
+    return content, predicted == run.data.validation.labels
 
 
 def _score_on_test(run: Run, tflite: Path) -> float:
-    """Top-1 accuracy of a file on the test split."""
-    predicted = predict_classes(tflite.read_bytes(), run.data.test, run.experiment.threads)
+    predicted = interpreter.predict_classes(tflite.read_bytes(), run.data.test, run.experiment.threads)
     return float((predicted == run.data.test.labels).mean())
 
 
-def _on_npu(run: Run, tflite: Path) -> dict:
-    """What Vela estimates of the file, or why it cannot."""
+def _estimate_npu(run: Run, tflite: Path) -> dict[str, Any]:
+    """Vela's estimates for a file, or the reason why there are none."""
     accelerator = run.experiment.accelerator
     material = {
-        "tflite": _digest(tflite),
+        "tflite": atomic.compute_sha256(tflite),
         "accelerator": accelerator,
         "vela": metadata.version("ethos-u-vela"),
         "code": compute_digest(vela.estimate),
     }
-
-    def make(directory: Path) -> None:
-        (directory / "npu.json").write_text(json.dumps(vela.estimate(tflite.read_bytes(), accelerator)))
-
-    return json.loads((_kept(run, "npu", material, make) / "npu.json").read_text())
+    return _get_or_compute(run, "npu", material, "npu.json", lambda: vela.estimate(tflite.read_bytes(), accelerator))
 
 
-def _sizes(file: Path) -> dict[str, int]:
-    """Bytes of the file, raw and compressed."""
+def _measure_sizes(file: Path) -> dict[str, int]:
     return {
         "tflite_bytes": sizes.raw(file),
         "zip_bytes": sizes.zipped(file),
@@ -183,22 +176,25 @@ def _sizes(file: Path) -> dict[str, int]:
     }
 
 
-def _weights(content: bytes) -> dict:
-    """Bytes of the int8 weights and their zero-order entropy; nothing where the file has none."""
-    codes = flatbuffer.read_weights(content)
-    if not codes:
+def _measure_weights(content: bytes) -> dict[str, int | None]:
+    """Bytes of the int8 weights and their zero-order entropy; None for a file without int8 weights."""
+    kernels = flatbuffer.read_weights(content)
+    if not kernels:
         return {"weight_bytes": None, "entropy_bytes": None}
-    return {
-        "weight_bytes": sum(code.size for code in codes),
-        "entropy_bytes": round(sizes.compute_entropy_bytes(codes)),
-    }
+    entropy = sizes.compute_entropy_bytes(kernels)
+    return {"weight_bytes": sum(kernel.size for kernel in kernels), "entropy_bytes": round(entropy)}
 
 
-def _kept(run: Run, name: str, material: dict, make: Callable[[Path], None]) -> Path:
-    entry = store.get_or_make(run.keep, name, material, make)
-    retention.note_use(run.keep, entry, run.experiment.name)
+def _get_or_compute(run: Run, name: str, material: dict[str, Any], file: str, compute: Callable[[], Any]) -> Any:
+    """A value from a JSON file of an entry."""
+
+    def make(directory: Path) -> None:
+        (directory / file).write_text(json.dumps(compute()))
+
+    return json.loads((_get_or_make(run, name, material, make) / file).read_text())
+
+
+def _get_or_make(run: Run, name: str, material: dict[str, Any], make: Callable[[Path], None]) -> Path:
+    entry = store.get_or_make(run.store_directory, name, material, make)
+    retention.note_use(run.store_directory, entry, run.experiment.name)
     return entry
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""The figure of what each stage costs: published drops of accuracy beside ours, with what chance does to ours."""
+"""Lost accuracy: per published stage beside the published figure, and per layer that is compressed alone."""
 
 from collections import Counter
 from pathlib import Path
@@ -10,53 +10,125 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from collabopt.analysis import comparison
+from collabopt.config.stages import STAGES
 from collabopt.figures import style
 from collabopt.figures.style import FAINT, INK, MUTED, get_colour, use_style
 
+_TITLES = {"drop": "FP32 or fake-INT8", "drop_int8": "INT8 file"}
+_LOG_ABOVE = 10.0
+"""Points. Where a drop exceeds this, the axis is logarithmic beyond ±1, or the small drops would be one line."""
 
+
+@use_style()
 def draw_drops(rows: pd.DataFrame, csv: Path | None = None) -> Figure:
-    """Drops against each side's own baseline in points, a line a published stage, of float and int8 models.
+    """Draw the published and our drop of each stage against its own baseline, of Keras models and of int8 files.
 
-    `rows` is a frame of `comparison.figures`. Ours has a bar of two standard errors either way; where nothing of ours
-    can be compared only the published figure stands.
+    Args:
+        rows: Rows of `comparison.compare_figures`. Our drops have a bar of two standard errors.
+        csv: File for the data.
+
+    Returns:
+        The figure.
     """
     shown = rows[rows["figure"].isin(comparison.DROPS) & rows["published"].notna()]
-    lines = list(
-        dict.fromkeys(zip(shown["table"], map(comparison.format_setting, shown.to_dict("records")), strict=True))
-    )
-    with use_style():
-        figure = style.make_figure(7.6, 1.2 + 0.32 * max(len(lines), 1))
-        for axes, name in zip(figure.subplots(1, 2, sharey=True, sharex=True), comparison.DROPS, strict=True):
-            _panel(axes, shown[shown["figure"] == name], lines)
-            axes.set_title({"drop": "FP32 or fake-INT8", "drop_int8": "INT8 file"}[name], fontweight="bold")
-        if not len(shown):
-            axes.text(0.5, 0.5, "nothing published", transform=axes.transAxes, ha="center", color=MUTED)
-        figure.supxlabel("accuracy lost against the own FP32 baseline (points)", fontsize=9)
-        theirs = Line2D([], [], color=INK, linestyle="", marker="D", fillstyle="none", markersize=6)
-        ours = Line2D([], [], color=MUTED, marker="o", markersize=6)
-        figure.legend([theirs, ours], ["published", "ours ± 2 SE"], loc="outside upper right", ncols=2)
-    return style.save(figure, shown, csv, _alt(shown))
-
-
-def _panel(axes: Axes, shown: pd.DataFrame, lines: list[tuple[str, str]]) -> None:
-    axes.axvline(0, color=FAINT, linewidth=1, zorder=0)
-    for row in shown.to_dict("records"):
-        height, colour = lines.index((row["table"], comparison.format_setting(row))), get_colour(row["stage"])
-        if pd.notna(row["ours"]):
-            error = 200 * row["error"]
-            axes.errorbar(100 * row["ours"], height, xerr=error, fmt=style.get_marker(row["stage"]), color=colour)
-        axes.plot(100 * row["published"], height, "D", color=INK, fillstyle="none", markersize=6)
-    labels = [f"{style.escape(stage)}  ({table.replace('_', ' ')})" for table, stage in lines]
-    axes.set_yticks(np.arange(len(lines)), labels)
-    axes.set_ylim(max(len(lines), 1) - 0.5, -0.5)
-    axes.tick_params(axis="y", length=0, colors=INK)
-    axes.grid(axis="x")
-    axes.set_axisbelow(True)
-
-
-def _alt(shown: pd.DataFrame) -> str:
+    settings = [(row["table"], comparison.format_setting(row)) for row in shown.to_dict("records")]
+    lines = list(dict.fromkeys(settings))
+    shown_at = shown.assign(height=[lines.index(setting) for setting in settings])
+    figure = style.make_figure(7.6, 1.2 + 0.32 * max(len(lines), 1))
+    for axes, (name, title) in zip(figure.subplots(1, 2, sharey=True, sharex=True), _TITLES.items(), strict=True):
+        _draw_published(axes, shown_at[shown_at["figure"] == name])
+        _set_lines(axes, [f"{style.escape(stage)}  ({table.replace('_', ' ')})" for table, stage in lines])
+        axes.set_title(title)
+    if not lines:
+        axes.text(0.5, 0.5, "nothing published", transform=axes.transAxes, ha="center", color=MUTED)
+    figure.supxlabel("accuracy lost against the own FP32 baseline (points)", fontsize=9)
+    theirs = Line2D([], [], color=INK, linestyle="", marker="D", fillstyle="none", markersize=6)
+    ours = Line2D([], [], color=MUTED, marker="o", markersize=6)
+    figure.legend([theirs, ours], ["published", "ours ± 2 SE"], loc="outside upper right", ncols=2)
     known = shown[shown["ours"].notna()]
     counted = Counter(comparison.judge_figure(row) for _, row in known.iterrows())
     verdicts = "; ".join(f"{count} {verdict}" for verdict, count in counted.most_common())
-    said = f"Points of accuracy lost against the own baseline, published beside ours, for {len(shown)} figures."
-    return f"{said} Of {len(known)} that can be compared: {verdicts}." if len(known) else f"{said} None of ours yet."
+    alt = f"Points of accuracy lost against the own baseline, published beside ours, for {len(shown)} figures."
+    alt += f" Of {len(known)} that can be compared: {verdicts}." if len(known) else " None of ours yet."
+    return style.save(figure, shown, csv, alt)
+
+
+@use_style()
+def draw_layer_drops(table: pd.DataFrame, tolerance_points: float | None = None, csv: Path | None = None) -> Figure:
+    """Draw the validation accuracy that each layer loses if it alone is compressed, and its share of the weights.
+
+    Args:
+        table: Rows of `sensitivity.measure`, one per layer. Empty drops are not drawn.
+        tolerance_points: Drop for a dashed line, in points.
+        csv: File for the data.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: The table has no rows.
+    """
+    if table.empty:
+        raise ValueError("table: expected one row per layer; the experiment leaves every layer out")
+    techniques = [stage for stage in STAGES.values() if f"{stage.name}_drop_points" in table]
+    drops = table[[f"{stage.name}_drop_points" for stage in techniques]].astype(float)
+    errors = 2 * table[[f"{stage.name}_error_points" for stage in techniques]].astype(float)
+    height, size = (0.3, 9) if len(table) <= 30 else (0.2, 7.5)
+    alt = []
+    figure = style.make_figure(7.4, 1.2 + height * len(table))
+    axes, beside = figure.subplots(1, 2, sharey=True, width_ratios=(4, 1))
+    for number, stage in enumerate(techniques):
+        heights = np.arange(len(table)) + 0.68 * ((number + 0.5) / len(techniques) - 0.5)
+        form = {"fmt": "oDs^v"[number % 5], "color": stage.colour, "markeredgecolor": INK, "ecolor": MUTED}
+        drop, error, label = drops.iloc[:, number], errors.iloc[:, number], f"{stage.label} alone"
+        axes.errorbar(drop, heights, xerr=error, label=label, markersize=6, markeredgewidth=0.6, **form)
+        if drop.notna().any():
+            layer = table["layer"].iloc[int(np.nanargmax(drop))]
+            alt.append(f"{label}, {layer} costs most, {drop.max():.1f} points")
+    if tolerance_points is not None:
+        form = {"label": f"tolerance ({tolerance_points:g})", "linestyle": "--", "linewidth": 1}
+        axes.axvline(tolerance_points, color=INK, zorder=0, **form)
+    _set_scale(axes, drops.to_numpy(), errors.to_numpy())
+    _draw_weights(beside, table["weights"])
+    _set_lines(axes, list(map(style.escape, table["layer"])), fontsize=size)
+    axes.set_xlabel("accuracy lost on validation (points, ± 2 SE)")
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles[::-1], labels[::-1], loc="outside upper right", ncols=len(labels), reverse=True)
+    alt = f"Validation accuracy lost if each of {len(table)} layers alone is compressed: {'; '.join(alt)}."
+    return style.save(figure, table, csv, alt)
+
+
+def _draw_published(axes: Axes, shown: pd.DataFrame) -> None:
+    axes.axvline(0, color=FAINT, linewidth=1, zorder=0)
+    for row in shown.to_dict("records"):
+        if pd.notna(row["ours"]):
+            form = {"fmt": style.get_marker(row["stage"]), "color": get_colour(row["stage"])}
+            axes.errorbar(100 * row["ours"], row["height"], xerr=200 * row["error"], **form)
+        axes.plot(100 * row["published"], row["height"], "D", color=INK, fillstyle="none", markersize=6)
+
+
+def _set_lines(axes: Axes, labels: list[str], **form) -> None:
+    """One labelled line per row, from the top."""
+    axes.set_yticks(np.arange(len(labels)), labels, **form)
+    axes.set_ylim(max(len(labels), 1) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0, colors=INK)
+    axes.grid(axis="x")
+
+
+def _set_scale(axes: Axes, drops: np.ndarray, errors: np.ndarray) -> None:
+    if (drops > _LOG_ABOVE).any():
+        axes.set_xscale("symlog", linthresh=1, linscale=0.7)
+        axes.set_xticks([-30, -10, -3, -1, 0, 1, 3, 10, 30, 100])
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.set_xlim(min(-1.0, 1.3 * np.nanmin(drops - errors)), 1.3 * np.nanmax(drops + errors))
+    axes.axvline(0, color=MUTED, linewidth=1, zorder=0)
+
+
+def _draw_weights(axes: Axes, weights: pd.Series) -> None:
+    shares = 100 * weights / weights.sum()
+    axes.barh(np.arange(len(shares)), shares, height=0.6, color=FAINT)
+    for height, share in enumerate(shares):
+        text = f"{share:.1f}" if share < 9.95 else f"{share:.0f}"
+        axes.annotate(text, (share, height), (3, 0), textcoords="offset points", va="center", fontsize=7.5)
+    axes.set(xlabel="weights (%)", xlim=(0, 1.35 * shares.max()))
+    axes.tick_params(axis="y", length=0)

@@ -1,11 +1,11 @@
-"""Figures to play with in JupyterLab, from what is stored and without training; on a page they stand still.
+"""Interactive figures for JupyterLab, drawn from stored results without training. On a page they are pictures.
 
-    explorer.kernels(run.stages("pruned", "pcqat"))
-    explorer.targets(leaves, run.experiment.targets)
+    explorer.show_kernels(run.stages("pruned", "pcqat"))
+    explorer.show_targets(variants, run.experiment.targets)
 
-An output holds the widget and the picture that it begins with: JupyterLab shows the widget, and what knows no widgets,
-such as a page of the report, the picture. In a batch it holds the picture alone: a widget does not outlive its kernel,
-and JupyterLab would show an error in its place.
+An output holds the widget and its first picture. JupyterLab shows the widget; a program without widgets, such as a page
+of the report, shows the picture. In a batch the output holds only the picture, because a widget does not outlive its
+kernel and JupyterLab would show an error in its place.
 """
 
 import base64
@@ -17,129 +17,142 @@ from collections.abc import Callable, Sequence
 import ipywidgets
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from collabopt.config.experiment import Targets
-from collabopt.config.stages import get_label
-from collabopt.deploy import targets as bounds
-from collabopt.deploy.targets import BOUNDS
-from collabopt.figures import density
+from collabopt.config.metrics import get_targets
+from collabopt.deploy import targets
+from collabopt.figures.density import draw_density
+from collabopt.figures.style import Described
 from collabopt.figures.targets import draw_verdicts
 
-STEPS = 100
+_STEPS = 100
 """Positions of a slider."""
 
 
 class Explorer:
-    """Controls above the picture that `draw` makes of their values, drawn again at every new value.
+    """Controls above a figure, which is drawn again at every new value.
 
-    controls: by the names that `draw` has for them, a dict a line. widget: all of it, as JupyterLab shows it.
+    Args:
+        lines: The controls of each line, by name.
+        draw: Draws the figure, with the values of the controls as keyword arguments.
+
+    Attributes:
+        controls: The controls by name.
+        widget: Controls and figure as JupyterLab shows them.
     """
 
-    def __init__(self, lines: Sequence[dict[str, ipywidgets.ValueWidget]], draw: Callable[..., Figure]) -> None:
+    def __init__(self, lines: Sequence[dict[str, ipywidgets.ValueWidget]], draw: Callable[..., Described]) -> None:
         self.controls = {name: control for line in lines for name, control in line.items()}
         self._draw = draw
-        self._said = ipywidgets.HTML()
+        self._text = ipywidgets.HTML()
         self._picture = ipywidgets.Image(format="png", layout={"max_width": "100%", "align_self": "flex-start"})
         boxes = [ipywidgets.HBox(list(line.values())) for line in lines]
-        self.widget = ipywidgets.VBox([*boxes, self._said, self._picture])
+        self.widget = ipywidgets.VBox([*boxes, self._text, self._picture])
         for control in self.controls.values():
-            control.observe(self._renew, "value")
-        self._renew()
+            control.observe(self._redraw, "value")
+        self._redraw()
 
     @property
     def png(self) -> bytes:
-        """The picture that is shown."""
+        """The shown picture."""
         return bytes(self._picture.value)
 
     @property
-    def said(self) -> str:
-        """What the picture shows, in words."""
+    def alt(self) -> str:
+        """The shown figure in words."""
         return self._figure.alt
 
-    def _renew(self, change: object = None) -> None:  # noqa: ARG002
+    def _redraw(self, change: object = None) -> None:  # noqa: ARG002
         self._figure = self._draw(**{name: control.value for name, control in self.controls.items()})
-        self._said.value = html.escape(self.said)
-        # At its size in inches of 96 dots, with more dots than that: sharp, and type as large as was meant.
+        self._text.value = html.escape(self.alt)
+        # 96 dots are an inch on a page. The picture has more dots than that, so it is sharp at its intended size.
         self._picture.width = str(round(96 * self._figure.get_figwidth()))
         self._picture.value = self._figure.png()
 
     def _repr_mimebundle_(self, **_) -> tuple[dict, dict]:
         widget = {} if os.environ.get("COLLABOPT_NOTEBOOK") else self.widget._repr_mimebundle_()
-        picture = {"image/png": base64.b64encode(self.png).decode(), "text/plain": self.said}
-        return widget | picture, {"alt": self.said}
+        picture = {"image/png": base64.b64encode(self.png).decode(), "text/plain": self.alt}
+        return widget | picture, {"alt": self.alt}
 
 
-def kernels(finished: Sequence, kernel: str | None = None) -> Explorer:
-    """Pick a stage and a kernel: its density, sparsity, unique values and entropy, of the model and of the int8 file.
+def show_kernels(finished: Sequence, kernel: str | None = None) -> Explorer:
+    """Show the density of a kernel, of the model and of the int8 file, with controls for the stage and the kernel.
 
-    finished: stages as `Run.stages` gives them. It begins with the last of them and with `kernel`; None takes that of
-    most weights that pruning and clustering touch.
-    Raises ValueError where there is no stage, or no such kernel.
+    Args:
+        finished: Finished stages of `Run.stages`. The last is shown first.
+        kernel: Layer of the first kernel. By default the eligible kernel with the most weights.
+
+    Returns:
+        The explorer.
+
+    Raises:
+        ValueError: There is no stage, or no such kernel.
     """
     if not finished:
         raise ValueError("finished=[]: expected at least one finished stage")
     weights = finished[-1].layers.set_index("layer")["weights"]
-    chosen = kernel or weights[finished[-1].eligible_layers()].idxmax()
-    if chosen not in weights.index:
-        raise ValueError(f"kernel={chosen}: expected one of {', '.join(weights.index)}")
-    stages = [(one.stage.title, place) for place, one in enumerate(finished)]
+    first = kernel or weights[finished[-1].eligible_layers()].idxmax()
+    if first not in weights.index:
+        raise ValueError(f"kernel={first}: expected one of {', '.join(weights.index)}")
+    stages = [(one.stage.title, number) for number, one in enumerate(finished)]
     line = {
         "stage": ipywidgets.Dropdown(options=stages, value=len(finished) - 1, description="Stage"),
-        "layer": ipywidgets.Dropdown(options=list(weights.index), value=chosen, description="Kernel"),
+        "layer": ipywidgets.Dropdown(options=list(weights.index), value=first, description="Kernel"),
     }
 
     @functools.cache
-    def stored(stage: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        return finished[stage].kernels(), finished[stage].int8_values()
+    def read(stage: int) -> dict[str, dict[str, np.ndarray]]:
+        one = finished[stage]
+        return {one.stage.label: one.kernels(), f"{one.stage.label} int8": one.int8_values()}
 
-    def draw(stage: int, layer: str) -> Figure:
-        own, codes = stored(stage)
-        name = get_label(finished[stage].stage.name)
-        return density.draw_density({name: own[layer], f"{name} int8": codes[layer]}, layer)
+    def draw(stage: int, layer: str) -> Described:
+        return draw_density({label: kernels[layer] for label, kernels in read(stage).items()}, layer)
 
     return Explorer([line], draw)
 
 
-def targets(leaves: pd.DataFrame, wanted: Targets) -> Explorer:
-    """Move the targets and see which leaf is chosen, and what the others miss.
+def show_targets(variants: pd.DataFrame, wanted: Targets) -> Explorer:
+    """Show the variants against the targets, with a slider for each target.
 
-    `leaves` has the columns of leaves.csv. A target that is not ticked bounds nothing, and one whose cost no leaf tells
-    is left out. It begins with the targets as they are.
+    A target counts only if it is ticked. One that is not set has no slider if no variant has a value for it.
+
+    Args:
+        variants: Rows of variants.csv.
+        wanted: The first targets.
+
+    Returns:
+        The explorer.
     """
-    base, asked, lines = bounds.get_baseline_accuracy(leaves), bounds.list_targets(wanted), []
-    for target, bound in BOUNDS.items():
-        spent = [bounds.get_cost(leaf, target, base) / bound.size for leaf in leaves.to_dict("records")]
-        known = [amount for amount in spent if np.isfinite(amount)]
-        if known or target in asked:
-            limit = asked[target] / bound.size if target in asked else max(known)
-            lines.append(_line(target, [*known, limit], limit, target in asked))
+    accuracy, first, lines = targets.get_baseline_accuracy(variants), targets.list_targets(wanted), []
+    for target, metric in get_targets().items():
+        costs = [targets.get_cost(variant, target, accuracy) / metric.scale for variant in variants.to_dict("records")]
+        known = [cost for cost in costs if np.isfinite(cost)]
+        if known or target in first:
+            limit = first[target] / metric.scale if target in first else max(known)
+            lines.append(_make_line(target, [*known, limit], limit, target in first))
 
-    def draw(**values: float) -> Figure:
-        names = [name for line in lines for name in line if name in BOUNDS and values[f"{name}_asked"]]
-        return draw_verdicts(leaves, _targets({name: values[name] * BOUNDS[name].size for name in names}))
+    def draw(**values: float) -> Described:
+        asked = {target: metric for target, metric in get_targets().items() if values.get(f"{target}_asked")}
+        limits = {target: values[target] * metric.scale for target, metric in asked.items()}
+        counts = {target: max(1, round(limits[target])) for target in limits if asked[target].name.endswith("_bytes")}
+        return draw_verdicts(variants, Targets(**limits | counts))
 
     return Explorer(lines, draw)
 
 
-def _line(target: str, amounts: list[float], limit: float, asked: bool) -> dict[str, ipywidgets.ValueWidget]:
-    """A slider, from a little below the least of the amounts to a little above the largest, and whether it counts."""
-    bound = BOUNDS[target]
-    least, most = min((amount for amount in amounts if amount > 0), default=1.0), max(amounts)
+def _make_line(target: str, costs: list[float], limit: float, is_set: bool) -> dict[str, ipywidgets.ValueWidget]:
+    """A slider, from a little below the least cost to a little above the largest, and a tick whether it counts."""
+    metric = get_targets()[target]
+    least, most = min((cost for cost in costs if cost > 0), default=1.0), max(costs)
     margin = 0.05 * max(most - least, least)
     low, high = max(least - margin, least / 2), max(most, least) + margin
-    if target == "max_accuracy_drop":
+    if metric.unit == "points":
         low, high = 0.0, min(high, 99.99)
-    form = {"readout_format": f",.{bound.digits}f", "continuous_update": False, "style": {"description_width": "12em"}}
+    form = {"readout_format": f",.{metric.digits}f", "continuous_update": False, "style": {"description_width": "12em"}}
     slider = ipywidgets.FloatSlider(
-        limit, min=low, max=high, step=(high - low) / STEPS, description=f"{bound.title} ({bound.unit})",
-        disabled=not asked, layout={"width": "36em"}, **form,
+        limit, min=low, max=high, step=(high - low) / _STEPS, description=metric.heading,
+        disabled=not is_set, layout={"width": "36em"}, **form,
     )  # fmt: skip
-    tick = ipywidgets.Checkbox(asked, description=f"limit {bound.title}", indent=False)
+    tick = ipywidgets.Checkbox(is_set, description=f"limit {metric.title}", indent=False)
     ipywidgets.dlink((tick, "value"), (slider, "disabled"), lambda on: not on)
     return {target: slider, f"{target}_asked": tick}
-
-
-def _targets(limits: dict[str, float]) -> Targets:
-    whole = {"max_tflite_bytes", "max_gzip_bytes"}
-    return Targets(**{name: max(1, round(limit)) if name in whole else limit for name, limit in limits.items()})

@@ -1,5 +1,6 @@
-"""Accuracy against each cost of the tree's leaves, with the Pareto fronts: what no other leaf beats in both."""
+"""Accuracy against costs, with the Pareto front: the variants that no other beats in both."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -7,108 +8,114 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.path import Path as Polyline
+from matplotlib.ticker import LogLocator
 
 from collabopt.config.formats import FORMATS, get_format_label
+from collabopt.config.metrics import get_metric
 from collabopt.config.stages import STAGES, get_label
 from collabopt.figures import style, text_placement
-from collabopt.figures.style import ALARM, INK, MUTED, get_colour, parse_preserved, use_style
+from collabopt.figures.style import ALARM, FAINT, INK, MUTED, get_colour, use_style
+from collabopt.storage.results import parse_preserved, select_first_setting, to_numbers
 
-
-def draw_sizes(results: pd.DataFrame, csv: Path | None = None) -> Figure:
-    """Gzip size (kB, 1,000 bytes) against INT8 accuracy (%), a labelled point a row of `results`.
-
-    Accuracy is that on test; on validation, and the axis says so, where no row has any. A row whose stage did not
-    preserve what its parent won has a red ring and says so.
-    """
-    shown = style.to_numbers(results, ["gzip_bytes", "accuracy_int8", "validation_accuracy_int8"])
-    unread = bool(shown["accuracy_int8"].isna().all())
-    if unread:
-        shown = shown.assign(accuracy_int8=shown["validation_accuracy_int8"])
-    shown = shown.dropna(subset=["gzip_bytes", "accuracy_int8"])
-    shown = shown.reindex(columns=["stage", "scheme", "gzip_bytes", "accuracy_int8", "preserved"])
-    with use_style():
-        figure = style.make_figure(7.2, 4.6)
-        axes = figure.subplots()
-        axes.set(xlabel="gzip size of the int8 .tflite (kB)", ylabel=f"INT8 {'validation ' * unread}accuracy (%)")
-        axes.set_axisbelow(True)
-        axes.grid()
-        axes.margins(0.12)
-        for row in shown.itertuples():
-            at, colour = (row.gzip_bytes / 1000, 100 * row.accuracy_int8), get_colour(row.stage)
-            axes.plot(*at, style.get_marker(row.stage), color=colour, markersize=9, markeredgecolor="white")
-            if parse_preserved(row.preserved) is False:
-                axes.plot(*at, "o", markersize=17, fillstyle="none", color=ALARM, markeredgewidth=1.8)
-        floats, quantized = (Line2D([], [], color=MUTED, linestyle="", marker=shape, markersize=7) for shape in "os")
-        names = ["post-training quantization", "quantization-aware training"]
-        figure.legend([floats, quantized], names, loc="outside upper right", ncols=2)
-        _label(axes, shown)
-    said = [
-        f"{get_label(row.stage)} {100 * row.accuracy_int8:.1f} % at {row.gzip_bytes / 1000:,.0f} kB"
-        + ", NOT preserved" * (parse_preserved(row.preserved) is False)
-        for row in shown.itertuples()
-    ]
-    return style.save(figure, shown, csv, f"INT8 accuracy against gzip size: {'; '.join(said)}.")
-
-
-def _label(axes: Axes, shown: pd.DataFrame) -> None:
-    twice = shown.groupby("stage")["scheme"].transform("nunique") > 1
-    data = np.column_stack([shown["gzip_bytes"] / 1000, 100 * shown["accuracy_int8"]])
-    lost = [parse_preserved(value) is False for value in shown["preserved"]]
-    said = [
-        get_label(row.stage) + (f" ({row.scheme or 'own'} scheme)" if schemes else "") + ", NOT preserved" * gone
-        for row, schemes, gone in zip(shown.itertuples(), twice, lost, strict=True)
-    ]
-    colours = [ALARM if gone else INK for gone in lost]
-    text_placement.place(axes, data, said, colours, [1.4 if gone else 1.0 for gone in lost])
-
-
-COSTS = {
-    "gzip_bytes": ("size after gzip (kB)", 1e-3),
-    "latency_ratio": ("latency here (× float32 baseline)", 1.0),
-    "npu_ms": ("{accelerator} inference (ms)", 1.0),
-    "npu_sram_kib": ("{accelerator} SRAM (KiB)", 1.0),
-    "npu_flash_kib": ("{accelerator} flash (KiB)", 1.0),
-}
-"""Columns of leaves.csv: what an axis says, and what it multiplies by."""
-
-
-WIDE = 5
+_COSTS = "gzip_bytes", "latency_ratio", "npu_ms", "npu_sram_kib", "npu_flash_kib"
+_LOG_RANGE = 5
 """Where the largest cost is more than this many times the smallest, the axis is logarithmic."""
 
 
-def draw_costs(leaves: pd.DataFrame, csv: Path | None = None) -> Figure:
-    """Validation accuracy (%) against each cost that is known, a panel a cost, a point a leaf of leaves.csv.
+def draw_costs(variants: pd.DataFrame, csv: Path | None = None) -> Figure:
+    """Draw validation accuracy against sizes, latency and NPU costs, one panel per cost.
 
-    Colour tells the stage, the marker the format; leaves on the front are larger, outlined and named. Where a stage has
-    several settings the first is drawn. The CSV has `front_<cost>` too. Raises ValueError where no cost is known.
+    Args:
+        variants: Rows of variants.csv. One setting per stage and format is drawn.
+        csv: File for the data.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: No variant has an accuracy and a cost.
     """
-    rows = style.select_first_setting(style.to_numbers(leaves, ["validation_accuracy", *COSTS]), "stage", "format")
-    rows = rows.dropna(subset=["validation_accuracy"])
-    known = [cost for cost in COSTS if rows[cost].notna().any()]
-    if not known:
-        raise ValueError(f"leaves: no leaf has an accuracy and one of {', '.join(COSTS)}")
-    rows = rows.assign(**{f"front_{cost}": find_front(rows[cost], rows["validation_accuracy"]) for cost in known})
+    rows = select_first_setting(to_numbers(variants, ["validation_accuracy", *_COSTS]), "stage", "format")
+    if rows.dropna(subset="validation_accuracy")[[*_COSTS]].isna().all(axis=None):
+        raise ValueError(f"variants: none has an accuracy and a cost; expected one of {', '.join(_COSTS)}")
+    return draw_pareto(rows, _COSTS, "validation_accuracy", csv=csv)
+
+
+def draw_sizes(results: pd.DataFrame, csv: Path | None = None) -> Figure:
+    """Draw the accuracy of the int8 files against their size after gzip, every point with its stage.
+
+    Args:
+        results: Rows of results.csv. Accuracy is on test, or on validation if no row has one on test.
+        csv: File for the data.
+
+    Returns:
+        The figure.
+    """
+    unread = to_numbers(results, ["accuracy_int8"])["accuracy_int8"].isna().all()
+    schemes = results.get("scheme", pd.Series("", results.index)).fillna("")
+    has_several = schemes.groupby(results["stage"]).transform("nunique") > 1
+    asides = (" (" + schemes.replace("", "own") + " scheme)").where(has_several, "")
+    labels = results["stage"].map(get_label) + asides
+    return draw_pareto(results, accuracy=("validation_" if unread else "") + "accuracy_int8", labels=labels, csv=csv)
+
+
+@use_style()
+def draw_pareto(
+    rows: pd.DataFrame,
+    costs: Sequence[str] = ("gzip_bytes",),
+    accuracy: str = "accuracy_int8",
+    labels: pd.Series | None = None,
+    error: str | None = None,
+    csv: Path | None = None,
+) -> Figure:
+    """Draw accuracy against each cost with its Pareto front, one panel per cost.
+
+    Colour tells the stage. The marker tells the format or, without a column `format`, whether the stage is
+    quantization-aware. A red ring marks a stage that did not preserve its parent's zeros and clusters.
+
+    Args:
+        rows: One row per variant: `stage`, the metrics, and `format`, `scheme`, `accelerator`, `preserved` if known.
+        costs: Names of metrics. One that no row has is left out.
+        accuracy: Name of the metric on the y axis.
+        labels: One text per row, empty for none. By default each panel names the stages on its front.
+        error: Column with the standard deviation of the accuracy.
+        csv: File for the data, with a column `front_<cost>` per cost.
+
+    Returns:
+        The figure.
+    """
+    rows = to_numbers(rows, [accuracy, *costs, *filter(None, [error])]).dropna(subset=accuracy)
+    rows = rows.assign(lost=[parse_preserved(value) is False for value in rows.get("preserved", [None] * len(rows))])
+    known = [cost for cost in costs if rows[cost].notna().any()] or list(costs[:1])
+    rows = rows.assign(**{f"front_{cost}": find_front(rows[cost], rows[accuracy]) for cost in known})
     across = min(len(known), 3)
     down = -(-len(known) // across)
-    with use_style():
-        figure = style.make_figure(max(3.1 * across, 5.2), 0.9 + 2.7 * down)
-        panels = figure.subplots(down, across, squeeze=False, sharey=True)
-        for axes, cost in zip(panels.flat, known, strict=False):
-            _panel(axes, rows, cost)
-        panels[0, 0].set_ylim(top=min(panels[0, 0].get_ylim()[1], 100.5))
-        _legend(figure, rows, list(panels.flat[len(known) :]))
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # names are placed where the panels are now
-        for axes, cost in zip(panels.flat, known, strict=False):
-            _name(axes, rows, cost)
-    columns = ["stage", "format", "scheme", "validation_accuracy", "accelerator", *known]
-    return style.save(figure, rows.reindex(columns=[*columns, *(f"front_{one}" for one in known)]), csv, _alt(rows))
+    figure = style.make_figure(*((7.2, 4.6) if len(known) == 1 else (3.1 * across, 0.9 + 2.7 * down)))
+    panels = figure.subplots(down, across, squeeze=False, sharey=True)
+    for axes, cost in zip(panels.flat, known, strict=False):
+        _draw_panel(axes, rows, cost, accuracy, error)
+    panels[0, 0].set_ylim(top=min(panels[0, 0].get_ylim()[1], 100.5))
+    all_named = labels is not None and labels.loc[rows.index].ne("").all()
+    _add_legend(figure, rows, list(panels.flat[len(known) :]), with_stages=not all_named)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # names are placed where the panels are now
+    for axes, cost in zip(panels.flat, known, strict=False):
+        _name_points(axes, rows, cost, accuracy, labels)
+    columns = ["stage", "format", "scheme", accuracy, error, "accelerator", "preserved", *known]
+    columns = [column for column in columns if column in rows] + [f"front_{cost}" for cost in known]
+    return style.save(figure, rows[columns], csv, _describe(rows, known, accuracy, all_named))
 
 
 def find_front(cost: pd.Series, accuracy: pd.Series) -> pd.Series:
-    """Whether no other is at least as cheap and as accurate, and better in one of them; not where the cost is unknown.
+    """Mark the Pareto front: no other is at least as cheap and as accurate, and better in one of the two.
 
-    Equal ones are all on the front.
+    Args:
+        cost: Cost of each variant, NaN if not known.
+        accuracy: Accuracy of each variant, with the same index.
+
+    Returns:
+        Booleans. Equal variants are all on the front; a variant without a cost is not.
     """
     order = pd.DataFrame({"cost": cost, "loss": -accuracy}).dropna().sort_values(["cost", "loss"])
     best = order["loss"].cummin()
@@ -118,78 +125,101 @@ def find_front(cost: pd.Series, accuracy: pd.Series) -> pd.Series:
     return pd.Series(marked, order.index).reindex(cost.index, fill_value=False)
 
 
-def _panel(axes: Axes, rows: pd.DataFrame, cost: str) -> None:
-    title, scale = COSTS[cost]
-    shown = rows.dropna(subset=[cost]).sort_values(cost)
-    best = shown[shown[f"front_{cost}"]]
+def _draw_panel(axes: Axes, rows: pd.DataFrame, cost: str, accuracy: str, error: str | None) -> None:
+    across, up = get_metric(cost), get_metric(accuracy)
+    shown = rows.dropna(subset=cost).sort_values(cost)
     for row in shown.to_dict("records"):
-        on = row[f"front_{cost}"]
-        form = {"markersize": 9 if on else 6, "markeredgecolor": INK if on else "white", "zorder": 4 if on else 3}
-        marker = FORMATS[row["format"]].marker if row["format"] in FORMATS else "o"
-        at = scale * row[cost], 100 * row["validation_accuracy"]
-        axes.plot(*at, marker, color=get_colour(row["stage"]), markeredgewidth=0.8, **form)
-    axes.step(scale * best[cost], 100 * best["validation_accuracy"], where="post", color=INK, linewidth=1, zorder=2)
-    if shown[cost].max() > WIDE * shown[cost].min() > 0:
+        at, on_front = (row[cost] / across.scale, row[accuracy] / up.scale), row[f"front_{cost}"]
+        form = {"markersize": 9 if on_front else 7, "markeredgecolor": INK if on_front else "white"}
+        marker = FORMATS[row["format"]].marker if row.get("format") in FORMATS else style.get_marker(row["stage"])
+        if error and pd.notna(row[error]):
+            axes.errorbar(*at, yerr=row[error] / up.scale, ecolor=FAINT, zorder=1)
+        axes.plot(*at, marker, color=get_colour(row["stage"]), markeredgewidth=0.8, zorder=4 if on_front else 3, **form)
+        if row["lost"]:
+            axes.plot(*at, "o", markersize=17, fillstyle="none", color=ALARM, markeredgewidth=1.8)
+    best = shown[shown[f"front_{cost}"]]
+    steps = best[cost] / across.scale, best[accuracy] / up.scale
+    axes.step(*steps, where="post", color=INK, linewidth=1, zorder=2)
+    if shown[cost].max() > _LOG_RANGE * shown[cost].min() > 0:
         axes.set_xscale("log")
-        _plain_ticks(axes, scale * shown[cost])
-    named = shown["accelerator"].dropna() if "accelerator" in shown else shown[cost].head(0)
-    axes.set_xlabel(style.escape(title.format(accelerator=named.iloc[0].title() if len(named) else "NPU")))
-    axes.set_axisbelow(True)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+        axes.minorticks_off()
+    axes.set_xlabel(style.escape(_get_title(cost, shown)))
     axes.grid()
     axes.margins(0.12, 0.14)
     if axes.get_subplotspec().is_first_col():
-        axes.set_ylabel("validation accuracy (%)")
+        axes.set_ylabel(up.heading)
 
 
-def _plain_ticks(axes: Axes, values: pd.Series) -> None:
-    """Ticks at 1, 2 and 5 times the powers of ten, written out."""
-    decades = 10.0 ** np.arange(np.floor(np.log10(values.min())) - 1, np.ceil(np.log10(values.max())) + 1)
-    ticks = [mantissa * decade for decade in decades for mantissa in (1, 2, 5)]
-    axes.set_xticks([tick for tick in ticks if 0.7 * values.min() <= tick <= 1.4 * values.max()])
-    axes.minorticks_off()
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+def _get_title(cost: str, rows: pd.DataFrame) -> str:
+    """The metric as an axis title, which stands alone: no group is above it as in a table."""
+    metric = get_metric(cost)
+    if metric.group == "NPU":
+        accelerators = rows["accelerator"].dropna().unique() if "accelerator" in rows else []
+        return ", ".join([metric.heading, *(str(name).title() for name in accelerators)])
+    unit = f" ({metric.unit})" if metric.unit else ""
+    return (metric.description[:1].lower() + metric.description[1:] or f"{metric.group} {metric.title}".strip()) + unit
 
 
-def _name(axes: Axes, rows: pd.DataFrame, cost: str) -> None:
-    """The stage beside every leaf on the front; its marker says the format."""
-    at = np.column_stack([COSTS[cost][1] * rows[cost], 100 * rows["validation_accuracy"]])
-    on, known = rows[f"front_{cost}"].to_numpy(), rows[cost].notna().to_numpy()
-    names = [get_label(stage) for stage in rows.loc[on, "stage"]]
-    line = _along(at[on][np.argsort(at[on][:, 0])])
-    text_placement.place(axes, at[on], names, [INK] * len(names), others=np.concatenate([at[known & ~on], line]))
+def _get_names(rows: pd.DataFrame, cost: str, labels: pd.Series | None) -> pd.Series:
+    """The texts in a panel, empty where a point has none."""
+    if labels is None:
+        labels = rows["stage"].map(get_label).where(rows[f"front_{cost}"], "")
+    names = labels.loc[rows.index].where(rows[cost].notna(), "")
+    return names.where(~rows["lost"] | names.eq(""), names + ", NOT preserved")
 
 
-def _along(points: np.ndarray, steps: int = 12) -> np.ndarray:
-    """Points on the steps between `points` (n, 2), which go to the right and then up."""
-    corners = np.column_stack([points[1:, 0], points[:-1, 1]])
-    share = np.linspace(0, 1, steps)[:, None]
-    pieces = [*zip(points[:-1], corners, strict=True), *zip(corners, points[1:], strict=True)]
-    return np.concatenate([points[:0], *(start + share * (end - start) for start, end in pieces)])
+def _name_points(axes: Axes, rows: pd.DataFrame, cost: str, accuracy: str, labels: pd.Series | None) -> None:
+    points = np.column_stack([rows[cost] / get_metric(cost).scale, rows[accuracy] / get_metric(accuracy).scale])
+    names = _get_names(rows, cost, labels).to_numpy()
+    on_front, lost, named = rows[f"front_{cost}"].to_numpy(), rows["lost"].to_numpy(), names != ""
+    others = points[rows[cost].notna().to_numpy() & ~named]
+    if on_front.any():
+        across, up = points[on_front][np.argsort(points[on_front, 0])].T
+        steps = Polyline(np.column_stack([np.repeat(across, 2)[1:], np.repeat(up, 2)[:-1]]))
+        others = np.concatenate([others, steps.interpolated(11).vertices])
+    colours, away = np.where(lost, ALARM, INK), np.where(lost, 1.4, 1.0)
+    text_placement.place(axes, points[named], names[named], colours[named], away[named], others)
 
 
-def _legend(figure: Figure, rows: pd.DataFrame, free: list[Axes]) -> None:
-    """In the place of a panel where one is free, else above."""
-    stages = [stage for stage in STAGES if stage in set(rows["stage"])]
-    formats = [form for form in FORMATS if form in set(rows["format"])]
-    marks = [Line2D([], [], color=get_colour(stage), linewidth=6, solid_capstyle="butt") for stage in stages]
-    marks += [
-        Line2D([], [], color=MUTED, linestyle="", marker=FORMATS[form].marker, markersize=7, fillstyle="none")
-        for form in formats
-    ]
-    marks.append(Line2D([], [], color=INK, linewidth=1))
-    said = [*map(get_label, stages), *map(get_format_label, formats), "Pareto front"]
+def _add_legend(figure: Figure, rows: pd.DataFrame, free: list[Axes], with_stages: bool) -> None:
+    """Add the legend in the place of a free panel, else above the panels."""
+
+    def mark(marker: str, color: str = MUTED, **form) -> Line2D:
+        return Line2D([], [], marker=marker, color=color, linestyle="", **{"markersize": 7} | form)
+
+    marks, hollow = {}, {"fillstyle": "none"}
+    stages = [stage for stage in STAGES.values() if stage.name in set(rows["stage"])]
+    if "format" in rows:
+        marks = {one.label: Line2D([], [], color=one.colour, linewidth=6, solid_capstyle="butt") for one in stages}
+        marks |= {one.label: mark(one.marker, **hollow) for one in FORMATS.values() if one.name in set(rows["format"])}
+    elif with_stages:
+        marks = {one.label: mark(style.get_marker(one.name), one.colour) for one in stages}
+    else:
+        marks = {"post-training quantization": mark("o"), "quantization-aware training": mark("s")}
+    if with_stages and rows["lost"].any():
+        marks["NOT preserved"] = mark("o", ALARM, markersize=10, markeredgewidth=1.8, **hollow)
+    marks["Pareto front"] = Line2D([], [], color=INK, linewidth=1)
     for axes in free:
         axes.set_axis_off()
     if free:
-        free[0].legend(marks, said, loc="center", ncols=2)
+        free[0].legend(marks.values(), marks, loc="center", ncols=2)
     else:
-        figure.legend(marks, said, loc="outside upper center", ncols=5)
+        figure.legend(marks.values(), marks, loc="outside upper center", ncols=5)
 
 
-def _alt(rows: pd.DataFrame) -> str:
-    said = []
-    for cost in (one for one in COSTS if f"front_{one}" in rows):
-        best = rows[rows[f"front_{cost}"]].sort_values(cost)
-        names = [f"{get_label(row.stage)} {get_format_label(row.format)}" for row in best.itertuples()]
-        said.append(f"{cost}: {', '.join(names)}")
-    return f"Validation accuracy of {len(rows)} leaves against each cost. On the Pareto fronts, {'; '.join(said)}."
+def _describe(rows: pd.DataFrame, costs: list[str], accuracy: str, whole: bool) -> str:
+    """Name every point, or only those on the fronts."""
+    up = get_metric(accuracy)
+    text = f"{up.title[0].upper()}{up.title[1:]} of {len(rows)} variant{'s' * (len(rows) != 1)}."
+    for cost in costs:
+        across, shown = get_metric(cost), rows[rows[cost].notna() if whole else rows[f"front_{cost}"]]
+        points = [
+            f"{get_label(row['stage'])} {get_format_label(row.get('format', ''))}".rstrip()
+            + f" {up.format(row[accuracy])} % at {across.format(row[cost])} {across.unit}".rstrip()
+            + ", NOT preserved" * bool(row["lost"])
+            for row in shown.sort_values(cost).to_dict("records")
+        ]
+        text += f" {'Against' if whole else 'Pareto front against'} {_get_title(cost, rows)}: {'; '.join(points)}."
+    return text

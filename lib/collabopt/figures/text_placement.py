@@ -8,50 +8,65 @@ from matplotlib.text import Annotation
 
 from collabopt.figures import style
 
-PLACES = (10, 0), (-10, 0), (0, 9), (0, -9), (7, 8), (-7, 8), (7, -8), (-7, -8)
-"""Where a name may stand: points (1/72 inch) to the right of and above what it names, the best first."""
+_OFFSETS = (10, 0), (-10, 0), (0, 9), (0, -9), (7, 8), (-7, 8), (7, -8), (-7, -8)
+"""Places of a name, in 1/72 inch to the right of its point and above it, the best first."""
 
+_REACH = 6
+"""Half the side of the square that a marker covers, in 1/72 inch."""
 
-REACH = 6
-"""Half the side of the square, in 1/72 inch, that a marker is taken to cover."""
+_WEIGHT = 3
+"""Covering a name, or space outside the axes where ticks and titles stand, counts this many times a covered marker."""
+
+_ROUNDS = 3
 
 
 def place(
     axes: Axes,
-    named: np.ndarray,
+    points: np.ndarray,
     names: Sequence[str],
     colours: Sequence[str],
-    away: Sequence[float] | float = 1.0,
-    others: np.ndarray | None = None,
+    away: Sequence[float],
+    others: np.ndarray,
 ) -> None:
-    """Write `names` beside the points `named` (n, 2), in data coordinates, at the one of `PLACES` where each covers
-    least of names, of all points and of what is outside the axes.
+    """Write names beside points, each where it covers least of names, of points and of the space outside the axes.
 
-    away: how many times as far off as `PLACES`. others: points (m, 2) without a name, which are not covered either.
+    Args:
+        axes: The panel. Its layout must be final.
+        points: Points (n, 2) in data coordinates.
+        names: n texts.
+        colours: n colours.
+        away: n factors on the distance between point and name.
+        others: Points (m, 2) without a name, which names should not cover either.
     """
+    if not len(points):
+        return
     axes.figure.draw_without_rendering()
-    reach = REACH * axes.figure.dpi / 72
-    points = named if others is None else np.concatenate([named, others])
-    taken = [(x - reach, y - reach, x + reach, y + reach) for x, y in axes.transData.transform(points)]
-    for at, name, colour, times in zip(named, names, colours, np.broadcast_to(away, len(named)), strict=True):
-        tried = [_beside(axes, name, at, (times * x, times * y), colour) for x, y in PLACES]
-        tried.sort(key=lambda text: _covered(text.get_window_extent().extents, taken, axes.bbox.extents))
-        taken.append(tuple(tried[0].get_window_extent().extents))
-        for text in tried[1:]:
+    tried = [
+        [_write_beside(axes, name, point, (times * x, times * y), colour) for x, y in _OFFSETS]
+        for point, name, colour, times in zip(points, names, colours, away, strict=True)
+    ]
+    boxes = np.array([[text.get_window_extent().extents for text in texts] for texts in tried])
+    reach = _REACH * axes.figure.dpi / 72 * np.array([-1, -1, 1, 1])
+    centres = axes.transData.transform(np.concatenate([points, others]))
+    outside = np.prod(boxes[..., 2:] - boxes[..., :2], -1) - _intersect(boxes, axes.bbox.extents[None]).sum(-1)
+    cover = _intersect(boxes, np.tile(centres, 2) + reach).sum(-1) + _WEIGHT * outside
+    chosen, rows = cover.argmin(1), np.arange(len(points))
+    for row in np.tile(rows, _ROUNDS):
+        names_of_others = boxes[rows, chosen][rows != row]
+        chosen[row] = (cover[row] + _WEIGHT * _intersect(boxes[row], names_of_others).sum(-1)).argmin()
+    for row, texts in enumerate(tried):
+        for text in texts[: chosen[row]] + texts[chosen[row] + 1 :]:
             text.remove()
 
 
-def _beside(axes: Axes, name: str, at: np.ndarray, place: tuple[float, float], colour: str) -> Annotation:
+def _write_beside(axes: Axes, name: str, point: np.ndarray, offset: tuple[float, float], colour: str) -> Annotation:
     across, up = {-1: "right", 0: "center", 1: "left"}, {-1: "top", 0: "center_baseline", 1: "bottom"}
-    form = {"ha": across[int(np.sign(place[0]))], "va": up[int(np.sign(place[1]))], "color": colour}
-    return axes.annotate(style.escape(name), at, place, textcoords="offset points", **form)
+    form = {"ha": across[int(np.sign(offset[0]))], "va": up[int(np.sign(offset[1]))], "color": colour, "fontsize": 8.5}
+    return axes.annotate(style.escape(name), point, offset, textcoords="offset points", **form)
 
 
-def _covered(box: np.ndarray, taken: list[tuple], inside: np.ndarray) -> float:
-    """Square pixels of `box` that lie on a `taken` box or outside of `inside`: (left, bottom, right, top) each."""
-
-    def shared(other: tuple) -> float:
-        width, height = min(box[2], other[2]) - max(box[0], other[0]), min(box[3], other[3]) - max(box[1], other[1])
-        return max(width, 0) * max(height, 0)
-
-    return sum(map(shared, taken)) + (box[2] - box[0]) * (box[3] - box[1]) - shared(inside)
+def _intersect(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Areas that boxes (…, 4) share with others (m, 4), in square pixels: (…, m). Corners: left, bottom, right, top."""
+    low = np.maximum(boxes[..., None, :2], others[:, :2])
+    high = np.minimum(boxes[..., None, 2:], others[:, 2:])
+    return np.prod(np.maximum(high - low, 0), -1)

@@ -1,9 +1,4 @@
-"""Figures of a run: training, layers, size and accuracy; all others from modules of their own.
-
-    plots.density({"pruned": kernel, "PCQAT int8": codes}, "conv_1", csv=directory / "density.csv")
-
-Every function takes plain data, returns a matplotlib Figure, and writes what the figure shows to `csv` where given.
-"""
+"""Training curves: accuracy and loss by epoch, one column of panels per stage."""
 
 from pathlib import Path
 
@@ -18,59 +13,66 @@ from collabopt.figures import style
 from collabopt.figures.style import INK, MUTED, get_colour, use_style
 
 
+@use_style()
 def draw_training(histories: dict[str, pd.DataFrame], csv: Path | None = None) -> Figure:
-    """Accuracy over loss, a panel a stage, training (solid) against validation (dashed).
+    """Draw accuracy over loss per stage, on training (solid) and validation examples (dashed).
 
-    A frame has the columns `epoch, loss, accuracy, val_loss, val_accuracy`, accuracies in [0, 1]; a stage that was
-    not trained has no rows, and its panel says so.
+    Args:
+        histories: By stage, one row per epoch: `epoch, loss, accuracy, val_loss, val_accuracy`, accuracies in [0, 1].
+            A stage that was not trained has no rows.
+        csv: File for the data.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: There is no stage.
     """
     if not histories:
         raise ValueError("histories={}: expected at least one stage and its history")
     across = min(len(histories), 4)
     down = -(-len(histories) // across)
-    with use_style():
-        figure = style.make_figure(max(2.6 * across, 4.2), 0.4 + 3.1 * down)
-        blocks = np.atleast_1d(figure.subfigures(down, across)).ravel()
-        for block, (stage, history) in zip(blocks, histories.items(), strict=False):
-            _history(block, stage, history)
-        solid, dashed = Line2D([], [], color=INK), Line2D([], [], color=INK, linestyle="--", marker="o", markersize=3)
-        figure.legend([solid, dashed], ["training", "validation"], loc="outside upper right", ncols=2)
+    figure = style.make_figure(max(2.6 * across, 4.2), 0.4 + 3.1 * down)
+    blocks = np.atleast_1d(figure.subfigures(down, across)).ravel()
+    for block, (stage, history) in zip(blocks, histories.items(), strict=False):
+        _draw_history(block, stage, history)
+    solid, dashed = Line2D([], [], color=INK), Line2D([], [], color=INK, linestyle="--", marker="o", markersize=3)
+    figure.legend([solid, dashed], ["training", "validation"], loc="outside upper right", ncols=2)
     present = {stage: history for stage, history in histories.items() if len(history)}
     data = pd.concat(present, names=["stage"]).reset_index("stage") if present else pd.DataFrame(columns=["stage"])
-    said = [f"{get_label(stage)} {_ended(history)}" for stage, history in histories.items()]
-    return style.save(figure, data, csv, f"Training curves: {'; '.join(said)}.")
+    told = [f"{get_label(stage)} {_describe(history)}" for stage, history in histories.items()]
+    return style.save(figure, data, csv, f"Training curves: {'; '.join(told)}.")
 
 
-def _ended(history: pd.DataFrame) -> str:
-    """after 8 epochs validation accuracy 98.1 %"""
+def _describe(history: pd.DataFrame) -> str:
     if not len(history):
         return "not trained"
-    accuracy = (
-        f" validation accuracy {100 * history['val_accuracy'].iloc[-1]:.1f} %" if "val_accuracy" in history else ""
-    )
-    return f"after {len(history)} epoch{'s' * (len(history) > 1)}{accuracy}"
+    text = f"after {len(history)} epoch{'s' * (len(history) > 1)}"
+    if "val_accuracy" in history:
+        text += f" validation accuracy {100 * history['val_accuracy'].iloc[-1]:.1f} %"
+    return text
 
 
-def _history(block: SubFigure, stage: str, history: pd.DataFrame) -> None:
+def _draw_history(block: SubFigure, stage: str, history: pd.DataFrame) -> None:
     if not len(history):
         axes = block.subplots()
-        axes.set_title(style.escape(get_label(stage)), fontweight="bold")
+        axes.set_title(style.escape(get_label(stage)))
         axes.set(xticks=[], yticks=[], facecolor="#f6f7f8")
         axes.spines[:].set_visible(False)
         axes.text(0.5, 0.5, "0 epochs:\nnot trained", transform=axes.transAxes, ha="center", va="center", color=MUTED)
         return
     upper, lower = block.subplots(2, 1, sharex=True)
-    upper.set_title(style.escape(get_label(stage)), fontweight="bold")
-    _curve(upper, history, "accuracy", get_colour(stage), scale=100)
-    _curve(lower, history, "loss", get_colour(stage), scale=1)
+    upper.set_title(style.escape(get_label(stage)))
+    _draw_curve(upper, history, "accuracy", get_colour(stage), scale=100)
+    _draw_curve(lower, history, "loss", get_colour(stage), scale=1)
     upper.set_ylabel("accuracy (%)")
     lower.set(ylabel="loss", xlabel="epoch")
     if len(history) == 1:
         lower.set(xticks=history["epoch"], xlim=(history["epoch"].iloc[0] - 1, history["epoch"].iloc[0] + 1))
 
 
-def _curve(axes: Axes, history: pd.DataFrame, metric: str, colour: str, scale: float) -> None:
-    # One epoch is one point, and a line through one point is not seen.
+def _draw_curve(axes: Axes, history: pd.DataFrame, metric: str, colour: str, scale: float) -> None:
+    # One epoch is one point, and a line through one point is not visible.
     training = {"marker": "o", "markerfacecolor": "white", "markersize": 5} if len(history) == 1 else {}
     validation = {"linestyle": "--", "marker": "o", "markersize": 3}
     for column, form in ((metric, training), (f"val_{metric}", validation)):

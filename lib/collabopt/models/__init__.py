@@ -60,6 +60,9 @@ def compute_code_digest(section: experiment.Model) -> str:
     Args:
         section: The model section of the experiment.
 
+    Returns:
+        Hex digits.
+
     Raises:
         ModelError: A file is missing.
     """

@@ -1,201 +1,249 @@
-"""What pages read of a report directory, where any file may be absent, of an older version, or made by hand."""
+"""Reading report directories, whose files may be missing, of an older version, or made by hand."""
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import bs4
 import pandas as pd
 
 from collabopt.analysis import comparison
 from collabopt.config.experiment import Experiment
-from collabopt.config.stages import STAGES
-from collabopt.figures import style
-from collabopt.report import report_tables, sweep_page
+from collabopt.config.stages import BASELINE, STAGES
+from collabopt.report import summary
 from collabopt.storage import results
+
+TOLERANCE = 0.01
+"""Validation accuracy that the best file of a report may lose against the baseline, as a fraction."""
 
 
 def read_run(directory: Path) -> dict[str, Any]:
-    """run.json; empty where there is none that can be read."""
+    """Read run.json.
+
+    Args:
+        directory: A report directory.
+
+    Returns:
+        Its content; empty if it cannot be read.
+    """
     try:
-        told = json.loads((directory / "run.json").read_text(encoding="utf-8"))
+        content = json.loads((directory / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return told if isinstance(told, dict) else {"run": told}
+    return content if isinstance(content, dict) else {"run": content}
 
 
-def get_experiment(told: dict[str, Any]) -> dict[str, Any]:
-    """The experiment in a run.json; empty where it is not there."""
-    found = told.get("experiment")
-    return found if isinstance(found, dict) else {}
+def get_scheme(run: dict[str, Any]) -> str:
+    """Return the scheme of a run.
+
+    Args:
+        run: Content of run.json.
+    """
+    return _get_experiment(run).get("scheme") or Experiment.model_fields["scheme"].default
 
 
-def get_scheme(told: dict[str, Any]) -> str:
-    """The scheme that a run took where it did not say which."""
-    return get_experiment(told).get("scheme") or Experiment.model_fields["scheme"].default
+def read_rows(path: Path, needed: str, seed: object) -> pd.DataFrame:
+    """Read the rows of a seed from a CSV file, as text.
 
+    Args:
+        path: The file.
+        needed: A column without which the file is unusable.
+        seed: The seed. If the file does not have it, all rows are read.
 
-def read_rows(path: Path, needed: str) -> pd.DataFrame:
-    """The rows of a CSV file as text, `stage`s in the order of the tree; empty where it lacks the `needed` column."""
+    Returns:
+        The rows in the order of the tree; empty if the file cannot be read or lacks `stage` or the needed column.
+    """
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError):
         return pd.DataFrame()
     if not {"stage", needed} <= set(table):
         return pd.DataFrame()
-    order = {stage: position for position, stage in enumerate(STAGES)}
-    return table.sort_values("stage", key=lambda stages: stages.map(order), kind="stable", ignore_index=True)
-
-
-def select_seed(table: pd.DataFrame, seed: object) -> pd.DataFrame:
-    """The rows of one seed, where a column tells of seeds and the run of its own."""
-    if seed is None or "seed" not in table or str(seed) not in set(table["seed"]):
-        return table
-    return table[table["seed"] == str(seed)].reset_index(drop=True)
+    is_selected = table.get("seed", pd.Series("", table.index)) == str(seed)
+    return summary.sort_by_stage(table[is_selected] if is_selected.any() else table)
 
 
 def read_comparison(directory: Path) -> pd.DataFrame:
-    """The figures of comparison.csv that were published, each with its verdict; empty where there are none."""
+    """Read comparison.csv.
+
+    Args:
+        directory: A report directory.
+
+    Returns:
+        The rows of published figures; empty if the file cannot be read.
+    """
     try:
-        verdicts = comparison.judge(comparison.read(directory))
+        rows = comparison.read(directory)
+        comparison.judge(rows)
+        return rows[rows["published"].notna()]
     except (OSError, ValueError, KeyError, TypeError):
         return pd.DataFrame()
-    return verdicts[verdicts["published"].notna()]
 
 
 def read_head(page: Path) -> dict[str, str]:
-    """What the head of a page tells of it: name, href, title, description, failure."""
+    """Read the head of a page.
+
+    Args:
+        page: The page.
+
+    Returns:
+        `name` and `title`; if the page exists, also `href`, and `description` and `failure` if it has them.
+    """
     try:
         text = page.read_text(encoding="utf-8").partition("</head>")[0]
     except OSError:
         return {"name": page.stem, "title": page.stem.replace("_", " ")}
     parsed = bs4.BeautifulSoup(text, "html.parser")
-    told = {tag["name"]: tag.get("content", "") for tag in parsed.find_all("meta", attrs={"name": True})}
+    content = {tag["name"]: tag.get("content", "") for tag in parsed.find_all("meta", attrs={"name": True})}
     title = parsed.title.get_text(strip=True) if parsed.title else ""
-    return {**told, "name": page.stem, "href": quote(page.name), "title": title or page.stem}
+    return {**content, "name": page.stem, "href": page.name, "title": title or page.stem}
 
 
-TABLES = "results.csv", "run.json", "sweep.csv"
-"""A directory with one of these is a report."""
+def find_file(directory: Path, name: str) -> str:
+    """Return the name of a file below a directory, or "" if there is no such file.
+
+    Args:
+        directory: The directory.
+        name: Path relative to it.
+    """
+    return name if name and (directory / name).is_file() else ""
 
 
-TOLERANCE = 0.01
-"""Validation accuracy that the best file of a report may lose against the baseline."""
+def find_links(directory: Path, row: Mapping[str, Any], own_scheme: str) -> tuple[str, str]:
+    """Return the page that shows a stage and its int8 file, relative to the directory; "" for a missing file.
+
+    Args:
+        directory: A report directory.
+        row: A row of results.csv; in a sweep with its `cell`.
+        own_scheme: Scheme of the run. The cells of a sweep have their own.
+    """
+    stage = row["stage"]
+    scheme, cell = ("" if pd.isna(row.get(name)) else row[name] for name in ("scheme", "cell"))
+    place, is_own = f"{cell}/" if cell else "", cell or scheme in ("", own_scheme)
+    own = STAGES[stage].notebook if stage in STAGES else ""
+    page = find_file(directory, f"{place}{own if is_own else 'preservation'}.html")
+    model = find_file(directory, f"{place}models/{stage if is_own else f'{stage}-{scheme}'}.tflite")
+    return page or find_file(directory, f"{place}deployment_tree.html"), model
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """A report or a sweep. place: its directory below `root`, that of all reports."""
+    """A report or a sweep.
+
+    Attributes:
+        root: Directory of all reports.
+        place: Directory of the report, relative to `root`.
+    """
 
     root: Path
     place: Path
 
     @property
     def directory(self) -> Path:
+        """Directory of the report."""
         return self.root / self.place
 
     @property
     def setting(self) -> str:
-        """What it overrides of its experiment."""
+        """What it overrides in its experiment."""
         return "/".join(self.place.parts[1:])
 
     @property
     def is_sweep(self) -> bool:
-        return _is_sweep(self.directory)
+        """Whether it is a sweep."""
+        return self.place.name.startswith("sweep,") or bool(self.find_file("sweep.csv"))
 
     @cached_property
     def run(self) -> dict[str, Any]:
-        """run.json; of a sweep that of its last cell."""
+        """Content of run.json; in a sweep that of the cell that ended last."""
         if not self.is_sweep:
             return read_run(self.directory)
         cells = [read_run(file.parent) for file in sorted(self.directory.glob("*/run.json"))]
         return max(cells, key=lambda run: str(run.get("end", "")), default={})
 
     @cached_property
-    def table(self) -> pd.DataFrame:
-        """A row a stage and setting, means over seeds, with what it lost and saved against its baseline."""
+    def scheme(self) -> str:
+        """Scheme of the run."""
+        return get_scheme(self.run)
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """Rows of results.csv with all its columns; empty if it cannot be read."""
         try:
             rows = results.read(self.directory / "results.csv")
+            return rows.reindex(columns=rows.columns.union(results.RESULTS)).dropna(subset=["stage"])
         except (OSError, ValueError, TypeError):
-            return pd.DataFrame()
-        rows = rows.reindex(columns=rows.columns.union(results.RESULTS)).dropna(subset=["stage"])
-        if not len(rows):
-            return pd.DataFrame()
-        return _against_baseline(sweep_page.average_over_seeds(style.to_numbers(rows, sweep_page.OVER_SEEDS)))
+            return pd.DataFrame(columns=results.RESULTS)
 
-    @property
-    def seeds(self) -> list[str]:
-        try:
-            found = pd.read_csv(self.directory / "results.csv", usecols=["seed"])["seed"]
-        except (OSError, ValueError):
-            return []
-        return [str(seed).removesuffix(".0") for seed in sorted(set(found.dropna()))]
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """Rows of `summary.compare_with_baseline`; empty without results."""
+        if not len(self.rows):
+            return pd.DataFrame()
+        rows = results.to_numbers(self.rows, [metric.name for metric in summary.list_metrics(self.rows)])
+        return summary.compare_with_baseline(summary.average_over_seeds(rows))
 
     @property
     def subject(self) -> str:
         """Model and data: "digits_cnn on digits"."""
-        plan = get_experiment(self.run)
-        return " on ".join(filter(None, (_called(plan.get(key)) for key in ("model", "dataset"))))
-
-    def href(self, name: str) -> str:
-        """A file of the report as a path below `root`; nothing where there is none."""
-        return report_tables.find_file(self.root, (self.place / name).as_posix())
+        sections = (_get_experiment(self.run).get(key) for key in ("model", "dataset"))
+        return " on ".join(filter(None, map(_get_name, sections)))
 
     @property
     def page(self) -> str:
-        """Its index, or else its deployment tree."""
-        return self.href("index.html") or self.href("deployment_tree.html")
+        """Its index, or else its deployment tree, relative to `root`; empty if there is none."""
+        return self.find_file("index.html") or self.find_file("deployment_tree.html")
+
+    def find_file(self, name: str) -> str:
+        """Return a file of the report relative to `root`, or "" if there is no such file.
+
+        Args:
+            name: Path relative to the report.
+        """
+        return find_file(self.root, (self.place / name).as_posix())
+
+    def find_trade_off(self) -> list[dict[str, Any]]:
+        """Find the rows of the baseline and of the best file.
+
+        Returns:
+            No row, the baseline, or both. The best file is the smallest by the report's own scheme that loses at most
+            `TOLERANCE` on validation.
+        """
+        table = self.table
+        if BASELINE not in set(table.get("stage", [])):
+            return []
+        is_own = table["scheme"].isna() | (table["scheme"] == self.scheme)
+        near = table[is_own & (table["validation_lost"] <= TOLERANCE) & (table["saved"] > 0)]
+        baseline = table[table["stage"] == BASELINE].head(1)
+        return [*baseline.to_dict("records"), *near.nlargest(1, "saved").to_dict("records")]
 
 
-def find_reports(directory: Path) -> list[Report]:
-    """The reports and sweeps below a directory. The cells of a sweep are part of it."""
-    return [Report(directory, place.relative_to(directory)) for place in _places(directory)]
+def find_reports(root: Path, below: Path = Path()) -> list[Report]:
+    """Return the reports and sweeps of a directory. The cells of a sweep belong to it.
 
-
-def _places(directory: Path) -> list[Path]:
+    Args:
+        root: Directory of all reports.
+        below: Where to look, relative to `root`.
+    """
     found = []
-    for below in sorted(one for one in directory.glob("[!.]*") if one.is_dir()):
-        if _is_sweep(below) or any((below / name).is_file() for name in TABLES):
-            found.append(below)
-        if not _is_sweep(below):
-            found += _places(below)
+    for path in sorted(path for path in (root / below).glob("[!.]*") if path.is_dir()):
+        report = Report(root, below / path.name)
+        if report.is_sweep or report.find_file("results.csv") or report.find_file("run.json"):
+            found.append(report)
+        if not report.is_sweep:
+            found += find_reports(root, report.place)
     return found
 
 
-def _is_sweep(directory: Path) -> bool:
-    return (directory / "sweep.csv").is_file() or directory.name.startswith("sweep,")
+def _get_experiment(run: dict[str, Any]) -> dict[str, Any]:
+    experiment = run.get("experiment")
+    return experiment if isinstance(experiment, dict) else {}
 
 
-def _against_baseline(table: pd.DataFrame) -> pd.DataFrame:
-    """With `lost`, `validation_lost` (of INT8 accuracy) and `saved` (of the gzipped bytes), fractions: against the
-    first baseline of the same share of the training data. NaN where there is none."""
-    baselines = table[table["stage"] == "baseline"].drop_duplicates("train_fraction")
-    columns = ["accuracy_int8", "validation_accuracy_int8", "gzip_bytes"]
-    base = table[["train_fraction"]].merge(baselines[["train_fraction", *columns]], how="left", on="train_fraction")
-    return table.assign(
-        lost=base["accuracy_int8"] - table["accuracy_int8"],
-        validation_lost=base["validation_accuracy_int8"] - table["validation_accuracy_int8"],
-        saved=1 - table["gzip_bytes"] / base["gzip_bytes"],
-    )
-
-
-def find_trade_off(report: Report) -> list[dict]:
-    """The row of the baseline, and that of the smallest file by the report's own scheme that loses at most `TOLERANCE`
-    against it on validation, where that is another one."""
-    table = report.table
-    baselines = table[table["stage"] == "baseline"] if len(table) else table
-    if not len(baselines):
-        return []
-    own = table["scheme"].isna() | (table["scheme"] == get_scheme(report.run))
-    near = table[own & (table["validation_lost"] <= TOLERANCE) & (table["saved"] > 0)]
-    best = near.nlargest(1, "saved").to_dict("records")
-    return [baselines.iloc[0].to_dict(), *best]
-
-
-def _called(section: object) -> str:
-    """The name of a model or data set, be it ours or one's own."""
+def _get_name(section: object) -> str:
+    """The name of a model or data set, built-in or the user's."""
     found = section if isinstance(section, dict) else {}
     return next((str(found[key]) for key in ("name", "function", "path") if found.get(key)), "")

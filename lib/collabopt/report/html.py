@@ -1,26 +1,121 @@
-"""PNG pictures as pages embed them."""
+"""Pages from templates, and the PNG figures that they embed."""
 
 import base64
 import functools
 import hashlib
 import io
+import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 import numpy as np
+import pandas as pd
 from markupsafe import Markup
+from matplotlib.figure import Figure
 from PIL import Image
 from pygments.formatters import HtmlFormatter
 
+from collabopt.storage import atomic
+
+TEMPLATES = Path(__file__).parent / "templates"
+_ENVIRONMENT = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, undefined=jinja2.ChainableUndefined
+)
+
 UNSEEN = 8
-"""Levels of 255 by which a colour may differ unseen; a thousandth of the dots, on the rims of type, may differ more."""
+"""Invisible difference of a colour, of 255 levels. A thousandth of the pixels may differ more."""
+
+
+def render(template: str, **values: Any) -> str:
+    """Render one of the package's templates.
+
+    Args:
+        template: File name of the template.
+        **values: Its variables. Text is escaped unless it is `markupsafe.Markup`.
+
+    Returns:
+        The HTML.
+    """
+    return _ENVIRONMENT.get_template(template).render(**values)
+
+
+def write_page(path: Path, body: str, contents: list[tuple[int, str, str]], **values: Any) -> Path:
+    """Write a page. Its policy allows its own script only, and fetches nothing.
+
+    Args:
+        path: Path of the page.
+        body: HTML of its content.
+        contents: Level, id and text of each heading that the contents list shows.
+        **values: The other variables of `page.html.j2`.
+
+    Returns:
+        The path.
+    """
+    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    trusted = {"css": Markup(_read_css()), "script": Markup(script), "body": Markup(body)}
+    atomic.write(path, render("page.html.j2", contents=contents, script_digest=digest, **trusted, **values))
+    return path
+
+
+def write_index(
+    directory: Path, template: str, title: str, description: str, home: Path | None = None, **values: Any
+) -> Path:
+    """Write `index.html` of a directory. The headings of the second level are its contents list.
+
+    Args:
+        directory: The directory.
+        template: Template of the content.
+        title: Title of the page.
+        description: Sentence about the page.
+        home: The page of all reports, to which the page links.
+        **values: The other variables of the template.
+
+    Returns:
+        Path of the page.
+    """
+    body = render(template, title=title, description=description, **values)
+    contents = [(2, *heading) for heading in re.findall(r'<h2 id="(.+?)">(.+?)</h2>', body)]
+    links = {quote(Path(os.path.relpath(home, directory)).as_posix()): "All reports"} if home else {}
+    about = {"title": title, "description": description, "links": links, "wide": True}
+    return write_page(directory / "index.html", body, contents, **about)
+
+
+def make_picture(
+    draw: Callable[[pd.DataFrame], Figure], rows: pd.DataFrame, caption: str, csv: str
+) -> dict[str, Any] | None:
+    """Draw a figure for the macro `figure` of `table.html.j2`.
+
+    Args:
+        draw: The function of `figures` that draws it.
+        rows: Its data.
+        caption: Caption.
+        csv: The file with its data, relative to the page.
+
+    Returns:
+        The variables of the macro; None without rows.
+    """
+    if not len(rows):
+        return None
+    figure = draw(rows)
+    width, height = (round(96 * inches) for inches in figure.get_size_inches())
+    png = base64.b64encode(shrink_png(figure.png())).decode()
+    return {"png": png, "alt": figure.alt, "caption": caption, "csv": csv, "width": width, "height": height}
 
 
 def shrink_png(png: bytes) -> bytes:
-    """The picture with 256 colours of its own choice, a third of the bytes of a figure; a photograph, which has more
-    colours than that, stays as it is."""
+    """Reduce a figure to 256 colours, a third of its bytes.
+
+    Args:
+        png: Content of a PNG file.
+
+    Returns:
+        The smaller file. A photograph, which has more colours, and a transparent picture are returned unchanged.
+    """
     with Image.open(io.BytesIO(png)) as picture:
         dpi, before = picture.info.get("dpi"), picture.convert("RGB")
         if picture.convert("RGBA").getextrema()[3][0] < 255:  # transparency would be lost
@@ -34,39 +129,15 @@ def shrink_png(png: bytes) -> bytes:
     return min(png, file.getvalue(), key=len)
 
 
-HERE = Path(__file__).parent / "templates"
-
-
-LIGHT, DARK = "default", "github-dark"
-
-
-def render(template: str, **values: Any) -> str:
-    """A whole page from one of the package's templates; text is escaped unless it is `markupsafe.Markup`.
-
-    The page's policy lets a browser run only the script with this digest and fetch nothing at all.
-    """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, undefined=jinja2.ChainableUndefined
-    )
-    script = (HERE / "page.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    trusted = {"css": Markup(_css()), "script": Markup(script)}
-    return environment.get_template(template).render(**values, **trusted, script_digest=digest)
-
-
-def make_contents(headings: dict[str, str]) -> list[dict[str, Any]]:
-    """The contents list of a page whose headings of the second level have these ids and words."""
-    return [{"level": 2, "id": name, "text": text} for name, text in headings.items()]
-
-
 @functools.cache
-def _css() -> str:
-    css = (HERE / "page.css").read_text(encoding="utf-8")
-    return f"{css}{_tokens(LIGHT)}\n@media screen and (prefers-color-scheme: dark) {{\n{_tokens(DARK)}\n}}"
+def _read_css() -> str:
+    css = (TEMPLATES / "page.css").read_text(encoding="utf-8")
+    dark = f"@media screen and (prefers-color-scheme: dark) {{\n{_list_code_rules('github-dark')}\n}}"
+    return f"{css}{_list_code_rules('default')}\n{dark}"
 
 
-def _tokens(style: str) -> str:
-    """The colours of highlighted code, without the ground that Pygments paints under it."""
+def _list_code_rules(style: str) -> str:
+    """The colours of highlighted code, without the background that Pygments paints under it."""
     rules = HtmlFormatter(style=style).get_style_defs(".highlight").splitlines()
     plain = ".highlight [class] { color: inherit; background: none; font: inherit; border: none }"
     kept = [re.sub(r"background-color: [^;}]*;?", "", rule) for rule in rules if rule.startswith(".highlight .")]

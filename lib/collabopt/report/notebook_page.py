@@ -1,12 +1,11 @@
-"""Self-contained HTML for readers: a page from an executed notebook.
+"""A self-contained page from an executed notebook.
 
-    pages.from_notebook(Path("pqat.ipynb"), Path("reports/digits/pqat.html"), {"index.html": "All results"})
-
-A page fetches nothing: figures are data URIs, there is no library of scripts, and what an output would load is removed.
+A page fetches nothing: figures are data URIs, and everything that an output would load is removed.
 """
 
 import base64
 import io
+import itertools
 import re
 import textwrap
 from pathlib import Path
@@ -14,129 +13,110 @@ from pathlib import Path
 import bs4
 import jinja2
 import nbformat
-from markupsafe import Markup
 from nbconvert.exporters.html import HTMLExporter
 from nbconvert.filters import strip_ansi
 from PIL import Image
 
 from collabopt.report import html
-from collabopt.storage import atomic
-
-HEADINGS = re.compile("^h[1-6]$")
-
 
 FIGURE_DATA = re.compile(r"""\bcsv\s*=\s*run\.figures\s*/\s*["']([\w.-]+\.csv)["']""")
-"""How a cell says which file of the report's `figures/` holds the numbers of its figure."""
+"""How a cell names the file of the report's `figures/` with the data of its figure."""
 
+_HEADINGS = re.compile("^h[1-6]$")
+_DROPPED = {"remove-cell", "papermill-error-cell-tag"}
+"""Tags of cells that are left out. The second is papermill's banner, for which the page has a better one."""
 
-DROPPED = {"remove-cell", "papermill-error-cell-tag"}
-"""Cells with these tags are left out; the second is papermill's own banner, for which the page has a better one."""
+_SHOWN = ["text/html", "image/png", "image/svg+xml", "image/jpeg", "text/markdown", "text/latex", "text/plain"]
+"""The forms of an output that a page shows, the best first. Widgets and scripts fall back to these."""
 
-
-SHOWN = ["text/html", "image/png", "image/svg+xml", "image/jpeg", "text/markdown", "text/latex", "text/plain"]
-"""The forms of an output a page shows, the best first; widgets and scripts fall back to these."""
-
-
-LOADING = [
-    "script",
-    "iframe",
-    "object",
-    "embed",
-    "link",
-    "meta",
-    "base",
-    "form",
-    "audio",
-    "video",
-    "source",
-    "template",
-]
+_LOADING = ["script", "iframe", "object", "embed", "link", "meta", "base", "form", "audio", "video", "source"]
+_LOADING += ["template"]
 
 
 def write_page(notebook: Path, page: Path, links: dict[str, str]) -> None:
-    """Write an executed notebook as one HTML file; `links` (relative address to label) stand at its top.
+    """Write an executed notebook as one HTML file. The page of a failed notebook names the cell that failed.
 
-    The same notebook gives the same bytes. A notebook that failed becomes a page that says where.
+    Args:
+        notebook: The notebook. The same notebook gives the same bytes.
+        page: Path of the page.
+        links: Links at the top of the page: label by relative address.
     """
     cells = nbformat.read(notebook, as_version=4)
-    cells.cells = [cell for cell in cells.cells if not DROPPED & set(cell.metadata.get("tags", []))]
-    failed_at, failed_cell, failure = _failure(cells)
+    cells.cells = [cell for cell in cells.cells if not _DROPPED & set(cell.metadata.get("tags", []))]
+    failure = _find_failure(cells)
     for cell in cells.cells:
-        _name_data(cell)
-    exported, _ = _exporter().from_notebook_node(cells, {"metadata": {"path": str(notebook.parent.resolve())}})
+        _name_figure_data(cell, page.parent)
+    exported, _ = _make_exporter().from_notebook_node(cells, {"metadata": {"path": str(notebook.parent.resolve())}})
     body = bs4.BeautifulSoup(exported, "html.parser")
     _remove_loading(body)
-    contents = _outline(body, notebook.stem.replace("_", " "))
-    _describe(body, page.parent)
+    contents = _make_outline(body, notebook.stem.replace("_", " "))
+    _describe_media(body)
     first = body.select_one(".prose p")
-    text = html.render(
-        "page.html.j2",
+    html.write_page(
+        page,
+        str(body),
+        contents,
         title=body.h1.get_text(" ", strip=True),
         description=textwrap.shorten(first.get_text(), 200, placeholder=" …") if first else "",
         links=links,
-        contents=contents,
         foldable=body.select_one("details.code") is not None,
-        body=Markup(str(body)),
         failure=failure,
-        failed_at=failed_at,
-        failed_cell=failed_cell,
     )
-    atomic.write(page, text)
 
 
-def _name_data(cell: nbformat.NotebookNode) -> None:
-    """Write the name of its data to every figure of a cell, where the cell names as many as it shows."""
+def _name_figure_data(cell: nbformat.NotebookNode, directory: Path) -> None:
+    """Note the data of every figure of a cell, if the cell names as many files as it shows figures.
+
+    The template makes a label of `about`, and a link of `csv`, which is beside the page.
+    """
     figures = [output for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
     names = FIGURE_DATA.findall(cell.source)
     if len(names) == len(figures):
         for output, name in zip(figures, names, strict=True):
-            output.metadata["csv"] = name
+            output.metadata["about"] = re.sub("[-_]", " ", name.removesuffix(".csv"))
+            output.metadata["csv"] = f"figures/{name}" if (directory / "figures" / name).is_file() else ""
 
 
-def _exporter() -> HTMLExporter:
+def _make_exporter() -> HTMLExporter:
     exporter = HTMLExporter(
         template_name="base",
         template_file="notebook.html.j2",
-        extra_loaders=[jinja2.FileSystemLoader(html.HERE)],
+        extra_loaders=[jinja2.FileSystemLoader(html.TEMPLATES)],
         embed_images=True,
         exclude_anchor_links=True,
     )
-    exporter.config.NbConvertBase.display_data_priority = SHOWN
+    exporter.config.NbConvertBase.display_data_priority = _SHOWN
     exporter.register_preprocessor("nbconvert.preprocessors.CoalesceStreamsPreprocessor", enabled=True)
     return exporter
 
 
-def _failure(notebook: nbformat.NotebookNode) -> tuple[str | None, str | None, str | None]:
-    """Address and name of the cell that failed, which is marked, and what it said; three None where all went well."""
-    died = _died(notebook)
+def _find_failure(notebook: nbformat.NotebookNode) -> dict[str, str]:
+    """Id and name of the cell that failed, which is marked, and its error; empty if none failed."""
+    dead = _find_dead_cell(notebook)
     for position, cell in enumerate(notebook.cells, 1):
         if cell.cell_type != "code" or "raises-exception" in cell.metadata.get("tags", []):
             continue
-        said = [f"{out.ename}: {strip_ansi(out.evalue)}" for out in cell.outputs if out.output_type == "error"]
-        if said or cell is died:
+        errors = [f"{out.ename}: {strip_ansi(out.evalue)}" for out in cell.outputs if out.output_type == "error"]
+        if errors or cell is dead:
             cell.metadata.failed = True
             name = f"cell [{cell.execution_count}]" if cell.execution_count else f"cell {position} from the top"
-            why = said[0] if said else "the kernel died before it finished"
-            return f"cell-{position}", name, textwrap.shorten(why, 400, placeholder=" …")
-    return None, None, None
+            error = errors[0] if errors else "the kernel died before it finished"
+            return {"id": f"cell-{position}", "cell": name, "error": textwrap.shorten(error, 400, placeholder=" …")}
+    return {}
 
 
-def _died(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode | None:
-    """The code cell a kernel died in. It has no traceback, and papermill calls even the cells after it completed: only
-    that these never started tells. A kernel that died in the very last cell leaves no trace."""
+def _find_dead_cell(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode | None:
+    """The code cell in which the kernel died. It has no traceback, and papermill calls even later cells completed, but
+    these have no start time. A kernel that died in the last cell leaves no trace."""
     starts = [cell.metadata.get("papermill", {}).get("start_time", "unknown") for cell in notebook.cells]
-    if None not in starts:
-        return None
-    begun = [cell for cell in notebook.cells[: starts.index(None)] if cell.cell_type == "code"]
-    return begun[-1] if begun else None
+    started = notebook.cells[: starts.index(None)] if None in starts else []
+    return next((cell for cell in reversed(started) if cell.cell_type == "code"), None)
 
 
 def _remove_loading(body: bs4.BeautifulSoup) -> None:
-    """Remove all that would fetch or run something: an image from elsewhere leaves its description."""
-    for tag in body.find_all(LOADING):
-        tag.decompose()
-    for tag in body.find_all("style"):
-        if re.search(r"@import|url\(", str(tag.string), re.IGNORECASE):
+    """Remove everything that would fetch or run something. A remote image leaves its description."""
+    for tag in body.find_all([*_LOADING, "style"]):
+        if tag.name != "style" or re.search(r"(?i)@import|url\(", str(tag.string)):
             tag.decompose()
     for tag in body.find_all(True):
         for name, value in list(tag.attrs.items()):
@@ -144,7 +124,7 @@ def _remove_loading(body: bs4.BeautifulSoup) -> None:
             if _is_loading(tag.name, name.lower(), value.strip().lower()):
                 del tag[name]
     for image in body.find_all("img", src=False):
-        image.replace_with("[image not included]" if _is_mute(image) else f"[image: {image['alt']}]")
+        image.replace_with("[image not included]" if _has_no_alt(image) else f"[image: {image['alt']}]")
 
 
 def _is_loading(tag: str, attribute: str, value: str) -> bool:
@@ -155,79 +135,59 @@ def _is_loading(tag: str, attribute: str, value: str) -> bool:
     return attribute.startswith("on") or (attribute == "style" and "url(" in value)
 
 
-def _outline(body: bs4.BeautifulSoup, name: str) -> list[dict]:
-    """Put the headings in order, one `h1` first and no level left out, with unique ids; returns the contents list."""
-    first = body.find(HEADINGS)
+def _make_outline(body: bs4.BeautifulSoup, name: str) -> list[tuple[int, str, str]]:
+    """Order the headings, one `h1` first and no level skipped, with unique ids, and return the contents list."""
+    first = body.find(_HEADINGS)
     if first is None or first.name != "h1":
-        title = body.new_tag("h1")
-        title.string = name
-        body.insert(0, title)
+        body.insert(0, body.new_tag("h1", string=name))
     taken = {"main", "show-code", *(tag["id"] for tag in body.find_all(id=True))}
     entries, level = [], 0
-    for heading in body.find_all(HEADINGS):
+    for heading in body.find_all(_HEADINGS):
         level = min(max(int(heading.name[1]), 2), level + 1)
         text = heading.get_text(" ", strip=True)
-        heading.name, heading["id"] = f"h{level}", _unused(text, taken)
+        heading.name, heading["id"] = f"h{level}", _make_id(text, taken)
         if level > 1:
-            entries.append({"level": level, "id": heading["id"], "text": text})
+            entries.append((level, heading["id"], text))
     return entries
 
 
-def _unused(text: str, taken: set[str]) -> str:
+def _make_id(text: str, taken: set[str]) -> str:
     slug = re.sub(r"\W+", "-", text.lower()).strip("-") or "section"
-    number, address = 1, slug
-    while address in taken:
-        number += 1
-        address = f"{slug}-{number}"
+    addresses = itertools.chain([slug], (f"{slug}-{number}" for number in itertools.count(2)))
+    address = next(address for address in addresses if address not in taken)
     taken.add(address)
     return address
 
 
-def _describe(body: bs4.BeautifulSoup, directory: Path) -> None:
-    """Say what figures and tables are to those who cannot see them, and let wide ones scroll in themselves.
-
-    directory: that of the page, in whose `figures/` the data of figures may be.
-    """
+def _describe_media(body: bs4.BeautifulSoup) -> None:
+    """Describe figures and tables for screen readers, and let wide ones scroll in themselves."""
     for number, image in enumerate(body.find_all("img"), 1):
         figure = image.find_parent("figure") or image
-        csv = figure.attrs.pop("data-csv", "")
-        kind = f", {re.sub('[-_]', ' ', csv.removesuffix('.csv'))}" if csv else ""
-        label = f"Figure {number}{kind}: {_section(image)}"
-        if _is_mute(image):
+        about = figure.attrs.pop("data-about", "")
+        label = f"Figure {number}{about and f', {about}'}: {_find_section(image)}"
+        if _has_no_alt(image):
             image["alt"] = label
-        _fit(image)
+        _fit_image(image)
         if figure is not image:
-            image.wrap(_scrolling(body, "scroll", "group", label))
-        if (directory / "figures" / csv).is_file():
-            _link_data(body, figure, f"figures/{csv}")
+            image.wrap(_make_scroll_box(body, "scroll", "group", label))
     for number, table in enumerate(body.find_all("table"), 1):
         del table["border"]
-        _scope(table)
+        _add_scopes(table)
         if table.caption is None:
-            table.insert(0, body.new_tag("caption", attrs={"class": "unseen"}, string=_section(table)))
-        table.wrap(_scrolling(body, "table", "region", f"Table {number}: {table.caption.get_text(' ', strip=True)}"))
+            table.insert(0, body.new_tag("caption", attrs={"class": "unseen"}, string=_find_section(table)))
+        label = f"Table {number}: {table.caption.get_text(' ', strip=True)}"
+        table.wrap(_make_scroll_box(body, "table", "region", label))
     for code in body.select(".highlight pre"):
         code["tabindex"] = "0"
 
 
-def _scrolling(body: bs4.BeautifulSoup, kind: str, role: str, label: str) -> bs4.Tag:
-    """What is too wide scrolls in this, by keyboard too."""
+def _make_scroll_box(body: bs4.BeautifulSoup, kind: str, role: str, label: str) -> bs4.Tag:
+    """A box in which wide content scrolls, by keyboard too."""
     return body.new_tag("div", attrs={"class": kind, "tabindex": "0", "role": role, "aria-label": label})
 
 
-def _link_data(body: bs4.BeautifulSoup, figure: bs4.Tag, address: str) -> None:
-    """End a figure's caption with a link to its numbers."""
-    if figure.figcaption is None:
-        figure.append(body.new_tag("figcaption"))
-    link = body.new_tag("a", href=address)
-    link.string = address
-    data = body.new_tag("span", attrs={"class": "data"})
-    data.extend(["Data: ", link])
-    figure.figcaption.append(data)
-
-
-def _scope(table: bs4.Tag) -> None:
-    """Say what each header is of; a header without text is none."""
+def _add_scopes(table: bs4.Tag) -> None:
+    """Give each header its scope. A header without text becomes a cell."""
     for scope, span, cells in (("col", "colspan", "thead th"), ("row", "rowspan", "tbody th")):
         for cell in table.select(cells):
             if cell.get_text(strip=True):
@@ -236,16 +196,13 @@ def _scope(table: bs4.Tag) -> None:
                 cell.name = "td"
 
 
-def _is_mute(image: bs4.Tag) -> bool:
-    """Whether an image has no text for those who cannot see it; the phrase is what nbconvert puts in its place."""
+def _has_no_alt(image: bs4.Tag) -> bool:
+    """Whether an image has no alternative text. nbconvert puts the phrase in its place."""
     return not image.get("alt") or image["alt"].startswith("No description has been provided")
 
 
-def _fit(image: bs4.Tag) -> None:
-    """Embed a PNG in fewer bytes, and show one of more than 96 dots an inch at its size in inches.
-
-    Its type is then as large as was meant, and sharp.
-    """
+def _fit_image(image: bs4.Tag) -> None:
+    """Embed a PNG in fewer bytes, and show one of more than 96 dots per inch at its size in inches."""
     encoded = image["src"].removeprefix("data:image/png;base64,")
     if encoded == image["src"] or image.get("width"):
         return
@@ -256,5 +213,5 @@ def _fit(image: bs4.Tag) -> None:
         image["width"], image["height"] = (str(round(scale * dots)) for dots in picture.size)
 
 
-def _section(element: bs4.Tag) -> str:
-    return element.find_previous(HEADINGS).get_text(" ", strip=True)
+def _find_section(element: bs4.Tag) -> str:
+    return element.find_previous(_HEADINGS).get_text(" ", strip=True)

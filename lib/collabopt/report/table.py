@@ -1,34 +1,36 @@
-"""Tables of pages: what a cell says, what it sorts by, and where it leads.
+"""The table of notebooks and pages: one type that renders itself as HTML, as Markdown and as text.
 
-`table.html.j2` draws them, `page.js` lets a reader sort and filter them; without a script they are whole.
+`table.html.j2` draws it. On a page, `page.js` lets a reader sort and filter it.
 """
 
 import dataclasses
-from collections.abc import Callable
+import itertools
+import math
 
 import pandas as pd
 
+from collabopt.config.metrics import METRICS, Metric
 from collabopt.config.stages import STAGES, get_label
-from collabopt.figures import style
-from collabopt.figures.style import get_colour
+from collabopt.figures.style import get_colour, get_marker
+from collabopt.report import html
+from collabopt.storage.results import parse_preserved
 
 MISSING = ""
-"""The key of a cell that has no value: it comes last whichever way a column is sorted."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Column:
-    """group: what stands above it and its neighbours of the same group."""
-
-    title: str
-    number_cell: bool = False
-    group: str = ""
+"""The key of a cell without a value: it comes last in either direction."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """key: what it sorts by, where that is not its text. href: the file it leads to, from the page. about: what those
-    hear after the text who do not see the row. kind: its CSS class. mark: a stage's colour and shape in figures."""
+    """A cell.
+
+    Attributes:
+        text: Text that is shown.
+        key: Value to sort by; None if it is the text.
+        href: File that the cell links to, relative to the page.
+        about: Text for screen readers after `text`.
+        kind: CSS class: "number", "missing", "no" (flagged in red), "wrap" (long text).
+        mark: Colour and marker of a stage in figures.
+    """
 
     text: str = ""
     key: object = None
@@ -37,62 +39,151 @@ class Cell:
     kind: str = ""
     mark: tuple[str, str] | None = None
 
+    @classmethod
+    def from_number(
+        cls, value: float | None, metric: Metric, missing: str | None = None, deviation: float | None = None
+    ) -> "Cell":
+        """Return a number in the format of its metric.
 
-@dataclasses.dataclass(frozen=True)
+        Args:
+            value: Value in the unit of the metric's column; None or NaN if not available.
+            metric: The metric.
+            missing: Text for an unavailable value; None takes the metric's own.
+            deviation: Standard deviation over seeds; None or NaN if there is one seed.
+        """
+        text = metric.format(value, missing)
+        if value is None or not math.isfinite(value):
+            return cls(text, MISSING, kind="missing")
+        spread = "" if deviation is None or math.isnan(deviation) else f" ± {metric.format(deviation)}"
+        return cls(text + spread, float(value), kind="number")
+
+    @classmethod
+    def from_stage(cls, name: str, href: str = "", text: str = "") -> "Cell":
+        """Return a stage with its mark. Stages sort in the order of the tree.
+
+        Args:
+            name: Name of the stage.
+            href: Page of the stage.
+            text: Text; empty takes the stage's label.
+        """
+        order = [*STAGES, name].index(name)
+        return cls(text or get_label(name), order, href, mark=(get_colour(name), get_marker(name)))
+
+    @classmethod
+    def from_preserved(cls, value: object) -> "Cell":
+        """Return whether a stage kept its zeros and clusters: "yes", "NO" in red, or empty.
+
+        Args:
+            value: Value of the column `preserved`.
+        """
+        return {True: cls("yes"), False: cls("NO", kind="no"), None: cls()}[parse_preserved(value)]
+
+    @classmethod
+    def from_file(cls, href: str, name: str) -> "Cell":
+        """Return a link to a `.tflite` file; empty without a file.
+
+        Args:
+            href: Path of the file; empty if there is none.
+            name: Name of the stage or variant, for screen readers.
+        """
+        return cls(".tflite", href=href, about=f" of {name}") if href else cls()
+
+
+@dataclasses.dataclass(repr=False)
 class Table:
-    """name: its id in the page. The first cell of a row is its header; rows of the same header belong together in a
-    `grouped` table, as long as it is not sorted otherwise. note: what a reader must know of the figures."""
+    """A table. A notebook shows it as HTML.
 
-    name: str
+    Attributes:
+        caption: Caption. It is all that is shown of a table without rows.
+        rows: Per row, cell by column. The first cell is the row's header. A value that is no `Cell` becomes text; None
+            and NaN become empty. Neighbouring columns "group: title" have a common heading above them.
+        note: Explanation of the figures.
+        is_grouped: Whether neighbouring rows with the same header belong together.
+    """
+
     caption: str
-    columns: list[Column]
-    rows: list[list[Cell]]
+    rows: list[dict[str, Cell]]
     note: str = ""
-    grouped: bool = False
+    is_grouped: bool = False
+
+    def __post_init__(self) -> None:
+        """Make cells of the other values. Without rows there is nothing to note."""
+        self.note = self.note if self.rows else ""
+        self.rows = [{name: _make_cell(value) for name, value in row.items()} for row in self.rows]
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns, with their groups."""
+        return list(self.rows[0]) if self.rows else []
 
     @property
     def groups(self) -> list[tuple[str, int]]:
-        """What stands above the columns, each with the number of columns it spans; nothing where no column has it."""
-        spans: list[tuple[str, int]] = []
-        for column in self.columns:
-            if spans and column.group == spans[-1][0]:
-                spans[-1] = (column.group, spans[-1][1] + 1)
-            else:
-                spans.append((column.group, 1))
-        return spans if any(group for group, _ in spans) else []
+        """The headings above the columns, each with the number of columns it spans; empty without groups."""
+        names = itertools.groupby(name.rpartition(": ")[0] for name in self.columns)
+        spans = [(name, len([*columns])) for name, columns in names]
+        return spans if any(name for name, _ in spans) else []
+
+    def is_number(self, column: str) -> bool:
+        """Return whether a column holds numbers.
+
+        Args:
+            column: The column.
+        """
+        return any({"number", "missing"} & set(row[column].kind.split()) for row in self.rows)
+
+    def drop_empty_columns(self) -> "Table":
+        """Return the table without the columns that have no text in any row."""
+        kept = [name for name in self.columns if any(row[name].text for row in self.rows)]
+        return dataclasses.replace(self, rows=[{name: row[name] for name in kept} for row in self.rows])
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the texts of the cells."""
+        return pd.DataFrame([{name: cell.text for name, cell in row.items()} for row in self.rows])
+
+    def to_markdown(self) -> str:
+        """Return the table in Markdown, without caption and note. Flagged cells are bold."""
+        lines = [self.columns, ["---:" if self.is_number(name) else "---" for name in self.columns]]
+        for row in self.rows:
+            lines.append([f"**{cell.text}**" if "no" in cell.kind.split() else cell.text for cell in row.values()])
+        return "\n".join(f"| {' | '.join(text.replace('|', chr(92) + '|') for text in line)} |" for line in lines)
+
+    def __repr__(self) -> str:
+        """Return caption, cells and note as text."""
+        cells = self.to_frame().to_string(index=False) if self.rows else ""
+        return "\n".join(filter(None, (self.caption, cells, self.note)))
+
+    def _repr_html_(self) -> str:
+        return html.render("output.html.j2", table=self)
 
 
-def number_cell(value: float, written: Callable[[float], str], missing: str = "") -> Cell:
-    """A number as text that sorts as a number; `missing` stands in its place where it is NaN."""
-    if pd.isna(value):
-        return Cell(missing, MISSING, kind="missing" if missing else "number")
-    return Cell(written(value), float(value), kind="number")
+def format_head(metric: Metric, group: str = "") -> str:
+    """Format the column of a metric: "Accuracy (%)", or "File: ZIP (kB)".
+
+    Args:
+        metric: The metric.
+        group: Heading above the column.
+
+    Returns:
+        Group, title and unit.
+    """
+    return ": ".join(map(_capitalize, filter(None, (group, metric.heading))))
 
 
-def stage_cell(name: str, href: str = "") -> Cell:
-    """A stage by its name, with its mark; stages sort in the order of the tree."""
-    order = [*STAGES, name].index(name)
-    return Cell(get_label(name), order, href, mark=(get_colour(name), style.get_marker(name)))
+def make_metric_cells(values: dict[str, float | None], group: str = "") -> dict[str, Cell]:
+    """Return the cell of each metric by its column, as a part of a row.
+
+    Args:
+        values: Values by name of the metric.
+        group: Heading above the columns.
+    """
+    return {format_head(METRICS[name], group): Cell.from_number(values[name], METRICS[name]) for name in values}
 
 
-def preserved_cell(value: object) -> Cell:
-    """What a `preserved` cell of a CSV file says."""
-    kept = style.parse_preserved(value)
-    return Cell() if kept is None else Cell("yes") if kept else Cell("NO", kind="no")
+def _make_cell(value: object) -> Cell:
+    return value if isinstance(value, Cell) else Cell("" if pd.isna(value) else str(value))
 
 
-def file_cell(href: str, of: str) -> Cell:
-    """A link to a `.tflite` file; empty where there is none."""
-    return Cell(".tflite", href=href, about=f" of {of}") if href else Cell()
-
-
-def format_percent(fraction: float, digits: int = 2) -> str:
-    return f"{100 * fraction:.{digits}f}".replace("-", "−")
-
-
-def format_kilobytes(number_of_bytes: float) -> str:
-    return f"{number_of_bytes / 1000:,.1f}"
-
-
-def format_count(value: float) -> str:
-    return f"{value:,.0f}"
+def _capitalize(title: str) -> str:
+    word, _, _ = title.partition(" ")
+    is_capital = word not in ("gzip", "zstd") and not any(letter.isdigit() for letter in word)
+    return title[:1].upper() + title[1:] if is_capital else title

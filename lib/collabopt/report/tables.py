@@ -1,257 +1,248 @@
-"""Tables as readers see them. Numbers are formatted here and nowhere else."""
+"""The tables of a run and of a report: stages, kernels, training times, the guides' tables, and published figures.
 
+A notebook calls the functions that take finished stages. Pages call `results` and `variants`, which take rows of CSV
+files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
-from pandas.io.formats.style import Styler
 
-from collabopt.analysis import audit, comparison
-from collabopt.analysis.preflight import Finding
+from collabopt.analysis import comparison
 from collabopt.config import published
-from collabopt.config.stages import STAGES
-from collabopt.run import Finished, Run
-from collabopt.tflite import sizes
+from collabopt.config.metrics import Metric, get_metric
+from collabopt.config.stages import STAGES, get_label
+from collabopt.report.directory import find_links, get_scheme, read_run
+from collabopt.report.kernel_tables import PRESERVED, coding, kernel_by_kernel, layers, ranges, verdicts
+from collabopt.report.summary import SETTINGS, TIMES, find_varied_settings, list_metrics
+from collabopt.report.table import MISSING, Cell, Table, format_head
+from collabopt.report.variant_tables import inference, search, sizes, variants
+from collabopt.storage.results import to_numbers
 
-_BAD = "color: #b3261e; font-weight: 600"
+if TYPE_CHECKING:  # these import TensorFlow, which pages do without
+    from collabopt.analysis.finished import Finished
+    from collabopt.analysis.preflight import Finding
+    from collabopt.run import Run
+
+__all__ = ["coding", "compared", "findings", "guide", "inference", "kernel_by_kernel", "layers", "ranges", "results"]
+__all__ += ["schemes", "search", "sizes", "stages", "times", "variants", "verdicts"]
+
+_RESULTS_NOTE = (
+    "Accuracy is top-1, on the test split unless the head says validation. INT8 is the full-integer .tflite file. kB "
+    f"are 1,000 bytes; gzip saves the given share of the file. {PRESERVED}"
+)
+_SWEEP_NOTE = (
+    "Mean ± standard deviation over seeds. Accuracy is top-1 on the test split; INT8 is the full-integer .tflite file; "
+    "kB are 1,000 bytes. On the Pareto front (●): no other file is at least as small and as accurate, and better in "
+    "one of the two. The links lead to the first cell that has the stage."
+)
+_FAKE_NOTE = "* with fake quantization."
+_POINTS = get_metric("accuracy_drop")
+_COMPARED_NOTE = (
+    "A drop is the FP32 accuracy of each side's own baseline minus that of the stage, in points. Ours is the mean ± "
+    "the standard deviation over seeds. 2 SE: two standard errors, paired by test example. A drop within half a point "
+    "of the published one is reproduced. It is not decidable if chance alone exceeds the published drop."
+)
 
 
-def percent(fraction: float | None, digits: int = 2) -> str:
-    return "" if fraction is None or pd.isna(fraction) else f"{fraction:.{digits}%}"
+def stages(finished: Sequence[Finished]) -> Table:
+    """Tabulate accuracy, size, sparsity and preservation, one row per stage.
 
+    Args:
+        finished: Finished stages, also of several runs. The settings that differ become columns.
 
-def compression(raw: float | None, compressed: float | None) -> str:
-    """528,128 → 434,879 (17.66%), the share that is saved; empty where a size is unknown."""
-    if not raw or not compressed:
-        return ""
-    return f"{int(raw):,} → {int(compressed):,} ({1 - compressed / raw:.2%})"
-
-
-def stages(finished: Sequence[Finished]) -> Styler:
-    """A row a stage: accuracy (* fake-INT8), that of the int8 file, its size, sparsity, unique weights, preserved.
-
-    Accuracies are those on test, where it was read, else on validation, and the column says so.
+    Returns:
+        The table.
     """
-    unread = any(one.result["accuracy"] is None for one in finished)
-    split, on = ("validation_", " (validation)") if unread else ("", "")
-    rows = pd.DataFrame(
-        {
-            f"Accuracy, FP32 or fake-INT8{on}": percent(one.result[f"{split}accuracy"])
-            + (" *" if one.stage.quantizes else ""),
-            f"Accuracy, INT8 file{on}": percent(one.result[f"{split}accuracy_int8"]),
-            "INT8 file, raw → gzip, bytes (saved)": compression(one.result["tflite_bytes"], one.result["gzip_bytes"]),
-            "Sparsity": percent(one.result["sparsity"], 1),
-            "Unique weights": f"{one.result['unique_weights']:,}",
-            "Preserved": {None: "", True: "yes", False: "NO"}[one.result["preserved"]],
-        }
-        for one in finished
-    )
-    rows.index = pd.Index([one.stage.title for one in finished])
-    return _flagged(rows, "Preserved")
+    rows = _collect(finished)
+    return _make_stage_table("Stages", rows, list_metrics(rows), f"{_FAKE_NOTE} {_RESULTS_NOTE}")
 
 
-def layers(finished: Finished) -> Styler:
-    """A row a kernel: sparsity and unique values in Keras and in the int8 file, and what was not preserved."""
-    frame = finished.layers
-    rows = pd.DataFrame(
-        {
-            "Kind": frame["kind"],
-            "Shape": frame["shape"],
-            "Sparsity": [percent(value, 1) for value in frame["sparsity"]],
-            "INT8 sparsity": [percent(value, 1) for value in frame["int8_sparsity"]],
-            "Values a tensor": frame["unique_tensor"].map("{:,}".format),
-            "Values a channel": frame["unique_channel"].map("{:,}".format),
-            "INT8 codes a tensor": frame["int8_unique_tensor"],
-            "INT8 codes a channel": frame["int8_unique_channel"],
-            "Quantizer": frame["quantizer"],
-            "Passed over": frame["skipped"],
-            "Not preserved": frame["defect"],
-        }
-    )
-    rows.index = pd.Index(frame["layer"])
-    empty = [column for column in ("Quantizer", "Passed over", "Not preserved") if (rows[column] == "").all()]
-    rows = rows.drop(columns=empty)
-    return _flagged(rows, "Not preserved") if "Not preserved" in rows else rows.style
+def schemes(ours: Sequence[Finished], theirs: Sequence[Finished]) -> Table:
+    """Tabulate the stages by TFMOT's scheme and by ours, with their training times.
+
+    Args:
+        ours: Finished stages by our scheme.
+        theirs: The same stages by TFMOT's.
+
+    Returns:
+        The table, two rows per stage.
+    """
+    rows = _collect([one for pair in zip(theirs, ours, strict=True) for one in pair])
+    metrics = [*list_metrics(rows), *map(get_metric, TIMES)]
+    return _make_stage_table("TFMOT's scheme and ours", rows, metrics, f"{_FAKE_NOTE} {PRESERVED}")
 
 
-def findings(found: Sequence[Finding]) -> Styler:
-    """A row a finding of the pre-flight check; one empty row where all is well."""
-    rows = pd.DataFrame(
-        [{"Layer": one.layer, "What": one.reason, "Remedy": one.remedy} for one in found]
-        or [{"Layer": "all layers", "What": "nothing found", "Remedy": ""}]
-    )
-    return rows.style.hide(axis="index").set_properties(**{"white-space": "normal", "text-align": "left"})
+def times(finished: Sequence[Finished]) -> Table:
+    """Tabulate epochs, set-up and fit time, one row per stage.
+
+    Args:
+        finished: Finished stages.
+
+    Returns:
+        The table.
+    """
+    rows = _collect(finished).drop(columns="preserved")
+    return _make_stage_table("Training time", rows, [*map(get_metric, TIMES)])
 
 
-def schemes(ours: Sequence[Finished], theirs: Sequence[Finished]) -> Styler:
-    """A row a stage: TFMOT's scheme beside ours."""
-    rows = {}
-    for own, other in zip(ours, theirs, strict=True):
-        for name, one in (("TFMOT", other), ("ours", own)):
-            rows[own.stage.title, name] = {
-                "Accuracy, INT8 file": percent(one.result["accuracy_int8"]),
-                "INT8 file, raw → gzip, bytes (saved)": compression(
-                    one.result["tflite_bytes"], one.result["gzip_bytes"]
-                ),
-                "Most values in a kernel": f"{one.result['unique_weights']:,}",
-                "Set-up (s)": f"{one.result['setup_seconds']:.1f}",
-                "Fit (s)": f"{one.result['fit_seconds']:.1f}",
-                "Preserved": "yes" if one.result["preserved"] else "NO",
-            }
-    frame = pd.DataFrame.from_dict(rows, orient="index")
-    frame.index = pd.MultiIndex.from_tuples(rows)
-    return _flagged(frame, "Preserved")
+def results(rows: pd.DataFrame, directory: Path) -> Table:
+    """Tabulate a report or a sweep on a page, one row per stage and setting.
+
+    Args:
+        rows: Rows of results.csv as text, or of `average_over_seeds`.
+        directory: Directory of the report or sweep, to whose pages and models the rows link.
+
+    Returns:
+        The table.
+    """
+    of, note = ("cell", _SWEEP_NOTE) if "seeds" in rows else ("stage", _RESULTS_NOTE)
+    return _make_stage_table(f"Results of every {of}", rows, list_metrics(rows), note, directory)
 
 
-def kernel_by_kernel(ours: Finished, theirs: Finished) -> Styler:
-    """A row a kernel that pruning and clustering touch: what it holds after TFMOT's scheme and after ours."""
-    frames = {"TFMOT": theirs.layers.set_index("layer"), "ours": ours.layers.set_index("layer")}
-    touched = ours.eligible_layers()
-    columns = {"Sparsity": "sparsity", "Values": "unique_tensor", "INT8 codes": "int8_unique_tensor"}
-    rows = pd.DataFrame(
-        {
-            (title, name): [_cell(frame.loc[layer, column]) for layer in touched]
-            for title, column in columns.items()
-            for name, frame in frames.items()
-        },
-        index=touched,
-    )
-    rows["TFMOT did not preserve", ""] = list(frames["TFMOT"].loc[touched, "defect"])
-    return _flagged(rows, ("TFMOT did not preserve", ""))
+def findings(found: Sequence[Finding]) -> Table:
+    """Tabulate the pre-flight check, one row per finding.
+
+    Args:
+        found: Findings of `Run.preflight`.
+
+    Returns:
+        The table.
+    """
+    rows = [
+        {"Layer": one.layer, "Finding": Cell(one.reason, kind="wrap"), "Remedy": Cell(one.remedy, kind="wrap")}
+        for one in found
+    ]
+    empty = "The pre-flight check found no problem in any layer."
+    return Table("Findings of the pre-flight check" if rows else empty, rows)
 
 
-def coding(finished: Sequence[Finished]) -> Styler:
-    """A row a stage: bytes of its int8 kernels raw, after gzip, and at their zero-order entropy."""
-    rows = {one.stage.title: _coded([one.int8_values()[name] for name in one.eligible_layers()]) for one in finished}
-    return pd.DataFrame.from_dict(rows, orient="index").style
+def guide(run: Run, name: str) -> Table:
+    """Tabulate a stage as TFMOT's guide to it does, with the published figures of the same model and data.
 
+    Args:
+        run: The run.
+        name: Name of a stage with a guide.
 
-def ranges(finished: Sequence[Finished]) -> Styler:
-    """A row a stage whose int8 kernels share a range in the tensor, beside the file with a range a channel: accuracy,
-    bytes, and what gzip and the zero-order entropy make of the kernels."""
-    rows = {}
-    for one in finished:
-        if pd.isna(one.result["gzip_bytes_channel_ranges"]):
-            continue
-        kept, other = one.result, one.int8_values_with_channel_ranges()
-        for where, accuracy, size, codes in (
-            ("one a channel", kept["accuracy_int8_channel_ranges"], kept["gzip_bytes_channel_ranges"], other),
-            ("one a kernel", kept["accuracy_int8"], kept["gzip_bytes"], one.int8_values()),
-        ):
-            rows[one.stage.title, where] = {
-                "Accuracy, INT8 file": percent(accuracy),
-                "Most codes in a kernel": max(audit.count_unique(codes[name]) for name in one.eligible_layers()),
-                "INT8 file, gzip, bytes": f"{size:,}",
-            } | _coded([codes[name] for name in one.eligible_layers()])
-    frame = pd.DataFrame.from_dict(rows, orient="index")
-    frame.index = pd.MultiIndex.from_tuples(rows, names=["Stage", "Ranges"])
-    return frame.style
-
-
-def _coded(codes: list[np.ndarray]) -> dict[str, str]:
-    bound, packed = sizes.compute_entropy_bytes(codes), sizes.compute_gzip_bytes(codes)
-    return {
-        "Kernels, bytes": f"{sum(code.size for code in codes):,}",
-        "Entropy, bytes": f"{bound:,.0f}",
-        "gzip, bytes": f"{packed:,}",
-        "gzip ÷ entropy": f"{packed / bound:.3f}",
-    }
-
-
-def _cell(value: float) -> str:
-    return percent(value, 1) if isinstance(value, float) else f"{value:,}"
-
-
-def times(finished: Sequence[Finished]) -> Styler:
-    """A row a stage: epochs, set-up and fit time in seconds, as when the stage was trained."""
-    rows = pd.DataFrame(
-        {
-            "Epochs": one.result["epochs"],
-            "Set-up (s)": f"{one.result['setup_seconds']:.1f}",
-            "Fit (s)": f"{one.result['fit_seconds']:.1f}",
-        }
-        for one in finished
-    )
-    rows.index = pd.Index([one.stage.title for one in finished])
-    return rows.style
-
-
-def verdicts(finished: Sequence[Finished]) -> Styler:
-    """A row a stage that must keep something: what it must keep, whether it did, and where it did not."""
-    keeping = [one for one in finished if one.stage.keeps_zeros or one.stage.clusters]
-    if not keeping:
-        return pd.DataFrame({"": ["no stage here has anything to keep"]}).style.hide(axis="index")
-    rows = pd.DataFrame(
-        {
-            "Must keep": " and ".join(
-                ["every zero of its parent"] * one.stage.keeps_zeros + ["the clusters"] * one.stage.clusters
-            ),
-            "Preserved": "yes" if one.result["preserved"] else "NO",
-            "Kernels at fault": ", ".join(one.layers[one.layers["defect"] != ""]["layer"]) or "none",
-            "First of them": next((defect for defect in one.layers["defect"] if defect), ""),
-        }
-        for one in keeping
-    )
-    rows.index = pd.Index([one.stage.title for one in keeping], name="Stage")
-    return _flagged(rows, "Preserved")
-
-
-def guide(run: Run, table: str) -> Styler:
-    """A results table as TFMOT's guides print it, the published figures of the same model and data above ours."""
-    columns, known = STAGES[table].guide, published.read_table(run.experiment, table)
+    Returns:
+        The table, one row per figure and source.
+    """
+    columns, known = STAGES[name].guide, published.read_table(run.experiment, name)
+    known = known.replace({"metric": {"compressed_bytes": "zip_bytes"}})
+    theirs = {stage: {one: published.find_value(known, stage, one) for one in known["metric"]} for stage in columns}
     ours = {stage: run.stage(stage).result for stage in columns}
-    accuracy, int8 = "FP32 or fake-INT8 top-1 accuracy", "INT8 top-1 accuracy"
-    zipped, gzipped = "INT8 file, raw → ZIP, bytes (saved)", "INT8 file, raw → gzip, bytes (saved)"
-    rows = {
-        (accuracy, "published"): [percent(published.find_value(known, stage, "accuracy")) for stage in columns],
-        (accuracy, "ours"): [percent(ours[stage]["accuracy"]) for stage in columns],
-        (int8, "published"): [percent(published.find_value(known, stage, "accuracy_int8")) for stage in columns],
-        (int8, "ours"): [percent(ours[stage]["accuracy_int8"]) for stage in columns],
-        (zipped, "published"): [_published_size(known, stage) for stage in columns],
-        (zipped, "ours"): [compression(ours[stage]["tflite_bytes"], ours[stage]["zip_bytes"]) for stage in columns],
-        (gzipped, "ours"): [compression(ours[stage]["tflite_bytes"], ours[stage]["gzip_bytes"]) for stage in columns],
-    }
-    rows = {name: cells for name, cells in rows.items() if any(cells)}  # nothing published: no empty row
-    frame = pd.DataFrame.from_dict(rows, orient="index", columns=[STAGES[stage].title for stage in columns])
-    frame.index = pd.MultiIndex.from_tuples(rows)
-    caption = f"{table.upper()} table: {run.experiment.name}, seed {run.experiment.seed}"
-    return frame.style.set_table_attributes('class="guide"').set_caption(caption)
+    rows = []
+    for figure in ("accuracy", "accuracy_int8", "zip_bytes", "gzip_bytes"):
+        metric = get_metric(figure)
+        title = comparison.NAMES.get(figure) or _format_compression_title(metric)
+        for source, values in (("published", theirs), ("ours", ours)):
+            cells = {STAGES[stage].title: _make_guide_cell(values[stage], metric) for stage in columns}
+            if any(cell.text for cell in cells.values()):
+                rows.append({"Figure": Cell(title, kind="wrap"), "Source": source, **cells})
+    caption = f"{STAGES[name].title} table: {run.experiment.name}, seed {run.experiment.seed}"
+    return Table(caption, rows, is_grouped=True)
 
 
-def compared(rows: pd.DataFrame, *figures: str) -> Styler:
-    """A row a published stage: those figures of `comparison.figures`, published and ours (± standard deviation over
-    seeds), with the verdict where a figure is judged."""
-    judged = comparison.judge(rows)
-    cells: dict[tuple, dict] = {}
-    chosen = rows[rows["figure"].isin(figures)]
-    if chosen["published"].isna().all():
-        return pd.DataFrame({"": ["nothing is published of this model and data set"]}).style.hide(axis="index")
-    for index, row in chosen.iterrows():
-        line = cells.setdefault((row["table"], comparison.format_setting(row)), {})
-        name = comparison.NAMES[row["figure"]]
-        line[name, "published"] = comparison.format_points(row["published"])
-        line[name, "ours"] = comparison.format_with_deviation(row)
-        if index in judged.index and pd.notna(row["published"]):
-            line[name, "verdict"] = comparison.format_verdict(judged.loc[index])
-    cells = {at: line for at, line in cells.items() if any(line[name] for name in line if name[1] == "published")}
-    columns = [(comparison.NAMES[one], kind) for one in figures for kind in ("published", "ours", "verdict")]
-    frame = pd.DataFrame.from_dict(cells, orient="index").reindex(columns=pd.MultiIndex.from_tuples(columns))
-    frame = frame.dropna(axis="columns", how="all").fillna("")
-    frame.index = pd.MultiIndex.from_tuples(cells, names=["Table", "Stage"])
-    bad = frame.map(lambda cell: _BAD if cell == "worse" else "")
-    return frame.style.apply(lambda _: bad, axis=None).set_table_attributes('class="guide"')
+def compared(rows: pd.DataFrame, *figures: str) -> Table:
+    """Tabulate published figures beside ours, one row per figure.
+
+    Args:
+        rows: Rows of `comparison.compare`. On a page of several reports, `report` and `page` name the report of a row.
+        *figures: The figures; none selects those that get a verdict.
+
+    Returns:
+        The table.
+    """
+    shown = rows[rows["published"].notna() & rows["figure"].isin(figures or comparison.TOLERANCES)]
+    lines = []
+    for _, row in shown.fillna({"incomparable": ""}).iterrows():
+        verdict = comparison.judge_figure(row) if row["figure"] in comparison.TOLERANCES else ""
+        text = comparison.format_verdict({**row, "verdict": verdict}) if verdict else ""
+        cells = {
+            **({"Report": Cell(row["report"], href=row["page"])} if "report" in row else {}),
+            "Table": get_label(row["table"]),
+            "Stage": Cell(comparison.format_setting(row), mark=Cell.from_stage(row["stage"]).mark),
+            "Figure": comparison.NAMES[row["figure"]],
+            "Published": Cell.from_number(row["published"], _POINTS),
+            "Ours": Cell.from_number(row["ours"], _POINTS, deviation=row["deviation"]),
+            "2 SE": Cell.from_number(2 * row["error"], _POINTS),
+            "Verdict": Cell(text, kind="no" if verdict == "worse" else "wrap"),
+        }
+        lines.append(cells)
+    caption = "Published figures beside ours" if lines else "Nothing is published for this model and data set."
+    return Table(caption, lines, _COMPARED_NOTE)
 
 
-def _published_size(known: pd.DataFrame, stage: str) -> str:
-    megabytes = published.find_value(known, stage, "compressed_megabytes")
-    if megabytes is not None:
-        return f"{megabytes:g} MB compressed"
-    return compression(
-        published.find_value(known, stage, "tflite_bytes"), published.find_value(known, stage, "compressed_bytes")
-    )
+def make_compression_cell(raw: float | None, compressed: float | None, metric: Metric) -> Cell:
+    """Return sizes before and after compression, with the share saved: "528.1 → 434.9 (17.7 %)".
+
+    Args:
+        raw: Bytes of the file; None or NaN if not known.
+        compressed: Bytes after compression; None or NaN if not known.
+        metric: Metric of the compressed size.
+    """
+    texts = [get_metric("tflite_bytes").format(raw), metric.format(compressed)]
+    saved = f" ({get_metric('saved').format(1 - compressed / raw)} %)" if all(texts) else ""
+    return Cell(" → ".join(filter(None, texts)) + saved, compressed if texts[1] else MISSING, kind="number")
 
 
-def _flagged(rows: pd.DataFrame, column: str) -> Styler:
-    """Red, and in words, where the column says that something was not preserved."""
-    bad = ~rows[column].isin(["", "yes"])
-    return rows.style.apply(lambda cells: [_BAD if bad[index] else "" for index in cells.index], subset=[column])
+def _collect(finished: Sequence[Finished]) -> pd.DataFrame:
+    return pd.DataFrame([one.key | one.result for one in finished], dtype=object)
+
+
+def _make_stage_table(
+    caption: str, rows: pd.DataFrame, metrics: list[Metric], note: str = "", directory: Path | None = None
+) -> Table:
+    """The metrics that any row has, one row per stage; on a page with links to pages and models of a directory."""
+    rows = to_numbers(rows, [metric.name for metric in metrics])
+    # Validation is left out if test was read. The raw size is in the column of gzip.
+    has_test = "accuracy" in rows and rows["accuracy"].notna().all()
+    hidden = ("tflite_bytes", "validation") if has_test else ("tflite_bytes",)
+    metrics = [one for one in metrics if rows[one.name].notna().any() and not one.name.startswith(hidden)]
+    settings = ["parent", "scheme"] if directory and "seeds" not in rows else []
+    settings = [column for column in dict.fromkeys([*settings, *find_varied_settings(rows), "seeds"]) if column in rows]
+    scheme, lines = get_scheme(read_run(directory)) if directory else "", []
+    for row in rows.to_dict("records"):
+        page, model = find_links(directory, row, scheme) if directory else ("", "")
+        stage = Cell.from_stage(row["stage"], page)
+        cells = {
+            "Stage": stage,
+            **{SETTINGS.get(column, column).capitalize(): get_label(row[column]) for column in settings},
+            **dict(_make_metric_cell(row, metric, with_star=directory is None) for metric in metrics),
+            "Preserved": Cell.from_preserved(row.get("preserved")),
+            "Pareto front": "●" if row.get("front") else "",
+            "File": Cell.from_file(model, stage.text),
+        }
+        lines.append(cells)
+    return Table(caption, lines, note).drop_empty_columns()
+
+
+def _make_metric_cell(row: dict[str, Any], metric: Metric, with_star: bool) -> tuple[str, Cell]:
+    if metric.name == "gzip_bytes" and "seeds" not in row:
+        cell = make_compression_cell(row.get("tflite_bytes"), row["gzip_bytes"], metric)
+        return _format_compression_title(metric), cell
+    cell = Cell.from_number(row[metric.name], metric, "", row.get(f"{metric.name}_std"))
+    if with_star and metric.name in ("accuracy", "validation_accuracy") and STAGES[row["stage"]].quantizes:
+        cell = dataclasses.replace(cell, text=f"{cell.text} *")
+    return format_head(metric), cell
+
+
+def _format_compression_title(metric: Metric) -> str:
+    return f"INT8 file → {metric.title} ({metric.unit}, saved)"
+
+
+def _make_guide_cell(values: dict[str, Any], metric: Metric) -> Cell:
+    """A figure of a stage, from its result or from its published values."""
+    if metric.name in ("accuracy", "accuracy_int8"):
+        cell = Cell.from_number(values.get(metric.name), metric, "")
+    elif metric.name in values:
+        cell = make_compression_cell(values.get("tflite_bytes"), values[metric.name], metric)
+    else:
+        megabytes = values.get("compressed_megabytes") if metric.name == "zip_bytes" else None
+        cell = Cell("" if megabytes is None else f"{megabytes:g} MB compressed")
+    return dataclasses.replace(cell, kind="number wrap")

@@ -1,148 +1,145 @@
-"""Tables of a walk down the deployment tree, as readers see them: what each leaf costs, and why it was not taken."""
+"""The tables of variants: the search for the file to deploy, sizes, and inference on this host and on an NPU."""
 
-import math
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from pandas.io.formats.style import Styler
 
-from collabopt.config.stages import get_label, get_lineage
+from collabopt.config.formats import get_format_label
+from collabopt.config.metrics import METRICS, Metric, get_targets
+from collabopt.config.stages import get_lineage
 from collabopt.deploy import targets
-from collabopt.deploy.search import Search
-from collabopt.report.tables import percent
+from collabopt.report.directory import find_file, find_links, get_scheme, read_run
+from collabopt.report.summary import SETTINGS, find_varied_settings
+from collabopt.report.table import Cell, Table, format_head, make_metric_cells
+from collabopt.storage.results import to_numbers
 
-FORMATS = {
-    "float32": "float32",
-    "float16": "float16",
-    "int16x8": "int16 × int8",
-    "dynamic_range": "dynamic range",
-    "int8": "int8",
-}
-"""How readers know the formats."""
+if TYPE_CHECKING:  # imports TensorFlow, which pages do without
+    from collabopt.deploy.search import Search
 
-
-LIMITS = {
-    "max_accuracy_drop": "Accuracy drop (points)",
-    "max_tflite_bytes": "File (bytes)",
-    "max_gzip_bytes": "gzip (bytes)",
-    "max_sram_kib": "SRAM (KiB)",
-    "max_flash_kib": "Flash (KiB)",
-    "max_npu_ms": "NPU time (ms)",
-}
+_SIZE_GROUPS = "accuracy", "file", "weights"
+_RATIO = Metric("entropy_ratio", "zstd ÷ entropy", digits=2, missing="not int8")
+_QUARTILES = "latency_q1_ms", "latency_q3_ms"
+_NOTE = (
+    "A variant is a stage in a format, that is a file to deploy. Choices use validation accuracy; test is read for the "
+    "chosen variant only. Entropy is the least that a coder of single weights can reach. NPU figures are Vela's "
+    "estimates, with the weights as it encodes them. kB are 1,000 bytes, KiB 1,024."
+)
 
 
-_CHOSEN, _MISSED = "font-weight: 700", "color: #b3261e; font-weight: 600"
+def search(found: Search) -> Table:
+    """Tabulate the variants in the order of the search, with their values for each target and the verdict.
 
+    Args:
+        found: A finished search.
 
-def walk(walked: Search) -> Styler:
-    """A row a leaf in the order that they were tried: its validation accuracy, what it takes of each target, and by how
-    much it misses those that it does not meet."""
-    asked, base, rows = targets.list_targets(walked.targets), targets.get_baseline_accuracy(walked.table), []
-    for name, leaf in walked.table.iterrows():
-        missed = walked.misses(name)
-        level, accuracy = len(get_lineage(leaf["stage"])) - 1, percent(leaf["validation_accuracy"])
-        row = {"Level": level, "Accuracy, validation": accuracy}
-        for target, limit in asked.items():
-            row[f"{LIMITS[target]}, at most {_number(limit, target)}"] = _against(
-                targets.get_cost(leaf, target, base), missed.get(target), target
-            )
-        if asked:
-            row["Verdict"] = _verdict(walked, name, missed)
+    Returns:
+        The table, one row per variant.
+    """
+    limits, base = targets.list_targets(found.targets), targets.get_baseline_accuracy(found.table)
+    rows = []
+    for label, variant in found.table.iterrows():
+        missed = found.find_misses(label)
+        row = {
+            "Stage": Cell.from_stage(variant["stage"]),
+            "Format": get_format_label(variant["format"]),
+            "Level": Cell(str(len(get_lineage(variant["stage"])) - 1), kind="number"),
+            **make_metric_cells({"validation_accuracy": variant["validation_accuracy"]}),
+        }
+        for target, limit in limits.items():
+            metric = get_targets()[target]
+            cell = Cell.from_number(targets.get_cost(variant, target, base), metric, "not known")
+            title = f"{format_head(metric)} ≤ {metric.format(limit)}"
+            row[title] = dataclasses.replace(cell, kind="number no") if target in missed else cell
+        if limits:
+            verdict = ("nearest: " if label == found.nearest else "") + found.verdicts.loc[label, "verdict"]
+            row["Verdict"] = Cell("chosen", kind="chosen") if label == found.chosen else Cell(verdict, kind="wrap")
         rows.append(row)
-    frame = pd.DataFrame(rows, index=walked.table.index)
-    styles = [[_style(name == walked.chosen, cell) for cell in row] for name, row in frame.T.items()]
-    frame.index = _names(walked)
-    styles = pd.DataFrame(styles, index=frame.index, columns=frame.columns)
-    return frame.style.apply(lambda _: styles, axis=None)
+    return Table("The search, level by level", rows, is_grouped=True)
 
 
-def sizes(walked: Search) -> Styler:
-    """A row a leaf: accuracy, file sizes raw and compressed, int8 weights against their zero-order entropy."""
-    rows = [
-        {
-            "Accuracy, validation": percent(leaf["validation_accuracy"]),
-            "Accuracy, test": percent(leaf["accuracy"]),
-            "File (bytes)": _count(leaf["tflite_bytes"]),
-            "ZIP (bytes)": _count(leaf["zip_bytes"]),
-            "gzip (bytes)": _count(leaf["gzip_bytes"]),
-            "zstd (bytes)": _count(leaf["zstd_bytes"]),
-            "int8 weights (bytes)": _count(leaf["weight_bytes"]),
-            "entropy (bytes)": _count(leaf["entropy_bytes"]),
-            "zstd ÷ entropy": _decimal(leaf["zstd_bytes"] / leaf["entropy_bytes"], 2),
+def sizes(found: Search) -> Table:
+    """Tabulate accuracy, file sizes, and int8 weights with their zero-order entropy, one row per variant.
+
+    Args:
+        found: A finished search.
+
+    Returns:
+        The table.
+    """
+    rows = found.table.assign(**{_RATIO.name: found.table["zstd_bytes"] / found.table["entropy_bytes"]})
+    metrics = [metric for metric in METRICS.values() if metric.group in _SIZE_GROUPS and metric.name in rows]
+    return _make_variant_table("Size of each variant", rows, [*metrics, _RATIO])
+
+
+def inference(found: Search) -> Table:
+    """Tabulate latency on this host and Vela's estimates for the NPU, one row per variant.
+
+    Args:
+        found: A finished search.
+
+    Returns:
+        The table.
+    """
+    metrics = [metric for metric in METRICS.values() if metric.group not in _SIZE_GROUPS and metric.name in found.table]
+    return _make_variant_table("Inference of each variant", found.table, metrics)
+
+
+def variants(rows: pd.DataFrame, directory: Path) -> Table:
+    """Tabulate variants.csv on a page, one row per variant.
+
+    Args:
+        rows: Its rows as text.
+        directory: The report directory, to whose pages and files the rows link.
+
+    Returns:
+        The table.
+    """
+    metrics = [metric for name, metric in METRICS.items() if metric.description or name in rows]
+    return _make_variant_table("Accuracy and cost of every variant", rows, metrics, directory)
+
+
+def _make_variant_table(
+    caption: str, rows: pd.DataFrame, metrics: list[Metric], directory: Path | None = None
+) -> Table:
+    """The metrics that any row has, one row per variant; on a page with a note, and links into the directory."""
+    rows = to_numbers(rows, [*(metric.name for metric in metrics), *_QUARTILES])
+    absent = [metric.title for metric in metrics if rows[metric.name].isna().all()]
+    note = f"{_NOTE} Not measured in this run: {', '.join(absent)}." if absent else _NOTE
+    has_notes = "npu_note" in rows and rows["npu_note"].fillna("").ne("").any()
+    metrics = [one for one in metrics if rows[one.name].notna().any() or (one.name == "npu_cycles" and has_notes)]
+    processors = {*rows.get("accelerator", pd.Series()).dropna()} - {""}
+    npu = f"{min(processors) if len(processors) == 1 else 'NPU'}, by Vela"
+    settings, lines = find_varied_settings(rows), []
+    scheme = get_scheme(read_run(directory)) if directory else ""
+    for row in rows.to_dict("records"):
+        page, _ = find_links(directory, row, scheme) if directory else ("", "")
+        file = find_file(directory, row.get("tflite", "")) if directory else ""
+        cells = {
+            "Stage": Cell.from_stage(row["stage"], page),
+            "Format": get_format_label(row["format"]),
+            **{SETTINGS[column].capitalize(): row[column] for column in settings},
+            **{_format_head(metric, npu): _make_metric_cell(row, metric) for metric in metrics},
+            "File": Cell.from_file(file, targets.format_variant(row)),
         }
-        for _, leaf in walked.table.iterrows()
-    ]
-    return _dense(pd.DataFrame(rows, index=_names(walked)))
+        lines.append(cells)
+    return Table(caption, lines, note if directory else "", is_grouped=True).drop_empty_columns()
 
 
-def inference(walked: Search) -> Styler:
-    """A row a leaf: latency on this host, and what Vela says of the NPU; below, why it says nothing of some."""
-    rows = [
-        {
-            "Here (ms, quartiles)": _quartiles(leaf),
-            "Here, ÷ baseline float32": _decimal(leaf["latency_ratio"], 2),
-            "NPU (cycles)": _count(leaf["npu_cycles"]) or "not applicable",
-            "NPU (ms)": _decimal(leaf["npu_ms"], 3),
-            "SRAM (KiB)": _decimal(leaf["npu_sram_kib"], 1),
-            "Flash (KiB)": _decimal(leaf["npu_flash_kib"], 1),
-            "Encoded weights (bytes)": _count(leaf["npu_weight_bytes"]),
-            "Operators on the NPU": percent(leaf["npu_operators"], 0),
-        }
-        for _, leaf in walked.table.iterrows()
-    ]
-    frame = pd.DataFrame(rows, index=_names(walked))
-    return _dense(frame).set_caption(f"NPU: {walked.run.experiment.accelerator}, estimated by Vela. {_notes(walked)}")
+def _format_head(metric: Metric, npu: str) -> str:
+    head = format_head(metric, npu if metric.name.startswith("npu_") else metric.group)
+    return head.replace(")", ", quartiles)") if metric.name == "latency_ms" else head
 
 
-def _dense(frame: pd.DataFrame) -> Styler:
-    return frame.style.set_table_attributes('class="dense"')
-
-
-def _notes(walked: Search) -> str:
-    """What Vela leaves out, each once with the formats that it is said of."""
-    said: dict[str, dict[str, None]] = {}
-    for _, leaf in walked.table.iterrows():
-        if pd.notna(leaf["npu_note"]) and leaf["npu_note"]:
-            said.setdefault(leaf["npu_note"], {})[FORMATS[leaf["format"]]] = None
-    return " ".join(f"{', '.join(formats)}: {note}." for note, formats in said.items())
-
-
-def _names(walked: Search) -> list[str]:
-    return [f"{get_label(leaf['stage'])}, {FORMATS[leaf['format']]}" for _, leaf in walked.table.iterrows()]
-
-
-def _against(found: float, beyond: float | None, target: str) -> str:
-    if math.isinf(found):
-        return "not known"
-    return _number(found, target) + (f" ({_number(beyond, target)} too many)" if beyond else "")
-
-
-def _verdict(walked: Search, name: str, missed: dict[str, float]) -> str:
-    if name == walked.chosen:
-        return "chosen"
-    return ("nearest; misses " if name == walked.nearest else "misses ") + ", ".join(
-        LIMITS[target].partition(" (")[0] for target in missed
-    )
-
-
-def _style(chosen: bool, cell: object) -> str:
-    return _CHOSEN if chosen else _MISSED if " too many" in str(cell) else ""
-
-
-def _number(value: float, target: str) -> str:
-    if target == "max_accuracy_drop":
-        return f"{100 * value:.2f}"
-    return f"{value:,.0f}" if target.endswith("bytes") else f"{value:,.3g}"
-
-
-def _quartiles(leaf: pd.Series) -> str:
-    if pd.isna(leaf["latency_ms"]):
-        return ""
-    return f"{leaf['latency_ms']:.3f} ({leaf['latency_q1_ms']:.3f} to {leaf['latency_q3_ms']:.3f})"
-
-
-def _count(value: float) -> str:
-    return "" if pd.isna(value) else f"{int(value):,}"
-
-
-def _decimal(value: float, digits: int) -> str:
-    return "" if pd.isna(value) else f"{value:,.{digits}f}"
+def _make_metric_cell(row: dict[str, Any], metric: Metric) -> Cell:
+    cell = Cell.from_number(row[metric.name], metric, metric.missing or "not known")
+    if metric.name == "npu_cycles" and pd.notna(row.get("npu_note")) and row["npu_note"]:
+        known = "" if pd.isna(row["npu_cycles"]) else f"{cell.text}, "
+        return dataclasses.replace(cell, text=f"{known}{row['npu_note']}", kind=f"{cell.kind} wrap")
+    quartiles = [row[column] for column in _QUARTILES]
+    if metric.name == "latency_ms" and cell.key != "" and not pd.isna(quartiles).any():
+        return dataclasses.replace(cell, text=f"{cell.text} ({'–'.join(map(metric.format, quartiles))})")
+    return cell

@@ -1,4 +1,4 @@
-"""Training on several GPUs: each batch is shared out among them, and their gradients are summed."""
+"""Training on several GPUs: each takes a part of every batch, and their gradients are summed."""
 
 import contextlib
 import functools
@@ -7,28 +7,45 @@ from collabopt.runtime.tensorflow import tf
 
 
 class DeviceError(ValueError):
-    """More devices were asked for than there are."""
+    """The experiment asks for more devices than the machine has."""
 
 
 def list_devices(count: int) -> list[str]:
-    """The first `count` GPUs, or CPUs where there is no GPU (tests split one in two).
+    """List the devices to train on: GPUs, or CPUs on a machine without GPUs.
 
-    Raises DeviceError when there are fewer.
+    Args:
+        count: Number of devices.
+
+    Returns:
+        TensorFlow's names of the first `count` devices.
+
+    Raises:
+        DeviceError: If the machine has fewer.
     """
+    # Tests split one CPU into two logical ones.
     found = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     if len(found) < count:
-        raise DeviceError(f"devices={count}: expected at most {len(found)}: {', '.join(one.name for one in found)}")
-    return [one.name for one in found[:count]]
+        raise DeviceError(
+            f"devices={count}: expected at most {len(found)}: {', '.join(device.name for device in found)}"
+        )
+    return [device.name for device in found[:count]]
 
 
 def make_scope(count: int) -> contextlib.AbstractContextManager:
-    """Where a model must be made that is to be trained on `count` devices (tf.distribute.MirroredStrategy)."""
+    """Return the context in which a model must be built to train on several devices.
+
+    Args:
+        count: Number of devices. One needs no context.
+
+    Raises:
+        DeviceError: If the machine has fewer devices.
+    """
     if count == 1:
         return contextlib.nullcontext()
-    return _strategy(count).scope()
+    return _get_strategy(count).scope()
 
 
 @functools.cache
-def _strategy(count: int) -> tf.distribute.Strategy:
-    # One in a process: two would number their exchanges alike.
+def _get_strategy(count: int) -> tf.distribute.Strategy:
+    # One per process: two strategies would use the same numbers for their collective operations.
     return tf.distribute.MirroredStrategy(list_devices(count))

@@ -1,7 +1,7 @@
-"""Progress lines: one a finished epoch or stage, the same in a terminal, a log file and a notebook.
+"""Progress lines, one per finished epoch or stage, in a terminal, a log file or a notebook.
 
-A batch names its log file in `COLLABOPT_LOG`; every process of the batch appends whole lines to it. In a notebook one
-display shows the last line of what is under way, so that a page ends with a line a stage instead of a line an epoch.
+All processes of a batch append lines to one log file. In a notebook, each line replaces the previous one of the same
+stage, so the finished page has one line per stage instead of one per epoch.
 """
 
 import datetime
@@ -11,13 +11,13 @@ import sys
 import time
 
 LOG = "COLLABOPT_LOG"
-
+"""Environment variable with the path of a batch's log file."""
 
 logger = logging.getLogger("collabopt")
 
 
 class _Display(logging.Handler):
-    """Shows records in a notebook: a record that says which stage it is `about` replaces that stage's last one."""
+    """Shows records in a notebook. A record with `about` replaces the last one with the same `about`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,7 +38,11 @@ class _Display(logging.Handler):
 
 
 def attach(name: str) -> None:
-    """Send the progress lines of this process, called `name`, where they are read. Calling it again changes nothing."""
+    """Send the progress lines of this process to the log file, the notebook or the terminal, once per process.
+
+    Args:
+        name: Name of the process, at the beginning of each line of a log or a terminal.
+    """
     if logger.handlers:
         return
     logger.setLevel(logging.INFO)
@@ -51,14 +55,14 @@ def attach(name: str) -> None:
     if _is_in_kernel():
         logger.addHandler(_Display())
     elif not os.environ.get(LOG):
-        # A copy of the descriptor: what native code writes to descriptor 2 is held back at times.
+        # A copy of the descriptor, because `drop_native_notices` redirects descriptor 2.
         handler = logging.StreamHandler(os.fdopen(os.dup(2), "w", buffering=1))
         handler.setFormatter(line)
         logger.addHandler(handler)
 
 
 def _is_in_kernel() -> bool:
-    """Whether this process is a notebook's kernel; a forked job has its modules too, and runs none (`forks`)."""
+    # A forked job of a batch has imported ipykernel but is no kernel.
     if "ipykernel" not in sys.modules:
         return False
     from IPython import get_ipython
@@ -67,13 +71,26 @@ def _is_in_kernel() -> bool:
 
 
 def log(message: str, about: str | None = None, last: bool = False) -> None:
-    """Say `message`; with `about` it replaces, in a notebook, what was last said about the same."""
+    """Log a progress line.
+
+    Args:
+        message: The line.
+        about: What the line is about, such as a stage. In a notebook it replaces the last line about the same.
+        last: Whether the next line about the same gets a new place in the notebook.
+    """
     logger.info(message, extra={"about": about, "last": last})
 
 
 def format_duration(seconds: float) -> str:
-    """12.3 s, 4 min 05 s, 2 h 03 min."""
-    if seconds < 59.95:  # else it would be told as 60.0 s
+    """Format a duration like `12.3 s`, `4 min 05 s` or `2 h 03 min`.
+
+    Args:
+        seconds: The duration.
+
+    Returns:
+        Such as 12.3 s, 4 min 05 s or 2 h 03 min.
+    """
+    if seconds < 59.95:  # more would be rounded to 60.0 s
         return f"{seconds:.1f} s"
     seconds = round(seconds)
     if seconds < 3600:
@@ -82,15 +99,16 @@ def format_duration(seconds: float) -> str:
 
 
 def now() -> str:
-    """The time, ISO 8601 with its zone, to the second."""
+    """Return the local time in ISO 8601, with its zone, to the second."""
     return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 class Clock:
-    """Seconds since it was made."""
+    """A stopwatch that starts when it is made."""
 
     def __init__(self) -> None:
         self._start = time.perf_counter()
 
     def seconds(self) -> float:
+        """Return the seconds since the start."""
         return time.perf_counter() - self._start

@@ -1,4 +1,4 @@
-"""The one place that imports TensorFlow. TFMOT works on Keras 2 only, so Keras 2 is forced and checked here.
+"""TensorFlow with Keras 2, which TFMOT needs. All other modules import TensorFlow from here.
 
 from collabopt.runtime.tensorflow import keras, tf, tfmot
 """
@@ -17,8 +17,8 @@ import numpy as np
 _FLAG = "TF_USE_LEGACY_KERAS"
 
 
-def _demand_keras_2() -> None:
-    """Set the flag that makes `tf.keras` Keras 2; it is read once, when TensorFlow is imported."""
+def _select_keras_2() -> None:
+    """Set the flag that makes `tf.keras` Keras 2. TensorFlow reads it once, on import."""
     if "tensorflow" in sys.modules and os.environ.get(_FLAG) not in ("1", "true", "True"):
         raise ImportError(
             f"TensorFlow was imported before collabopt and with {_FLAG}={os.environ.get(_FLAG)!r}, so tf.keras is "
@@ -28,7 +28,7 @@ def _demand_keras_2() -> None:
     os.environ[_FLAG] = "1"
 
 
-# What TensorFlow's native code says about CPU features, absent GPUs and each conversion: nothing to act on.
+# Lines of TensorFlow's native code about CPU features, missing GPUs and conversions, which need no action.
 _NOTICES = re.compile(
     r"WARNING: All log messages before absl::InitializeLog|"
     r"[IWE]\d{4} .*\b(port|cudart_stub|cuda_platform|cpu_feature_guard|reader|loader|mlir_graph_optimization_pass|"
@@ -43,40 +43,44 @@ _NOTICES = re.compile(
 
 @contextlib.contextmanager
 def drop_native_notices() -> Iterator[None]:
-    """Drop the known notices that native code writes to descriptor 2 inside the block, and let all else through."""
+    """Drop known notices of native code that the block writes to descriptor 2; pass on all other lines."""
     sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as caught:
-        os.dup2(caught.fileno(), 2)
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as written:
+        os.dup2(written.fileno(), 2)
         try:
             yield
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            caught.seek(0)
-            rest = [line for line in caught.read().decode(errors="replace").splitlines() if not _NOTICES.match(line)]
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            written.seek(0)
+            rest = [line for line in written.read().decode(errors="replace").splitlines() if not _NOTICES.match(line)]
             if any(line.strip() for line in rest):
                 print("\n".join(rest), file=sys.stderr)
 
 
 @contextlib.contextmanager
 def drop_log_records(*fragments: str) -> Iterator[None]:
-    """Drop TensorFlow's Python log records that say so inside the block, and let all else through."""
+    """Drop some of TensorFlow's Python log records while the block runs.
 
-    def wanted(record: logging.LogRecord) -> bool:
+    Args:
+        *fragments: A record that contains one of these texts is dropped.
+    """
+
+    def is_wanted(record: logging.LogRecord) -> bool:
         return not any(fragment in record.getMessage() for fragment in fragments)
 
     logger = logging.getLogger("tensorflow")
-    logger.addFilter(wanted)
+    logger.addFilter(is_wanted)
     try:
         yield
     finally:
-        logger.removeFilter(wanted)
+        logger.removeFilter(is_wanted)
 
 
 @contextlib.contextmanager
-def _keras_3_hidden() -> Iterator[None]:
-    """TFMOT looks for a Keras 2 of old in the package `keras`, which is Keras 3: two seconds of imports, in vain."""
+def _hide_keras_3() -> Iterator[None]:
+    """Hide the package `keras`: TFMOT would import it for two seconds, only to find that it is Keras 3."""
     if "keras" in sys.modules:
         yield
         return
@@ -87,11 +91,8 @@ def _keras_3_hidden() -> Iterator[None]:
         del sys.modules["keras"]
 
 
-_demand_keras_2()
-
-
+_select_keras_2()
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
 
 with drop_native_notices():
     import tensorflow as tf
@@ -100,16 +101,15 @@ with drop_native_notices():
     tf.config.list_physical_devices()
     if tf.keras.layers.Layer is not keras.layers.Layer:
         raise ImportError("tf.keras is not tf_keras (Keras 2), which tensorflow-model-optimization needs.")
-    with _keras_3_hidden():
+    with _hide_keras_3():
         import tensorflow_model_optimization as tfmot
 
-
-# Layers such as dropout draw from a generator whose state is a variable, which a checkpoint can hold.
+# Layers such as dropout then keep the state of their generator in a variable, which a checkpoint can store.
 keras.backend.experimental.enable_tf_random_generator()
 
 
 def read_versions() -> dict[str, str]:
-    """Versions that decide the numbers: of TensorFlow, tf-keras and TFMOT."""
+    """Return the versions of TensorFlow, tf-keras and TFMOT."""
     return {
         "tensorflow": tf.__version__,
         "tf-keras": keras.__version__,
@@ -118,12 +118,13 @@ def read_versions() -> dict[str, str]:
 
 
 def configure(threads: int) -> None:
-    """Fix the number of threads (results depend on it in the last bit) and ask for deterministic kernels.
+    """Fix the number of threads, and make TensorFlow deterministic if `is_deterministic`.
 
-    GPU kernels of the per-channel fake-quant gradient have no deterministic version, so a machine with a GPU does
-    without; `deterministic()` says which it was.
+    Args:
+        threads: Number of threads per operation and of parallel operations. The last bit of results depends on it.
 
-    Raises RuntimeError when TensorFlow already runs with another number of threads.
+    Raises:
+        RuntimeError: If TensorFlow already runs with another number of threads.
     """
     settings = tf.config.threading
     if settings.get_intra_op_parallelism_threads() == threads:
@@ -142,14 +143,20 @@ def configure(threads: int) -> None:
 
 
 def is_deterministic() -> bool:
-    """Whether op determinism is on: on CPUs, not where a GPU is used."""
+    """Return whether operations are deterministic: only without a GPU.
+
+    The gradient of per-channel fake quantization has no deterministic GPU kernel.
+    """
     return not tf.config.list_physical_devices("GPU")
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and TensorFlow, and forget Keras's global state, so that a stage's result does not depend on
-    what the process did before it."""
+    """Seed Python, NumPy and TensorFlow and clear Keras's global state, so that earlier work has no influence.
+
+    Args:
+        seed: The seed.
+    """
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
     random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - TFMOT and Keras draw from the legacy generator.
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - TFMOT and Keras use the legacy generator

@@ -1,4 +1,4 @@
-"""Files and folders written whole or not at all: a reader, or a run that is killed, never meets half of one."""
+"""Files and directories written as a whole, even if the process is killed, and digests of files."""
 
 import contextlib
 import hashlib
@@ -10,21 +10,28 @@ from pathlib import Path
 from typing import BinaryIO
 
 
-def _unfinished(destination: Path) -> Path:
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    return destination.with_name(f".{destination.name}.{uuid.uuid4().hex}.partial")
+def write(path: Path, content: str | bytes) -> None:
+    """Write a file. Readers see the old content or the new, never a part.
 
-
-def remove_unfinished(destination: Path) -> None:
-    """Remove what processes left that died while they made the folder `destination`; no other may be making it."""
-    for left in destination.parent.glob(f".{destination.name}.*.partial"):
-        shutil.rmtree(left)
+    Args:
+        path: The file; its directory is made if it is missing.
+        content: The new content. Text is encoded in UTF-8.
+    """
+    with write_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
 
 
 @contextlib.contextmanager
 def write_file(destination: Path) -> Iterator[BinaryIO]:
-    """A file to write, in the folder of `destination`, that takes its place when the block ends without an error."""
-    unfinished = _unfinished(destination)
+    """Open a temporary file that replaces `destination` if the block ends without an error.
+
+    Args:
+        destination: The file; its directory is made if it is missing.
+
+    Yields:
+        The temporary file, in the same directory.
+    """
+    unfinished = _make_temporary_path(destination)
     try:
         with unfinished.open("wb") as file:
             yield file
@@ -37,9 +44,15 @@ def write_file(destination: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def write_directory(destination: Path) -> Iterator[Path]:
-    """A folder to fill that becomes `destination` when the block ends without an error; if another process has made
-    `destination` in the meantime, its stays."""
-    unfinished = _unfinished(destination)
+    """Make a temporary directory that becomes `destination` if the block ends without an error.
+
+    Args:
+        destination: The directory. It stays as it is if another process makes it in the meantime.
+
+    Yields:
+        The temporary directory, beside `destination`.
+    """
+    unfinished = _make_temporary_path(destination)
     unfinished.mkdir()
     try:
         yield unfinished
@@ -53,21 +66,44 @@ def write_directory(destination: Path) -> Iterator[Path]:
             shutil.rmtree(unfinished)
 
 
+def remove_unfinished(destination: Path) -> None:
+    """Remove the temporary directories of processes that died while they made a directory.
+
+    Args:
+        destination: The directory. No running process may be making it.
+    """
+    for unfinished in destination.parent.glob(f".{destination.name}.*.partial"):
+        shutil.rmtree(unfinished)
+
+
 def compute_sha256(path: Path) -> str:
-    """Hex SHA-256 of a file."""
+    """Compute the SHA-256 of a file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        64 hex digits.
+    """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def compute_files_digest(paths: list[Path]) -> str:
-    """Digest of the files' contents, under their names, in any order."""
+    """Compute a digest of the names and contents of files.
+
+    Args:
+        paths: The files, in any order. Their directories do not count.
+
+    Returns:
+        16 hex digits.
+    """
     digest = hashlib.blake2b(digest_size=8)
     for path in sorted(set(paths), key=lambda path: (path.name, str(path))):
         digest.update(path.name.encode() + b"\0" + hashlib.blake2b(path.read_bytes()).digest())
     return digest.hexdigest()
 
 
-def write(path: Path, text: str | bytes) -> None:
-    """Write a file whole: its readers see the old content or the new, never a part."""
-    with write_file(path) as file:
-        file.write(text.encode() if isinstance(text, str) else text)
+def _make_temporary_path(destination: Path) -> Path:
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    return destination.with_name(f".{destination.name}.{uuid.uuid4().hex}.partial")

@@ -1,6 +1,7 @@
-"""The files a run leaves beside its pages: results.csv, layers.csv, run.json and models/<stage>.tflite.
+"""The tables of a report directory: results.csv, layers.csv and run.json.
 
-Notebooks of one batch write at the same time: each row has a key, files are replaced whole, and a lock orders them.
+Notebooks of one batch write at the same time: each row has a key, each file is replaced as a whole, and a lock orders
+the writers.
 """
 
 import hashlib
@@ -21,59 +22,32 @@ from collabopt.runtime import progress
 from collabopt.storage import atomic, store
 
 KEY = [
-    "experiment",
-    "stage",
-    "scheme",
-    "seed",
-    "number_of_clusters",
-    "cluster_per_channel",
-    "target_sparsity",
-    "train_fraction",
+    *("experiment", "stage", "scheme", "seed"),
+    *("number_of_clusters", "cluster_per_channel", "target_sparsity", "train_fraction"),
 ]
-
+"""Key columns of results.csv. Empty where a setting does not apply to the stage."""
 
 RESULTS = [
     *KEY,
-    "parent",
-    "validation_accuracy",
-    "validation_accuracy_int8",
-    "accuracy",
-    "accuracy_int8",
-    "tflite_bytes",
-    "gzip_bytes",
-    "zip_bytes",
-    "sparsity",
-    "unique_weights",
-    "rounded_to_zero",
-    "preserved",
-    "accuracy_int8_channel_ranges",
-    "gzip_bytes_channel_ranges",
-    "setup_seconds",
-    "fit_seconds",
-    "epochs",
+    *("parent", "validation_accuracy", "validation_accuracy_int8", "accuracy", "accuracy_int8"),
+    *("tflite_bytes", "gzip_bytes", "zip_bytes"),
+    *("sparsity", "unique_weights", "rounded_to_zero", "preserved"),
+    *("accuracy_int8_channel_ranges", "gzip_bytes_channel_ranges"),
+    *("setup_seconds", "fit_seconds", "epochs"),
 ]
-
+"""Columns of results.csv, one row per stage, setting and seed."""
 
 LAYERS = [
     *KEY,
-    "layer",
-    "kind",
-    "shape",
-    "weights",
-    "sparsity",
-    "unique_tensor",
-    "unique_channel",
-    "int8_sparsity",
-    "int8_unique_tensor",
-    "int8_unique_channel",
-    "quantizer",
-    "skipped",
-    "defect",
+    *("layer", "kind", "shape", "weights"),
+    *("sparsity", "unique_tensor", "unique_channel"),
+    *("int8_sparsity", "int8_unique_tensor", "int8_unique_channel"),
+    *("quantizer", "skipped", "defect"),
 ]
-
+"""Columns of layers.csv, one row per kernel."""
 
 STARTED = "COLLABOPT_STARTED"
-"""Environment variable by which a batch tells its notebooks when it began."""
+"""Environment variable in which a batch passes its start time to its notebooks."""
 
 
 def make_key(experiment: Experiment, stage: Stage) -> dict[str, Any]:
@@ -116,9 +90,57 @@ def record(directory: Path, result: dict[str, Any], layers: pd.DataFrame, about:
 
 
 def read(path: Path) -> pd.DataFrame:
-    """results.csv or layers.csv; counts that may be missing as nullable integers."""
+    """Read results.csv or layers.csv.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its rows. Counts that may be missing are nullable integers.
+    """
     counts = {"number_of_clusters": "Int64", "gzip_bytes_channel_ranges": "Int64"}
     return pd.read_csv(path, dtype=counts | {"cluster_per_channel": object, "preserved": object})
+
+
+def parse_preserved(value: object) -> bool | None:
+    """Parse a `preserved` cell.
+
+    Args:
+        value: The cell, of a frame or of a CSV file read as text.
+
+    Returns:
+        Whether the stage kept its parent's zeros and clusters; None for an empty cell.
+    """
+    return {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}.get(str(value).lower())
+
+
+def to_numbers(rows: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """Convert columns to floats.
+
+    Args:
+        rows: A table, its cells numbers or text.
+        columns: The columns to convert.
+
+    Returns:
+        The table with those columns as floats, NaN where a cell is empty or a column is missing.
+    """
+    return rows.assign(**{column: pd.to_numeric(rows.get(column, float("nan")), errors="coerce") for column in columns})
+
+
+def select_first_setting(rows: pd.DataFrame, *key: str) -> pd.DataFrame:
+    """Select one row per key: its first setting and seed, with this library's scheme before TFMOT's.
+
+    Args:
+        rows: Rows of results.csv, layers.csv or variants.csv.
+        *key: The columns that tell the rows apart.
+
+    Returns:
+        The selected rows in their order.
+    """
+    stock = rows["scheme"].eq("tfmot") if "scheme" in rows else False
+    rows = rows.assign(_at=range(len(rows)), _stock=stock)
+    kept = rows.sort_values("_stock", kind="stable").drop_duplicates([*key])
+    return kept.sort_values("_at").drop(columns=["_at", "_stock"])
 
 
 def describe_run(experiment: Experiment, source: Path, data: dict[str, Any], began: str) -> dict[str, Any]:
@@ -128,16 +150,18 @@ def describe_run(experiment: Experiment, source: Path, data: dict[str, Any], beg
         experiment: The experiment as the run was started with.
         source: The experiment's file.
         data: Name, fingerprint and counts of the data set.
-        began: When the run began. A batch overrides it by an environment variable.
+        began: When the run began, ISO 8601. `STARTED` in the environment overrides it.
     """
-    from collabopt.runtime import tensorflow  # readers of tables do not wait for its import
+    from collabopt.runtime import tensorflow  # slow to import, and only needed here
 
+    packages = ("numpy", "ai-edge-litert", "pandas", "scikit-learn", "papermill")
+    versions = tensorflow.read_versions() | {package: metadata.version(package) for package in packages}
     return {
         "experiment": experiment.model_dump(mode="json"),
         "experiment_sha256": loading.compute_digest(str(source)),
         "seed": experiment.seed,
         "data": data,
-        "versions": read_versions(),
+        "versions": {"python": platform.python_version(), **versions, "platform": platform.platform()},
         "commit": read_commit(),
         "op_determinism": tensorflow.is_deterministic(),
         "start": os.environ.get(STARTED, began),
@@ -145,31 +169,15 @@ def describe_run(experiment: Experiment, source: Path, data: dict[str, Any], beg
     }
 
 
-def read_versions() -> dict[str, str]:
-    """Versions of all that computes."""
-    from collabopt.runtime import tensorflow
-
-    packages = ("numpy", "ai-edge-litert", "pandas", "scikit-learn", "papermill")
-    return {
-        "python": platform.python_version(),
-        **tensorflow.read_versions(),
-        **{package: metadata.version(package) for package in packages},
-        "platform": platform.platform(),
-    }
-
-
 def read_commit() -> str:
-    """The commit of the code, with `+changes` where library, notebooks or lock file differ from it; else `unknown`."""
-
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=loading.ROOT, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
+    """Return git's commit, with `+changes` if library, notebooks or lock file differ from it, or `unknown`."""
+    commands = "git rev-parse HEAD", "git status --porcelain -- lib notebooks requirements.lock"
+    options = {"cwd": loading.ROOT, "capture_output": True, "text": True, "check": True}
     try:
-        changes = git("status", "--porcelain", "--", "lib", "notebooks", "requirements.lock")
-        return git("rev-parse", "HEAD") + ("+changes" if changes else "")
+        commit, changes = (subprocess.run(command.split(), **options).stdout.strip() for command in commands)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+    return commit + ("+changes" if changes else "")
 
 
 def _drop_tables_of_another_experiment(directory: Path, experiment: dict[str, Any]) -> None:
@@ -183,14 +191,13 @@ def _drop_tables_of_another_experiment(directory: Path, experiment: dict[str, An
 
 
 def _merge(path: Path, rows: pd.DataFrame) -> None:
-    """Put `rows`, of one stage, scheme and seed, in place of those there were; stages stay in the tree's order."""
+    """Replace the rows of one stage, scheme and seed in a file, and sort by stage, scheme and seed."""
     if path.is_file():
         old = read(path)
-        same = (
-            old[["stage", "scheme", "seed"]].astype(object).fillna("") == rows.iloc[0][["stage", "scheme", "seed"]]
-        ).all(axis=1)
+        key = ["stage", "scheme", "seed"]
+        same = (old[key].astype(object).fillna("") == rows.iloc[0][key]).all(axis=1)
         rows = pd.concat([old[~same].astype(object), rows.astype(object)])
         order = {name: position for position, name in enumerate(STAGES)}
-        rows = rows.assign(order=rows["stage"].map(order)).sort_values(["order", "scheme", "seed"], kind="stable")
-        rows = rows.drop(columns="order")
+        rows["order"] = rows["stage"].map(order)
+        rows = rows.sort_values(["order", *key[1:]], kind="stable").drop(columns="order")
     atomic.write(path, rows.to_csv(index=False))

@@ -1,7 +1,7 @@
-"""Finished work on disk: each entry whole, checksummed, made once and shared by every notebook and process.
+"""The store: results on disk, each made once, checked by checksums and shared by all notebooks and processes.
 
-An entry is a directory `<name>-<key>`; the key is a digest of all that decides its content. It is made in a directory
-of its own and renamed when complete, under a lock that dies with its process.
+An entry is a directory `<name>-<key>`. The key is a digest of everything that determines its content. The entry is made
+under a temporary name and renamed when it is complete, under a lock that ends with its process.
 """
 
 import contextlib
@@ -18,9 +18,7 @@ from typing import Any
 from collabopt.runtime import progress
 from collabopt.storage import atomic
 
-_SEAL = "checksums.json"
-
-
+_CHECKSUMS = "checksums.json"
 _REASONS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -30,55 +28,81 @@ _REASONS = {
 
 
 class StoreError(OSError):
-    """The store cannot be written: a full disk, a directory that is read-only."""
+    """The store cannot be written: the disk is full or the directory is read-only."""
 
 
 def compute_key(material: dict[str, Any]) -> str:
-    """16 hex digits that change with anything in `material`."""
+    """Compute the key of an entry.
+
+    Args:
+        material: Everything that determines the content, as JSON values. The order of names does not matter.
+
+    Returns:
+        16 hex digits.
+    """
     text = json.dumps(material, sort_keys=True, ensure_ascii=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def get_or_make(directory: Path, name: str, material: dict[str, Any], make: Callable[[Path], None]) -> Path:
-    """The entry for `material`, made by `make(path)` in an empty directory if it is not there, whole.
+    """Get an entry from the store; make it if it is missing or damaged.
 
-    Another process that makes the same entry is waited for. A damaged entry is said and made again. What `make` leaves
-    in `unfinished(…)` is there for the next process where this one dies, and is removed with success.
-    Raises StoreError when the directory cannot be written.
+    If another process makes the same entry, this one waits for it.
+
+    Args:
+        directory: The store.
+        name: First part of the entry's name.
+        material: Everything that determines the content, as JSON values.
+        make: Called with an empty directory to fill. What it keeps in `get_unfinished_directory` remains if the process
+            dies, and is removed on success.
+
+    Returns:
+        The directory of the complete entry.
+
+    Raises:
+        StoreError: If the store cannot be written.
     """
     entry = directory / f"{name}-{compute_key(material)}"
-    if _is_whole(entry):
+    if _is_complete(entry):
         return entry
 
-    def waiting(owner: str) -> None:
+    def report_waiting(owner: str) -> None:
         progress.log(f"{name}: waiting for process {owner}, which is making it")
 
-    with _writing(directory), lock(directory / "locks" / f"{entry.name}.lock", waiting):
-        if _is_whole(entry):
+    with _explain_errors(directory), lock(directory / "locks" / f"{entry.name}.lock", report_waiting):
+        if _is_complete(entry):
             return entry
         if entry.exists():
             progress.log(f"{name}: the stored entry {entry.name} is damaged; making it again")
             shutil.rmtree(entry)
-        atomic.remove_unfinished(entry)  # of a process that died
+        atomic.remove_unfinished(entry)
         with atomic.write_directory(entry) as partial:
             make(partial)
             (partial / "key.json").write_text(json.dumps(material, indent=1, sort_keys=True))
-            _seal(partial)
+            _write_checksums(partial)
         _sync(directory)
         shutil.rmtree(get_unfinished_directory(directory, name, material), ignore_errors=True)
     return entry
 
 
 def get_unfinished_directory(directory: Path, name: str, material: dict[str, Any]) -> Path:
-    """A directory for what the maker of an entry wants to go on from should its process die."""
+    """Return the directory for checkpoints of an entry that is being made; it need not exist.
+
+    Args:
+        directory: The store.
+        name: First part of the entry's name.
+        material: Everything that determines the entry's content.
+    """
     return directory / f".{name}-{compute_key(material)}.unfinished"
 
 
 @contextlib.contextmanager
-def lock(path: Path, waiting: Callable[[str], object] = str) -> Iterator[None]:
-    """Hold an exclusive lock on `path`; the kernel lets go of it when the process dies, however it dies.
+def lock(path: Path, report_waiting: Callable[[str], object] = str) -> Iterator[None]:
+    """Hold an exclusive lock while the block runs. The lock ends with the process, even if it is killed.
 
-    waiting: called with the number of the process that holds it, where one does; nothing is said by default.
+    Args:
+        path: The lock file; it is made if it is missing, and stays.
+        report_waiting: Called with the process number of the holder before waiting for it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
@@ -86,7 +110,7 @@ def lock(path: Path, waiting: Callable[[str], object] = str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            waiting(file.read().strip() or "unknown")
+            report_waiting(file.read().strip() or "unknown")
             fcntl.flock(file, fcntl.LOCK_EX)
         file.truncate(0)
         file.write(str(os.getpid()))
@@ -95,13 +119,14 @@ def lock(path: Path, waiting: Callable[[str], object] = str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _writing(directory: Path) -> Iterator[None]:
+def _explain_errors(directory: Path) -> Iterator[None]:
+    """Raise errors that mean an unwritable store as `StoreError`."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
         reason = _REASONS.get(error.errno)
-        # What `make` cannot read elsewhere is not the store's fault.
+        # A file elsewhere that `make` may not read is no error of the store.
         elsewhere = error.filename and not Path(error.filename).is_relative_to(directory)
         if reason is None or (elsewhere and error.errno in (errno.EACCES, errno.EROFS)):
             raise
@@ -110,22 +135,25 @@ def _writing(directory: Path) -> Iterator[None]:
         ) from error
 
 
-def _is_whole(entry: Path) -> bool:
+def _is_complete(entry: Path) -> bool:
     try:
-        sums = json.loads((entry / _SEAL).read_text())
-        return "key.json" in sums and all(_checksum(entry / file) == sum_ for file, sum_ in sums.items())
-    except (OSError, ValueError, TypeError, AttributeError):  # the last two of a seal that is no table
+        checksums = json.loads((entry / _CHECKSUMS).read_text())
+        return "key.json" in checksums and all(
+            _compute_checksum(entry / file) == checksum for file, checksum in checksums.items()
+        )
+    except (OSError, ValueError, TypeError, AttributeError):  # the last two if the checksums are no JSON object
         return False
 
 
-def _seal(entry: Path) -> None:
+def _write_checksums(entry: Path) -> None:
     files = sorted(path for path in entry.rglob("*") if path.is_file())
-    (entry / _SEAL).write_text(json.dumps({str(file.relative_to(entry)): _checksum(file) for file in files}, indent=1))
-    for file in (*files, entry / _SEAL, entry):
-        _sync(file)
+    checksums = {str(file.relative_to(entry)): _compute_checksum(file) for file in files}
+    (entry / _CHECKSUMS).write_text(json.dumps(checksums, indent=1))
+    for path in (*files, entry / _CHECKSUMS, entry):
+        _sync(path)
 
 
-def _checksum(path: Path) -> str:
+def _compute_checksum(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
 

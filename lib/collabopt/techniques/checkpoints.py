@@ -1,8 +1,8 @@
-"""The state of a training after its last finished epoch, so that a killed process costs no more than an epoch.
+"""The state of a training after its last finished epoch, so that a killed process loses at most one epoch.
 
-With the order and augmentation of each epoch being functions of the seed and the epoch, this state is all there is:
-weights (masks, ranges and centroids of wrappers among them), the optimizer with its step, and random generators of
-layers such as dropout. A training that goes on from it ends with the weights it would have ended with, bit for bit.
+The order and augmentation of an epoch are functions of the seed and the epoch, so the state is complete: weights (with
+masks, ranges and centroids of wrappers), the optimizer with its step, and random generators of layers such as dropout.
+A training that continues from it ends with the same weights, bit for bit.
 """
 
 import hashlib
@@ -16,58 +16,75 @@ from collabopt.runtime import progress
 from collabopt.runtime.tensorflow import keras, tf
 from collabopt.storage import atomic
 
-DIGEST = 16
-"""Bytes at the head of a checkpoint that tell whether the rest is as it was written."""
+_DIGEST_BYTES = 16
+"""A checkpoint begins with a digest of its other bytes, which detects damage."""
 
 
 class Checkpoint:
-    """One file at `path`, replaced whole after every epoch; `None` keeps nothing."""
+    """A file that is replaced atomically after every epoch.
+
+    Attributes:
+        path: The file; None saves nothing.
+    """
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
 
-    def save(self, model: keras.Model, seen: dict) -> None:
-        """Keep the state of a compiled model with what was `seen` of its training so far, which JSON can hold."""
+    def save(self, model: keras.Model, record: dict) -> None:
+        """Save the state of a training.
+
+        Args:
+            model: A compiled model.
+            record: History and times so far, as JSON values.
+        """
         if not self.path:
             return
         content = io.BytesIO()
-        arrays = {f"{index:05d}": variable.numpy() for index, variable in enumerate(_variables(model))}
-        np.savez(content, seen=np.frombuffer(json.dumps(seen).encode(), np.uint8), **arrays)
+        arrays = {f"{index:05d}": variable.numpy() for index, variable in enumerate(_list_variables(model))}
+        np.savez(content, seen=np.frombuffer(json.dumps(record).encode(), np.uint8), **arrays)
         with atomic.write_file(self.path) as file:
-            file.write(_digest(content.getbuffer()))
+            file.write(_compute_digest(content.getbuffer()))
             file.write(content.getbuffer())
 
     def restore(self, model: keras.Model) -> dict | None:
-        """Put a compiled model into the state that was saved; what was seen until then, or None where there is no
-        state. A file that is damaged, or of another model, is said and not used."""
+        """Put a compiled model into the saved state.
+
+        Args:
+            model: A compiled model; it stays as it is if the file is damaged or belongs to another model, which is
+                logged.
+
+        Returns:
+            The saved record, or None if no state was restored.
+        """
         if not self.path or not self.path.exists():
             return None
-        variables = _variables(model)
+        variables = _list_variables(model)
         try:
             content = self.path.read_bytes()
-            if content[:DIGEST] != _digest(content[DIGEST:]):
+            if content[:_DIGEST_BYTES] != _compute_digest(content[_DIGEST_BYTES:]):
                 raise ValueError("it is damaged")
-            with np.load(io.BytesIO(content[DIGEST:])) as stored:
-                seen = json.loads(stored["seen"].tobytes())
+            with np.load(io.BytesIO(content[_DIGEST_BYTES:])) as stored:
+                record = json.loads(stored["seen"].tobytes())
                 arrays = [stored[name] for name in sorted(set(stored.files) - {"seen"})]
             if [array.shape for array in arrays] != [tuple(variable.shape) for variable in variables]:
-                raise ValueError("it is of another model")
+                raise ValueError("it belongs to another model")
         except (OSError, ValueError) as error:
-            progress.log(f"{self.path}: cannot be read ({error}); training begins anew")
+            progress.log(f"{self.path}: cannot use this checkpoint ({error}); training starts from the first epoch")
             return None
         for variable, array in zip(variables, arrays, strict=True):
             variable.assign(array)
-        return seen
+        return record
 
 
 NO_CHECKPOINT = Checkpoint(None)
+"""Saves nothing."""
 
 
-def _digest(content: bytes | memoryview) -> bytes:
-    return hashlib.blake2b(content, digest_size=DIGEST).digest()
+def _compute_digest(content: bytes | memoryview) -> bytes:
+    return hashlib.blake2b(content, digest_size=_DIGEST_BYTES).digest()
 
 
-def _variables(model: keras.Model) -> list[tf.Variable]:
+def _list_variables(model: keras.Model) -> list[tf.Variable]:
     """All that training changes: weights, optimizer, random generators of layers."""
     holders = (getattr(layer, "_random_generator", None) for layer in model.submodules)
     generators = (getattr(holder, "_generator", None) for holder in holders)

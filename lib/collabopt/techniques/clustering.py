@@ -1,7 +1,9 @@
-"""Weight clustering, with and without preserved sparsity. Plain Keras models go in and come out.
+"""Weight clustering: the weights of a kernel share a few values, the centroids, which are then trained.
 
-Ours fits the centroids to the weights that are not zero, says the granularity and holds what it is told to; TFMOT's is
-here to be compared with.
+A kernel of k values needs log2(k) bits per weight, and a general compressor exploits that (Han et al. 2016, Deep
+Compression, arXiv:1510.00149). Our scheme fits the centroids to the non-zero weights, takes the granularity (per tensor
+or per channel) as a setting, and fixes each weight's assignment. TFMOT's scheme is here for comparison. Plain Keras
+models go in and come out.
 """
 
 import dataclasses
@@ -15,15 +17,19 @@ from collabopt.runtime import progress
 from collabopt.runtime.tensorflow import drop_log_records, keras, tfmot
 from collabopt.techniques import kmeans, layers, preserving_scheme, training
 from collabopt.techniques.checkpoints import NO_CHECKPOINT, Checkpoint
-from collabopt.techniques.layers import is_eligible as clusterable
 
 
 @dataclasses.dataclass(frozen=True)
-class Clusters:
+class Settings:
     """How kernels are clustered.
 
-    number: values that a kernel may hold, the zero among them; an output channel of a convolution with `per_channel`.
-    preserve_sparsity: zeros stay zero. exclude: layers left alone.
+    Attributes:
+        number: Values that a kernel may hold, zero included; with `per_channel`, each output channel of a convolution.
+        preserve_sparsity: Whether zeros stay zero.
+        per_channel: Whether each output channel of a convolution has its own centroids. Dense kernels are clustered as
+            a whole.
+        initialization: Name of the initial centroids (`kmeans.INITIALIZATIONS`).
+        exclude: Names of layers that are not clustered.
     """
 
     number: int
@@ -33,17 +39,38 @@ class Clusters:
     exclude: tuple[str, ...] = ()
 
     def is_eligible(self, layer: keras.layers.Layer) -> bool:
-        return clusterable(layer) and layer.name not in self.exclude
+        """Return whether a layer is clustered.
+
+        Args:
+            layer: Any layer.
+        """
+        return layers.is_eligible(layer) and layer.name not in self.exclude
 
     def by_channel(self, layer: keras.layers.Layer) -> bool:
+        """Return whether each output channel of a layer has its own centroids.
+
+        Args:
+            layer: An eligible layer.
+        """
         return self.per_channel and isinstance(layer, keras.layers.Conv2D)
 
 
 def train(
     stage: Stage, parent: keras.Model, data: Data, experiment: Experiment, checkpoint: Checkpoint
 ) -> tuple[keras.Model, training.Fit]:
-    """Train a stage that clusters its parent, and keeps its zeros if the stage must."""
-    clusters = Clusters(
+    """Train a stage that clusters its parent.
+
+    Args:
+        stage: The stage. It says whether the parent's zeros must survive, and names the training section.
+        parent: The parent's plain model; it stays as it is.
+        data: Training and validation splits.
+        experiment: Gives the settings of clustering, the scheme and the seed.
+        checkpoint: Where training continues from and saves its state.
+
+    Returns:
+        The clustered plain model, and the record of its training.
+    """
+    settings = Settings(
         experiment.number_of_clusters,
         stage.keeps_zeros,
         experiment.cluster_per_channel,
@@ -51,79 +78,93 @@ def train(
         experiment.exclude.clustering,
     )
     section = experiment.training(stage.name)
-    return fine_tune(parent, data, clusters, section, experiment.seed, stage.name, experiment.scheme, checkpoint)
+    return fine_tune(parent, data, settings, section, experiment.seed, stage.name, experiment.scheme, checkpoint)
 
 
 def fine_tune(
     model: keras.Model,
     data: Data,
-    clusters: Clusters,
-    how: Training,
+    settings: Settings,
+    section: Training,
     seed: int = 0,
     stage: str = "clustered",
     scheme: str = "collabopt",
     checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> tuple[keras.Model, training.Fit]:
-    """Cluster the kernels of a clone of `model` and train their values. scheme: `collabopt`, ours, or `tfmot`."""
+    """Cluster the kernels of a clone of a model and train the centroids.
+
+    Args:
+        model: A plain model; it stays as it is.
+        data: Training and validation splits.
+        settings: How kernels are clustered.
+        section: How to train.
+        seed: Decides the initial centroids, the order of examples and their augmentation.
+        stage: Name of the stage in progress lines.
+        scheme: "collabopt" (ours) or "tfmot".
+        checkpoint: Where training continues from and saves its state.
+
+    Returns:
+        The clustered plain model, and the record of its training.
+    """
     clock = progress.Clock()
-    wrapped = _wrapped(model, clusters, seed) if scheme == "collabopt" else _wrapped_by_tfmot(model, clusters)
-    with drop_log_records("Gradients do not exist for variables"):  # centroids stand in the place of the kernels
-        fit = training.fit(wrapped, data, how, seed, stage, clock, checkpoint=checkpoint)
+    wrapped = _wrap(model, settings, seed) if scheme == "collabopt" else _wrap_with_tfmot(model, settings)
+    with drop_log_records("Gradients do not exist for variables"):  # centroids are trained in place of the kernels
+        fit = training.fit(wrapped, data, section, seed, stage, clock, checkpoint=checkpoint)
     if scheme == "collabopt":
-        return _released(wrapped, model), fit
+        return _unwrap(wrapped, model), fit
     return layers.clone_model(model, tfmot.clustering.keras.strip_clustering(wrapped).get_weights()), fit
 
 
-def _wrapped(model: keras.Model, clusters: Clusters, seed: int) -> keras.Model:
+def _wrap(model: keras.Model, settings: Settings, seed: int) -> keras.Model:
     start = layers.make_gammas_positive(model)
-    for layer in filter(clusters.is_eligible, start.layers):
+    for layer in filter(settings.is_eligible, start.layers):
         kernel = kmeans.cluster_kernel(
             layer.kernel.numpy(),
-            clusters.number,
-            clusters.by_channel(layer),
-            clusters.preserve_sparsity,
-            clusters.initialization,
+            settings.number,
+            settings.by_channel(layer),
+            settings.preserve_sparsity,
+            settings.initialization,
             seed,
         )
         layer.kernel.assign(kernel)
 
     def wrap(layer: keras.layers.Layer) -> keras.layers.Layer:
-        if not clusters.is_eligible(layer):
+        if not settings.is_eligible(layer):
             return layer
         return preserving_scheme.PreservingLayer(
-            layer, clusters.preserve_sparsity, "channel" if clusters.by_channel(layer) else "tensor"
+            layer, settings.preserve_sparsity, "channel" if settings.by_channel(layer) else "tensor"
         )
 
     return keras.models.clone_model(start, clone_function=wrap)
 
 
-def _released(wrapped: keras.Model, model: keras.Model) -> keras.Model:
-    """A plain model like `model` with the weights that `wrapped` was trained to."""
-    plain_again = layers.clone_model(model)
+def _unwrap(wrapped: keras.Model, model: keras.Model) -> keras.Model:
+    """A plain model like `model` with the trained weights of `wrapped`."""
+    plain = layers.clone_model(model)
     for layer in wrapped.layers:
         inner = getattr(layer, "layer", layer)
         if isinstance(layer, preserving_scheme.PreservingLayer):
-            _, *rest = plain_again.get_layer(inner.name).get_weights()
-            bias = [inner.bias.numpy()] if rest else []
-            plain_again.get_layer(inner.name).set_weights([layer.release(), *bias])
+            _, *biases = plain.get_layer(inner.name).get_weights()
+            bias = [inner.bias.numpy()] if biases else []
+            plain.get_layer(inner.name).set_weights([layer.release(), *bias])
         else:
-            plain_again.get_layer(inner.name).set_weights(layer.get_weights())
-    return plain_again
+            plain.get_layer(inner.name).set_weights(layer.get_weights())
+    return plain
 
 
-def _wrapped_by_tfmot(model: keras.Model, clusters: Clusters) -> keras.Model:
-    how = tfmot.clustering.keras.CentroidInitialization[clusters.initialization.upper()]
+def _wrap_with_tfmot(model: keras.Model, settings: Settings) -> keras.Model:
+    initialization = tfmot.clustering.keras.CentroidInitialization[settings.initialization.upper()]
 
     def wrap(layer: keras.layers.Layer) -> keras.layers.Layer:
-        if not clusters.is_eligible(layer):
+        if not settings.is_eligible(layer):
             return layer
         return experimental.cluster_weights(
             layer,
-            number_of_clusters=clusters.number,
-            cluster_centroids_init=how,
-            preserve_sparsity=clusters.preserve_sparsity,
-            cluster_per_channel=clusters.per_channel,
+            number_of_clusters=settings.number,
+            cluster_centroids_init=initialization,
+            preserve_sparsity=settings.preserve_sparsity,
+            cluster_per_channel=settings.per_channel,
         )
 
-    # Wrapping keeps the layers it is given, so it is given a clone; the kernels must be there before centroids are.
+    # Wrapping keeps the layer objects, so the model is cloned first. Centroids are fitted to weights that must exist.
     return keras.models.clone_model(layers.clone_model(model), clone_function=wrap)

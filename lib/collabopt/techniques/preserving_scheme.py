@@ -1,7 +1,9 @@
-"""An 8-bit scheme for quantization-aware training that keeps zeros and clusters, on TFMOT's extension points.
+"""An 8-bit scheme for quantization-aware training that preserves zeros and clusters, on TFMOT's extension points.
 
-Where TFMOT's own schemes guess how a kernel was clustered and share one quantizer among layers, here it is said, each
-kernel has a quantizer of its own, and a convolution that is followed by a ReLU without batch norm is not left out.
+A mask holds the zeros of a kernel. A fixed assignment of weights to centroids holds its clusters, and the centroids are
+trained in place of the weights (Han et al. 2016, arXiv:1510.00149). TFMOT's own schemes guess the granularity of
+clusters, share one quantizer among layers, and leave out a convolution before a ReLU without batch norm. Here the
+granularity is a setting, each kernel has its own quantizer, and no eligible layer is left out.
 """
 
 from typing import Literal
@@ -11,98 +13,148 @@ import numpy as np
 from collabopt.runtime.tensorflow import keras, tf, tfmot
 from collabopt.techniques.layers import is_eligible
 
-Clusters = Literal["tensor", "channel"]
+Granularity = Literal["tensor", "channel"]
+"""Whether a kernel's clusters are shared by the whole tensor, or each output channel has its own."""
 
 
-def make_lookup(kernel: np.ndarray, clusters: Clusters) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct values (n,) of a kernel, of all its channels one after another with `channel`, and where each weight
-    finds its own: indices of the kernel's shape."""
-    if clusters == "tensor":
-        values, where = np.unique(kernel, return_inverse=True)
-        return values, where.reshape(kernel.shape).astype(np.int32)
+def make_lookup(kernel: np.ndarray, granularity: Granularity) -> tuple[np.ndarray, np.ndarray]:
+    """Split a clustered kernel into its values and the place of each weight among them.
+
+    Args:
+        kernel: Clustered kernel (..., out).
+        granularity: "tensor", or "channel" for values of each output channel, one channel after another.
+
+    Returns:
+        The distinct values (n,), and int32 indices (..., out) into them.
+    """
+    if granularity == "tensor":
+        values, indices = np.unique(kernel, return_inverse=True)
+        return values, indices.reshape(kernel.shape).astype(np.int32)
     channel = np.broadcast_to(np.arange(kernel.shape[-1]), kernel.shape)
     order = np.lexsort((kernel.ravel(), channel.ravel()))
-    values, of = kernel.ravel()[order], channel.ravel()[order]
-    new = np.r_[True, (values[1:] != values[:-1]) | (of[1:] != of[:-1])]
-    where = np.empty(kernel.size, np.int32)
-    where[order] = np.cumsum(new) - 1
-    return values[new], where.reshape(kernel.shape)
+    values, channels = kernel.ravel()[order], channel.ravel()[order]
+    is_new = np.r_[True, (values[1:] != values[:-1]) | (channels[1:] != channels[:-1])]
+    indices = np.empty(kernel.size, np.int32)
+    indices[order] = np.cumsum(is_new) - 1
+    return values[is_new], indices.reshape(kernel.shape)
 
 
 @tf.custom_gradient
-def gather_centroids(centroids: tf.Tensor, where: tf.Tensor):
-    """Each weight's centroid; a centroid's gradient is the sum over its members (Han et al. 2016)."""
+def gather_centroids(centroids: tf.Tensor, indices: tf.Tensor):
+    """Look up each weight's centroid. A centroid's gradient is the sum over its members (Han et al. 2016).
+
+    Args:
+        centroids: Values (n,).
+        indices: int32 indices of a kernel's shape into `centroids`.
+
+    Returns:
+        The kernel.
+    """
 
     def gradient(upstream: tf.Tensor):
         flat = tf.reshape(upstream, [-1])
-        return tf.math.unsorted_segment_sum(flat, tf.reshape(where, [-1]), tf.size(centroids)), None
+        return tf.math.unsorted_segment_sum(flat, tf.reshape(indices, [-1]), tf.size(centroids)), None
 
-    return tf.gather(centroids, where), gradient
+    return tf.gather(centroids, indices), gradient
 
 
-def add_state(layer: keras.layers.Layer, kernel: np.ndarray, zeros: bool, clusters: Clusters | None) -> dict:
-    """Variables of `layer` that hold the zeros and the clusters of `kernel`, for `held`."""
+def _add_state(layer: keras.layers.Layer, kernel: np.ndarray, zeros: bool, clusters: Granularity | None) -> dict:
+    """Variables of `layer` that hold the zeros and clusters of `kernel`: mask, centroids, and where each weight has its
+    centroid."""
     state = {}
     if zeros:
-        state["mask"] = _kept(layer, "kernel_mask", (kernel != 0).astype(np.float32))
+        state["mask"] = _add_variable(layer, "kernel_mask", (kernel != 0).astype(np.float32))
     if clusters:
-        values, where = make_lookup(kernel, clusters)
-        state["centroids"] = _kept(layer, "kernel_centroids", values, trainable=True)
-        state["where"] = _kept(layer, "kernel_where", where)
+        values, indices = make_lookup(kernel, clusters)
+        state["centroids"] = _add_variable(layer, "kernel_centroids", values, trainable=True)
+        state["where"] = _add_variable(layer, "kernel_where", indices)
     return state
 
 
 def apply_state(kernel: tf.Tensor, state: dict[str, tf.Variable]) -> tf.Tensor:
-    """The kernel with its zeros and clusters."""
+    """Apply preserved zeros and clusters to a kernel.
+
+    Args:
+        kernel: The trained kernel.
+        state: Variables of the wrapper: `mask` for zeros, `centroids` and `where` for clusters; each is optional.
+
+    Returns:
+        The kernel, made of centroids and multiplied by the mask where the state has them.
+    """
     if "centroids" in state:
-        # Tensors: of a variable on several devices tf.custom_gradient takes no gradient.
+        # Tensors, because tf.custom_gradient takes no gradient of a variable on several devices.
         kernel = gather_centroids(tf.convert_to_tensor(state["centroids"]), tf.convert_to_tensor(state["where"]))
     return kernel * state["mask"] if "mask" in state else kernel
 
 
-def _kept(layer: keras.layers.Layer, name: str, value: np.ndarray, trainable: bool = False) -> tf.Variable:
+def _add_variable(layer: keras.layers.Layer, name: str, value: np.ndarray, trainable: bool = False) -> tf.Variable:
     return layer.add_weight(name, value.shape, value.dtype, keras.initializers.Constant(value), trainable=trainable)
 
 
 class PreservingLayer(keras.layers.Wrapper):
-    """A layer whose kernel keeps zeros and clusters while it is trained in float."""
+    """A layer whose kernel keeps its zeros and clusters during training in float32.
 
-    def __init__(self, layer: keras.layers.Layer, zeros: bool, clusters: Clusters | None, **kwargs) -> None:
+    Attributes:
+        zeros: Whether zeros stay zero.
+        clusters: Granularity of the clusters; None preserves none.
+    """
+
+    def __init__(self, layer: keras.layers.Layer, zeros: bool, clusters: Granularity | None, **kwargs) -> None:
         super().__init__(layer, name=f"held_{layer.name}", **kwargs)
         self.zeros, self.clusters = zeros, clusters
 
     def build(self, input_shape) -> None:
+        """Build the layer, and record the zeros and clusters of its kernel.
+
+        Args:
+            input_shape: Shape of the inputs, the batch included.
+        """
         super().build(input_shape)
         self.variable = self.layer.kernel
-        self.state = add_state(self, self.variable.numpy(), self.zeros, self.clusters)
+        self.state = _add_state(self, self.variable.numpy(), self.zeros, self.clusters)
 
     def call(self, inputs):
+        """Call the layer with its zeros and clusters applied.
+
+        Args:
+            inputs: The layer's inputs.
+        """
         self.layer.kernel = apply_state(self.variable, self.state)
         return self.layer.call(inputs)
 
     def release(self) -> np.ndarray:
-        """The kernel as trained."""
+        """Return the trained kernel, float32."""
         return apply_state(self.variable, self.state).numpy()
 
 
 class KernelQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
-    """Fake-quantizes one kernel to symmetric 8 bits and holds what it had won when it was wrapped.
+    """Fake-quantizes one kernel to symmetric 8 bits and preserves its zeros and clusters.
 
-    zeros: hold its zeros. clusters: hold its values, shared in the tensor or in each channel; None holds none.
-    per_channel: a range a channel, as convolutions have in `.tflite` files. A kernel clustered as a whole gives every
-    channel the range of its largest centroid, so that its int8 codes are as few as its values.
+    Attributes:
+        zeros: Whether zeros stay zero.
+        clusters: Granularity of the clusters; None preserves none.
+        per_channel: Whether each output channel has its own range, as for convolutions in `.tflite` files. A kernel
+            clustered per tensor gives all channels the range of its largest centroid, so that it has as many int8
+            values as centroids.
     """
 
-    def __init__(self, zeros: bool, clusters: Clusters | None, per_channel: bool) -> None:
+    def __init__(self, zeros: bool, clusters: Granularity | None, per_channel: bool) -> None:
         self.zeros, self.clusters, self.per_channel = zeros, clusters, per_channel
 
     def build(self, tensor_shape, name, layer):
+        """Create the range, and record the zeros and clusters of the kernel of the wrapped layer.
+
+        Args:
+            tensor_shape: Shape of the kernel.
+            name: Attribute of the wrapped layer that holds the kernel.
+            layer: The wrapper.
+        """
         range_shape = (tensor_shape[-1],) if self.per_channel else ()
         bounds = {
             bound: layer.add_weight(f"{name}_{bound}", range_shape, initializer="zeros", trainable=False)
             for bound in ("min", "max")
         }
-        return bounds | add_state(layer, getattr(layer.layer, name).numpy(), self.zeros, self.clusters)
+        return bounds | _add_state(layer, getattr(layer.layer, name).numpy(), self.zeros, self.clusters)
 
     def __call__(self, inputs, training, weights, **kwargs):  # noqa: ARG002
         kernel = apply_state(inputs, weights)
@@ -110,27 +162,29 @@ class KernelQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
         if training:
             reach = self._reach(tf.stop_gradient(kernel))
             low, high = low.assign(-reach), high.assign(reach)
-        fake = (
+        fake_quantize = (
             tf.quantization.fake_quant_with_min_max_vars_per_channel
             if self.per_channel
             else tf.quantization.fake_quant_with_min_max_vars
         )
-        return fake(kernel, low, high, num_bits=8, narrow_range=True)
+        return fake_quantize(kernel, low, high, num_bits=8, narrow_range=True)
 
     def _reach(self, kernel: tf.Tensor) -> tf.Tensor:
-        size = tf.abs(kernel)
+        """The largest magnitude: a scalar, or (out,) with `per_channel`."""
+        magnitude = tf.abs(kernel)
         if not self.per_channel:
-            return tf.reduce_max(size)
+            return tf.reduce_max(magnitude)
         if self.clusters == "tensor":
-            return tf.fill([kernel.shape[-1]], tf.reduce_max(size))
-        return tf.reduce_max(size, axis=list(range(kernel.shape.rank - 1)))
+            return tf.fill([kernel.shape[-1]], tf.reduce_max(magnitude))
+        return tf.reduce_max(magnitude, axis=list(range(kernel.shape.rank - 1)))
 
     def get_config(self):
+        """Return the arguments of the constructor."""
         return {"zeros": self.zeros, "clusters": self.clusters, "per_channel": self.per_channel}
 
 
-class KernelConfig(tfmot.quantization.keras.QuantizeConfig):
-    """A quantizer for the kernel of a convolution or dense layer, and TFMOT's for its activation where it has one."""
+class _KernelConfig(tfmot.quantization.keras.QuantizeConfig):
+    """Our quantizer for a layer's kernel, and TFMOT's for its activation if it has one."""
 
     def __init__(self, quantizer: KernelQuantizer, activation: bool) -> None:
         self.quantizer, self.activation = quantizer, activation
@@ -159,41 +213,53 @@ class KernelConfig(tfmot.quantization.keras.QuantizeConfig):
 
 
 class _Layout:
-    """TFMOT's layout, with our quantizer for every kernel that is to be held."""
+    """TFMOT's layout, with our quantizer for every eligible kernel."""
 
     def __init__(self, scheme: "PreservingScheme") -> None:
         self.scheme = scheme
 
     def apply(self, model: keras.Model, layer_quantize_map: dict) -> tuple[keras.Model, dict]:
-        model, chosen = (
+        model, quantize_map = (
             tfmot.quantization.keras.default_8bit.Default8BitQuantizeScheme()
             .get_layout_transformer()
             .apply(model, layer_quantize_map)
         )
         for layer in filter(is_eligible, model.layers):
-            # TFMOT gives a layer before a ReLU no quantizer at all, kernel included; its activation needs none.
-            before_relu = type(chosen[layer.name].get("quantize_config")).__name__ == "NoOpQuantizeConfig"
-            chosen[layer.name]["quantize_config"] = KernelConfig(self.scheme.quantizer(layer), not before_relu)
-        return model, chosen
+            # TFMOT gives a layer before a ReLU a NoOpQuantizeConfig: no quantizer for its activation, which needs none,
+            # and none for its kernel, which needs one.
+            before_relu = type(quantize_map[layer.name].get("quantize_config")).__name__ == "NoOpQuantizeConfig"
+            quantize_map[layer.name]["quantize_config"] = _KernelConfig(self.scheme.quantizer(layer), not before_relu)
+        return model, quantize_map
 
 
 class PreservingScheme(tfmot.quantization.keras.default_8bit.Default8BitQuantizeScheme):
-    """TFMOT's default 8-bit scheme with kernels that keep zeros, clusters or both.
+    """TFMOT's default 8-bit scheme, with kernels that keep their zeros, clusters or both.
 
-    clusters: how the model was clustered; None keeps no clusters. unclustered: layers that clustering left out.
+    Attributes:
+        zeros: Whether zeros stay zero.
+        clusters: Granularity with which the model was clustered; None preserves no clusters.
+        unclustered: Names of layers that clustering left out.
     """
 
-    def __init__(self, zeros: bool, clusters: Clusters | None, unclustered: tuple[str, ...] = ()) -> None:
+    def __init__(self, zeros: bool, clusters: Granularity | None, unclustered: tuple[str, ...] = ()) -> None:
         super().__init__()
         self.zeros, self.clusters, self.unclustered = zeros, clusters, unclustered
 
     def quantizer(self, layer: keras.layers.Layer) -> KernelQuantizer:
-        """A quantizer of its own for a layer."""
-        convolution = isinstance(layer, keras.layers.Conv2D)
-        # Clustering per channel is for convolutions; a dense kernel is clustered as a whole.
-        clusters = "tensor" if self.clusters and not convolution else self.clusters
-        held = None if layer.name in self.unclustered else clusters
-        return KernelQuantizer(self.zeros, held, per_channel=convolution)
+        """Make the quantizer for the kernel of one layer.
+
+        Args:
+            layer: An eligible layer.
+
+        Returns:
+            A new quantizer.
+        """
+        is_convolution = isinstance(layer, keras.layers.Conv2D)
+        # Only convolutions are clustered per channel; a dense kernel is clustered as a whole.
+        clusters = "tensor" if self.clusters and not is_convolution else self.clusters
+        preserved = None if layer.name in self.unclustered else clusters
+        return KernelQuantizer(self.zeros, preserved, per_channel=is_convolution)
 
     def get_layout_transformer(self):
+        """Return TFMOT's layout with our quantizers."""
         return _Layout(self)

@@ -1,4 +1,9 @@
-"""Magnitude pruning by TFMOT. Wrappers stay in this module: plain Keras models go in and come out."""
+"""Magnitude pruning: the smallest weights of each kernel become zero, and the others are trained to make up for them.
+
+A kernel with many zeros compresses well, and often costs no accuracy (Han et al. 2015, arXiv:1506.02626). TFMOT holds
+one mask per kernel and renews it while the sparsity rises or is held (Zhu and Gupta 2017, arXiv:1710.01878). Its
+wrappers stay inside this module: plain Keras models go in and come out.
+"""
 
 import math
 
@@ -17,28 +22,47 @@ from collabopt.techniques.layers import is_eligible
 def train(
     stage: Stage, parent: keras.Model, data: Data, experiment: Experiment, checkpoint: Checkpoint
 ) -> tuple[keras.Model, training.Fit]:
-    """Train a stage that prunes its parent."""
+    """Train a stage that prunes its parent.
+
+    Args:
+        stage: The stage, which names the experiment's training section.
+        parent: The parent's plain model; it stays as it is.
+        data: Training and validation splits.
+        experiment: Gives sparsity, excluded layers and seed.
+        checkpoint: Where training continues from and saves its state.
+
+    Returns:
+        The pruned plain model, and the record of its training.
+    """
     section, exclude = experiment.training(stage.name), experiment.exclude.pruning
     return fine_tune(parent, data, experiment.sparsity, section, exclude, experiment.seed, stage.name, checkpoint)
 
 
-def make_schedule(sparsity: float, how: Pruning, steps_per_epoch: int):
-    """The sparsity to hold or to climb to, by training step (Zhu and Gupta 2017, arXiv:1710.01878).
+def make_schedule(sparsity: float, section: Pruning, steps_per_epoch: int):
+    """Make the schedule of sparsity by training step (Zhu and Gupta 2017, arXiv:1710.01878).
 
-    Steps count from 1, and a mask is renewed at begin, begin + frequency, ... up to the end; so that a short training
-    reaches its target too, it begins at a step that there is and ends on one where the mask is renewed.
+    Steps count from 1. The mask is renewed at begin, begin + frequency, and so on up to the end. A short training must
+    reach its target too, so the schedule begins at a step that exists and ends at one that renews the mask.
+
+    Args:
+        sparsity: Target fraction of zeros in [0, 1).
+        section: The schedule's kind, its epochs and the steps between two masks.
+        steps_per_epoch: Training steps per epoch.
+
+    Returns:
+        TFMOT's `ConstantSparsity` or `PolynomialDecay`.
     """
-    begin = round(how.begin_epoch * steps_per_epoch)
-    if how.sparsity_schedule == "constant":
-        return tfmot.sparsity.keras.ConstantSparsity(sparsity, begin_step=max(1, begin), frequency=how.frequency)
-    span = max(1, round(how.end_epoch * steps_per_epoch) - begin)
-    every = min(how.frequency, span)
+    begin = round(section.begin_epoch * steps_per_epoch)
+    if section.sparsity_schedule == "constant":
+        return tfmot.sparsity.keras.ConstantSparsity(sparsity, begin_step=max(1, begin), frequency=section.frequency)
+    span = max(1, round(section.end_epoch * steps_per_epoch) - begin)
+    frequency = min(section.frequency, span)
     return tfmot.sparsity.keras.PolynomialDecay(
-        how.initial_sparsity,
+        section.initial_sparsity,
         sparsity,
         begin_step=begin,
-        end_step=begin + span // every * every,
-        frequency=every,
+        end_step=begin + span // frequency * frequency,
+        frequency=frequency,
     )
 
 
@@ -46,41 +70,57 @@ def fine_tune(
     model: keras.Model,
     data: Data,
     sparsity: float,
-    how: Pruning,
+    section: Pruning,
     exclude: tuple[str, ...] = (),
     seed: int = 0,
     stage: str = "pruned",
     checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> tuple[keras.Model, training.Fit]:
-    """Train a clone of `model` until a fraction `sparsity` of each kernel is zero, but in the layers of `exclude`.
+    """Prune a clone of a model while training it.
 
-    Raises RuntimeError when a kernel is not as sparse in the end as was asked.
+    Args:
+        model: A plain model; it stays as it is.
+        data: Training and validation splits.
+        sparsity: Fraction of zeros that each eligible kernel reaches, in [0, 1).
+        section: How to train, and the sparsity schedule.
+        exclude: Names of layers that are not pruned.
+        seed: Decides the order of examples and their augmentation.
+        stage: Name of the stage in progress lines.
+        checkpoint: Where training continues from and saves its state.
+
+    Returns:
+        The pruned plain model, and the record of its training.
+
+    Raises:
+        RuntimeError: A kernel ends with fewer zeros than asked for.
     """
     clock = progress.Clock()
-    steps = make_schedule(sparsity, how, math.ceil(len(data.train) / how.batch_size))
+    schedule = make_schedule(sparsity, section, math.ceil(len(data.train) / section.batch_size))
 
     def wrap(layer: keras.layers.Layer) -> keras.layers.Layer:
         clone = layer.__class__.from_config(layer.get_config())
         if not is_eligible(layer) or layer.name in exclude:
             return clone
-        return tfmot.sparsity.keras.prune_low_magnitude(clone, pruning_schedule=steps)
+        return tfmot.sparsity.keras.prune_low_magnitude(clone, pruning_schedule=schedule)
 
     wrapped = keras.models.clone_model(model, clone_function=wrap)
     for before, after in zip(model.layers, wrapped.layers, strict=True):
         getattr(after, "layer", after).set_weights(before.get_weights())
-    fit = training.fit(wrapped, data, how, seed, stage, clock, [tfmot.sparsity.keras.UpdatePruningStep()], checkpoint)
+    fit = training.fit(
+        wrapped, data, section, seed, stage, clock, [tfmot.sparsity.keras.UpdatePruningStep()], checkpoint
+    )
     pruned = layers.clone_model(model, tfmot.sparsity.keras.strip_pruning(wrapped).get_weights())
-    _demand(pruned, sparsity, exclude)
+    _check_sparsity(pruned, sparsity, exclude)
     return pruned, fit
 
 
-def _demand(pruned: keras.Model, sparsity: float, exclude: tuple[str, ...]) -> None:
+def _check_sparsity(pruned: keras.Model, sparsity: float, exclude: tuple[str, ...]) -> None:
     for layer in pruned.layers:
         if is_eligible(layer) and layer.name not in exclude:
             kernel = layer.kernel.numpy()
-            # A kernel of few weights cannot be cut anywhere; of equal weights at the threshold all are kept.
+            # A small kernel cannot hold every fraction of zeros, and TFMOT keeps equal weights at the threshold.
             if np.mean(kernel == 0) < sparsity - max(0.01, 1 / kernel.size):
                 raise RuntimeError(
-                    f"pruned: {layer.name} reached sparsity {np.mean(kernel == 0):.3f} instead of {sparsity}; "
+                    f"pruned: layer {layer.name} reached sparsity {np.mean(kernel == 0):.3f} instead of {sparsity}; "
                     "give pruning more epochs, an earlier begin_epoch or a lower frequency"
                 )

@@ -1,6 +1,8 @@
-"""Quantization-aware training (QAT), plain or preserving zeros (PQAT), clusters (CQAT) or both (PCQAT), by TFMOT.
+"""Quantization-aware training (QAT): the model is trained with the rounding errors that int8 inference will have.
 
-The fake-quantized model is needed for conversion and for fake-INT8 accuracy, so here the wrapped model comes out.
+TFMOT inserts fake quantization of kernels and activations (Jacob et al. 2018, arXiv:1712.05877). PQAT also preserves
+zeros, CQAT preserves clusters, and PCQAT both, by our scheme or by TFMOT's. Conversion and fake-INT8 accuracy need the
+fake-quantized model, so this module returns wrapped models.
 """
 
 import dataclasses
@@ -18,20 +20,28 @@ from collabopt.techniques.checkpoints import NO_CHECKPOINT, Checkpoint
 
 @dataclasses.dataclass(frozen=True)
 class Preservation:
-    """What quantization-aware training must keep of its parent: zeros, clusters, and how these were made.
+    """What quantization-aware training must preserve of its parent.
 
-    scheme: `collabopt`, ours; or `tfmot`, which finds out for itself how kernels were clustered.
-    unclustered: layers that clustering left out.
+    Attributes:
+        zeros: Whether zeros stay zero.
+        clusters: "tensor" or "channel", as the parent was clustered; None preserves no clusters.
+        unclustered: Names of layers that clustering left out.
+        scheme: "collabopt" (ours), or "tfmot", which guesses how kernels were clustered.
     """
 
     zeros: bool = False
-    clusters: preserving_scheme.Clusters | None = None
+    clusters: preserving_scheme.Granularity | None = None
     unclustered: tuple[str, ...] = ()
     scheme: str = "collabopt"
 
 
 def get_preservation(stage: Stage, experiment: Experiment) -> Preservation:
-    """What a stage's quantization-aware training must keep."""
+    """Return what a stage's quantization-aware training must preserve.
+
+    Args:
+        stage: A quantization-aware stage.
+        experiment: Gives granularity, excluded layers and scheme.
+    """
     clusters = ("channel" if experiment.cluster_per_channel else "tensor") if stage.clusters else None
     return Preservation(stage.keeps_zeros, clusters, experiment.exclude.clustering, experiment.scheme)
 
@@ -39,84 +49,141 @@ def get_preservation(stage: Stage, experiment: Experiment) -> Preservation:
 def train(
     stage: Stage, parent: keras.Model, data: Data, experiment: Experiment, checkpoint: Checkpoint
 ) -> tuple[keras.Model, training.Fit]:
-    """Train a stage that quantizes its parent, and keeps what the stage must of its zeros and clusters."""
-    section, keep = experiment.training(stage.name), get_preservation(stage, experiment)
-    return fine_tune(parent, data, section, experiment.seed, stage.name, keep, checkpoint)
+    """Train a quantization-aware stage.
+
+    Args:
+        stage: The stage. It says what must be preserved of the parent, and names the training section.
+        parent: The parent's plain model; it stays as it is.
+        data: Training and validation splits.
+        experiment: Gives granularity, excluded layers, scheme and seed.
+        checkpoint: Where training continues from and saves its state.
+
+    Returns:
+        The fake-quantized model, and the record of its training.
+    """
+    section, preservation = experiment.training(stage.name), get_preservation(stage, experiment)
+    return fine_tune(parent, data, section, experiment.seed, stage.name, preservation, checkpoint)
 
 
-def _scheme(keep: Preservation) -> tfmot.quantization.keras.QuantizeScheme:
-    """The 8-bit scheme that keeps what it must: ours, or one of TFMOT's."""
-    if not (keep.zeros or keep.clusters):
+def _make_scheme(preservation: Preservation) -> tfmot.quantization.keras.QuantizeScheme:
+    """The 8-bit scheme that preserves what it must: ours, or one of TFMOT's."""
+    if not (preservation.zeros or preservation.clusters):
         return tfmot.quantization.keras.default_8bit.Default8BitQuantizeScheme()
-    if keep.scheme == "collabopt":
-        return preserving_scheme.PreservingScheme(keep.zeros, keep.clusters, keep.unclustered)
+    if preservation.scheme == "collabopt":
+        return preserving_scheme.PreservingScheme(preservation.zeros, preservation.clusters, preservation.unclustered)
     combine = tfmot.experimental.combine
-    if keep.clusters:
-        return combine.Default8BitClusterPreserveQuantizeScheme(preserve_sparsity=keep.zeros)
+    if preservation.clusters:
+        return combine.Default8BitClusterPreserveQuantizeScheme(preserve_sparsity=preservation.zeros)
     return combine.Default8BitPrunePreserveQuantizeScheme()
 
 
-def wrap(model: keras.Model, keep: Preservation) -> keras.Model:
-    """A clone of `model` with fake-quantized weights and activations; its kernels keep what they now hold of `keep`."""
-    # Turning channels over now would double the values of a kernel that was clustered before; the audit tells of codes.
-    holds = keep.scheme == "collabopt" and keep.clusters and not layers.has_negative_gamma(model)
-    start = layers.make_gammas_positive(model) if holds else layers.clone_model(model)
+def wrap(model: keras.Model, preservation: Preservation) -> keras.Model:
+    """Insert fake quantization of kernels and activations into a clone of a model.
+
+    Args:
+        model: A plain model; it stays as it is.
+        preservation: Which zeros and clusters of the current kernels are preserved from now on.
+
+    Returns:
+        The fake-quantized model.
+    """
+    # Gammas stay positive where they are. Changing signs of a clustered kernel would double its values per tensor.
+    constrained = preservation.scheme == "collabopt" and preservation.clusters and not layers.has_negative_gamma(model)
+    start = layers.make_gammas_positive(model) if constrained else layers.clone_model(model)
     annotated = tfmot.quantization.keras.quantize_annotate_model(start)
     with tfmot.quantization.keras.quantize_scope(), drop_native_notices():
-        return tfmot.quantization.keras.quantize_apply(annotated, scheme=_scheme(keep))
+        return tfmot.quantization.keras.quantize_apply(annotated, scheme=_make_scheme(preservation))
 
 
 def fine_tune(
     model: keras.Model,
     data: Data,
-    how: Training,
+    section: Training,
     seed: int = 0,
     stage: str = "qat",
-    keep: Preservation = Preservation(),
+    preservation: Preservation = Preservation(),
     checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> tuple[keras.Model, training.Fit]:
-    """Quantization-aware training of a wrapped clone of `model`, which keeps what it holds of `keep`."""
+    """Train a fake-quantized clone of a model.
+
+    Args:
+        model: A plain model; it stays as it is.
+        data: Training and validation splits.
+        section: How to train.
+        seed: Decides the order of examples and their augmentation.
+        stage: Name of the stage in progress lines.
+        preservation: Which zeros and clusters of the model's kernels are preserved.
+        checkpoint: Where training continues from and saves its state.
+
+    Returns:
+        The fake-quantized model, and the record of its training.
+    """
     clock = progress.Clock()
-    wrapped = wrap(model, keep)
-    # A preserving quantizer puts centroids in the place of a kernel, which then rightly has no gradient.
+    wrapped = wrap(model, preservation)
+    # A cluster-preserving quantizer trains centroids in place of the kernel, which therefore has no gradient.
     with drop_log_records("Gradients do not exist for variables"), drop_native_notices():
-        return wrapped, training.fit(wrapped, data, how, seed, stage, clock, checkpoint=checkpoint)
+        return wrapped, training.fit(wrapped, data, section, seed, stage, clock, checkpoint=checkpoint)
 
 
 def is_wrapped(model: keras.Model) -> bool:
-    """Whether the model is fake-quantized."""
+    """Return whether a model is fake-quantized.
+
+    Args:
+        model: Plain or fake-quantized.
+    """
     return any(hasattr(layer, "quantize_config") for layer in model.layers)
 
 
-def _inner(wrapped: keras.Model) -> dict[str, tuple[keras.layers.Layer, list]]:
-    """The layers with a kernel by plain name, each with what its wrapper quantizes: (variable, quantizer, state)."""
+def _find_kernel_layers(wrapped: keras.Model) -> dict[str, tuple[keras.layers.Layer, list]]:
+    """The layers with a kernel by plain name, each with its quantized weights: (variable, quantizer, state)."""
     pairs = [(getattr(wrapper, "layer", wrapper), getattr(wrapper, "_weight_vars", [])) for wrapper in wrapped.layers]
     return {layer.name: (layer, quantized) for layer, quantized in pairs if layers.get_kind(layer)}
 
 
 def read_kinds(wrapped: keras.Model) -> dict[str, str]:
-    """The kind of each layer that has a kernel, by the plain layer's name."""
-    return {name: layers.get_kind(layer) for name, (layer, _) in _inner(wrapped).items()}
+    """Read the kinds of a fake-quantized model's kernels.
+
+    Args:
+        wrapped: A fake-quantized model.
+
+    Returns:
+        The kind (`layers.get_kind`) by name of the plain layer.
+    """
+    return {name: layers.get_kind(layer) for name, (layer, _) in _find_kernel_layers(wrapped).items()}
 
 
 def read_quantizers(wrapped: keras.Model) -> dict[str, str]:
-    """The weight quantizer that each layer really got, by the plain layer's name; `none` where it got none."""
+    """Read which weight quantizer each layer actually got.
+
+    Args:
+        wrapped: A fake-quantized model.
+
+    Returns:
+        Class name of the quantizer, or "none", by name of the plain layer.
+    """
     return {
         name: ", ".join(type(quantizer).__name__ for _, quantizer, _ in quantized) or "none"
-        for name, (_, quantized) in _inner(wrapped).items()
+        for name, (_, quantized) in _find_kernel_layers(wrapped).items()
     }
 
 
 def read_kernels(wrapped: keras.Model) -> dict[str, np.ndarray]:
-    """The kernels that the fake quantization sees, by the plain layer's name: float32, before rounding to 8 bits."""
-    found = {}
-    for name, (layer, quantized) in _inner(wrapped).items():
+    """Read the kernels that enter fake quantization, after zeros and clusters are applied and before rounding.
+
+    Args:
+        wrapped: A fake-quantized model.
+
+    Returns:
+        float32 kernels by name of the plain layer, depthwise ones included.
+    """
+    kernels = {}
+    for name, (layer, quantized) in _find_kernel_layers(wrapped).items():
         if not quantized:
-            found[name] = layers.read_kernel(layer)
+            kernels[name] = layers.read_kernel(layer)
         for variable, quantizer, state in quantized:
             if isinstance(quantizer, preserving_scheme.KernelQuantizer):
-                found[name] = preserving_scheme.apply_state(variable, state).numpy()
+                kernels[name] = preserving_scheme.apply_state(variable, state).numpy()
             else:
                 mask = state.get("sparsity_mask")
-                found[name] = (variable if mask is None else tf.multiply(variable, mask)).numpy()
-    return found
+                kernels[name] = (variable if mask is None else tf.multiply(variable, mask)).numpy()
+    return kernels

@@ -1,6 +1,10 @@
-"""How each stage of the deployment tree (`stages`) is trained, and how its model is stored and had again."""
+"""The trainer of a stage, the key of its stored weights, and its model from them.
+
+The deployment tree itself is data (`config.stages`): each row names the function of this package that trains it.
+"""
 
 import importlib
+import importlib.util
 from collections.abc import Callable
 
 import numpy as np
@@ -10,39 +14,125 @@ from collabopt.config.experiment import Experiment
 from collabopt.config.loading import DATA
 from collabopt.config.stages import Stage
 from collabopt.models import weights
+from collabopt.runtime import tensorflow
 from collabopt.runtime.tensorflow import keras
+from collabopt.storage import atomic
+from collabopt.storage.source_digest import compute_digest
 from collabopt.techniques import quantization
+from collabopt.techniques.checkpoints import Checkpoint
 
 
 def find_trainer(stage: Stage) -> Callable:
-    """What trains a stage: (stage, parent's model, data, experiment, checkpoint) -> (model, fit)."""
+    """Import the function that trains a stage.
+
+    Args:
+        stage: The stage; its `trainer` is "module:function", with a module of this package or any other.
+
+    Returns:
+        A function (stage, parent model, data, experiment, checkpoint) -> (model, fit).
+    """
     module, _, name = stage.trainer.partition(":")
-    return getattr(importlib.import_module(f"collabopt.techniques.{module}"), name)
+    is_ours = importlib.util.find_spec(f"{__package__}.{module}") is not None
+    return getattr(importlib.import_module(f"{__package__}.{module}" if is_ours else module), name)
 
 
-def build_initial_model(plan: Experiment, data: datasets.Data) -> keras.Model:
-    """The model that the baseline starts from: initialised by the global seed, or with the given weights."""
-    model = models.build(plan.model, data.input_shape, len(data.classes))
-    if plan.initial_weights:
-        weights.assign(model, weights.read(datasets.locate(plan.initial_weights.path, DATA)))
+def build_initial_model(experiment: Experiment, data: datasets.Data) -> keras.Model:
+    """Build the model that the baseline starts from.
+
+    Args:
+        experiment: Names the model and, optionally, its initial weights.
+        data: Gives the shape of an input and the number of classes.
+
+    Returns:
+        The model with its initial weights, or initialized from the global seed.
+    """
+    model = models.build(experiment.model, data.input_shape, len(data.classes))
+    if experiment.initial_weights:
+        weights.assign(model, weights.read(datasets.locate(experiment.initial_weights.path, DATA)))
     return model
 
 
 def read_arrays(model: keras.Model) -> dict[str, np.ndarray]:
-    """All variables of a model: by layer/variable of a plain one, by position of a quantize-wrapped one."""
+    """Read all variables of a model, to be stored.
+
+    Args:
+        model: Plain or fake-quantized.
+
+    Returns:
+        Arrays by "layer/variable" for a plain model, by position for a fake-quantized one.
+    """
     if quantization.is_wrapped(model):
         return {f"{index:05d}": array for index, array in enumerate(model.get_weights())}
     return weights.get_arrays(model)
 
 
 def restore_model(
-    stage: Stage, stored: dict[str, np.ndarray], parent: keras.Model | None, plan: Experiment, data: datasets.Data
+    stage: Stage, stored: dict[str, np.ndarray], parent: keras.Model | None, experiment: Experiment, data: datasets.Data
 ) -> keras.Model:
-    """The model of a stage from its `arrays`: plain, or of a QAT stage `parent` wrapped again by its scheme."""
+    """Rebuild the model of a stage from its stored variables.
+
+    Args:
+        stage: The stage.
+        stored: What `read_arrays` returned for the trained model.
+        parent: The parent's model, which a quantization-aware stage wraps again; unused by other stages.
+        experiment: Names the model and the scheme.
+        data: Gives the shape of an input and the number of classes.
+
+    Returns:
+        The model, fake-quantized if the stage is quantization-aware.
+    """
     if stage.quantizes:
-        model = quantization.wrap(parent, quantization.get_preservation(stage, plan))
+        model = quantization.wrap(parent, quantization.get_preservation(stage, experiment))
         model.set_weights([stored[name] for name in sorted(stored)])
         return model
-    model = models.build(plan.model, data.input_shape, len(data.classes))
+    model = models.build(experiment.model, data.input_shape, len(data.classes))
     weights.assign(model, stored)
     return model
+
+
+def describe_training(
+    stage: Stage, parent: str | None, experiment: Experiment, data: datasets.Data
+) -> dict[str, object]:
+    """Return all that decides the weights of a stage, as the key of the store.
+
+    Args:
+        stage: The stage.
+        parent: Name of the parent's store entry; None for the root.
+        experiment: The experiment.
+        data: The data set.
+    """
+    material = {
+        "stage": stage.name,
+        "parent": parent,
+        "training": experiment.training(stage.name).model_dump(),
+        "settings": {name: getattr(experiment, name) for name in ("seed", "threads", *stage.settings)},
+        "data": [data.fingerprint, data.train.fingerprint(), data.validation.fingerprint()],
+        "input_shape": data.input_shape,
+        "versions": tensorflow.read_versions(),
+        "deterministic": tensorflow.is_deterministic(),
+        "code": compute_code_digests(experiment, data, find_trainer(stage), Checkpoint),
+    }
+    if experiment.devices > 1:
+        material["devices"] = experiment.devices
+    if stage.prunes or stage.clusters:
+        material["exclude"] = experiment.exclude.model_dump(mode="json")
+    if stage.has_schemes:
+        material["scheme"] = experiment.scheme
+    if not parent:
+        material["model"] = experiment.model.model_dump()
+        if experiment.initial_weights:
+            file = datasets.locate(experiment.initial_weights.path, DATA)
+            material["initial_weights"] = atomic.compute_files_digest([file])
+    return material
+
+
+def compute_code_digests(experiment: Experiment, data: datasets.Data, *roots: Callable) -> list[str]:
+    """Return digests of the code that computes a result: functions with the model's inputs, and the model.
+
+    Args:
+        experiment: Names the model.
+        data: Its training split knows the functions that make model inputs.
+        *roots: The functions and classes that compute.
+    """
+    inputs = (tensorflow.seed_everything, datasets.Split, *data.train.code())
+    return [compute_digest(*roots, *inputs), models.compute_code_digest(experiment.model)]

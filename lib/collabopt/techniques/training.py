@@ -1,4 +1,8 @@
-"""Training a (wrapped) Keras model as an experiment's section says."""
+"""Training of a Keras model, plain or wrapped by a technique, as a section of an experiment says.
+
+Every stage trains through `fit`: cross-entropy of logits, Adam or SGD, a warm-up, then a constant or cosine learning
+rate. Results depend on the seed alone, and a stopped training continues from its last finished epoch.
+"""
 
 import dataclasses
 import math
@@ -16,10 +20,12 @@ from collabopt.techniques.checkpoints import NO_CHECKPOINT, Checkpoint
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """What training left besides the weights.
+    """The record of a training.
 
-    history: a row an epoch: epoch (from 1), loss, accuracy, val_loss, val_accuracy, seconds.
-    setup_seconds: wrapping and tracing, up to the end of the first step. fit_seconds: the rest.
+    Attributes:
+        history: One row per epoch: epoch (from 1), loss, accuracy, val_loss, val_accuracy, seconds.
+        setup_seconds: Wrapping and tracing, up to the end of the first step.
+        fit_seconds: The rest of the training.
     """
 
     history: pd.DataFrame
@@ -27,73 +33,124 @@ class Fit:
     fit_seconds: float
 
 
-COLUMNS = ["epoch", "loss", "accuracy", "val_loss", "val_accuracy", "seconds"]
+HISTORY_COLUMNS = ["epoch", "loss", "accuracy", "val_loss", "val_accuracy", "seconds"]
 
 
 def train(
     stage: Stage, model: keras.Model, data: Data, experiment: Experiment, checkpoint: Checkpoint
 ) -> tuple[keras.Model, Fit]:
-    """Train a stage that changes nothing but the weights, such as the baseline."""
+    """Train a stage that changes only the weights, such as the baseline.
+
+    Args:
+        stage: The stage, which names the experiment's training section.
+        model: A plain model, trained in place.
+        data: Training and validation splits.
+        experiment: Gives the training section and the seed.
+        checkpoint: Where training continues from and saves its state.
+
+    Returns:
+        The model, and the record of its training.
+    """
     section, clock = experiment.training(stage.name), progress.Clock()
     return model, fit(model, data, section, experiment.seed, stage.name, clock, checkpoint=checkpoint)
 
 
-def make_learning_rate(how: Training, steps_per_epoch: int) -> keras.optimizers.schedules.LearningRateSchedule:
-    """A linear warm-up to the peak, then constant or a cosine to zero (Loshchilov and Hutter 2017)."""
-    warmup = round(how.warmup_epochs * steps_per_epoch)
+def make_learning_rate(section: Training, steps_per_epoch: int) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Make the learning rate by step: a linear warm-up to the peak, then constant or a cosine to zero.
+
+    The cosine is that of Loshchilov and Hutter 2017 (arXiv:1608.03983), without restarts.
+
+    Args:
+        section: Gives the peak rate, the schedule, and the epochs of warm-up and in all.
+        steps_per_epoch: Training steps per epoch.
+
+    Returns:
+        A Keras schedule. Steps count from 0.
+    """
+    warmup = round(section.warmup_epochs * steps_per_epoch)
     return keras.optimizers.schedules.CosineDecay(
-        0.0 if warmup else how.learning_rate,
-        decay_steps=max(1, how.epochs * steps_per_epoch - warmup),
-        alpha=0.0 if how.schedule == "cosine" else 1.0,
-        warmup_target=how.learning_rate if warmup else None,
+        0.0 if warmup else section.learning_rate,
+        decay_steps=max(1, section.epochs * steps_per_epoch - warmup),
+        alpha=0.0 if section.schedule == "cosine" else 1.0,
+        warmup_target=section.learning_rate if warmup else None,
         warmup_steps=warmup,
     )
 
 
-def make_optimizer(how: Training, steps_per_epoch: int) -> keras.optimizers.Optimizer:
-    """Adam, or SGD with momentum; weight decay reaches kernels only, never batch norm, biases or centroids."""
-    shared = {"learning_rate": make_learning_rate(how, steps_per_epoch), "weight_decay": how.weight_decay or None}
-    made = (
-        keras.optimizers.SGD(momentum=how.momentum, nesterov=how.nesterov, **shared)
-        if how.optimizer == "sgd"
-        else keras.optimizers.Adam(**shared)
+def make_optimizer(section: Training, steps_per_epoch: int) -> keras.optimizers.Optimizer:
+    """Make Adam, or SGD with momentum. Weight decay applies to kernels only, not to batch norm, biases or centroids.
+
+    Args:
+        section: Gives the optimizer, its settings and its learning rate.
+        steps_per_epoch: Training steps per epoch.
+
+    Returns:
+        A Keras optimizer without variables yet.
+    """
+    settings = {
+        "learning_rate": make_learning_rate(section, steps_per_epoch),
+        "weight_decay": section.weight_decay or None,
+    }
+    optimizer = (
+        keras.optimizers.SGD(momentum=section.momentum, nesterov=section.nesterov, **settings)
+        if section.optimizer == "sgd"
+        else keras.optimizers.Adam(**settings)
     )
-    if how.weight_decay:
-        made.exclude_from_weight_decay(var_names=[r"(^|/)(bias|gamma|beta)(:|$)", r"centroids[^/]*$"])
-    return made
+    if section.weight_decay:
+        optimizer.exclude_from_weight_decay(var_names=[r"(^|/)(bias|gamma|beta)(:|$)", r"centroids[^/]*$"])
+    return optimizer
 
 
 def make_loss(classes: int, label_smoothing: float = 0.0):
-    """Cross-entropy of logits (batch, classes) against class indices (batch,), with smoothed labels."""
+    """Make the cross-entropy of logits (batch, classes) against class indices (batch,).
 
-    def smoothed(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-        truth = tf.one_hot(tf.cast(tf.reshape(labels, [-1]), tf.int32), classes)
-        return keras.losses.categorical_crossentropy(truth, logits, from_logits=True, label_smoothing=label_smoothing)
+    Args:
+        classes: Number of classes.
+        label_smoothing: Share of each label that is spread over all classes, in [0, 1).
 
-    return smoothed
+    Returns:
+        A function (labels, logits) -> losses (batch,).
+    """
+
+    def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        targets = tf.one_hot(tf.cast(tf.reshape(labels, [-1]), tf.int32), classes)
+        return keras.losses.categorical_crossentropy(targets, logits, from_logits=True, label_smoothing=label_smoothing)
+
+    return cross_entropy
 
 
-def compile_model(model: keras.Model, data: Data, how: Training) -> keras.Model:
-    """`model`, ready to fit, with the optimizer's variables made."""
-    steps = math.ceil(len(data.train) / how.batch_size)
-    model.compile(make_optimizer(how, steps), make_loss(len(data.classes), how.label_smoothing), metrics=["accuracy"])
+def compile_model(model: keras.Model, data: Data, section: Training) -> keras.Model:
+    """Compile a model with the section's optimizer and loss, and create the optimizer's variables.
+
+    Args:
+        model: The model, compiled in place.
+        data: Gives the number of training examples and classes.
+        section: How to train.
+
+    Returns:
+        The same model.
+    """
+    steps = math.ceil(len(data.train) / section.batch_size)
+    model.compile(
+        make_optimizer(section, steps), make_loss(len(data.classes), section.label_smoothing), metrics=["accuracy"]
+    )
     with model.distribute_strategy.scope():
         model.optimizer.build(model.trainable_variables)
     return model
 
 
-class _Watch(keras.callbacks.Callback):
-    """Times set-up and epochs, keeps the history, says each epoch and saves a checkpoint after it.
+class _Recorder(keras.callbacks.Callback):
+    """Times set-up and epochs, records the history, logs each epoch and saves a checkpoint after it.
 
-    seen: what an earlier process saw of the same training, or None.
+    `record` is that of an earlier process that trained the same stage, or None.
     """
 
     def __init__(
-        self, stage: str, how: Training, clock: progress.Clock, checkpoint: Checkpoint, seen: dict | None
+        self, stage: str, section: Training, clock: progress.Clock, checkpoint: Checkpoint, record: dict | None
     ) -> None:
         super().__init__()
-        self.stage, self.section, self.clock, self.checkpoint = stage, how, clock, checkpoint
-        self.record = seen or {"rows": [], "setup_seconds": None, "fit_seconds": 0.0}
+        self.stage, self.section, self.clock, self.checkpoint = stage, section, clock, checkpoint
+        self.record = record or {"rows": [], "setup_seconds": None, "fit_seconds": 0.0}
         self.fitting_since: float | None = None
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:  # noqa: ARG002
@@ -125,38 +182,55 @@ class _Watch(keras.callbacks.Callback):
 def fit(
     model: keras.Model,
     data: Data,
-    how: Training,
+    section: Training,
     seed: int,
     stage: str,
     clock: progress.Clock,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> Fit:
-    """Train `model` in place on the training split, validated on the validation split after each epoch.
+    """Train a model in place on the training split, and validate it after each epoch.
 
-    `clock` was started before the model was wrapped, so that wrapping counts as set-up. Batches come in an order that
-    depends on `seed` and the epoch alone, so that training goes on from `checkpoint` as though it had never stopped.
-    Raises FloatingPointError after an epoch whose loss is not finite.
+    The order and augmentation of a batch depend on the seed and the epoch alone, so a training that continues from a
+    checkpoint ends with the same weights as one that was never stopped.
+
+    Args:
+        model: A plain or wrapped model.
+        data: Training and validation splits.
+        section: How to train; with zero epochs the model stays as it is.
+        seed: Decides the order of examples and their augmentation.
+        stage: Name of the stage in progress lines.
+        clock: Started before the model was wrapped, so that wrapping counts as set-up.
+        callbacks: Further Keras callbacks, such as those of a technique.
+        checkpoint: Where training continues from and saves its state.
+
+    Returns:
+        The record of the training.
+
+    Raises:
+        FloatingPointError: The loss of an epoch is not finite.
     """
-    if not how.epochs:
-        return Fit(pd.DataFrame(columns=COLUMNS), clock.seconds(), 0.0)
-    compile_model(model, data, how)
-    watch = _Watch(stage, how, clock, checkpoint, checkpoint.restore(model))
-    finished = len(watch.record["rows"])
+    if not section.epochs:
+        return Fit(pd.DataFrame(columns=HISTORY_COLUMNS), clock.seconds(), 0.0)
+    compile_model(model, data, section)
+    recorder = _Recorder(stage, section, clock, checkpoint, checkpoint.restore(model))
+    finished = len(recorder.record["rows"])
     if finished:
-        progress.log(f"{stage}: going on after epoch {finished}/{how.epochs}, where it was stopped", about=stage)
-    train = data.train if how.augment else dataclasses.replace(data.train, augment=None)
-    if finished < how.epochs:
+        progress.log(f"{stage}: continuing after epoch {finished}/{section.epochs}", about=stage)
+    train = data.train if section.augment else dataclasses.replace(data.train, augment=None)
+    if finished < section.epochs:
         with drop_log_records("triggered tf.function retracing"):  # each stage is another model, traced once
             model.fit(
-                train.training_batches(how.batch_size, seed, range(finished, how.epochs)),
-                steps_per_epoch=math.ceil(len(train) / how.batch_size),
+                train.training_batches(section.batch_size, seed, range(finished, section.epochs)),
+                steps_per_epoch=math.ceil(len(train) / section.batch_size),
                 initial_epoch=finished,
-                epochs=how.epochs,
-                validation_data=data.validation.batches(max(how.batch_size, 256)),
-                callbacks=[*callbacks, watch],
+                epochs=section.epochs,
+                validation_data=data.validation.batches(max(section.batch_size, 256)),
+                callbacks=[*callbacks, recorder],
                 verbose=0,
             )
     return Fit(
-        pd.DataFrame(watch.record["rows"], columns=COLUMNS), watch.record["setup_seconds"], watch.record["fit_seconds"]
+        pd.DataFrame(recorder.record["rows"], columns=HISTORY_COLUMNS),
+        recorder.record["setup_seconds"],
+        recorder.record["fit_seconds"],
     )

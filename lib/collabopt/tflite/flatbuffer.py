@@ -1,4 +1,4 @@
-"""What a `.tflite` file holds in int8: all its weights, and the kernels of its operators."""
+"""The int8 weights in a `.tflite` file, and the kernels of its operators with their scales and biases."""
 
 import dataclasses
 import math
@@ -7,66 +7,81 @@ from typing import Literal
 
 import numpy as np
 
+_OPERATORS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+
 
 def read_layer_kernels(tflite: bytes, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """The int8 codes of the kernels of the named layers, in Keras's layout.
+    """Read the int8 kernels of layers in Keras's layout.
 
-    shapes: layer name -> shape of its Keras kernel: (height, width, in, out), depthwise (height, width, in,
-        multiplier) or dense (in, out).
+    Args:
+        tflite: The content of the file.
+        shapes: Shape of the Keras kernel by layer name: (height, width, in, out), depthwise (height, width, in,
+            multiplier) or dense (in, out).
 
-    Raises ValueError when the file holds no int8 kernel for a layer.
+    Returns:
+        int8 values by layer name, in these shapes.
+
+    Raises:
+        ValueError: If the file has no int8 kernel for a layer.
     """
-    held = list(list_kernels(tflite))
-    found = {layer: find_kernel(held, layer, shape) for layer, shape in shapes.items()}
-    missing = [layer for layer, one in found.items() if one is None]
+    kernels = list(list_kernels(tflite))
+    found = {layer: _find_kernel(kernels, layer, shape) for layer, shape in shapes.items()}
+    missing = [layer for layer, kernel in found.items() if kernel is None]
     if missing:
         raise ValueError(f"no int8 kernel in the .tflite file for {', '.join(missing)}")
     return {layer: found[layer].in_keras_layout(shape) for layer, shape in shapes.items()}
 
 
 def rewrite_ranges(tflite: bytes, kernels: dict[str, np.ndarray], of: Literal["tensor", "channel"]) -> bytes:
-    """The int8 file in which a channel's codes span its own range instead of the tensor's, or the other way round.
+    """Quantize kernels in an int8 file anew, with one range per tensor instead of per channel, or the reverse.
 
-    Post-training quantization gives a channel the range of its own largest weight, so that a centroid has another code
-    wherever the largest centroid is missing. Where all channels share the range of the tensor's largest weight, what is
-    left in a channel's scale is the batch norm that the converter folded in, and there are as many codes as values.
-    Codes, scales and biases of convolutions are written over the old ones; all else stays.
+    Post-training quantization gives each channel the range of its own largest weight, so a centroid becomes different
+    int8 values in channels with different largest centroids. With one range per tensor, a kernel has as many int8
+    values as centroids, and a channel's scale keeps only the batch norm that the converter folded in.
+    Only int8 values, scales and biases of these kernels are rewritten.
 
-    kernels: float32 by layer in Keras's layout, of which `tflite` holds codes with ranges of the other kind.
+    Args:
+        tflite: The content of the file, with ranges of the other kind.
+        kernels: float32 kernels by layer name, in Keras's layout.
+        of: What gets one range: the tensor or each channel.
+
+    Returns:
+        The content of the new file.
     """
     file = bytearray(tflite)
-    held, written = list(list_kernels(file)), set()
-    for layer, kernel in kernels.items():
-        one = find_kernel(held, layer, kernel.shape)
-        if one is None or one.int8_values.ctypes.data in written:  # equal kernels may be one tensor of the file
+    file_kernels, written = list(list_kernels(file)), set()
+    for layer, weights in kernels.items():
+        kernel = _find_kernel(file_kernels, layer, weights.shape)
+        if kernel is None or kernel.int8_values.ctypes.data in written:  # equal kernels may be one tensor of the file
             continue
-        written.add(one.int8_values.ctypes.data)
-        rows = kernel.reshape(-1, kernel.shape[-1])
-        own, shared = np.abs(rows).max(axis=0), np.abs(rows).max()
-        if one.scales is None or len(one.scales) != len(own) or not shared:
+        written.add(kernel.int8_values.ctypes.data)
+        rows = weights.reshape(-1, weights.shape[-1])
+        per_channel, per_tensor = np.abs(rows).max(axis=0), np.abs(rows).max()
+        if kernel.scales is None or len(kernel.scales) != len(per_channel) or not per_tensor:
             continue
-        own = np.where(own > 0, own, shared)
-        before, after = (own, shared) if of == "tensor" else (shared, own)
-        # A batch norm with a negative gamma turned a channel's signs over.
-        turned = np.sign(
-            (one.in_keras_layout(kernel.shape).astype(np.float32) * kernel).reshape(rows.shape).sum(axis=0)
+        per_channel = np.where(per_channel > 0, per_channel, per_tensor)
+        before, after = (per_channel, per_tensor) if of == "tensor" else (per_tensor, per_channel)
+        # A batch norm with a negative gamma has flipped the signs of its channel.
+        signs = np.sign(
+            (kernel.in_keras_layout(weights.shape).astype(np.float32) * weights).reshape(rows.shape).sum(axis=0)
         )
-        codes = np.round(rows / after * 127) * np.where(turned < 0, -1, 1)
-        one.int8_values[:] = one.in_file_layout(codes.reshape(kernel.shape)).astype(np.int8)
-        wider = (after / before).astype(np.float32)
-        one.scales[:] = one.scales * wider
-        if one.bias is not None:
-            one.bias[:] = np.round(one.bias / wider)
+        int8_values = np.round(rows / after * 127) * np.where(signs < 0, -1, 1)
+        kernel.int8_values[:] = kernel.in_file_layout(int8_values.reshape(weights.shape)).astype(np.int8)
+        ratio = (after / before).astype(np.float32)
+        kernel.scales[:] = kernel.scales * ratio
+        if kernel.bias is not None:
+            kernel.bias[:] = np.round(kernel.bias / ratio)
     return bytes(file)
 
 
-_OPERATORS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
-
-
 def read_weights(tflite: bytes) -> list[np.ndarray]:
-    """The codes (n,) of every int8 constant of a file, each once; none in a float file.
+    """Read all int8 constants of a file. These are its weights, since biases are int32, int64 or float32.
 
-    Biases are int32, int64 or float32, so that these are its weights.
+    Args:
+        tflite: The content of the file.
+
+    Returns:
+        The int8 values (n,) of each constant; none for a float file.
     """
     from tensorflow.lite.python import schema_py_generated as schema
 
@@ -80,9 +95,16 @@ def read_weights(tflite: bytes) -> list[np.ndarray]:
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """A kernel in a file: its operator, names of its tensor and of the operator's output, codes in the file's layout,
-    scales (out,) float32 and bias (out,) int32, or int64 beside 16-bit activations; None where it is neither. Views:
-    written to, they change a file that is a bytearray."""
+    """A kernel in a file. Its arrays are views: writing to them changes a file that is a bytearray.
+
+    Attributes:
+        operator: One of CONV_2D, DEPTHWISE_CONV_2D and FULLY_CONNECTED.
+        name: Name of the kernel's tensor.
+        output: Name of the operator's output tensor.
+        int8_values: The kernel in the file's layout.
+        scales: Scales (out,) float32, or None.
+        bias: Bias (out,) int32, or int64 with 16-bit activations; None if there is none or it is float32.
+    """
 
     operator: str
     name: str
@@ -92,36 +114,37 @@ class Kernel:
     bias: np.ndarray | None
 
     def in_keras_layout(self, shape: tuple[int, ...]) -> np.ndarray:
-        """The codes as a Keras kernel of that shape has them."""
+        """Return the int8 values in Keras's layout.
+
+        Args:
+            shape: Shape of the Keras kernel.
+        """
         if self.operator == "DEPTHWISE_CONV_2D":  # (1, height, width, in * multiplier)
             return self.int8_values.reshape(shape)
         if len(shape) == 2:  # (out, in)
             return self.int8_values.reshape(shape[1], shape[0]).T
         return self.int8_values.transpose(1, 2, 3, 0).reshape(shape)  # (out, height, width, in)
 
-    def in_file_layout(self, codes: np.ndarray) -> np.ndarray:
-        """Codes of a convolution or a dense layer, from Keras's layout, as the file holds them."""
-        if codes.ndim == 2:
-            return codes.T.reshape(self.int8_values.shape)
-        return codes.transpose(3, 0, 1, 2).reshape(self.int8_values.shape)
+    def in_file_layout(self, values: np.ndarray) -> np.ndarray:
+        """Return values of a convolution or a dense layer in the file's layout.
 
-
-def find_kernel(kernels: list[Kernel], layer: str, shape: tuple[int, ...]) -> Kernel | None:
-    """The kernel of a Keras layer, whose kernel has that shape there; None where there is none."""
-    fitting = [one for one in kernels if one.int8_values.size == math.prod(shape)]
-    # A grouped kernel, and one of two equal ones, has lost its name in the file; its operator's output has not.
-    named = [one for one in fitting if _is_of(layer, one.name)] or [one for one in fitting if _is_of(layer, one.output)]
-    return named[0] if named else None
-
-
-def _is_of(layer: str, tensor: str) -> bool:
-    """Whether a tensor's name, like `model/dw_1_bn/FusedBatchNormV3;model/dw_1/depthwise`, is of the layer."""
-    parts = {part for path in tensor.split(";") for part in path.split("/")[1:-1]}
-    return not parts.isdisjoint({layer, f"quant_{layer}"})
+        Args:
+            values: The values in Keras's layout.
+        """
+        if values.ndim == 2:
+            return values.T.reshape(self.int8_values.shape)
+        return values.transpose(3, 0, 1, 2).reshape(self.int8_values.shape)
 
 
 def list_kernels(tflite: bytes | bytearray) -> Iterator[Kernel]:
-    """Every int8 kernel that an operator of the file takes."""
+    """List the int8 kernels of a file's operators.
+
+    Args:
+        tflite: The content of the file.
+
+    Yields:
+        One kernel per operator, so a tensor that two operators share comes twice.
+    """
     from tensorflow.lite.python import schema_py_generated as schema
 
     model = schema.Model.GetRootAs(tflite, 0)
@@ -129,21 +152,36 @@ def list_kernels(tflite: bytes | bytearray) -> Iterator[Kernel]:
     integers = {schema.TensorType.INT8: np.int8, schema.TensorType.INT32: np.int32, schema.TensorType.INT64: np.int64}
     graph = model.Subgraphs(0)
 
-    def data(index: int) -> np.ndarray | None:
+    def read_tensor(index: int) -> np.ndarray | None:
         tensor = graph.Tensors(index)
         content, dtype = model.Buffers(tensor.Buffer()).DataAsNumpy(), integers.get(tensor.Type())
-        known = dtype and isinstance(content, np.ndarray)
-        return content.view(dtype).reshape(tensor.ShapeAsNumpy()) if known else None
+        is_constant = dtype and isinstance(content, np.ndarray)
+        return content.view(dtype).reshape(tensor.ShapeAsNumpy()) if is_constant else None
 
     for operator in (graph.Operators(index) for index in range(graph.OperatorsLength())):
-        code = model.OperatorCodes(operator.OpcodeIndex())
-        kind = kinds.get(max(code.BuiltinCode(), code.DeprecatedBuiltinCode()))
+        opcode = model.OperatorCodes(operator.OpcodeIndex())
+        kind = kinds.get(max(opcode.BuiltinCode(), opcode.DeprecatedBuiltinCode()))
         if kind is None or graph.Tensors(operator.Inputs(1)).Type() != schema.TensorType.INT8:
             continue
         kernel, output = graph.Tensors(operator.Inputs(1)), graph.Tensors(operator.Outputs(0))
-        scales, codes = kernel.Quantization().ScaleAsNumpy(), data(operator.Inputs(1))
-        with_bias = operator.InputsLength() > 2 and operator.Inputs(2) >= 0
-        bias = data(operator.Inputs(2)) if with_bias else None
-        if codes is not None:
-            own = scales if isinstance(scales, np.ndarray) else None
-            yield Kernel(kind, kernel.Name().decode(), output.Name().decode(), codes, own, bias)
+        scales, int8_values = kernel.Quantization().ScaleAsNumpy(), read_tensor(operator.Inputs(1))
+        has_bias = operator.InputsLength() > 2 and operator.Inputs(2) >= 0
+        bias = read_tensor(operator.Inputs(2)) if has_bias else None
+        if int8_values is not None:
+            kernel_scales = scales if isinstance(scales, np.ndarray) else None
+            yield Kernel(kind, kernel.Name().decode(), output.Name().decode(), int8_values, kernel_scales, bias)
+
+
+def _find_kernel(kernels: list[Kernel], layer: str, shape: tuple[int, ...]) -> Kernel | None:
+    same_size = [one for one in kernels if one.int8_values.size == math.prod(shape)]
+    # The name of a grouped kernel, or of one of two equal kernels, is lost in the file; its operator's output keeps it.
+    named = [one for one in same_size if _belongs_to(layer, one.name)] or [
+        one for one in same_size if _belongs_to(layer, one.output)
+    ]
+    return named[0] if named else None
+
+
+def _belongs_to(layer: str, tensor: str) -> bool:
+    """Whether a tensor's name, such as `model/dw_1_bn/FusedBatchNormV3;model/dw_1/depthwise`, contains the layer's."""
+    parts = {part for path in tensor.split(";") for part in path.split("/")[1:-1]}
+    return not parts.isdisjoint({layer, f"quant_{layer}"})

@@ -1,4 +1,4 @@
-"""Sizes of a deployable file, raw and compressed. A size depends on the file's content alone, not on its name."""
+"""Sizes of a file, raw and compressed, and the entropy of its kernels. Names of files do not count."""
 
 import gzip
 import io
@@ -8,23 +8,35 @@ from pathlib import Path
 import numpy as np
 import zstandard
 
-ZSTD_LEVEL = 19
-"""The strongest level of Zstandard that decompresses in ordinary memory: 8 MiB windows."""
+_ZSTD_LEVEL = 19  # the highest level that needs little memory to decompress: windows of 8 MiB
 
 
 def raw(path: Path) -> int:
-    """Bytes of the file."""
+    """Return the size of a file in bytes.
+
+    Args:
+        path: The file.
+    """
     return path.stat().st_size
 
 
 def gzipped(path: Path) -> int:
-    """Bytes after gzip at level 9."""
+    """Return the size of a file in bytes after gzip at level 9.
+
+    Args:
+        path: The file.
+    """
     return len(gzip.compress(path.read_bytes(), compresslevel=9, mtime=0))
 
 
 def zipped(path: Path) -> int:
-    """Bytes of a ZIP archive (deflate at its default level, 6) that holds the file: what TFMOT's guides publish, though
-    they call it gzip."""
+    """Return the size in bytes of a ZIP archive with the file, by deflate at level 6.
+
+    TFMOT's guides publish this size, though they call it gzip.
+
+    Args:
+        path: The file.
+    """
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(zipfile.ZipInfo("model.tflite"), path.read_bytes(), zipfile.ZIP_DEFLATED)
@@ -32,33 +44,39 @@ def zipped(path: Path) -> int:
 
 
 def zstd(path: Path) -> int:
-    """Bytes after Zstandard (RFC 8878) at level 19."""
-    return len(zstandard.compress(path.read_bytes(), ZSTD_LEVEL))
+    """Return the size of a file in bytes after Zstandard (RFC 8878) at level 19.
+
+    Args:
+        path: The file.
+    """
+    return len(zstandard.compress(path.read_bytes(), _ZSTD_LEVEL))
 
 
 def compute_entropy_bytes(kernels: list[np.ndarray]) -> float:
-    """Bytes of the kernels' codes at the entropy of each kernel's own distribution.
+    """Compute the zero-order entropy of kernels: a lower bound for codes that treat each value by itself.
 
-    Of all weights of a file with `constants.weights`.
+    Args:
+        kernels: int8 kernels of any shape.
+
+    Returns:
+        The sum of the kernels' entropies in bytes.
     """
-    return sum(kernel.size * _entropy(kernel) / 8 for kernel in kernels)
+    return sum(kernel.size * _compute_entropy(kernel) / 8 for kernel in kernels)
 
 
 def compute_gzip_bytes(kernels: list[np.ndarray]) -> int:
-    """Bytes of the kernels' codes alone, one kernel after another, after gzip at level 9."""
-    return len(gzip.compress(_joined(kernels), compresslevel=9, mtime=0))
+    """Compute the size of kernels in bytes after gzip at level 9.
+
+    Args:
+        kernels: int8 kernels, compressed one after another.
+
+    Returns:
+        Bytes.
+    """
+    return len(gzip.compress(b"".join(kernel.tobytes() for kernel in kernels), compresslevel=9, mtime=0))
 
 
-def compute_zstd_bytes(kernels: list[np.ndarray]) -> int:
-    """Bytes of the kernels' codes alone, one kernel after another, after Zstandard at level 19."""
-    return len(zstandard.compress(_joined(kernels), ZSTD_LEVEL))
-
-
-def _joined(kernels: list[np.ndarray]) -> bytes:
-    return b"".join(kernel.tobytes() for kernel in kernels)
-
-
-def _entropy(codes: np.ndarray) -> float:
-    """Bits a code."""
-    share = np.unique(codes, return_counts=True)[1] / codes.size
+def _compute_entropy(kernel: np.ndarray) -> float:
+    """Compute the entropy in bits per value."""
+    share = np.unique(kernel, return_counts=True)[1] / kernel.size
     return float(-(share * np.log2(share)).sum())

@@ -1,4 +1,4 @@
-"""What an int8 file costs on an Arm Ethos-U NPU, as Vela, its compiler, estimates without the hardware."""
+"""Cost of a `.tflite` file on an Arm Ethos-U NPU, estimated by its compiler Vela without the hardware."""
 
 import csv
 import re
@@ -15,45 +15,46 @@ _SYSTEMS = {
     "ethos-u65": "Ethos_U65_Embedded",
     "ethos-u85": "Ethos_U85_SYS_Flash_High",
 }
-"""Vela's system configuration for a family."""
-
+"""Vela's system configuration by family."""
 
 _COUNTS = re.compile(r"^(CPU|NPU) operators = (\d+)", re.MULTILINE)
-
-
 _REJECTED = re.compile(r"^Warning \(supported operators\) operator: (\w+).*\nReason: (.+)", re.MULTILINE)
 
 
 def estimate(tflite: bytes, accelerator: str) -> dict[str, Any]:
-    """Columns of one inference (batch 1) on one of `ACCELERATORS`:
+    """Estimate the cost of one inference, batch 1.
 
-    npu_cycles: of the NPU's clock. For each operator Vela takes what is slowest, computing or the traffic with one of
-        the memories, and adds up.
-    npu_ms: npu_cycles at the configuration's clock, 500 MHz in all of them.
-    npu_sram_kib: activations, and weights on their way to the NPU.
-    npu_flash_kib: constants as encoded for the NPU: weights, biases and scales; its commands, some KiB, come on top.
-    npu_weight_bytes: the encoded weights alone.
-    npu_operators: share of the operators that run on the NPU, in [0, 1].
-    npu_note: empty; else what is not counted, or why Vela does not apply and all other columns are None.
+    The systems are those of `Arm/vela.ini`, which comes with Vela: SRAM of 4 GB/s (U55), 8 GB/s (U65) or 16 GB/s (U85),
+    flash of 0.5 GB/s and a clock of 500 MHz. Constants are in flash and all other data in SRAM (memory mode
+    Shared_Sram). Vela's defaults for U65 and U85, DRAM and 1 GHz, suit application processors, not microcontrollers.
 
-    The systems are those of `Arm/vela.ini`, which comes with Vela: SRAM of 4 GB/s (Ethos_U55_High_End_Embedded), 8 GB/s
-    (Ethos_U65_Embedded) or 16 GB/s (Ethos_U85_SYS_Flash_High), and flash of 0.5 GB/s. Memory mode is Shared_Sram:
-    constants are read from flash, all else is in SRAM. Vela's defaults for U65 and U85 have DRAM instead of flash, and
-    twice the clock: fit for application processors, and not to be compared with a microcontroller's U55.
+    Args:
+        tflite: The content of the file.
+        accelerator: One of `ACCELERATORS`.
 
-    Raises ValueError for another accelerator.
+    Returns:
+        npu_cycles: Sum over operators of the slowest part, computation or traffic with one memory.
+        npu_ms: The time of these cycles.
+        npu_sram_kib: Activations, and weights on their way to the NPU.
+        npu_flash_kib: Encoded weights, biases and scales, without the NPU's commands of a few KiB.
+        npu_weight_bytes: Encoded weights alone.
+        npu_operators: Share of the operators that run on the NPU, in [0, 1].
+        npu_note: The operators that are not counted, or the reason why all other columns are None; else empty.
+
+    Raises:
+        ValueError: For an unknown accelerator.
     """
     if accelerator not in experiment.ACCELERATORS:
         raise ValueError(f"accelerator={accelerator!r}: expected one of {', '.join(experiment.ACCELERATORS)}")
-    done, summary = _compiled(tflite, accelerator)
+    result, summary = _run_vela(tflite, accelerator)
     if summary is None:
-        said = (done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}").splitlines()[-1]
-        return _not_applicable(f"Vela cannot compile the file: {said}")
-    counts = {where: int(count) for where, count in _COUNTS.findall(done.stdout)}
-    rejected = _REJECTED.findall(done.stdout)
+        last = (result.stderr.strip() or result.stdout.strip() or f"exit status {result.returncode}").splitlines()[-1]
+        return _make_note(f"Vela cannot compile the file: {last}")
+    counts = {processor: int(count) for processor, count in _COUNTS.findall(result.stdout)}
+    rejected = _REJECTED.findall(result.stdout)
     if not counts.get("NPU"):
         reasons = dict.fromkeys(re.sub(r" \(.*\)$", "", reason) for _, reason in rejected)
-        return _not_applicable(f"nothing runs on the NPU: {'; '.join(reasons) or 'no operator is supported'}")
+        return _make_note(f"nothing runs on the NPU: {'; '.join(reasons) or 'no operator is supported'}")
     return {
         "npu_cycles": int(float(summary["cycles_total"])),
         "npu_ms": 1000 * float(summary["inference_time"]),
@@ -61,30 +62,32 @@ def estimate(tflite: bytes, accelerator: str) -> dict[str, Any]:
         "npu_flash_kib": float(summary["off_chip_flash_memory_used"]),
         "npu_weight_bytes": int(summary["total_npu_encoded_weights"]),
         "npu_operators": counts["NPU"] / sum(counts.values()),
-        "npu_note": _left_to_the_cpu(counts["CPU"], sum(counts.values()), sorted({name for name, _ in rejected})),
+        "npu_note": _list_cpu_operators(counts["CPU"], sum(counts.values()), sorted({name for name, _ in rejected})),
     }
 
 
-def _compiled(tflite: bytes, accelerator: str) -> tuple[subprocess.CompletedProcess, dict[str, str] | None]:
-    """Vela's process, and the one row of the summary it wrote, if it did. A process of its own: Vela prints, writes
-    files, and a damaged file can make its native code crash."""
-    with tempfile.TemporaryDirectory() as place:
-        (Path(place) / "model.tflite").write_bytes(tflite)
+def _run_vela(tflite: bytes, accelerator: str) -> tuple[subprocess.CompletedProcess, dict[str, str] | None]:
+    """Run Vela. Returns the process and the row of its summary, or None if it failed.
+
+    Vela runs in a separate process, because it prints, writes files, and can crash on a damaged file.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        (Path(directory) / "model.tflite").write_bytes(tflite)
         command = [sys.executable, "-m", "ethosu.vela", "model.tflite", "--output-dir", "."]
         command += ["--accelerator-config", accelerator, "--config", "Arm/vela.ini"]
         command += ["--system-config", _SYSTEMS[accelerator.rpartition("-")[0]], "--memory-mode", "Shared_Sram"]
-        done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
-        found = list(Path(place).glob("model_summary_*.csv"))
-        if done.returncode or not found:
-            return done, None
+        result = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
+        found = list(Path(directory).glob("model_summary_*.csv"))
+        if result.returncode or not found:
+            return result, None
         with found[0].open(newline="") as file:
-            return done, next(csv.DictReader(file))
+            return result, next(csv.DictReader(file))
 
 
-def _left_to_the_cpu(left: int, operators: int, names: list[str]) -> str:
-    return f"{left} of {operators} operators run on the CPU and are not counted: {', '.join(names)}" if left else ""
+def _list_cpu_operators(count: int, operators: int, names: list[str]) -> str:
+    return f"{count} of {operators} operators run on the CPU and are not counted: {', '.join(names)}" if count else ""
 
 
-def _not_applicable(reason: str) -> dict[str, Any]:
+def _make_note(reason: str) -> dict[str, Any]:
     columns = ("npu_cycles", "npu_ms", "npu_sram_kib", "npu_flash_kib", "npu_weight_bytes", "npu_operators")
     return dict.fromkeys(columns) | {"npu_note": reason}

@@ -1,0 +1,156 @@
+"""Every figure of a stage or a file, defined once: its column, unit, format and the target that bounds it.
+
+Tables, axes, targets, model cards and results.csv read these rows. To add a target, give a metric a `target`, and the
+notebook `deployment_tree` a parameter of that name.
+"""
+
+import dataclasses
+import difflib
+import math
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """One figure.
+
+    Attributes:
+        name: Column in results.csv or variants.csv.
+        title: Name as readers see it.
+        unit: Unit as readers see it; empty for counts and ratios.
+        description: Name on a model card, which stands alone.
+        group: Heading above this and its neighbouring columns in a wide table.
+        scale: The shown unit in units of the column, for example 1000 where bytes are shown in kB.
+        digits: Decimals shown.
+        target: Parameter that bounds the metric from above; None if nothing does.
+        missing: Text where the metric is not available.
+        lower_is_better: Direction of improvement.
+    """
+
+    name: str
+    title: str
+    unit: str = ""
+    description: str = ""
+    group: str = ""
+    scale: float = 1.0
+    digits: int = 0
+    target: str | None = None
+    missing: str = ""
+    lower_is_better: bool = True
+
+    @property
+    def heading(self) -> str:
+        """Title with the unit, for a table head or an axis."""
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
+    def format(self, value: float | None, missing: str | None = None) -> str:
+        """Format a value in the shown unit, without the unit.
+
+        Args:
+            value: Value of the column; None or NaN if not available.
+            missing: Text for an unavailable value; None takes the metric's own.
+
+        Returns:
+            The value, or the text for a missing one.
+        """
+        if value is None or not math.isfinite(value):
+            return self.missing if missing is None else missing
+        return f"{value / self.scale:,.{self.digits}f}".replace("-", "−")
+
+    def describe_excess(self, excess: float) -> str:
+        """Describe by how much a target is missed: "gzip 34.1 kB over", or "SRAM not known".
+
+        Args:
+            excess: Value minus limit, in units of the column; infinity if the value is not known.
+
+        Returns:
+            Title, amount and unit.
+        """
+        if not math.isfinite(excess):
+            return f"{self.title} not known"
+        least = 10.0**-self.digits
+        amount = self.format(excess) if excess >= least * self.scale else f"< {least:g}"
+        return f"{self.title} {amount} {self.unit} over"
+
+
+METRICS: dict[str, Metric] = {}
+"""Every metric by name, in the order of table columns."""
+
+
+def register(metric: Metric) -> Metric:
+    """Add a metric.
+
+    Args:
+        metric: The row.
+
+    Returns:
+        The same row.
+
+    Raises:
+        ValueError: Another metric has the name or the target, or the search does not measure the metric.
+    """
+    if metric.name in METRICS:
+        raise ValueError(f"metric name={metric.name!r}: registered twice; give the second row another name")
+    if metric.target and metric.group == _HOST["group"]:
+        raise ValueError(
+            f"metric {metric.name}: target={metric.target!r}: latency is measured after the search; remove it"
+        )
+    if metric.target and metric.target in get_targets():
+        raise ValueError(f"metric {metric.name}: target={metric.target!r} bounds another metric; choose another name")
+    METRICS[metric.name] = metric
+    return metric
+
+
+def get_metric(name: str) -> Metric:
+    """Return a metric.
+
+    Args:
+        name: Column of the metric.
+
+    Raises:
+        ValueError: There is no such metric.
+    """
+    if name not in METRICS:
+        near = difflib.get_close_matches(name, METRICS, 1) or list(METRICS)
+        raise ValueError(f"metric={name!r}: unknown; expected {' or '.join(near)}")
+    return METRICS[name]
+
+
+def get_targets() -> dict[str, Metric]:
+    """Return the metric that each target bounds, by name of the target."""
+    return {metric.target: metric for metric in METRICS.values() if metric.target}
+
+
+_PERCENT = {"unit": "%", "scale": 0.01, "digits": 2, "lower_is_better": False}
+_KB = {"unit": "kB", "scale": 1000, "digits": 1}
+_FILE, _WEIGHTS = {"group": "file", **_KB}, {"group": "weights", "missing": "not int8", **_KB}
+_HOST, _NPU = {"group": "latency on this host", "missing": "not timed"}, {"group": "NPU", "missing": "–"}
+
+for _metric in (
+    Metric("validation_accuracy", "validation accuracy", group="accuracy", missing="not read", **_PERCENT),
+    Metric("validation_accuracy_int8", "INT8 validation accuracy", group="accuracy", **_PERCENT),
+    Metric("accuracy", "accuracy", group="accuracy", missing="not read", **_PERCENT),
+    Metric("accuracy_int8", "INT8 accuracy", group="accuracy", **_PERCENT),
+    Metric("accuracy_drop", "accuracy drop", "points", scale=0.01, digits=2, target="max_accuracy_drop"),
+    Metric("saved", "saved", "%", scale=0.01, digits=1, lower_is_better=False),
+    Metric("tflite_bytes", "file", description="File", target="max_tflite_bytes", **_FILE),
+    Metric("zip_bytes", "ZIP", description="File after ZIP", **_FILE),
+    Metric("gzip_bytes", "gzip", description="File after gzip", target="max_gzip_bytes", **_FILE),
+    Metric("zstd_bytes", "zstd", description="File after Zstandard", **_FILE),
+    Metric("weight_bytes", "int8 weights", description="int8 weights", **_WEIGHTS),
+    Metric("entropy_bytes", "entropy", description="Zero-order entropy of the int8 weights", **_WEIGHTS),
+    Metric("latency_ms", "latency", "ms", "Inference on the host of the run, one thread, median", digits=3, **_HOST),
+    Metric("latency_ratio", "÷ float32 baseline", digits=2, **_HOST),
+    Metric("npu_cycles", "cycles", description="NPU cycles per inference (Vela)", group="NPU", missing="not compiled"),
+    Metric("npu_ms", "NPU time", "ms", "NPU time per inference (Vela)", digits=3, target="max_npu_ms", **_NPU),
+    Metric("npu_sram_kib", "SRAM", "KiB", "SRAM (Vela)", digits=1, target="max_sram_kib", **_NPU),
+    Metric("npu_flash_kib", "flash", "KiB", "Flash (Vela)", digits=1, target="max_flash_kib", **_NPU),
+    Metric("npu_weight_bytes", "encoded weights", description="Encoded weights (Vela)", **_NPU, **_KB),
+    Metric("npu_operators", "operators on NPU", "%", "Operators on the NPU", scale=0.01, lower_is_better=False, **_NPU),
+    Metric("sparsity", "sparsity", "%", scale=0.01, digits=1, lower_is_better=False),
+    Metric("unique_weights", "unique weights"),
+    Metric("rounded_to_zero", "rounded to zero", "%", scale=0.01, digits=2),
+    Metric("setup_seconds", "set-up", "s", digits=1),
+    Metric("fit_seconds", "fit", "s", digits=1),
+    Metric("epochs", "epochs"),
+):
+    register(_metric)

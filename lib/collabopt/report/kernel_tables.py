@@ -1,0 +1,152 @@
+"""The tables of kernels: zeros, unique values and int8 values, and whether a stage preserves them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from collabopt.analysis import audit
+from collabopt.config.metrics import Metric, get_metric
+from collabopt.report.table import Cell, Table, format_head, make_metric_cells
+from collabopt.storage.results import to_numbers
+from collabopt.tflite.sizes import compute_entropy_bytes, compute_gzip_bytes
+
+if TYPE_CHECKING:  # imports TensorFlow, which pages do without
+    from collabopt.analysis.finished import Finished
+
+PRESERVED = "Preserved: every zero and cluster of the parent stage is still present."
+
+_SPARSITY, _UNIQUE = get_metric("sparsity"), get_metric("unique_weights")
+_RATIO = Metric("ratio", "gzip ÷ entropy", digits=3)
+_KERNEL_COLUMNS = {
+    "sparsity": (f"Sparsity ({_SPARSITY.unit})", _SPARSITY),
+    "int8_sparsity": (f"INT8 sparsity ({_SPARSITY.unit})", _SPARSITY),
+    "unique_tensor": ("Unique values per tensor", _UNIQUE),
+    "unique_channel": ("Unique values per channel", _UNIQUE),
+    "int8_unique_tensor": ("Unique int8 values per tensor", _UNIQUE),
+    "int8_unique_channel": ("Unique int8 values per channel", _UNIQUE),
+}
+"""Head and format of the numeric columns of layers.csv."""
+
+
+def layers(finished: Finished) -> Table:
+    """Tabulate sparsity and unique values in Keras and in the int8 file, one row per kernel.
+
+    Args:
+        finished: A finished stage.
+
+    Returns:
+        The table.
+    """
+    rows = [
+        {
+            **{title: row[title.lower()] for title in ("Layer", "Kind", "Shape")},
+            **{head: Cell.from_number(row[column], metric) for column, (head, metric) in _KERNEL_COLUMNS.items()},
+            "Quantizer": row["quantizer"],
+            "Skipped because": Cell(row["skipped"], kind="wrap"),
+            "Not preserved": Cell(row["defect"], kind="no wrap"),
+        }
+        for row in to_numbers(finished.layers, [*_KERNEL_COLUMNS]).to_dict("records")
+    ]
+    return Table(f"Kernels of {finished.stage.title}", rows).drop_empty_columns()
+
+
+def kernel_by_kernel(ours: Finished, theirs: Finished) -> Table:
+    """Tabulate each eligible kernel after TFMOT's scheme and after ours.
+
+    Args:
+        ours: A stage by our scheme.
+        theirs: The same stage by TFMOT's.
+
+    Returns:
+        The table, one row per kernel.
+    """
+    sides = {"TFMOT": theirs.layers.set_index("layer"), "ours": ours.layers.set_index("layer")}
+    rows = []
+    for layer in ours.eligible_layers():
+        row = {"Layer": layer}
+        for column in ("sparsity", "unique_tensor", "int8_unique_tensor"):
+            head, metric = _KERNEL_COLUMNS[column]
+            for side, frame in sides.items():
+                row[f"{head}: {side}"] = Cell.from_number(frame.loc[layer, column], metric)
+        rows.append(row | {"TFMOT did not preserve": Cell(sides["TFMOT"].loc[layer, "defect"], kind="no wrap")})
+    return Table(f"Kernels of {ours.stage.title} by TFMOT's scheme and by ours", rows)
+
+
+def verdicts(finished: Sequence[Finished]) -> Table:
+    """Tabulate the stages that must keep zeros or clusters, and whether they do.
+
+    Args:
+        finished: Finished stages. Those with nothing to keep are left out.
+
+    Returns:
+        The table, one row per stage.
+    """
+    rows = []
+    for one in finished:
+        duties = ["every zero of its parent"] * one.stage.keeps_zeros + ["the clusters"] * one.stage.clusters
+        failing = one.layers[one.layers["defect"] != ""]
+        row = {
+            "Stage": Cell.from_stage(one.stage.name),
+            "Must keep": " and ".join(duties),
+            "Preserved": Cell.from_preserved(one.result["preserved"]),
+            "Failing kernels": Cell(", ".join(failing["layer"]) or "none", kind="wrap"),
+            "First failure": Cell(next(iter(failing["defect"]), ""), kind="wrap"),
+        }
+        rows += [row] if duties else []
+    empty = "None of these stages has zeros or clusters to keep."
+    return Table("Zeros and clusters" if rows else empty, rows, PRESERVED)
+
+
+def coding(finished: Sequence[Finished]) -> Table:
+    """Tabulate the bytes of the int8 kernels raw, after gzip and at their zero-order entropy, one row per stage.
+
+    Args:
+        finished: Finished stages.
+
+    Returns:
+        The table.
+    """
+    rows = [
+        {"Stage": Cell.from_stage(one.stage.name), **_make_coding_cells(_select_eligible(one, one.int8_values()))}
+        for one in finished
+    ]
+    return Table("Size of the int8 kernels", rows)
+
+
+def ranges(finished: Sequence[Finished]) -> Table:
+    """Compare one int8 range per tensor with one per channel.
+
+    Args:
+        finished: Finished stages. Those without a range per tensor are left out.
+
+    Returns:
+        The table, two rows per stage.
+    """
+    rows, metrics = [], ("accuracy_int8", "gzip_bytes")
+    for one in finished:
+        if pd.isna(one.result["gzip_bytes_channel_ranges"]):
+            continue
+        for title, suffix, values in (
+            ("per channel", "_channel_ranges", one.int8_values_with_channel_ranges()),
+            ("per tensor", "", one.int8_values()),
+        ):
+            kernels = _select_eligible(one, values)
+            row = {"Stage": Cell.from_stage(one.stage.name), "Ranges": title}
+            row |= make_metric_cells({name: one.result[name + suffix] for name in metrics}, "int8 file")
+            most = Cell.from_number(max(map(audit.count_unique, kernels)), _UNIQUE)
+            rows.append(row | {"int8 kernels: Most unique values": most} | _make_coding_cells(kernels, "int8 kernels"))
+    return Table("One int8 range per channel or per tensor", rows, is_grouped=True)
+
+
+def _select_eligible(finished: Finished, values: dict[str, np.ndarray]) -> list[np.ndarray]:
+    return [values[name] for name in finished.eligible_layers()]
+
+
+def _make_coding_cells(kernels: list[np.ndarray], group: str = "") -> dict[str, Cell]:
+    entropy, gzipped = compute_entropy_bytes(kernels), compute_gzip_bytes(kernels)
+    sizes = {"weight_bytes": sum(kernel.size for kernel in kernels), "entropy_bytes": entropy, "gzip_bytes": gzipped}
+    return make_metric_cells(sizes, group) | {format_head(_RATIO, group): Cell.from_number(gzipped / entropy, _RATIO)}

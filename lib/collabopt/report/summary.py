@@ -1,0 +1,118 @@
+"""Means over the seeds of a report or sweep, its settings that differ, and the comparison with its baseline."""
+
+from typing import Any
+
+import pandas as pd
+
+from collabopt.config.metrics import METRICS, Metric
+from collabopt.config.stages import BASELINE, STAGES
+from collabopt.figures.pareto import find_front
+from collabopt.storage import results
+
+TIMES = "epochs", "setup_seconds", "fit_seconds"
+"""The metrics of a stage's training."""
+
+SETTINGS = {
+    "experiment": "experiment",
+    "seed": "seed",
+    "target_sparsity": "sparsity",
+    "number_of_clusters": "clusters",
+    "cluster_per_channel": "per channel",
+    "scheme": "scheme",
+    "train_fraction": "train fraction",
+}
+"""Titles of the columns of results.csv that tell rows of the same stage apart."""
+
+
+def list_metrics(rows: pd.DataFrame) -> list[Metric]:
+    """Return the metrics that tables of stages show, in the order of their columns.
+
+    Args:
+        rows: Rows of results.csv.
+    """
+    return [metric for name, metric in METRICS.items() if name in rows and name not in (*TIMES, "rounded_to_zero")]
+
+
+def find_varied_settings(rows: pd.DataFrame) -> list[str]:
+    """Return the settings that have more than one value.
+
+    Args:
+        rows: Rows of results.csv or sweep.csv.
+    """
+    return [column for column in SETTINGS if column in rows and len({*rows[column].dropna()} - {""}) > 1]
+
+
+def format_setting(row: dict[str, Any], settings: list[str]) -> str:
+    """Format settings: "sparsity 0.5, clusters 8".
+
+    Args:
+        row: A row of results.csv or sweep.csv.
+        settings: The columns.
+
+    Returns:
+        The text; empty settings are left out.
+    """
+    return ", ".join(f"{SETTINGS[column]} {row[column]}" for column in settings if not pd.isna(row[column]))
+
+
+def average_over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
+    """Average the metrics of a report or sweep.
+
+    Args:
+        rows: Rows of results.csv, with the column `cell` in a sweep.
+
+    Returns:
+        One row per stage and setting: `<metric>` is the mean over seeds, `<metric>_std` the standard deviation, `seeds`
+        their number, `preserved` whether every seed preserves, `cell` the first cell of a sweep with the stage, `front`
+        whether the row is on the Pareto front.
+    """
+    key = [column for column in results.KEY if column != "seed"]
+    rows = rows.drop_duplicates([*key, "seed"])
+    groups = rows.groupby(key, dropna=False, sort=False)
+    table = groups.size().rename("seeds").to_frame()
+    for metric in list_metrics(rows):
+        table[metric.name], table[f"{metric.name}_std"] = groups[metric.name].mean(), groups[metric.name].std()
+    table["preserved"] = groups["preserved"].agg(_is_every_seed_preserved)
+    if "cell" in rows:
+        table["cell"] = groups["cell"].first()
+    table = table.reset_index()
+    table["front"] = find_front(table["gzip_bytes"], table["accuracy_int8"])
+    return sort_by_stage(table)
+
+
+def compare_with_baseline(table: pd.DataFrame) -> pd.DataFrame:
+    """Compare each row with the first baseline that has the same share of the training data.
+
+    Args:
+        table: Rows of `average_over_seeds`.
+
+    Returns:
+        The rows with `lost` and `validation_lost` (INT8 accuracy, in [-1, 1]) and `saved` (fraction of the gzipped
+        bytes); NaN without a baseline.
+    """
+    baselines = table[table["stage"] == BASELINE].drop_duplicates("train_fraction")
+    columns = ["accuracy_int8", "validation_accuracy_int8", "gzip_bytes"]
+    base = table[["train_fraction"]].merge(baselines[["train_fraction", *columns]], how="left", on="train_fraction")
+    return table.assign(
+        lost=base["accuracy_int8"] - table["accuracy_int8"],
+        validation_lost=base["validation_accuracy_int8"] - table["validation_accuracy_int8"],
+        saved=1 - table["gzip_bytes"] / base["gzip_bytes"],
+    )
+
+
+def sort_by_stage(rows: pd.DataFrame) -> pd.DataFrame:
+    """Sort rows in the order of the tree.
+
+    Args:
+        rows: A table with the column `stage`.
+
+    Returns:
+        The sorted rows.
+    """
+    order = {stage: position for position, stage in enumerate(STAGES)}
+    return rows.sort_values("stage", key=lambda stages: stages.map(order), kind="stable", ignore_index=True)
+
+
+def _is_every_seed_preserved(values: pd.Series) -> bool | None:
+    preserved = {results.parse_preserved(value) for value in values} - {None}
+    return all(preserved) if preserved else None

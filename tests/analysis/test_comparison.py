@@ -1,0 +1,192 @@
+"""Published figures beside ours: drops, errors paired by example, verdicts, and settings that differ."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from collabopt import __main__, figures
+from collabopt.analysis import comparison
+from collabopt.config import loading
+from collabopt.config.stages import STAGES
+from collabopt.report import tables
+
+EXAMPLES = 1000
+SIZES = {
+    "tflite_bytes": 500_000,
+    "zip_bytes": 316_350,
+    "gzip_bytes": 300_000,
+}  # saves 36.73 %, as published for the stage pruned
+
+
+def make_run(seed: int = 0, wrong: int = 10, name: str = "speech_commands-ds_cnn_l", **overrides) -> SimpleNamespace:
+    """A run whose baseline is wrong on `seed` examples, and every other stage on `wrong` more."""
+
+    def stage(name: str) -> SimpleNamespace:
+        more = 0 if name == "baseline" else wrong
+        is_correct = {"test": np.arange(EXAMPLES) >= seed + more, "test_int8": np.arange(EXAMPLES) >= seed + more + 5}
+        result = {"accuracy": is_correct["test"].mean(), "accuracy_int8": is_correct["test_int8"].mean()} | SIZES
+        return SimpleNamespace(stage=STAGES[name], result=result, is_correct=lambda: is_correct)
+
+    return SimpleNamespace(experiment=loading.load(name, seed=seed, **overrides), stage=stage)
+
+
+def find_row(rows: pd.DataFrame, table: str, stage: str, figure: str, **setting) -> pd.Series:
+    found = rows[(rows["table"] == table) & (rows["stage"] == stage) & (rows["figure"] == figure)]
+    for column, value in setting.items():
+        found = found[found[column].astype(object) == value]
+    assert len(found) == 1
+    return found.iloc[0]
+
+
+@pytest.fixture(scope="module")
+def rows() -> pd.DataFrame:
+    return comparison.compare_figures([make_run(0), make_run(2)])
+
+
+def test_drops_are_against_the_baseline_of_the_same_side(rows):
+    pruned = find_row(rows, "pqat", "pruned", "drop")
+    assert pruned["published"] == pytest.approx(0.9523 - 0.948)
+    assert pruned["ours"] == pytest.approx(0.010)
+    assert find_row(rows, "pqat", "pruned", "drop_int8")["ours"] == pytest.approx(0.015)
+    assert find_row(rows, "pqat", "baseline", "drop_int8")["ours"] == pytest.approx(0.005)
+    assert not len(rows[(rows["stage"] == "baseline") & (rows["figure"] == "drop")])
+
+
+def test_means_and_deviations_are_over_seeds(rows):
+    baseline = find_row(rows, "pqat", "baseline", "accuracy")
+    assert baseline["ours"] == pytest.approx(np.mean([1.0, 0.998]))
+    assert baseline["deviation"] == pytest.approx(np.std([1.0, 0.998], ddof=1))
+    assert set(rows["seeds"]) == {2}
+    assert comparison.compare_figures([make_run()])["deviation"].isna().all()
+
+
+def test_the_standard_error_is_paired_by_example_with_seeds_averaged_first():
+    generator = np.random.default_rng(0)
+    lost = generator.choice([-1.0, 0.0, 1.0], (3, 400), p=[0.1, 0.7, 0.2])
+    assert comparison.compute_standard_error(lost) == pytest.approx(lost.mean(axis=0).std(ddof=1) / 20)
+    # Seeds that agree on every example add no information.
+    assert comparison.compute_standard_error(np.repeat(lost[:1], 3, axis=0)) == pytest.approx(
+        comparison.compute_standard_error(lost[:1])
+    )
+    assert comparison.compute_standard_error(np.zeros((2, 50))) == 0
+
+
+def test_the_standard_error_agrees_with_repeated_samples():
+    generator = np.random.default_rng(1)
+    population = generator.choice([-1.0, 0.0, 1.0], 100_000, p=[0.02, 0.92, 0.06])
+    samples = generator.choice(population, (500, 1000))
+    expected = samples.mean(axis=1).std()
+    assert np.mean([comparison.compute_standard_error(sample[None]) for sample in samples]) == pytest.approx(
+        expected, rel=0.1
+    )
+
+
+def test_saved_bytes_are_a_share_of_the_raw_file(rows):
+    saved = find_row(rows, "pqat", "pruned", "zip_saved")
+    assert saved["published"] == pytest.approx(1 - 334_154 / 528_128)
+    assert saved["ours"] == pytest.approx(0.3673)
+
+
+def test_figures_published_in_another_setting_are_not_comparable(rows):
+    assert (
+        find_row(rows, "clustering", "clustered", "drop", clusters=32)["incomparable"] == "published with 32 clusters"
+    )
+    assert pd.isna(find_row(rows, "clustering", "clustered", "drop", clusters=32)["ours"])
+    assert find_row(rows, "clustering", "clustered", "drop", clusters=8)["incomparable"] == ""
+    channel = find_row(rows, "per_channel", "cqat", "accuracy_int8", cluster_per_channel=True)
+    assert channel["incomparable"] == "published per channel"
+    tensor = find_row(rows, "per_channel", "cqat", "drop_int8", cluster_per_channel=False)
+    assert tensor["incomparable"] == "no baseline was published with it"
+    sparser = comparison.compare_figures([make_run(sparsity=0.8)])
+    assert find_row(sparser, "pqat", "pruned", "drop")["incomparable"] == "published at sparsity 50%"
+
+
+def test_nothing_is_published_for_another_model():
+    empty = comparison.compare_figures([make_run(name="digits")])
+    assert list(empty.columns) == comparison.COLUMNS
+    assert comparison.compute_exit_status(comparison.judge(empty)) == comparison.UNDECIDED
+    assert "Nothing is published" in tables.compared(empty, "accuracy", "drop")._repr_html_()
+    figures.draw_drops(empty)
+
+
+def judge(figure: str, published: float, ours: float, error: float | None = 0.0, why: str = "") -> str:
+    cells = {"figure": figure, "published": published, "ours": ours, "error": error, "incomparable": why}
+    return comparison.judge_figure(pd.Series(cells))
+
+
+@pytest.mark.parametrize(
+    ("published", "ours", "error", "expected"),
+    [
+        (0.010, 0.010, 0.001, "reproduced"),
+        (0.010, 0.0149, 0.001, "reproduced"),
+        (0.010, 0.0051, 0.001, "reproduced"),
+        (0.010, 0.016, 0.001, "worse"),
+        (0.010, 0.004, 0.0004, "better"),
+        (0.010, 0.012, 0.0051, "not decidable"),
+        (0.010, 0.040, 0.0051, "worse"),  # farther beyond the tolerance than chance explains
+        (0.010, -0.020, 0.0051, "better"),
+        (0.010, None, 0.001, "not comparable"),
+        (None, 0.010, 0.001, "not comparable"),
+    ],
+)
+def test_a_drop_is_judged_by_tolerance_and_standard_error(published, ours, error, expected):
+    assert judge("drop", published, ours, error) == judge("drop_int8", published, ours, error) == expected
+
+
+@pytest.mark.parametrize(
+    ("ours", "expected"),
+    [(0.40, "reproduced"), (0.371, "reproduced"), (0.43, "reproduced"), (0.36, "worse"), (0.44, "better")],
+)
+def test_saved_bytes_are_judged_with_a_tolerance_of_three_points(ours, expected):
+    assert judge("zip_saved", 0.40, ours, None) == expected
+
+
+def test_a_figure_that_is_not_comparable_is_not_judged():
+    assert judge("drop", 0.01, 0.5, 0.001, "published with 32 clusters") == "not comparable"
+
+
+def test_the_worst_verdict_is_the_exit_status():
+    def status(*verdicts: str) -> int:
+        return comparison.compute_exit_status(pd.DataFrame({"verdict": verdicts}))
+
+    assert status("reproduced", "not decidable", "better") == 0
+    assert status("reproduced", "worse") == comparison.WORSE
+    assert status("not decidable", "not comparable") == comparison.UNDECIDED
+
+
+def test_verify_prints_the_verdicts_on_a_finished_report(rows, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(loading, "REPORTS", tmp_path)
+    command = ["verify", "--experiment", "speech_commands-ds_cnn_l"]
+    assert __main__.main(command) == comparison.UNDECIDED
+    assert "make report EXPERIMENT=speech_commands-ds_cnn_l" in capsys.readouterr().err
+    (tmp_path / "speech_commands-ds_cnn_l").mkdir()
+    rows.to_csv(tmp_path / "speech_commands-ds_cnn_l" / "comparison.csv", index=False)
+    assert __main__.main(command) == comparison.compute_exit_status(comparison.judge(rows))
+    out = capsys.readouterr().out
+    assert "| pqat | pruned | Drop, FP32 or fake-INT8 (points) | 0.43 | 1.00 ± 0.00 |" in out
+    assert "reproduced" in out.splitlines()[-1]
+
+
+def test_verify_reports_an_unknown_experiment(capsys):
+    assert __main__.main(["verify", "--experiment", "speech"]) == comparison.UNDECIDED
+    assert "experiment=speech: no such file" in capsys.readouterr().err
+
+
+def test_tables_show_worse_figures_in_red(rows):
+    worse = rows.assign(ours=rows["ours"] + 0.2)
+    table = tables.compared(worse, "accuracy", "drop")
+    assert {cell.text for row in table.rows for cell in row.values() if cell.kind == "no"} == {"worse"}
+    assert "published with 32 clusters" in table._repr_html_()
+    shown = tables.compared(rows, "accuracy", "drop").to_frame().set_index(["Table", "Stage", "Figure"])
+    assert shown.loc[("PQAT", "pruned", "Drop, FP32 or fake-INT8 (points)"), "Published"] == "0.43"
+
+
+def test_the_plot_shows_every_published_drop(rows, tmp_path):
+    figure = figures.draw_drops(rows, csv=tmp_path / "drops.csv")
+    drawn = pd.read_csv(tmp_path / "drops.csv")
+    assert len(drawn) == (rows["figure"].isin(comparison.DROPS) & rows["published"].notna()).sum()
+    assert (tmp_path / "drops.png").stat().st_size > 10_000
+    assert f"for {len(drawn)} figures. " in figure.alt
+    assert f"Of {drawn['ours'].notna().sum()} that can be compared: " in figure.alt

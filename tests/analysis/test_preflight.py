@@ -1,0 +1,129 @@
+"""Pre-flight checks: each known problem is found with its layer and remedy, and nothing else is."""
+
+import pytest
+
+from collabopt.analysis import preflight
+from collabopt.config import experiment, loading
+from collabopt.runtime.tensorflow import keras
+
+layers = keras.layers
+
+
+@pytest.fixture
+def make_experiment(tiny):
+    """Makes the tiny experiment with overrides, and with excluded layers."""
+
+    def make(pruning: tuple[str, ...] = (), clustering: tuple[str, ...] = (), **overrides) -> experiment.Experiment:
+        exclude = experiment.Exclude(pruning=pruning, clustering=clustering)
+        return loading.load(str(tiny), **overrides).model_copy(update={"exclude": exclude})
+
+    return make
+
+
+def build_network(*middle: keras.layers.Layer, use_bias: bool = True) -> keras.Model:
+    inputs = x = keras.Input((8, 8, 4), name="input")
+    for layer in (layers.Conv2D(8, 3, padding="same", use_bias=use_bias, name="conv"), *middle):
+        x = layer(x)
+    return keras.Model(inputs, layers.Dense(10, name="fc")(layers.GlobalAveragePooling2D(name="pool")(x)))
+
+
+def build_network_with_norm(use_bias: bool = True) -> keras.Model:
+    return build_network(layers.BatchNormalization(name="bn"), layers.ReLU(name="relu"), use_bias=use_bias)
+
+
+def find_problems(model: keras.Model, settings: experiment.Experiment) -> dict[str, preflight.Finding]:
+    findings = preflight.find_problems(model, settings)
+    assert all(one.reason and one.remedy for one in findings)
+    assert len({one.layer for one in findings}) == len(findings)
+    return {one.layer: one for one in findings}
+
+
+@pytest.mark.parametrize("scheme", ["collabopt", "tfmot"])
+def test_a_model_without_problems_has_no_finding(make_experiment, scheme):
+    assert find_problems(build_network_with_norm(), make_experiment(scheme=scheme)) == {}
+
+
+@pytest.mark.parametrize("relu", [layers.ReLU, lambda name: layers.Activation("relu", name=name)])
+def test_f1_a_relu_without_batch_norm_is_found_only_for_tfmot(make_experiment, relu):
+    model = build_network(relu(name="relu"))
+    findings = find_problems(model, make_experiment(scheme="tfmot"))
+    assert set(findings) == {"conv"}
+    assert "neither quantizes nor preserves" in findings["conv"].reason
+    assert not findings["conv"].stops
+    assert find_problems(model, make_experiment()) == {}
+
+
+def test_f3_a_convolution_without_bias_is_found_only_for_tfmot_per_channel(make_experiment):
+    findings = find_problems(
+        build_network_with_norm(use_bias=False), make_experiment(scheme="tfmot", cluster_per_channel=True)
+    )
+    assert set(findings) == {"conv"}
+    assert "use_bias=False" in findings["conv"].reason
+    assert find_problems(build_network_with_norm(use_bias=False), make_experiment(scheme="tfmot")) == {}
+    assert find_problems(build_network_with_norm(use_bias=False), make_experiment(cluster_per_channel=True)) == {}
+
+
+@pytest.mark.parametrize(
+    ("initialization", "words"),
+    [("linear", "further weights to zero"), ("kmeans_plus_plus", "fails if a channel"), ("density_based", None)],
+)
+def test_f4_zeros_per_channel_are_found_only_for_tfmot(make_experiment, initialization, words):
+    overrides = {"cluster_per_channel": True, "centroid_initialization": initialization}
+    findings = find_problems(build_network_with_norm(), make_experiment(scheme="tfmot", **overrides))
+    assert set(findings) == ({"conv"} if words else set())
+    assert all(words in one.reason for one in findings.values())
+    assert find_problems(build_network_with_norm(), make_experiment(**overrides)) == {}
+
+
+def test_f5_a_layer_excluded_from_pruning_is_found_only_for_tfmot(make_experiment):
+    assert set(find_problems(build_network_with_norm(), make_experiment(pruning=("fc",), scheme="tfmot"))) == {"fc"}
+    assert find_problems(build_network_with_norm(), make_experiment(pruning=("fc",))) == {}
+
+
+def test_a_layer_with_no_more_weights_than_clusters_is_found(make_experiment):
+    findings = find_problems(
+        build_network_with_norm(), make_experiment(number_of_clusters=80)
+    )  # of the 8 × 10 weights of fc
+    assert set(findings) == {"fc"}
+    assert find_problems(build_network_with_norm(), make_experiment(number_of_clusters=79)) == {}
+    assert find_problems(build_network_with_norm(), make_experiment(number_of_clusters=80, clustering=("fc",))) == {}
+    assert set(
+        find_problems(build_network_with_norm(), make_experiment(number_of_clusters=36, cluster_per_channel=True))
+    ) == {"conv"}  # 3 × 3 × 4 weights
+
+
+def test_a_layer_that_is_neither_pruned_nor_clustered_is_found(make_experiment):
+    findings = find_problems(build_network(layers.Conv2DTranspose(8, 2, name="up")), make_experiment())
+    assert set(findings) == {"up"}
+    assert "Conv2DTranspose with 264 weights" in findings["up"].reason
+
+
+def test_an_unknown_excluded_layer_stops_and_the_known_ones_are_listed(make_experiment):
+    with pytest.raises(
+        preflight.PreflightError, match=r"^conf: exclude.pruning names no layer.*expected some of .*'conv'"
+    ):
+        preflight.check(build_network_with_norm(), make_experiment(pruning=("conf",)))
+    with pytest.raises(preflight.PreflightError, match=r"^bn: exclude.clustering names no layer"):
+        preflight.check(build_network_with_norm(), make_experiment(clustering=("bn",)), every_layer=False)
+
+
+def test_a_layer_that_tfmot_cannot_quantize_stops_and_is_named(make_experiment):
+    with pytest.raises(preflight.PreflightError, match=r"norm: TFMOT cannot quantize it: .*LayerNormalization"):
+        preflight.check(build_network(layers.LayerNormalization(name="norm")), make_experiment())
+
+
+def test_a_dense_layer_before_batch_norm_stops(make_experiment):
+    inputs = keras.Input((6,), name="input")
+    x = layers.BatchNormalization(name="bn")(layers.Dense(8, name="hidden")(inputs))
+    model = keras.Model(inputs, layers.Dense(10, name="fc")(x))
+    with pytest.raises(preflight.PreflightError, match=r"^hidden: "):
+        preflight.check(model, make_experiment())
+
+
+def test_a_separable_convolution_stops(make_experiment):
+    with pytest.raises(preflight.PreflightError, match=r"^separable: .*; use DepthwiseConv2D and a 1×1 Conv2D"):
+        preflight.check(build_network(layers.SeparableConv2D(4, 3, name="separable")), make_experiment())
+
+
+def test_a_problem_that_only_compresses_less_does_not_stop(make_experiment):
+    preflight.check(build_network(layers.ReLU(name="relu")), make_experiment(scheme="tfmot"))

@@ -1,0 +1,227 @@
+"""The walk down the tree: it stops where it may, trains no more than it must, and reads test once."""
+
+import dataclasses
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from collabopt.config import experiment, loading
+from collabopt.config.formats import FORMATS
+from collabopt.config.stages import STAGES, get_lineage
+from collabopt.deploy import model_card, search, targets, variants
+from collabopt.deploy.search import Search
+from collabopt.report import tables
+from collabopt.run import Run
+
+pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("small_experiment")]
+
+FLOAT = ["baseline", "pruned", "clustered", "sparse_clustered"]
+
+
+@pytest.fixture(scope="module")
+def place(trained_small, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A directory for reports, locks and stores. The store `stages` holds every trained stage."""
+    with pytest.MonkeyPatch.context() as patch:
+        path = tmp_path_factory.mktemp("place")
+        shutil.copytree(trained_small / "stages", path / "stages")
+        patch.setattr(loading, "DATA", path)
+        yield path
+
+
+def run_of(small: Path, place: Path, store: str = "stages", **overrides: object) -> Run:
+    name = ",".join(f"{key}={value}" for key, value in overrides.items()) or "report"
+    return Run(loading.load(str(small), **overrides), place / store / name, small, place / store)
+
+
+@pytest.fixture(scope="module")
+def whole(small, place) -> Search:
+    """The walk without targets."""
+    return search.search(run_of(small, place))
+
+
+def trained(place: Path, store: str) -> set[str]:
+    """The stages whose weights a store holds."""
+    return {path.parent.name.rsplit("-", 1)[0] for path in (place / store).glob("[a-z]*/weights.npz")}
+
+
+def read_on_test(place: Path, store: str) -> list[str]:
+    return [path.parent.name.rsplit("-", 1)[0] for path in (place / store).glob("[a-z]*/test.json")]
+
+
+def test_without_targets_it_comes_to_every_leaf(whole):
+    expected = {f"{stage}-{kind}" for stage in FLOAT for kind in FORMATS}
+    expected |= {f"{stage}-int8" for stage in ("qat", "pqat", "cqat", "pcqat")}
+    assert set(whole.table.index) == expected
+    assert whole.stages[0] == "baseline"
+    assert whole.stages[-1] == "pcqat"
+    assert whole.chosen is None
+    assert whole.table["accuracy"].notna().all()
+    depth = [len(get_lineage(stage)) for stage in whole.table["stage"]]
+    assert depth == sorted(depth)
+
+
+def test_leaves_csv_is_what_was_found_and_every_file_is_there(whole):
+    directory = whole.run.directory
+    written = pd.read_csv(directory / "variants.csv")
+    assert list(written.columns) == variants.COLUMNS
+    pd.testing.assert_series_equal(written["gzip_bytes"], whole.table["gzip_bytes"].reset_index(drop=True))
+    for _, leaf in written.iterrows():
+        assert (directory / leaf["tflite"]).stat().st_size == leaf["tflite_bytes"]
+
+
+def test_a_format_costs_what_its_bits_say(whole):
+    table = whole.table
+    for stage in FLOAT:
+        sizes = {kind: table.loc[f"{stage}-{kind}", "gzip_bytes"] for kind in FORMATS}
+        assert sizes["int8"] < sizes["float16"] < sizes["float32"]
+    for kind in ("int8", "int16x8"):
+        assert set(table.loc[table["format"] == kind, "weight_bytes"]) == {8 * 9 + 8 * 9 + 8 * 16 + 16 * 10}
+    assert (table["entropy_bytes"].dropna() <= table["weight_bytes"].dropna()).all()
+    assert table.loc["baseline-float32", "latency_ratio"] == pytest.approx(1)
+
+
+def test_the_int8_leaf_is_the_stage_s_own_file(whole):
+    for name in STAGES:
+        finished = whole.run.stage(name)
+        assert whole.tried[f"{name}-int8"].tflite.read_bytes() == finished.tflite.read_bytes()
+        assert whole.table.loc[f"{name}-int8", "accuracy"] == finished.result["accuracy_int8"]
+        assert whole.table.loc[f"{name}-int8", "gzip_bytes"] == finished.result["gzip_bytes"]
+
+
+def test_float_files_score_as_their_keras_model(whole):
+    for name in FLOAT:
+        finished = whole.run.stage(name)
+        assert whole.table.loc[f"{name}-float32", "accuracy"] == pytest.approx(finished.result["accuracy"], abs=0.003)
+
+
+def test_clusters_and_zeros_bring_the_entropy_down(whole):
+    entropy = whole.table["entropy_bytes"]
+    assert entropy["pcqat-int8"] < entropy["pruned-int8"] < entropy["baseline-int8"]
+
+
+def test_it_stops_at_the_first_leaf_that_meets_all_and_trains_nothing_beyond(whole, small, place):
+    enough = int(whole.table.loc["baseline-int8", "gzip_bytes"])
+    went = search.search(run_of(small, place, "early", max_gzip_bytes=enough))
+    assert went.chosen == went.nearest == "baseline-int8"
+    assert trained(place, "early") == {"baseline"}
+    assert read_on_test(place, "early") == ["baseline-int8-test"]
+    assert list(went.table["accuracy"].notna()) == [False] * 4 + [True]
+    results = pd.read_csv(went.run.directory / "results.csv")
+    assert results[["accuracy", "accuracy_int8"]].isna().all(axis=None)
+    assert results["validation_accuracy_int8"].notna().all()
+
+
+def test_a_level_further_down_it_trains_what_leads_there(whole, small, place):
+    table = whole.table
+    first = table.index[table["gzip_bytes"] < table.loc["baseline-int8", "gzip_bytes"]][0]
+    assert not first.startswith("baseline")
+    went = search.search(run_of(small, place, "further", max_gzip_bytes=int(table.loc[first, "gzip_bytes"])))
+    assert went.chosen == first
+    assert trained(place, "further") == set(went.stages)
+    for name in went.table.index[:-1]:
+        assert went.find_misses(name)["max_gzip_bytes"] > 0
+    assert not went.find_misses(first)
+
+
+def test_where_no_leaf_meets_all_the_nearest_is_said_and_what_it_misses(whole, small, place):
+    smallest = int(whole.table["gzip_bytes"].min())
+    went = search.search(run_of(small, place, max_gzip_bytes=smallest - 100))
+    assert went.chosen is None
+    assert went.table.loc[went.nearest, "gzip_bytes"] == smallest
+    assert went.find_misses(went.nearest) == {"max_gzip_bytes": 100}
+    assert went.table["accuracy"].notna().sum() == 1
+    written = model_card.write(went)
+    assert not written.content["meets_all_targets"]
+    assert "no variant meets all targets" in written.text
+
+
+def test_the_choice_does_not_look_at_test(whole, small, place):
+    limit = int(whole.table["gzip_bytes"].quantile(0.3))
+    went = [search.search(run_of(small, place, max_gzip_bytes=limit, max_accuracy_drop=0.05))]
+    other = run_of(small, place, max_gzip_bytes=limit, max_accuracy_drop=0.05)
+    test = other.data.test
+    wrong = dataclasses.replace(test, labels=(test.labels + 1) % 10)
+    other.__dict__["data"] = dataclasses.replace(other.data, test=wrong)
+    went.append(search.search(other))
+    assert went[0].nearest == went[1].nearest
+    right, other_right = (one.table.loc[one.nearest, "accuracy"] for one in went)
+    assert right + other_right <= 1
+    assert right != other_right
+    same = ["validation_accuracy", "gzip_bytes", "npu_cycles"]
+    pd.testing.assert_frame_equal(went[0].table[same], went[1].table[same])
+
+
+def test_a_cost_that_is_not_known_is_no_cost_that_is_met(whole):
+    float32 = whole.table.loc["baseline-float32"]
+    assert np.isnan(float32["npu_ms"])
+    assert float32["npu_note"]
+    wanted = experiment.Targets(max_npu_ms=1e6)
+    chosen = targets.choose(whole.table, wanted)
+    assert whole.table.loc[chosen, "npu_ms"] > 0
+
+
+@pytest.fixture(scope="module")
+def carded(whole, small, place) -> model_card.ModelCard:
+    limit = int(whole.table.loc["baseline-int8", "gzip_bytes"])
+    return model_card.write(search.search(run_of(small, place, max_gzip_bytes=limit, max_accuracy_drop=0.5)))
+
+
+def test_the_card_s_file_scores_the_accuracy_on_the_card(carded, tiny_data):
+    from ai_edge_litert.interpreter import Interpreter
+
+    content = json.loads(carded.tflite.with_suffix(".json").read_text())
+    interpreter = Interpreter(model_path=str(carded.tflite))
+    interpreter.allocate_tensors()
+    (entry,), (exit_,) = interpreter.get_input_details(), interpreter.get_output_details()
+    right = []
+    test = tiny_data.test
+    for inputs, labels in test.batches(1).as_numpy_iterator():
+        scale, zero_point = content["input"]["scale"], content["input"]["zero_point"]
+        codes = np.clip(np.round(inputs / scale) + zero_point, -128, 127).astype(np.int8)
+        interpreter.set_tensor(entry["index"], codes)
+        interpreter.invoke()
+        right.append(interpreter.get_tensor(exit_["index"])[0].argmax() == labels[0])
+    assert np.mean(right) == pytest.approx(content["metrics"]["test_accuracy"])
+    assert content["data"]["test"] == len(right)
+
+
+def test_the_card_says_what_the_file_is(carded):
+    import hashlib
+
+    content = carded.content
+    assert content["sha256"] == hashlib.sha256(carded.tflite.read_bytes()).hexdigest()
+    assert content["path"] == ["baseline"]
+    assert content["targets"]["max_gzip_bytes"]["met"]
+    assert content["costs"]["tflite_bytes"] == carded.tflite.stat().st_size
+    assert {"experiment", "seed", "data", "versions", "commit"} <= set(content)
+
+
+def test_what_the_card_says_of_running_the_file_runs(carded, tmp_path):
+    (code,) = re.findall(r"```python\n(.*?)```", carded.text, re.DOTALL)
+    shutil.copy(carded.tflite, tmp_path)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert 0 <= int(done.stdout.splitlines()[-1]) < 10
+
+
+def test_without_targets_there_is_no_card(whole):
+    written = model_card.write(whole)
+    assert "max_gzip_bytes" in written.text
+    assert not (whole.run.directory / "deployed").exists()
+
+
+def test_tables_say_what_was_chosen_and_what_each_other_misses(small, place, whole):
+    limit = int(whole.table.loc["baseline-int8", "gzip_bytes"])
+    went = search.search(run_of(small, place, max_gzip_bytes=limit))
+    *others, last = tables.search(went).to_frame()["Verdict"]
+    assert last == "chosen"
+    assert all(re.fullmatch(r"gzip [<\d., ]+ kB over", verdict) for verdict in others)
+    assert len(tables.sizes(went).rows) == len(tables.inference(went).rows) == len(others) + 1
+    assert "Verdict" not in tables.search(whole).to_frame()

@@ -1,0 +1,221 @@
+"""The page of all reports: it shows the tables that are there, whatever their state."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from urllib.parse import unquote
+
+import bs4
+import pandas as pd
+import pytest
+
+from collabopt.analysis import comparison
+from collabopt.config import loading
+from collabopt.report import front_page, sweep_page
+from collabopt.report.directory import TOLERANCE, find_reports
+from collabopt.storage import results
+
+HOSTILE = "<script>alert(1)</script>"
+RELEASED = loading.ROOT / "reports" / "speech_commands-ds_cnn_l"
+
+
+def stage(name: str, validation: float, gzip_bytes: int, **values: object) -> dict:
+    """A row of results.csv."""
+    row = dict.fromkeys(results.RESULTS) | {"experiment": "x", "stage": name, "seed": 0, "train_fraction": 1.0}
+    row |= {"validation_accuracy_int8": validation, "accuracy": 0.9, "accuracy_int8": validation - 0.02}
+    return row | {"gzip_bytes": gzip_bytes, "tflite_bytes": 2 * gzip_bytes, "zip_bytes": gzip_bytes} | values
+
+
+ROWS = [
+    stage("baseline", 0.95, 1000),
+    stage("pruned", 0.945, 700),
+    stage("clustered", 0.941, 500, scheme="collabopt", preserved=True),
+    stage("pcqat", 0.93, 300, scheme="collabopt", preserved=True),
+    stage("pcqat", 0.95, 400, scheme="tfmot", preserved=False),
+]
+
+
+def write_report(directory: Path, rows: list[dict] = ROWS, **run: object) -> Path:
+    """Write a report directory as a run does, without pages."""
+    directory.mkdir(parents=True)
+    pd.DataFrame(rows).to_csv(directory / "results.csv", index=False)
+    told = {"experiment": {"scheme": "collabopt", "model": {"name": "cnn"}, "dataset": {"path": "my.npz"}}}
+    (directory / "run.json").write_text(json.dumps(told | {"end": "2026-05-04T10:00:00+00:00"} | run))
+    return directory
+
+
+def write(reports: Path) -> bs4.BeautifulSoup:
+    return bs4.BeautifulSoup(front_page.write(reports).read_text(encoding="utf-8"), "html.parser")
+
+
+def table(page: bs4.BeautifulSoup, name: str) -> list[list[str]]:
+    """The texts of the rows of a table, by its name."""
+    found = page.find("caption", id=f"{name}-caption").parent
+    return [[cell.get_text() for cell in row.find_all(["th", "td"])] for row in found.select("tbody tr")]
+
+
+@pytest.fixture(autouse=True)
+def data(monkeypatch, tmp_path_factory) -> None:
+    monkeypatch.setattr(loading, "DATA", tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def reports(tmp_path) -> Path:
+    """An experiment, the same with a parameter overridden, and a sweep of it; another experiment with two seeds."""
+    write_report(tmp_path / "a")
+    for name in ("index", "pqat", "deployment_tree"):
+        (tmp_path / "a" / f"{name}.html").write_text('<head><meta name="description" content="About a."></head>')
+    (tmp_path / "a" / "models").mkdir()
+    (tmp_path / "a" / "models" / "pcqat-tfmot.tflite").write_bytes(b"TFL3")
+    write_report(tmp_path / "a" / "sparsity=0.8")
+    for clusters in (8, 16):
+        cell = write_report(tmp_path / "a" / "sweep,number_of_clusters=8+16" / f"number_of_clusters={clusters}")
+        rows = [row | {"number_of_clusters": clusters if row["scheme"] else None} for row in ROWS[:4]]
+        pd.DataFrame(rows).to_csv(cell / "results.csv", index=False)
+        (cell / "deployment_tree.html").write_text("")
+    sweep_page.write(cell.parent, "digits", {path.name: "ok" for path in cell.parent.glob("number*")})
+    write_report(tmp_path / "b", [*ROWS, *(row | {"seed": 1} for row in ROWS)], commit="0123456789abcdef+changes")
+    return tmp_path
+
+
+def test_a_report_is_a_directory_with_tables_and_a_sweep_is_one_with_its_cells(reports):
+    (reports / "notes").mkdir()
+    found = [report.place.as_posix() for report in find_reports(reports)]
+    assert found == ["a", "a/sparsity=0.8", "a/sweep,number_of_clusters=8+16", "b"]
+
+
+def test_the_page_shows_every_report(reports):
+    page = write(reports)
+    cards = page.select(".card")
+    assert [card.h3.get_text() for card in cards] == ["a", "b"]
+    assert "About a." in cards[0].get_text()
+    assert "cnn on my.npz · seed 0 · 2026-05-04" in cards[0].get_text()
+    assert "seeds 0, 1 · 2026-05-04 · commit 0123456789 with changes" in cards[1].get_text()
+    others = [line.get_text() for line in cards[0].select("li")]
+    assert others[0].startswith("sparsity=0.8: clustered saves 50.0 % and loses 0.9 points")
+    assert others[1].startswith("sweep number_of_clusters=8+16: clustered saves 50.0 %")
+
+
+def test_all_stages_are_in_one_table(reports):
+    rows = table(write(reports), "stages")
+    # The five of a, of a with another sparsity, and of b; baseline and pruned once and two others a cell in the sweep.
+    assert len(rows) == 5 + 5 + (2 + 2 * 2) + 5
+    assert rows[2][:7] == ["a", "", "clustered", "92.10", "0.90", "0.5", "50.0"]
+    assert {row[1] for row in rows if row[1].startswith("sweep")} == {
+        "sweep",
+        "sweep: clusters 8",
+        "sweep: clusters 16",
+    }
+    assert [row[-2] for row in rows if row[:3] == ["b", "", "PCQAT by tfmot"]] == ["NO"]
+
+
+def test_a_baseline_loses_and_saves_nothing(reports):
+    baselines = pd.concat([report.table[report.table["stage"] == "baseline"] for report in find_reports(reports)])
+    assert set(baselines["lost"]) == set(baselines["saved"]) == {0.0}
+    assert len(baselines) == 4
+
+
+def test_the_best_file_is_the_smallest_of_those_as_good_on_validation(reports):
+    report = find_reports(reports)[0]
+    rows = report.table[report.table["scheme"] != "tfmot"]
+    base, best = report.find_trade_off()
+    assert (base["stage"], best["stage"]) == ("baseline", "clustered")
+    near = rows[rows["validation_accuracy_int8"] >= base["validation_accuracy_int8"] - TOLERANCE]
+    assert best["gzip_bytes"] == near["gzip_bytes"].min()
+
+
+def test_the_baseline_is_alone_if_no_smaller_file_is_as_good(tmp_path):
+    write_report(tmp_path / "a", [stage("baseline", 0.95, 1000), stage("qat", 0.96, 1001), stage("pruned", 0.9, 10)])
+    page = write(tmp_path)
+    assert [row.th.get_text() for row in page.select(".card tbody tr")] == ["baseline"]
+    assert "No smaller file is as good." in page.get_text()
+
+
+def test_every_link_is_a_file(reports):
+    links = [unquote(link["href"]) for link in write(reports).select("main a")]
+    for link in links:
+        assert (reports / link).is_file(), link
+    assert {"a/index.html", "a/pqat.html", "a/models/pcqat-tfmot.tflite"} <= set(links)
+    assert "a/sweep,number_of_clusters=8+16/number_of_clusters=16/deployment_tree.html" in links
+
+
+def test_a_removed_report_is_no_longer_listed(reports):
+    assert "b" in [card.h3.get_text() for card in write(reports).select(".card")]
+    shutil.rmtree(reports / "b")
+    page = write(reports)
+    assert [card.h3.get_text() for card in page.select(".card")] == ["a"]
+    assert "b" not in {row[0] for row in table(page, "stages")}
+
+
+def test_the_page_says_that_there_is_no_report(tmp_path):
+    assert "No reports here" in write(tmp_path / "reports").get_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("results.csv", b""),
+        ("results.csv", b"stage\n"),
+        ("results.csv", b"stage,accuracy\nbaseline,0.9\nqat,\n"),
+        ("results.csv", b"name\nbaseline\n"),
+        ("results.csv", b'stage,seed\n"baseline'),
+        ("results.csv", b"\xff\xfe\x00"),
+        ("results.csv", b"stage,number_of_clusters\n,\nclustered,8.5\n"),
+        ("results.csv", b"stage,seed,accuracy_int8\nbaseline,zero,good\n"),
+        ("run.json", b"{"),
+        ("run.json", b"[1]"),
+        ("run.json", b'{"experiment": "x", "end": 3, "commit": null}'),
+        ("comparison.csv", b"table,stage\n"),
+        ("comparison.csv", b"\xff"),
+    ],
+)
+def test_a_table_that_cannot_be_read_stops_nothing(reports, name, content):
+    (reports / "b" / name).write_bytes(content)
+    page = write(reports)
+    assert [card.h3.get_text() for card in page.select(".card")] == ["a", "b"]
+    assert "nan" not in page.get_text().lower()
+
+
+def test_names_from_outside_are_text(tmp_path):
+    write_report(tmp_path / "a&b", [stage("baseline", 0.9, 10), stage(HOSTILE, 0.9, 5, scheme=HOSTILE)], commit=HOSTILE)
+    page = write(tmp_path)
+    assert len(page.find_all("script")) == 1
+    assert f"{HOSTILE} by {HOSTILE}" in table(page, "stages")[1]
+    assert page.select_one(".card h3").get_text() == "a&b"
+
+
+def test_published_figures_are_beside_ours(tmp_path):
+    write_report(tmp_path / "ds", comparison=None)
+    shutil.copy(RELEASED / "comparison.csv", tmp_path / "ds")
+    judged = comparison.judge(comparison.read(RELEASED))
+    judged = judged[judged["published"].notna()]
+    rows = table(write(tmp_path), "published")
+    assert [row[-1] for row in rows] == [comparison.format_verdict(row) for _, row in judged.iterrows()]
+    assert [row[4] for row in rows] == [comparison.format_points(value) for value in judged["published"]]
+
+
+def test_batches_that_end_at_once_leave_a_whole_page(reports):
+    whole, seen = front_page.write(reports).read_bytes(), set()
+    writers = [threading.Thread(target=front_page.write, args=(reports,)) for _ in range(6)]
+    for writer in writers:
+        writer.start()
+    while any(writer.is_alive() for writer in writers):
+        seen.add((reports / "index.html").read_bytes())
+    assert seen == {whole}
+    assert not [path for path in reports.iterdir() if path.name.startswith(".")]
+
+
+def test_pages_are_made_without_tensorflow():
+    code = "import sys; from collabopt.report import front_page, sweep_page; print('tensorflow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+def test_it_fetches_nothing_and_runs_one_script(reports):
+    text = front_page.write(reports).read_text(encoding="utf-8")
+    assert "default-src 'none'" in text
+    assert not re.search(r'(?:src|href)="(?!data:|#)[a-z]+:', text)

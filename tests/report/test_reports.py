@@ -1,0 +1,248 @@
+"""Released reports agree with what is committed: the experiment's file, the figures in both READMEs, and themselves."""
+
+import hashlib
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import bs4
+import pandas as pd
+import pytest
+import yaml
+
+import remove_dead_links as dead_links
+from collabopt.analysis import comparison
+from collabopt.config import loading
+from collabopt.config.stages import get_label
+from collabopt.storage import results
+
+REPORTS = loading.ROOT / "reports"
+README = loading.ROOT / "README.md"
+BENCHMARKS = loading.ROOT / "benchmarks" / "README.md"
+MEGABYTES = 1_000_000
+
+
+def git(*words: str) -> list[str]:
+    """The lines that git prints; none outside a clone."""
+    done = subprocess.run(["git", *words], cwd=loading.ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.splitlines()
+
+
+def released() -> list[Path]:
+    """The report directories that are committed."""
+    return [(loading.ROOT / path).parent for path in git("ls-files", "reports/*/run.json")]
+
+
+@pytest.fixture(params=released(), ids=lambda path: path.name)
+def report(request) -> Path:
+    return request.param
+
+
+def test_a_report_is_there():
+    if not (loading.ROOT / ".git").exists():
+        pytest.skip("not a clone: git does not know what is committed")
+    assert "speech_commands-ds_cnn_l" in [path.name for path in released()]
+
+
+def read_at(commit: str, path: Path) -> bytes:
+    """A file as a commit has it."""
+    command = ["git", "show", f"{commit}:{path.relative_to(loading.ROOT).as_posix()}"]
+    return subprocess.run(command, cwd=loading.ROOT, capture_output=True, check=True).stdout
+
+
+def test_a_report_is_of_the_experiment_as_it_is(report):
+    """Only comments of the experiment's files may have changed since the run."""
+    run = json.loads((report / "run.json").read_text(encoding="utf-8"))
+    assert not run["commit"].endswith("+changes")
+    files = loading.list_files(report.name)
+    then = [read_at(run["commit"], file) for file in files]
+    assert run["experiment_sha256"] == hashlib.sha256(b"".join(then)).hexdigest()
+    now = [yaml.safe_load(file.read_bytes()) for file in files]
+    assert [*map(yaml.safe_load, then)] == now, f"run make report EXPERIMENT={report.name}"
+
+
+def test_a_report_is_whole_and_small(report):
+    commit = json.loads((report / "run.json").read_text(encoding="utf-8"))["commit"]
+    notebooks = {Path(path).stem for path in git("ls-tree", "--name-only", commit, "notebooks/") if "." in path}
+    # Not every run runs every notebook: TFMOT's schemes, beside ours, may want more memory than there is.
+    assert {"index", "deployment_tree"} <= {path.stem for path in report.glob("*.html")} <= notebooks | {"index"}
+    files = git("ls-files", str(report))
+    assert sum((loading.ROOT / path).stat().st_size for path in files) < 5 * MEGABYTES
+
+
+def test_no_link_of_a_report_is_dead(report):
+    committed = {str(loading.ROOT / path) for path in git("ls-files", "reports")}
+    for page in report.glob("*.html"):
+        body = bs4.BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
+        found = {page.parent / target for target in dead_links.targets(body)}
+        dead = {os.path.normpath(target) for target in found} - committed
+        assert not dead, f"{page.name}: commit these, or run lib/remove_dead_links.py where only the committed are"
+
+
+def test_every_stage_of_our_scheme_is_preserved_in_a_report(report):
+    rows = results.read(report / "results.csv")
+    ours = rows[rows["scheme"] == "collabopt"]
+    assert set(ours["stage"]) == {"pqat", "clustered", "cqat", "sparse_clustered", "pcqat"}
+    assert set(ours["preserved"].astype(str)) == {"True"}
+    assert rows.loc[rows["scheme"].isna(), "preserved"].isna().all()
+
+
+def test_a_comparison_is_of_the_rows_beside_it(report):
+    rows = results.read(report / "results.csv")
+    ours = rows[rows["scheme"] != "tfmot"].groupby("stage")
+    compared = comparison.read(report)
+    for figure in ("accuracy", "accuracy_int8"):
+        of = compared[(compared["figure"] == figure) & compared["ours"].notna()]
+        pd.testing.assert_series_equal(
+            of["ours"].reset_index(drop=True),
+            of["stage"].map(ours[figure].mean()).reset_index(drop=True),
+            check_names=False,
+        )
+
+
+def verdicts_table() -> str:
+    """How many of the comparable published figures each released report reproduces, as `make verify` counts."""
+    lines = ["| experiment | verdicts |", "| --- | --- |"]
+    for name in ("speech_commands-ds_cnn_l", "cifar10-mobilenet_v1"):
+        counts = comparison.judge(comparison.read(REPORTS / name))["verdict"].value_counts()
+        texts = [f"{counts[verdict]} {verdict}" for verdict in comparison.VERDICTS[:-1] if verdict in counts]
+        lines.append(f"| `{name}` | {', '.join(texts)} |")
+    return "\n".join(lines)
+
+
+def test_the_verdicts_in_the_readme_are_those_of_the_reports():
+    assert verdicts_table() in README.read_text(encoding="utf-8"), verdicts_table()
+
+
+def gain_line() -> str:
+    """What PCQAT gains for DS-CNN-L: size after gzip and INT8 accuracy on test, and flash by Vela; seed 0."""
+    report = REPORTS / "speech_commands-ds_cnn_l"
+    rows, variants = results.read(report / "results.csv"), pd.read_csv(report / "leaves.csv")
+    rows = rows[rows["seed"].eq(0) & rows["scheme"].ne("tfmot")].set_index("stage")
+    of_int8 = variants["format"].eq("int8") & variants["seed"].eq(0) & variants["scheme"].ne("tfmot")
+    flash = variants[of_int8].set_index("stage")["npu_flash_kib"]
+    gzip_bytes, accuracy = rows["gzip_bytes"], 100 * rows["accuracy_int8"]
+    return (
+        f"baseline → PCQAT: gzip {gzip_bytes['baseline']:,.0f} → {gzip_bytes['pcqat']:,.0f} bytes, "
+        f"INT8 accuracy {accuracy['baseline']:.2f} → {accuracy['pcqat']:.2f} %, "
+        f"NPU flash {flash['baseline']:.0f} → {flash['pcqat']:.0f} KiB"
+    )
+
+
+def test_the_gain_in_the_readme_is_that_of_the_report():
+    assert gain_line() in README.read_text(encoding="utf-8").splitlines(), gain_line()
+
+
+CLUSTERS = {
+    "8 per tensor": "speech_commands-ds_cnn_l",
+    "8 per channel": "speech_commands-ds_cnn_l-per_channel",
+    "4 per tensor": "speech_commands-ds_cnn_l-4_clusters",
+    "4 per channel": "speech_commands-ds_cnn_l-per_channel-4_clusters",
+}
+
+
+def clusters_table() -> str:
+    """INT8 accuracy, mean ± standard deviation over seeds, and gzip size of DS-CNN-L after clustering."""
+    stages = {"clustered": "clustered", "cqat": "CQAT", "sparse_clustered": "sparse clustered", "pcqat": "PCQAT"}
+    lines = [f"| clusters | {' | '.join(f'{title}, INT8 (%)' for title in stages.values())} | PCQAT, gzip (kB) |"]
+    lines.append("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for title, name in CLUSTERS.items():
+        rows = results.read(REPORTS / name / "results.csv")
+        of = rows[rows["scheme"] == "collabopt"].groupby("stage")
+        mean, deviation = 100 * of["accuracy_int8"].mean(), 100 * of["accuracy_int8"].std()
+        cells = [f"{mean[stage]:.2f} ± {deviation[stage]:.2f}" for stage in stages]
+        lines.append(f"| {title} | {' | '.join(cells)} | {of['gzip_bytes'].mean()['pcqat'] / 1000:.1f} |")
+    return "\n".join(lines)
+
+
+def test_the_table_of_clusters_is_that_of_the_reports():
+    assert clusters_table() in BENCHMARKS.read_text(encoding="utf-8"), clusters_table()
+    rows = {name: results.read(REPORTS / name / "results.csv") for name in CLUSTERS.values()}
+    assert {tuple(sorted(set(one["seed"]))) for one in rows.values()} == {(0, 1, 2)}
+
+
+BATCHES = (
+    "all four techniques",
+    "batch wall time",
+    "training step",
+    "int8 evaluation",
+    "all notebooks, cold",
+    "nothing to do",
+    "peak memory of that batch",
+    "sweep of 8",
+    "two Slurm slots",
+    "peak memory of a notebook's kernel",
+)
+"""Figures of whole batches and sweeps, in the order of the table."""
+SCHEMES = (
+    "set-up ÷ plain QAT's",
+    "step ÷ plain QAT's",
+    "peak memory ÷ plain QAT's",
+    "unique values per kernel, Keras",
+    "unique int8 values per kernel",
+    "zeros lost, Keras and int8 (%)",
+    "zeros gained, Keras (%)",
+)
+"""Figures of our scheme per model and stage, one column each."""
+BESIDE_TFMOT = ("gzip bytes ÷ TFMOT's", "INT8 accuracy − TFMOT's, lower end of 95 % (points)")
+
+
+def read_goals() -> pd.DataFrame:
+    """The benchmarks that have a goal, with the value as text; bold if it misses the goal."""
+    rows = pd.read_csv(REPORTS / "benchmarks.csv").dropna(subset=["goal"])
+    texts = [f"{value:.0f}" if value >= 10 or value == round(value) else f"{value:.2f}" for value in rows["value"]]
+    return rows.assign(text=[text if met else f"**{text}**" for text, met in zip(texts, rows["met"], strict=True)])
+
+
+def benchmark_table(names: tuple[str, ...]) -> str:
+    """The benchmarks whose figure begins with one of the names, in this order, one line per figure and subject."""
+    rows = read_goals()
+    lines = ["| figure | subject | value | goal |", "| --- | --- | ---: | ---: |"]
+    for name in names:
+        for row in rows[rows["figure"].str.startswith(name)].itertuples():
+            lines.append(f"| {row.figure} | {row.subject} | {row.text} | {row.goal} |")
+    return "\n".join(lines)
+
+
+def scheme_table() -> str:
+    """The benchmarks of our scheme, one line per model and stage, one column per figure with its goal."""
+    rows = read_goals()
+    rows = rows[rows["figure"].isin(SCHEMES)]
+    goals = rows.drop_duplicates(["figure", "goal"]).set_index("figure")["goal"]
+    cells = rows.set_index(["subject", "figure"])["text"]
+    lines = [f"| subject | {' | '.join(f'{name}: {goals[name]}' for name in SCHEMES)} |"]
+    lines.append("| --- |" + " ---: |" * len(SCHEMES))
+    for subject in rows["subject"].unique():
+        lines.append(f"| {subject} | {' | '.join(cells[subject][[*SCHEMES]])} |")
+    return "\n".join(lines)
+
+
+def test_the_tables_of_benchmarks_are_those_of_the_data():
+    text = BENCHMARKS.read_text(encoding="utf-8")
+    for table in (benchmark_table(BATCHES), scheme_table(), benchmark_table(BESIDE_TFMOT)):
+        assert table in text, table
+
+
+def test_every_benchmark_with_a_goal_is_in_a_table():
+    figures = read_goals()["figure"]
+    assert figures[~figures.isin(SCHEMES) & ~figures.str.startswith((*BATCHES, *BESIDE_TFMOT))].empty
+
+
+def npu_table() -> str:
+    """Vela's estimates for the int8 files of DS-CNN-L with our scheme, seed 0."""
+    variants = pd.read_csv(REPORTS / "speech_commands-ds_cnn_l" / "leaves.csv")
+    rows = variants[variants["format"].eq("int8") & variants["seed"].eq(0) & variants["scheme"].ne("tfmot")]
+    lines = ["| int8 file | weights, encoded (bytes) | flash (KiB) | SRAM (KiB) | cycles | inference (ms) |"]
+    lines.append("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for row in rows.itertuples():
+        memory = f"{row.npu_flash_kib:,.0f} | {row.npu_sram_kib:,.0f}"
+        lines.append(
+            f"| {get_label(row.stage)} | {row.npu_weight_bytes:,.0f} | {memory} | {row.npu_cycles:,.0f} "
+            f"| {row.npu_ms:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def test_the_table_of_the_npu_is_that_of_the_report():
+    assert npu_table() in BENCHMARKS.read_text(encoding="utf-8"), npu_table()

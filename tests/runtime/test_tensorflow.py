@@ -1,0 +1,116 @@
+"""TensorFlow comes with Keras 2 or not at all, and only its known notices are dropped."""
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from collabopt.runtime import tensorflow
+
+KNOWN = (
+    "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR",
+    "I0000 00:00:1763714000.123456   12345 port.cc:153] oneDNN custom operations are on.",
+    "INFO: Created TensorFlow Lite XNNPACK delegate for CPU.",
+    "fully_quantize: 0, inference_type: 6, input_inference_type: INT8, output_inference_type: INT8",
+)
+
+
+def python(code: str, **variables: str) -> subprocess.CompletedProcess:
+    """Run code in a separate process, with no variables of TensorFlow other than these."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith("TF_")}
+    return subprocess.run(
+        [sys.executable, "-c", code], env=others | variables, capture_output=True, text=True, check=False
+    )
+
+
+def test_importing_gives_keras_2_and_prints_nothing():
+    code = """
+from collabopt.runtime.tensorflow import keras, tf, tfmot, read_versions
+assert tf.keras.layers.Dense is keras.layers.Dense
+assert tf.keras.Sequential is keras.Sequential
+assert keras.__version__.startswith("2."), keras.__version__
+# TFMOT wraps no layer of Keras 3.
+tfmot.sparsity.keras.prune_low_magnitude(keras.Sequential([keras.layers.Dense(1, input_shape=(2,))]))
+print(*read_versions())
+"""
+    # Even if the environment asks for Keras 3.
+    done = python(code, TF_USE_LEGACY_KERAS="0")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == ["tensorflow", "tf-keras", "tensorflow-model-optimization"]
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [pytest.param({}, id="unset"), pytest.param({"TF_USE_LEGACY_KERAS": "0"}, id="0", marks=pytest.mark.slow)],
+)
+def test_tensorflow_imported_before_with_keras_3_is_an_error_with_the_reason(variables):
+    code = """
+import tensorflow
+try:
+    import collabopt.runtime.tensorflow
+except ImportError as error:
+    print(error)
+"""
+    message = python(code, TF_CPP_MIN_LOG_LEVEL="3", **variables).stdout
+    assert "TensorFlow was imported before collabopt" in message
+    assert f"TF_USE_LEGACY_KERAS={variables.get('TF_USE_LEGACY_KERAS')!r}" in message
+    assert "Keras 3" in message
+    assert "TF_USE_LEGACY_KERAS=1 before TensorFlow is imported" in message
+    assert "restart the kernel" in message
+
+
+def test_changing_the_number_of_threads_later_asks_to_restart_the_kernel():
+    code = """
+from collabopt.runtime import tensorflow
+tensorflow.configure(1)
+tensorflow.configure(1)
+assert float(tensorflow.tf.reduce_sum(tensorflow.tf.ones((2, 2)))) == 4
+tensorflow.configure(1)
+try:
+    tensorflow.configure(2)
+except RuntimeError as error:
+    print(error)
+"""
+    done = python(code)
+    assert "threads=2: TensorFlow already runs with 1 threads" in done.stdout, done.stderr
+    assert "Restart the kernel" in done.stdout
+
+
+@pytest.mark.parametrize("line", KNOWN, ids=lambda line: line[:20])
+def test_a_known_notice_is_dropped(capfd, line):
+    with tensorflow.drop_native_notices():
+        os.write(2, f"{line}\n".encode())
+    assert capfd.readouterr() == ("", "")
+
+
+def test_other_lines_are_passed_on_once_and_in_order(capfd):
+    with tensorflow.drop_native_notices():
+        os.write(2, f"first\n{KNOWN[0]}\nsecond: E0000 is not at the beginning\n".encode())
+        os.write(1, b"out\n")
+    os.write(2, b"after\n")
+    assert capfd.readouterr() == ("out\n", "first\nsecond: E0000 is not at the beginning\nafter\n")
+
+
+def test_descriptor_2_is_restored_even_after_an_exception(capfd):
+    before = len(list(Path("/dev/fd").iterdir()))
+    with pytest.raises(KeyError), tensorflow.drop_native_notices():
+        os.write(2, f"{KNOWN[0]}\nwhy it failed\n".encode())
+        raise KeyError
+    os.write(2, b"after\n")
+    assert capfd.readouterr().err == "why it failed\nafter\n"
+    assert len(list(Path("/dev/fd").iterdir())) == before
+
+
+def test_seeding_repeats_random_numbers():
+    drawn = []
+    for _ in range(2):
+        tensorflow.seed_everything(7)
+        layer = tensorflow.keras.layers.Dense(3)
+        layer.build((None, 4))
+        drawn.append(
+            [random.random(), layer.kernel.numpy().tolist(), tensorflow.tf.random.normal((3,)).numpy().tolist()]
+        )
+    assert drawn[0] == drawn[1]

@@ -1,0 +1,60 @@
+"""Files of every format have the types, sizes and weights of their format."""
+
+import numpy as np
+import pytest
+from ai_edge_litert.interpreter import Interpreter
+from example_files import make_file, make_inputs, make_network, run_each
+
+from collabopt.techniques import layers
+from collabopt.tflite import convert, flatbuffer
+
+DTYPES = {
+    "float32": np.float32,
+    "float16": np.float32,
+    "int16x8": np.int16,
+    "dynamic_range": np.float32,
+    "int8": np.int8,
+}
+
+
+@pytest.mark.parametrize("format", convert.FORMATS)
+def test_inputs_and_outputs_have_the_type_of_the_format(format):
+    interpreter = Interpreter(model_content=make_file(format))
+    (input_,), (output,) = interpreter.get_input_details(), interpreter.get_output_details()
+    assert (input_["dtype"], output["dtype"]) == (DTYPES[format], DTYPES[format])
+
+
+def test_the_float32_file_computes_the_same_as_keras():
+    inputs = make_inputs(make_network(), 5, seed=1)
+    np.testing.assert_allclose(run_each(make_file("float32"), inputs), make_network()(inputs), rtol=1e-4, atol=1e-5)
+
+
+def test_float16_halves_the_weights_of_float32_and_int8_halves_them_again():
+    weights = make_network().count_params()
+    saved = len(make_file("float32")) - len(make_file("float16"))
+    assert saved == pytest.approx(2 * weights, abs=4000)  # the graph takes a few kB
+    assert len(make_file("float16")) - len(make_file("int8")) == pytest.approx(weights, abs=4000)
+
+
+def test_int8_and_int16x8_have_the_same_weights():
+    shapes = {name: kernel.shape for name, kernel in layers.read_kernels(make_network()).items()}
+    int8, int16x8 = (flatbuffer.read_layer_kernels(make_file(format), shapes) for format in ("int8", "int16x8"))
+    for name, kernel in int8.items():
+        np.testing.assert_array_equal(int16x8[name], kernel, err_msg=name)
+
+
+def test_an_unknown_format_is_an_error_that_lists_all_formats():
+    with pytest.raises(ValueError, match=rf"format='int4': expected one of {', '.join(DTYPES)}$"):
+        convert.convert(make_network(), "int4")
+
+
+@pytest.mark.parametrize("format", ["int8", "int16x8"])
+def test_a_format_with_activation_ranges_needs_calibration_inputs(format):
+    with pytest.raises(ValueError, match=rf"calibration=None: {format} takes activation ranges"):
+        convert.convert(make_network(), format)
+
+
+def test_a_conversion_prints_nothing(capfd):
+    for format in convert.FORMATS:
+        convert.convert(make_network(), format, np.zeros((1, 8, 8, 3), np.float32))
+    assert capfd.readouterr() == ("", "")
