@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from user_networks import BOTH, keras_3
 
+from collabopt.__main__ import main as run_command
 from collabopt.models import importing
-from collabopt.models.importing.__main__ import main
 from collabopt.runtime.tensorflow import keras, tf
 
 layers = keras.layers
@@ -153,10 +153,10 @@ def test_models_that_only_keras_3_can_express_are_refused():
 
 def test_the_command_line_prints_json_last(tmp_path, capsys):
     keras.Sequential([keras.Input((3,)), layers.Dense(2, activation="softmax")]).save(tmp_path / "model.keras")
-    assert main([str(tmp_path / "model.keras")]) == 0
+    assert run_command(["import", str(tmp_path / "model.keras")]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["accepted"] and result["largest_difference"] <= 1e-4
     assert (result["rewrites"], result["without_qat"]) == (["softmax was taken off the output"], [])
-    assert main([str(tmp_path / "absent.keras")]) == 3
+    assert run_command(["import", str(tmp_path / "absent.keras")]) == 3
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert not result["accepted"] and set(result) == {"accepted", "reason", "remedy"}

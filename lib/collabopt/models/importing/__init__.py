@@ -8,6 +8,7 @@ Nothing is believed: the outputs of the imported model are compared with those o
 
 import contextlib
 import dataclasses
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from collabopt.models.importing import evaluation, loading, proof, reading, rebu
 from collabopt.models.importing.graph import ImportRefused
 from collabopt.runtime.tensorflow import keras
 
-__all__ = ["ImportRefused", "Imported", "import_model"]
+__all__ = ["ImportRefused", "Imported", "import_model", "print_import"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +78,35 @@ def import_model(
         _open(source, examples, trust_code, custom_objects, weights) as original,
     ):
         return _convert(original, loading.import_classes(custom_objects))
+
+
+def print_import(source: str, weights: str | None, trust_code: bool, custom_objects: list[str]) -> int:
+    """Import a model, and print the result as one line of JSON.
+
+    Args:
+        source: As in `import_model`.
+        weights: File of weights for the model that a function returns.
+        trust_code: Whether code inside the file may run.
+        custom_objects: Classes of the user's own layers, each "module:Class".
+
+    Returns:
+        The exit status: 0 if the model is accepted, 3 if it is refused.
+    """
+    classes = {place.partition(":")[2]: place for place in custom_objects}
+    try:
+        imported = import_model(source, trust_code=trust_code, custom_objects=classes, weights=weights)
+    except ImportRefused as error:
+        print(json.dumps({"accepted": False, "reason": error.reason, "remedy": error.remedy}))
+        return 3
+    result = {
+        "accepted": True,
+        "largest_difference": imported.largest_difference,
+        "rewrites": imported.rewrites,
+        "without_qat": list(imported.without_qat),
+        "output_activation": imported.output_activation,
+    }
+    print(json.dumps(result))
+    return 0
 
 
 @contextlib.contextmanager
