@@ -1,4 +1,4 @@
-"""The command line: `python -m collabopt report|verify|store`, and the jobs of the Snakefile."""
+"""The command line: `python -m collabopt report|import|verify|store`, and the jobs of the Snakefile."""
 
 import argparse
 import json
@@ -17,7 +17,8 @@ def main(words: list[str] | None = None) -> int:
         words: The words of the command line; None takes those of the process.
 
     Returns:
-        The exit status: 0, 1 where something failed, 2 for bad input or an undecided comparison, 130 if stopped.
+        The exit status: 0, 1 where something failed, 2 for bad input or an undecided comparison, 3 for a refused model,
+        130 if stopped.
     """
     arguments = _make_parser().parse_args(words)
     try:
@@ -47,6 +48,10 @@ def _make_parser() -> argparse.ArgumentParser:
 
     options = {"experiment": "digits", "set": "", "cores": "all", "profile": None, "notebooks": ""}
     add("report", "run every notebook of an experiment, or a sweep", **options)
+    job = add("import", "import a trained model alone; the last line is JSON", weights=None)
+    job.add_argument("source", help=".keras, .h5 or .hdf5 file, folder of a SavedModel, or module:function")
+    job.add_argument("--trust-code", action="store_true", help="run code that the file holds")
+    job.add_argument("--custom-object", action="append", default=[], help="class of a layer, module:Class")
     add("verify", "compare a finished report with the published figures", "experiment")
     add("store", "list the stored stages, or remove some", prune="")
     places = ("experiment", "overrides", "place", "pages", "position", "done")
@@ -60,6 +65,10 @@ def _make_parser() -> argparse.ArgumentParser:
 def _run(words: argparse.Namespace) -> int:
     """Run a command. Each imports only its own modules."""
     match words.command:
+        case "import":
+            from collabopt.models import importing
+
+            return importing.print_import(words.source, words.weights, words.trust_code, words.custom_object)
         case "verify":
             from collabopt.analysis import comparison
 
