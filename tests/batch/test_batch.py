@@ -52,19 +52,11 @@ def place(shared_batch) -> Place:
 
 @pytest.fixture(scope="module")
 def whole(shared_batch, place, tiny) -> SimpleNamespace:
-    """The shared batch, and then once more with one page deleted."""
+    """The shared batch, and what it left at each of its runs."""
     observed = pickle.loads((shared_batch / "observed").read_bytes())
     copy, report = shared_batch / "copy" / "reports" / tiny.stem, place.reports / tiny.stem
-    (report / "deployment_tree.html").unlink()
-    third = place.run(tiny)
     return SimpleNamespace(
-        killed=observed["killed"],
-        marks_after_kill=observed["marks_after_kill"],
-        first=observed["first"],
-        second=observed["second"],
-        third=third,
-        marks=[*observed["marks"], place.read_marks(tiny)],
-        index_times=[*observed["index_times"], (report / "index.html").stat().st_mtime_ns],
+        **observed,
         report=report,
         files={path.relative_to(copy).as_posix(): path.read_bytes() for path in copy.rglob("*") if path.is_file()},
         log=place.data / "runs" / tiny.stem / "as_given" / "batch.log",
