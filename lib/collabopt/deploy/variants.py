@@ -21,7 +21,7 @@ from collabopt.config.metrics import METRICS
 from collabopt.config.stages import STAGES, Stage, get_lineage
 from collabopt.datasets import Split
 from collabopt.run import Run
-from collabopt.storage import atomic, retention, store
+from collabopt.storage import atomic
 from collabopt.storage.source_digest import compute_digest
 from collabopt.tflite import convert, flatbuffer, interpreter, latency, sizes, vela
 
@@ -101,7 +101,7 @@ def measure(run: Run, stage: Stage, name: str) -> Variant:
         row = {"validation_accuracy": float(is_correct.mean())} | _measure_sizes(file) | _measure_weights(content)
         (directory / "variant.json").write_text(json.dumps(row))
 
-    entry = _get_or_make(run, f"{stage.name}-{name}", material, make)
+    entry = run.get_or_make(f"{stage.name}-{name}", material, make)
     about = {column: finished.key[column] for column in ("experiment", "stage", "scheme", "seed")}
     about |= {"format": name, "accelerator": experiment.accelerator}
     row = about | json.loads((entry / "variant.json").read_text()) | _estimate_npu(run, entry / "model.tflite")
@@ -191,10 +191,4 @@ def _get_or_compute(run: Run, name: str, material: dict[str, Any], file: str, co
     def make(directory: Path) -> None:
         (directory / file).write_text(json.dumps(compute()))
 
-    return json.loads((_get_or_make(run, name, material, make) / file).read_text())
-
-
-def _get_or_make(run: Run, name: str, material: dict[str, Any], make: Callable[[Path], None]) -> Path:
-    entry = store.get_or_make(run.store_directory, name, material, make)
-    retention.note_use(run.store_directory, entry, run.experiment.name)
-    return entry
+    return json.loads((run.get_or_make(name, material, make) / file).read_text())
