@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
-from collabopt.config import metrics
+from collabopt.config import metrics, tasks
 from collabopt.config.stages import BASELINE, STAGES, Stage
 
 _MACS = {"ethos-u55": (32, 64, 128, 256), "ethos-u65": (256, 512), "ethos-u85": (128, 256, 512, 1024, 2048)}
@@ -126,6 +126,14 @@ class InitialWeights(Section):
     training: Training
 
 
+class CustomTask(Section):
+    """A task of the user's own: two functions (labels, outputs) -> values (batch,), each "module:function"."""
+
+    loss: str = Field(pattern=r"^[\w.]+:\w+$")
+    metric: str = Field(pattern=r"^[\w.]+:\w+$")
+    higher_is_better: bool
+
+
 class Exclude(Section):
     """Names of layers that a technique leaves unchanged."""
 
@@ -164,6 +172,7 @@ class Experiment(Section):
     name: str
     dataset: Dataset
     model: Model
+    task: Literal[tuple(tasks.TASKS)] | CustomTask = "classification"
     initial_weights: InitialWeights | None = None
     seed: Seed = 0
     repeat_seeds: Annotated[tuple[Seed, ...], Field(strict=False)] = ()
@@ -194,6 +203,12 @@ class Experiment(Section):
     def has_targets(self) -> bool:
         """Whether the run chooses a file. It then trains no more than it needs, and reads the test split once."""
         return self.targets != Targets()
+
+    def get_task(self) -> tasks.Task:
+        """Return the task, a row of `tasks.TASKS` or the user's own."""
+        if isinstance(self.task, str):
+            return tasks.TASKS[self.task]
+        return tasks.make_custom(**self.task.model_dump())
 
     def training(self, stage: str) -> Training:
         """Return the training section of a stage.
