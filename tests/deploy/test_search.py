@@ -21,7 +21,7 @@ from collabopt.deploy.search import Search
 from collabopt.report import tables
 from collabopt.run import Run
 
-pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("small_experiment")]
+pytestmark = pytest.mark.timeout(900)
 
 FLOAT = ["baseline", "pruned", "clustered", "sparse_clustered"]
 
