@@ -41,8 +41,8 @@ LONGEST_FIRST = (
     "test_devices",
     "test_kills",
 )
-"""Files of tests by duration. All others are short. `--dist loadfile` keeps each file on one worker, so that its fixtures
-are made once."""
+"""Files of tests by duration. All others are short. `--dist loadfile` keeps a file on one worker, so that its
+fixtures are made once."""
 
 
 def pytest_collection_finish() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from collabopt.config.experiment import Dataset, Experiment
 from collabopt.config.loading import DATA
+from collabopt.config.tasks import TASKS, Task
 from collabopt.datasets import cifar10, custom, digits, imagenet, mnist, speech_commands, splitting
 from collabopt.datasets.dataset import DatasetError, Parts, locate
 from collabopt.datasets.split import Split
@@ -34,6 +35,7 @@ class Data:
         test: Test examples. They depend on no parameter of the experiment.
         fingerprint: Hex digest of the whole data set, before validation is split off.
         input_shape: Shape of one model input, without batch.
+        task: What outputs mean and how they are scored.
     """
 
     name: str
@@ -43,6 +45,12 @@ class Data:
     test: Split
     fingerprint: str
     input_shape: tuple[int, ...]
+    task: Task = TASKS["classification"]
+
+    @property
+    def outputs(self) -> tuple[int, ...] | None:
+        """Expected shape of one model output, without batch; None if any will do."""
+        return (len(self.classes),)
 
 
 def load(experiment: Experiment, data_directory: Path = DATA) -> Data:
@@ -67,7 +75,9 @@ def load(experiment: Experiment, data_directory: Path = DATA) -> Data:
     train, validation = _hold_out_validation(parts, experiment, Path(data_directory))
     train = splitting.take_fraction(train, experiment.train_fraction, experiment.seed, len(parts.classes))
     name = dataset.name or dataset.function or dataset.path
-    return Data(name, parts.classes, train, validation, parts.test, parts.fingerprint, parts.input_shape)
+    return Data(
+        name, parts.classes, train, validation, parts.test, parts.fingerprint, parts.input_shape, experiment.get_task()
+    )
 
 
 def _read(dataset: Dataset, data_directory: Path) -> Parts:
