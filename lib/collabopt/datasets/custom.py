@@ -1,8 +1,7 @@
-"""Custom data sets: an .npz file, or a function that returns a dict of arrays.
+"""Custom data sets: an .npz file, or a function that returns a dict of arrays; see `arrays.make_parts`.
 
-The arrays are x_train, y_train, x_test, y_test and optionally x_validation, y_validation and classes (names). Floating
-point examples reach the model unchanged, uint8 examples as float32 in 0 to 255. Scale the latter beforehand, or begin
-the model with a layer that scales.
+Examples reach the model as float32 with their values unchanged, such as 0 to 255 for uint8. Scale them beforehand, or
+begin the model with a layer that scales.
 """
 
 import contextlib
@@ -12,15 +11,17 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from collabopt.config.tasks import TASKS, Task
 from collabopt.datasets.arrays import NEEDED, make_parts, read_npz
 from collabopt.datasets.dataset import DatasetError, Parts
 
 
-def read(path: Path) -> Parts:
+def read(path: Path, task: Task = TASKS["classification"]) -> Parts:
     """Read a data set from an .npz file.
 
     Args:
         path: The file.
+        task: The task, which decides the form of the labels.
 
     Returns:
         The data set.
@@ -28,17 +29,18 @@ def read(path: Path) -> Parts:
     Raises:
         DatasetError: The file cannot be read, or an array is wrong.
     """
-    return make_parts(read_npz(path), str(path))
+    return make_parts(read_npz(path), str(path), task)
 
 
-def call(name: str, data_directory: Path) -> Parts:
+def call(name: str, data_directory: Path, task: Task = TASKS["classification"]) -> Parts:
     """Call a function that returns a data set as a dict of arrays.
 
     Errors that the module or the function raises are passed on.
 
     Args:
         name: "module:function". The module is installed or in the current directory.
-        data_directory: Folder of the data sets, passed to the function if it takes an argument.
+        data_directory: Folder of the data sets, passed to the function if it has a parameter `data_directory`.
+        task: The task, which decides the form of the labels.
 
     Returns:
         The data set.
@@ -48,12 +50,13 @@ def call(name: str, data_directory: Path) -> Parts:
     """
     with allow_imports_from_current_directory():
         function = _import_function(name)
-        arrays = function(data_directory) if _takes_an_argument(function) else function()
+        takes_directory = "data_directory" in inspect.signature(function).parameters
+        arrays = function(data_directory=data_directory) if takes_directory else function()
     if not isinstance(arrays, Mapping):
         raise DatasetError(
             f"function={name}: returned {type(arrays).__name__}; expected a dict of the arrays {', '.join(NEEDED)}"
         )
-    return make_parts(arrays, f"function={name}")
+    return make_parts(arrays, f"function={name}", task)
 
 
 def _import_function(name: str) -> Callable:
@@ -73,12 +76,6 @@ def _import_function(name: str) -> Callable:
         found = sorted(key for key, value in vars(module).items() if inspect.isfunction(value))
         raise DatasetError(f"function={name}: no function {function_name} in {module_name}, which has {found}")
     return function
-
-
-def _takes_an_argument(function: Callable) -> bool:
-    kinds = {parameter.kind for parameter in inspect.signature(function).parameters.values()}
-    named = inspect.Parameter
-    return bool(kinds & {named.POSITIONAL_ONLY, named.POSITIONAL_OR_KEYWORD, named.VAR_POSITIONAL})
 
 
 @contextlib.contextmanager

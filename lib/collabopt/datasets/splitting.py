@@ -1,4 +1,7 @@
-"""Validation split off train, and subsets of train: stratified by class, drawn by seed, in stored order."""
+"""Validation split off train, and subsets of train: drawn by seed, in stored order.
+
+Class indices (n,) are stratified; all other labels are drawn at random. Groups, such as speakers, stay together.
+"""
 
 from pathlib import Path
 
@@ -8,7 +11,7 @@ from collabopt.datasets.dataset import DatasetError
 from collabopt.datasets.split import Split
 
 # Independent random streams of one seed.
-_VALIDATION, _SUBSET = 0, 1
+VALIDATION, _SUBSET = 0, 1
 
 
 def draw_stratified_order(labels: np.ndarray, seed: int | tuple[int, ...]) -> np.ndarray:
@@ -17,41 +20,105 @@ def draw_stratified_order(labels: np.ndarray, seed: int | tuple[int, ...]) -> np
     For one seed, a smaller prefix is part of every larger one.
 
     Args:
-        labels: Class indices (n,).
+        labels: Class indices (n,). The order is plainly random for labels of any other form.
         seed: Seed of the draw.
 
     Returns:
         Indices (n,) into `labels`.
     """
     draw = np.random.default_rng(seed)
-    position = np.empty(len(labels))
-    for label in np.unique(labels):
-        members = draw.permutation(np.flatnonzero(labels == label))
+    strata, position = _get_strata(labels), np.empty(len(labels))
+    for label in np.unique(strata):
+        members = draw.permutation(np.flatnonzero(strata == label))
         position[members] = (np.arange(len(members)) + draw.random()) / len(members)
     return np.argsort(position, kind="stable")
 
 
-def hold_out(train: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-    """Split a stratified fraction off the training examples.
+def hold_out(
+    train: Split,
+    fraction: float,
+    seed: int | tuple[int, ...],
+    groups: np.ndarray | None = None,
+    setting: str = "validation_fraction",
+) -> tuple[Split, Split]:
+    """Split a fraction off the training examples, stratified by class, or by group.
 
     Args:
         train: Training examples.
         fraction: Share of `train` to hold out, in (0, 1).
         seed: Seed of the draw.
+        groups: Group of each example (n,). No group is on both sides.
+        setting: Name of the parameter that gives the fraction, for errors.
 
     Returns:
         Train without the held-out examples, and these as validation.
 
     Raises:
-        DatasetError: Either would be empty.
+        DatasetError: Either would be empty, or there are fewer than two groups.
     """
     count = round(fraction * len(train))
     if not 0 < count < len(train):
         raise DatasetError(
-            f"validation_fraction={fraction}: {count} of {len(train)} training examples; expected a fraction that "
-            "leaves at least one in train and in validation"
+            f"{setting}={fraction}: {count} of {len(train)} training examples; expected a fraction that leaves at "
+            "least one on each side"
         )
-    return _split_at(train, draw_stratified_order(train.labels, (seed, _VALIDATION))[:count])
+    if groups is not None:
+        return _split_at(train, np.flatnonzero(draw_groups(train.labels, groups, count, seed)))
+    return _split_at(train, draw_stratified_order(train.labels, seed)[:count])
+
+
+def draw_groups(labels: np.ndarray, groups: np.ndarray, count: int, seed: int | tuple[int, ...]) -> np.ndarray:
+    """Draw whole groups with about `count` examples, such that every class stays among the other groups.
+
+    Args:
+        labels: Labels (n, ...); class indices (n,) count as classes.
+        groups: Group of each example (n,).
+        count: Wanted number of examples.
+        seed: Seed of the draw.
+
+    Returns:
+        Whether each example is in a drawn group (n,) bool.
+
+    Raises:
+        DatasetError: There are fewer than two groups, or each has a class that no other has.
+    """
+    names, group = np.unique(groups, return_inverse=True)
+    if len(names) < 2:
+        raise DatasetError(
+            f"groups: all {len(groups)} training examples are in group {names[0]}; expected at least two groups, or no "
+            "groups for a random split"
+        )
+    classes = np.unique(_get_strata(labels), return_inverse=True)[1]
+    counts = np.zeros((len(names), classes.max() + 1), int)  # examples by group and class
+    np.add.at(counts, (group, classes), 1)
+    order = np.random.default_rng(seed).permutation(len(names))
+    drawn = _choose_groups(counts[order], count)
+    if not drawn:
+        raise DatasetError(
+            f"groups: each of the {len(names)} groups has a class that no other group has, so none can be held out; "
+            "expected groups that share classes, or no groups for a random split"
+        )
+    return np.isin(group, order[drawn])
+
+
+def _choose_groups(counts: np.ndarray, count: int) -> list[int]:
+    """Choose rows of counts (groups, classes) with about `count` in all, and more than nothing left of every class."""
+    left, drawn, sizes = counts.sum(axis=0), [], counts.sum(axis=1)
+    for number, size in enumerate(sizes):
+        missing = count - sizes[drawn].sum()
+        if abs(missing - size) < abs(missing) and (left > counts[number]).all():
+            drawn.append(number)
+            left = left - counts[number]
+    if drawn:
+        return drawn
+    return [number for number in np.argsort(sizes, kind="stable") if (left > counts[number]).all()][:1]
+
+
+def _get_strata(labels: np.ndarray) -> np.ndarray:
+    """Class indices (n,), or one stratum for all other labels, such as integers that differ nearly everywhere."""
+    if labels.ndim == 1 and labels.dtype.kind in "iub" and 2 * len(np.unique(labels)) <= len(labels):
+        return labels
+    return np.zeros(len(labels), np.int64)
 
 
 def hold_out_listed(train: Split, path: Path) -> tuple[Split, Split]:
@@ -90,13 +157,13 @@ def hold_out_listed(train: Split, path: Path) -> tuple[Split, Split]:
 
 
 def take_fraction(train: Split, fraction: float, seed: int, classes: int) -> Split:
-    """Take a stratified fraction of the training examples.
+    """Take a fraction of the training examples, stratified by class.
 
     Args:
         train: Training examples.
         fraction: Share of `train` to keep, in (0, 1].
         seed: Seed of the draw. A smaller fraction is part of every larger one.
-        classes: Number of classes.
+        classes: Number of classes; 0 for tasks without classes.
 
     Returns:
         The examples, in stored order.
@@ -107,10 +174,10 @@ def take_fraction(train: Split, fraction: float, seed: int, classes: int) -> Spl
     if fraction == 1:
         return train
     count = round(fraction * len(train))
-    if count < classes:
+    if count < max(classes, 1):
         raise DatasetError(
             f"train_fraction={fraction}: leaves {count} of {len(train)} training examples for {classes} classes; "
-            f"expected at least {classes / len(train):.2g}"
+            f"expected at least {max(classes, 1) / len(train):.2g}"
         )
     return train.take(np.sort(draw_stratified_order(train.labels, (seed, _SUBSET))[:count]))
 
