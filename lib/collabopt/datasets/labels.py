@@ -172,7 +172,7 @@ def _convert_to_indices(
         array, width = _read_one_hot(array, name), array.shape[-1]
     if array.ndim != dimensions:
         raise DatasetError(f"{name} is {array.dtype} of shape {array.shape}; expected {task.labels}")
-    wrong = array[array != np.floor(array)] if array.dtype.kind == "f" else ()
+    wrong = array[array % 1 != 0] if array.dtype.kind == "f" else ()
     if len(wrong):
         raise DatasetError(f"{name} has the label {wrong[0]}; expected {task.labels}, or another task than {task.name}")
     if array.size and array.min() < 0:
@@ -182,7 +182,9 @@ def _convert_to_indices(
 
 def _find_names(array: np.ndarray, classes: tuple[str, ...] | None, name: str) -> np.ndarray:
     if classes is None:
-        raise DatasetError(f"{name} holds names, such as {str(array.flat[0])!r}, but train holds numbers; use one of them")
+        raise DatasetError(
+            f"{name} holds names, such as {str(array.flat[0])!r}, but train holds numbers; use one of them"
+        )
     found, positions = np.unique(array, return_inverse=True)
     unknown = [one for one in found.tolist() if one not in classes]
     if unknown:
