@@ -7,6 +7,7 @@ import pytest
 from example_data import make_arrays, make_experiment, write_npz
 
 from collabopt import datasets
+from collabopt.config import loading
 from collabopt.datasets import DatasetError, custom
 from collabopt.datasets.dataset import Shapes
 
@@ -193,7 +194,10 @@ def test_wrong_functions_are_named(module: str, tmp_path: Path) -> None:
             "function=no_such_module:plain: no module no_such_module; expected one that is installed or in",
         ),
         (f".{module}:plain", "the module is relative; expected its full name"),
-        (f"{module}:other", r"no function other in .*, which has \['nothing', 'plain', 'ragged', 'with_directory', '"),
+        (
+            f"{module}:other",
+            r"\.py has no function other; it has nothing, plain, ragged, with_directory, with_settings",
+        ),
         (f"{module}:nothing", "returned NoneType; expected a dict of the arrays x_train"),
         (f"{module}:ragged", "x_train: cannot be converted to an array"),
     ):
@@ -201,6 +205,31 @@ def test_wrong_functions_are_named(module: str, tmp_path: Path) -> None:
             custom.call(function, tmp_path)
     with pytest.raises(ModuleNotFoundError, match="no_such_package"):
         custom.call(f"{module}_broken:plain", tmp_path)
+
+
+def test_an_experiment_finds_files_and_modules_next_to_its_own(tmp_path: Path, monkeypatch) -> None:
+    folder, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
+    (folder / "data").mkdir(parents=True)
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    name = f"beside_{tmp_path.parent.name}_{tmp_path.name}".replace("-", "_")
+    (folder / f"{name}_more.py").write_text(MODULE)
+    (folder / f"{name}.py").write_text(f"def load():\n    from {name}_more import plain\n    return plain()\n")
+    base = "model: {name: digits_cnn}\nsparsity: 0.5\nnumber_of_clusters: 8\n"
+    (folder / "function.yaml").write_text(f"dataset: {{function: '{name}:load'}}\n{base}")
+    (folder / "file.yaml").write_text(f"dataset: {{path: data/custom.npz}}\n{base}")
+    write_npz(folder / "data")
+    for file, label in (("function", f"{name}:load"), ("file", "custom.npz")):
+        data = datasets.load(loading.load(f"../project/{file}.yaml"))
+        assert (data.name, len(data.train)) == (label, 54)
+    (folder / "absent.yaml").write_text(f"dataset: {{path: absent.npz}}\n{base}")
+    with pytest.raises(DatasetError, match=f"{folder}/absent.npz: no such file"):
+        datasets.load(loading.load("../project/absent.yaml"))
+    # One process can import only one of two modules with the same name.
+    (elsewhere / "same.yaml").write_text(f"dataset: {{function: '{name}:load'}}\n{base}")
+    (elsewhere / f"{name}.py").write_text("def load():\n    return {}\n")
+    with pytest.raises(DatasetError, match=rf"{name}\.py differ, but have one name; rename one, and restart"):
+        datasets.load(loading.load("same.yaml"))
 
 
 @pytest.mark.parametrize(("key", "value"), [("directory", "pictures"), ("image_size", 32)])

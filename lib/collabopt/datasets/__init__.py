@@ -98,7 +98,7 @@ def load(experiment: Experiment, data_directory: Path = DATA) -> Data:
     splits = [train, validation, parts.test]
     if task.name == "reconstruction":
         splits = [dataclasses.replace(split, reconstructs=True) for split in splits]
-    name = dataset.name or dataset.function or dataset.path
+    name = dataset.name or dataset.function or Path(dataset.path).name
     return Data(name, parts.classes, *splits, parts.fingerprint, parts.input_shape, parts.outputs)
 
 

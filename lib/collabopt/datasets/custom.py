@@ -4,16 +4,14 @@ Examples reach the model as float32 with their values unchanged, such as 0 to 25
 begin the model with a layer that scales.
 """
 
-import contextlib
-import importlib
 import inspect
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from collabopt.config.tasks import TASKS, Task
 from collabopt.datasets.arrays import NEEDED, make_parts, read_npz
 from collabopt.datasets.dataset import DatasetError, Parts
+from collabopt.runtime import user_modules
 
 
 def read(path: Path, task: Task = TASKS["classification"]) -> Parts:
@@ -38,7 +36,7 @@ def call(name: str, data_directory: Path, task: Task = TASKS["classification"]) 
     Errors that the module or the function raises are passed on.
 
     Args:
-        name: "module:function". The module is installed or in the current directory.
+        name: "module:function". The module is found as in `user_modules`.
         data_directory: Folder of the data sets, passed to the function if it has a parameter `data_directory`.
         task: The task, which decides the form of the labels.
 
@@ -48,43 +46,16 @@ def call(name: str, data_directory: Path, task: Task = TASKS["classification"]) 
     Raises:
         DatasetError: The function does not exist, it returns something else, or an array is wrong.
     """
-    with allow_imports_from_current_directory():
-        function = _import_function(name)
-        takes_directory = "data_directory" in inspect.signature(function).parameters
+    try:
+        function = user_modules.import_object(name)
+    except user_modules.UserModuleError as error:
+        raise DatasetError(f"dataset.function={name}: {error}") from error
+    takes_directory = "data_directory" in inspect.signature(function).parameters
+    with user_modules.allow_imports():
         arrays = function(data_directory=data_directory) if takes_directory else function()
     if not isinstance(arrays, Mapping):
         raise DatasetError(
-            f"function={name}: returned {type(arrays).__name__}; expected a dict of the arrays {', '.join(NEEDED)}"
+            f"dataset.function={name}: returned {type(arrays).__name__}; expected a dict of the arrays "
+            f"{', '.join(NEEDED)}"
         )
-    return make_parts(arrays, f"function={name}", task)
-
-
-def _import_function(name: str) -> Callable:
-    module_name, function_name = name.split(":")
-    if module_name.startswith("."):
-        raise DatasetError(f"function={name}: the module is relative; expected its full name, such as package.module")
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # an import of the module itself failed
-        raise DatasetError(
-            f"function={name}: no module {error.name}; expected one that is installed or in {Path.cwd()}"
-        ) from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        found = sorted(key for key, value in vars(module).items() if inspect.isfunction(value))
-        raise DatasetError(f"function={name}: no function {function_name} in {module_name}, which has {found}")
-    return function
-
-
-@contextlib.contextmanager
-def allow_imports_from_current_directory() -> Iterator[None]:
-    """Put the current directory first on the import path, for the duration of the block."""
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        sys.path.remove(here)
+    return make_parts(arrays, f"dataset.function={name}", task)

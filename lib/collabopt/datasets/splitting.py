@@ -9,9 +9,14 @@ import numpy as np
 
 from collabopt.datasets.dataset import DatasetError
 from collabopt.datasets.split import Split
+from collabopt.runtime import progress
 
 # Independent random streams of one seed.
 VALIDATION, _SUBSET = 0, 1
+
+TEST_FRACTION = 0.2
+# Independent of the experiment's seed, so that results of all seeds are on the same test examples.
+_TEST_SEED = 1797
 
 
 def draw_stratified_order(labels: np.ndarray, seed: int | tuple[int, ...]) -> np.ndarray:
@@ -35,11 +40,7 @@ def draw_stratified_order(labels: np.ndarray, seed: int | tuple[int, ...]) -> np
 
 
 def hold_out(
-    train: Split,
-    fraction: float,
-    seed: int | tuple[int, ...],
-    groups: np.ndarray | None = None,
-    setting: str = "validation_fraction",
+    train: Split, fraction: float, seed: int | tuple[int, ...], groups: np.ndarray | None = None
 ) -> tuple[Split, Split]:
     """Split a fraction off the training examples, stratified by class, or by group.
 
@@ -48,7 +49,6 @@ def hold_out(
         fraction: Share of `train` to hold out, in (0, 1).
         seed: Seed of the draw.
         groups: Group of each example (n,). No group is on both sides.
-        setting: Name of the parameter that gives the fraction, for errors.
 
     Returns:
         Train without the held-out examples, and these as validation.
@@ -56,15 +56,63 @@ def hold_out(
     Raises:
         DatasetError: Either would be empty, or there are fewer than two groups.
     """
-    count = round(fraction * len(train))
-    if not 0 < count < len(train):
+    return _split_at(train, draw_held_out(train.labels, fraction, seed, groups, "validation_fraction"))
+
+
+def draw_held_out(
+    labels: np.ndarray, fraction: float, seed: int | tuple[int, ...], groups: np.ndarray | None, setting: str
+) -> np.ndarray:
+    """Draw the examples of a held-out split.
+
+    Args:
+        labels: Labels (n, ...); class indices (n,) are stratified.
+        fraction: Share of the examples, in (0, 1).
+        seed: Seed of the draw.
+        groups: Group of each example (n,), which stay together; None for single examples.
+        setting: Name of the parameter that gives the fraction, for errors.
+
+    Returns:
+        Indices (m,).
+
+    Raises:
+        DatasetError: Either side would be empty, or there are fewer than two groups.
+    """
+    count = round(fraction * len(labels))
+    if not 0 < count < len(labels):
         raise DatasetError(
-            f"{setting}={fraction}: {count} of {len(train)} training examples; expected a fraction that leaves at "
+            f"{setting}={fraction}: {count} of {len(labels)} training examples; expected a fraction that leaves at "
             "least one on each side"
         )
     if groups is not None:
-        return _split_at(train, np.flatnonzero(draw_groups(train.labels, groups, count, seed)))
-    return _split_at(train, draw_stratified_order(train.labels, seed)[:count])
+        return np.flatnonzero(draw_groups(labels, groups, count, seed))
+    return draw_stratified_order(labels, seed)[:count]
+
+
+def draw_test(labels: np.ndarray, fraction: float | None, groups: np.ndarray | None, source: str) -> np.ndarray:
+    """Draw the test split of a data set that has none. It is the same for all seeds of an experiment.
+
+    Args:
+        labels: Labels (n, ...).
+        fraction: Share of the examples; None takes a fifth.
+        groups: Group of each example (n,), or None.
+        source: Origin of the data, for the log.
+
+    Returns:
+        Whether each example is in the test split (n,) bool.
+
+    Raises:
+        DatasetError: Either side would be empty, or there are fewer than two groups.
+    """
+    fraction = TEST_FRACTION if fraction is None else fraction
+    chosen = np.isin(
+        np.arange(len(labels)), draw_held_out(labels, fraction, _TEST_SEED, groups, "dataset.test_fraction")
+    )
+    kept_together = "" if groups is None else ", whole groups"
+    progress.log(
+        f"{source}: no test split; {chosen.sum()} of {len(labels)} examples{kept_together} are drawn for it "
+        f"(dataset.test_fraction={fraction})"
+    )
+    return chosen
 
 
 def draw_groups(labels: np.ndarray, groups: np.ndarray, count: int, seed: int | tuple[int, ...]) -> np.ndarray:
