@@ -8,8 +8,11 @@ from example_data import make_arrays, make_experiment, write_npz
 
 from collabopt import datasets
 from collabopt.config import loading
+from collabopt.config.experiment import Dataset
 from collabopt.datasets import DatasetError, custom
 from collabopt.datasets.dataset import Shapes
+
+NPZ = Dataset(path="custom.npz")
 
 
 def test_arrays_are_used_unchanged(tmp_path: Path) -> None:
@@ -68,19 +71,19 @@ WITH_NAN[17] = np.nan
 def test_wrong_arrays_are_named(tmp_path: Path, overrides: dict, message: str) -> None:
     path = write_npz(tmp_path, **overrides)
     with pytest.raises(DatasetError, match=rf"custom\.npz: .*{message}"):
-        custom.read(path)
+        custom.read(path, NPZ)
 
 
 def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
     wrong = {"x_train": WITH_NAN, "x_test": np.zeros((0, 1)), "y_test": np.array([3])}
     with pytest.raises(DatasetError) as caught:
-        custom.read(write_npz(tmp_path, **wrong))
+        custom.read(write_npz(tmp_path, **wrong), NPZ)
     lines = str(caught.value).splitlines()
     assert len(lines) == 3
     assert all(line.startswith(f"{tmp_path}/custom.npz: ") for line in lines)
     assert [any(name in line for line in lines) for name in ("x_train", "x_test", "y_test")] == [True] * 3
     with pytest.raises(DatasetError) as caught:
-        custom.read(write_npz(tmp_path, y_test=np.full(60, 9)))
+        custom.read(write_npz(tmp_path, y_test=np.full(60, 9)), NPZ)
     assert caught.value.shapes == Shapes((1,), (3,), ("0", "1", "2"))
 
 
@@ -123,7 +126,7 @@ def test_several_inputs_are_dicts_by_name(tmp_path: Path) -> None:
         ({"x_train/numbers": np.zeros((59, 1))}, "x_train has numbers 59, pictures 60; expected an equal number"),
     ):
         with pytest.raises(DatasetError, match=message):
-            custom.read(write_npz(tmp_path, x_train=None, x_test=None, **arrays | changed))
+            custom.read(write_npz(tmp_path, x_train=None, x_test=None, **arrays | changed), NPZ)
 
 
 def test_images_without_channels_get_them(tmp_path: Path) -> None:
@@ -136,14 +139,14 @@ def test_images_without_channels_get_them(tmp_path: Path) -> None:
 
 def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"none\.npz: no such file; expected an \.npz file with the arrays x_train"):
-        custom.read(tmp_path / "none.npz")
+        custom.read(tmp_path / "none.npz", NPZ)
     path = write_npz(tmp_path)
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(DatasetError, match=r"custom\.npz: not a readable \.npz file"):
-        custom.read(path)
+        custom.read(path, NPZ)
     np.save(tmp_path / "one.npy", np.zeros(3))
     with pytest.raises(DatasetError, match=r"one\.npy: not a readable \.npz file"):
-        custom.read(tmp_path / "one.npy")
+        custom.read(tmp_path / "one.npy", NPZ)
 
 
 MODULE = """

@@ -104,7 +104,8 @@ def load(experiment: Experiment, data_directory: Path = DATA) -> Data:
 
 def _read(dataset: Dataset, task: Task, data_directory: Path) -> Parts:
     if dataset.path is not None:
-        return custom.read(locate(dataset.path, data_directory), task)
+        return custom.read(locate(dataset.path, data_directory), dataset, task)
+    custom.check_keys(dataset, dataset.name or "functions")
     if dataset.function is not None:
         return custom.call(dataset.function, data_directory, task)
     parts = _read_built_in(dataset, data_directory)
@@ -128,10 +129,11 @@ def _read_built_in(dataset: Dataset, data_directory: Path) -> Parts:
                 "dataset.directory: missing; imagenet is not downloaded. Set it to the folder that has "
                 "train/<class>/*.JPEG and validation/<class>/*.JPEG"
             )
+        if isinstance(dataset.image_size, tuple):
+            raise DatasetError(
+                f"dataset.image_size={list(dataset.image_size)}: imagenet needs one number; give the side"
+            )
         return imagenet.read(locate(dataset.directory, data_directory), dataset.image_size or imagenet.IMAGE_SIZE)
-    for key in ("directory", "image_size"):
-        if getattr(dataset, key) is not None:
-            raise DatasetError(f"dataset.{key}={getattr(dataset, key)}: only imagenet takes it; remove the key")
     return _BY_NAME[dataset.name](data_directory)
 
 

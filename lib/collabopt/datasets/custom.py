@@ -1,24 +1,64 @@
-"""Custom data sets: an .npz file, or a function that returns a dict of arrays; see `arrays.make_parts`.
+"""Custom data sets: a file or folder, or a function.
+
+| source | keys of the experiment's `dataset` |
+| --- | --- |
+| .npz file of arrays (`arrays`) | |
+| .csv or .parquet table, or a folder with train.csv and test.csv (`tables`) | target, features, group, test_fraction |
+| folder of pictures (`pictures`) | image_size, pixel_range, group, test_fraction |
+| folder of WAV files (`sounds`) | audio, seconds, group, test_fraction |
+| function that returns a dict of arrays (`arrays`) or of `tf.data` (`streams`) | |
 
 Examples reach the model as float32 with their values unchanged, such as 0 to 255 for uint8. Scale them beforehand, or
 begin the model with a layer that scales.
 """
 
 import inspect
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from collabopt.config.experiment import Dataset
 from collabopt.config.tasks import TASKS, Task
+from collabopt.datasets import pictures, sounds, streams, tables
 from collabopt.datasets.arrays import NEEDED, make_parts, read_npz
 from collabopt.datasets.dataset import DatasetError, Parts
 from collabopt.runtime import user_modules
+from collabopt.runtime.tensorflow import tf
+
+KEYS = {
+    "imagenet": ("directory", "image_size"),
+    "tables": ("target", "features", "group", "test_fraction"),
+    "folders of pictures": ("image_size", "pixel_range", "group", "test_fraction"),
+    "folders of WAV files": ("audio", "seconds", "group", "test_fraction"),
+}
+"""The keys that each source takes besides name, path or function."""
 
 
-def read(path: Path, task: Task = TASKS["classification"]) -> Parts:
-    """Read a data set from an .npz file.
+def check_keys(dataset: Dataset, source: str) -> None:
+    """Check that every key of a dataset section has an effect.
 
     Args:
-        path: The file.
+        dataset: The section.
+        source: A key of `KEYS`, or any other source, which takes no further keys.
+
+    Raises:
+        DatasetError: One line per key without effect.
+    """
+    given = dataset.model_dump(exclude_none=True, exclude={"name", "path", "function"})
+    lines = []
+    for key in sorted(given.keys() - set(KEYS.get(source, ()))):
+        takers = " and ".join(taker for taker, keys in KEYS.items() if key in keys)
+        lines.append(f"dataset.{key}={given[key]}: only {takers} take it; remove the key")
+    if lines:
+        raise DatasetError("\n".join(lines))
+
+
+def read(path: Path, dataset: Dataset, task: Task = TASKS["classification"]) -> Parts:
+    """Read a data set from a file or folder.
+
+    Args:
+        path: The file or folder.
+        dataset: The section of the experiment.
         task: The task, which decides the form of the labels.
 
     Returns:
@@ -27,11 +67,34 @@ def read(path: Path, task: Task = TASKS["classification"]) -> Parts:
     Raises:
         DatasetError: The file cannot be read, or an array is wrong.
     """
-    return make_parts(read_npz(path), str(path), task)
+    source, function = _find_source(path)
+    check_keys(dataset, source)
+    return function(path, dataset, task)
+
+
+def _find_source(path: Path) -> tuple[str, Callable[[Path, Dataset, Task], Parts]]:
+    """Return the kind of a file or folder, and the function that reads it."""
+    if path.suffix in tables.ENDINGS and path.is_file():
+        return "tables", tables.read
+    if path.is_dir() and tables.has_tables(path):
+        return "tables", tables.read
+    if path.is_dir():
+        kinds = {"folders of pictures": pictures, "folders of WAV files": sounds}
+        for _, _, files in os.walk(path):
+            for source, module in kinds.items():
+                if any(name.lower().endswith(module.ENDINGS) for name in files):
+                    return source, module.read
+    if path.suffix == ".npz" or path.is_file():
+        return "arrays", lambda path, dataset, task: make_parts(read_npz(path), str(path), task)  # noqa: ARG005
+    found = "a folder without such files" if path.is_dir() else "no such file"
+    raise DatasetError(
+        f"dataset.path={path}: {found}; expected an .npz file with the arrays {', '.join(NEEDED)}, a .csv or .parquet "
+        "table, or a folder with one folder of pictures (JPEG, PNG) or WAV files per class"
+    )
 
 
 def call(name: str, data_directory: Path, task: Task = TASKS["classification"]) -> Parts:
-    """Call a function that returns a data set as a dict of arrays.
+    """Call a function that returns a data set as a dict, of arrays or of `tf.data`.
 
     Errors that the module or the function raises are passed on.
 
@@ -52,10 +115,13 @@ def call(name: str, data_directory: Path, task: Task = TASKS["classification"]) 
         raise DatasetError(f"dataset.function={name}: {error}") from error
     takes_directory = "data_directory" in inspect.signature(function).parameters
     with user_modules.allow_imports():
+        tf.random.set_seed(0)  # so that tf.data shuffles the same way each time
         arrays = function(data_directory=data_directory) if takes_directory else function()
     if not isinstance(arrays, Mapping):
         raise DatasetError(
             f"dataset.function={name}: returned {type(arrays).__name__}; expected a dict of the arrays "
             f"{', '.join(NEEDED)}"
         )
+    if streams.has_streams(arrays):
+        arrays = streams.read(arrays, f"dataset.function={name}")
     return make_parts(arrays, f"dataset.function={name}", task)
