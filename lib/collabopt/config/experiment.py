@@ -43,14 +43,39 @@ class _Source(Section):
         return self
 
 
+Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+
+
 class Dataset(_Source):
-    """A built-in data set by `name`, or the user's own: `function` ("module:function") or `path` (.npz)."""
+    """A built-in data set by `name`, or the user's own: a `function` ("module:function") or a `path`.
+
+    The path is that of an .npz file, a table (.csv, .parquet), or a folder with one folder of pictures or WAV files per
+    class. `datasets.custom` says which source takes which of the other keys.
+
+    Attributes:
+        directory: Folder of the built-in data set imagenet.
+        image_size: Side of a model input in pixels, or [height, width].
+        pixel_range: Values of black and white in a model input.
+        audio: Model inputs from WAV files: MFCC features, or the samples.
+        seconds: Length to which sounds are cut or padded.
+        target: Column of a table, or columns.
+        features: Columns that are the model input, or columns by input name. By default all others.
+        group: Column of a table, or regular expression in the paths of a folder, that tells the group of an example.
+        test_fraction: Share of the examples for the test split, if the data has none.
+    """
 
     name: Literal["digits", "mnist", "cifar10", "speech_commands", "imagenet"] | None = None
     function: str | None = Field(None, pattern=r"^[\w.]+:\w+$")
     path: str | None = None
     directory: str | None = None
-    image_size: Count | None = None
+    image_size: Count | Annotated[tuple[Count, Count], Field(strict=False)] | None = None
+    pixel_range: Annotated[tuple[float, float], Field(strict=False)] | None = None
+    audio: Literal["mfcc", "samples"] | None = None
+    seconds: Positive | None = None
+    target: str | Names | None = None
+    features: Names | dict[str, Names] | None = None
+    group: str | None = None
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
 
 
 class Model(_Source):

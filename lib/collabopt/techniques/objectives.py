@@ -4,11 +4,10 @@ Outputs are those of the Keras model: logits for tasks that take them. A deploye
 its scores are computed with `probabilities`.
 """
 
-import importlib
 from collections.abc import Callable
 
 from collabopt.config.tasks import Task
-from collabopt.datasets.custom import allow_imports_from_current_directory
+from collabopt.runtime import user_modules
 from collabopt.runtime.tensorflow import keras, tf
 
 Objective = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
@@ -36,7 +35,7 @@ def make_loss(task: Task, label_smoothing: float = 0.0) -> Objective:
         return _mean(keras.losses.binary_crossentropy(targets, outputs, **options))
 
     if task.loss:
-        return _import_function(task.loss)
+        return user_modules.import_object(task.loss)
     if task.has_classes:
         return binary_cross_entropy if task.name == "binary" else cross_entropy
     return binary_cross_entropy if task.takes_logits else score_squared_error
@@ -54,7 +53,7 @@ def make_score(task: Task, probabilities: bool = False) -> Objective:
     """
     threshold = 0.5 if probabilities else 0.0
     if task.metric:
-        return _import_function(task.metric)
+        return user_modules.import_object(task.metric)
     return {
         "classification": score_class,
         "binary": lambda labels, outputs: score_binary(labels, outputs, threshold),
@@ -173,9 +172,3 @@ def _mean(values: tf.Tensor) -> tf.Tensor:
 
 def _as_float(values: tf.Tensor) -> tf.Tensor:
     return tf.cast(values, tf.float32)
-
-
-def _import_function(name: str) -> Objective:
-    module, _, function = name.partition(":")
-    with allow_imports_from_current_directory():
-        return getattr(importlib.import_module(module), function)
