@@ -49,7 +49,11 @@ def extract(model) -> dict:
 
 
 def get_keras_version(model) -> int:
-    """Major version of the Keras that a model or layer belongs to."""
+    """Return the major version of the Keras that a model or layer belongs to.
+
+    Args:
+        model: The model or layer.
+    """
     return 2 if any(kind.__module__.startswith("tf_keras.") for kind in type(model).__mro__) else 3
 
 
@@ -68,12 +72,27 @@ class Walk:
         self._names: set[str] = set()
 
     def add_input(self, tensor) -> str:
-        """Add an input of the model, and return its name."""
+        """Add an input of the model.
+
+        Args:
+            tensor: The symbolic input.
+
+        Returns:
+            Its name.
+        """
         dtype = getattr(tensor.dtype, "name", tensor.dtype)
         return self._append(get_history(tensor)[0].name, "InputLayer", {"dtype": dtype}, [], [], None, tensor.shape)
 
     def add_model(self, model, inputs: list[str]) -> list[str]:
-        """Add the layers of a model that is called on `inputs`, and return its outputs."""
+        """Add the layers of a model that is called.
+
+        Args:
+            model: The model.
+            inputs: Names of the tensors that it is called on.
+
+        Returns:
+            Names of its outputs.
+        """
         check_graph(model)
         known = dict(zip(map(get_key, model.inputs), inputs, strict=True))
         for node in _order(model):
@@ -114,6 +133,9 @@ class Walk:
 
 def check_graph(model) -> None:
     """Check that a model is a graph of layers, not a class with a `call` of its own.
+
+    Args:
+        model: A model of Keras 2 or 3.
 
     Raises:
         ExtractionError: It is not.
@@ -165,18 +187,33 @@ def _is_symbolic(value) -> bool:
 
 
 def get_history(tensor):
-    """The layer, its call and the output that a symbolic tensor comes from."""
+    """Find where a symbolic tensor comes from: its layer, the layer's call, and the output of the call.
+
+    Args:
+        tensor: The symbolic tensor.
+    """
     return tensor._keras_history
 
 
 def get_key(tensor) -> tuple[int, int, int]:
-    """What identifies a symbolic tensor."""
+    """Return what identifies a symbolic tensor.
+
+    Args:
+        tensor: The symbolic tensor.
+    """
     layer, node, index = get_history(tensor)
     return id(layer), node, index
 
 
 def flatten(structure) -> list:
-    """The leaves of nested dicts, lists and tuples, in the order of Keras."""
+    """List the leaves of nested dicts, lists and tuples.
+
+    Args:
+        structure: The nested values.
+
+    Returns:
+        The leaves, in the order of Keras: dicts by key.
+    """
     if isinstance(structure, dict):
         return [leaf for key in sorted(structure) for leaf in flatten(structure[key])]
     if isinstance(structure, list | tuple):
@@ -192,7 +229,12 @@ class Reference:
 
 
 def map_leaves(structure, function):
-    """Apply a function to each leaf of nested dicts, lists and tuples."""
+    """Apply a function to each leaf of nested dicts, lists and tuples.
+
+    Args:
+        structure: The nested values.
+        function: Takes a leaf.
+    """
     if isinstance(structure, dict):
         return {key: map_leaves(value, function) for key, value in structure.items()}
     if isinstance(structure, list | tuple):

@@ -61,6 +61,9 @@ def open_model(model: Any, examples: list[np.ndarray] | None) -> Original:
         model: The model.
         examples: One array of real inputs per input, or None.
 
+    Returns:
+        The original.
+
     Raises:
         ImportRefused: The model is no graph of layers.
     """
@@ -92,12 +95,29 @@ def open_model(model: Any, examples: list[np.ndarray] | None) -> Original:
 
 
 def import_classes(custom_objects: dict[str, Any]) -> dict[str, type]:
-    """Import the classes that are given as "module:Class"."""
+    """Import the classes that are given by their place.
+
+    Args:
+        custom_objects: Classes by name, or "module:Class".
+
+    Returns:
+        Classes by name.
+    """
     return {name: import_object(place) if isinstance(place, str) else place for name, place in custom_objects.items()}
 
 
 def import_object(place: str) -> Any:
-    """Import "module:name"; the module is installed or in the current directory."""
+    """Import an object of a module.
+
+    Args:
+        place: "module:name". The module is installed or in the current directory.
+
+    Returns:
+        The object.
+
+    Raises:
+        ImportRefused: There is no such module, or nothing of that name in it.
+    """
     module, _, name = place.partition(":")
     added = str(Path.cwd()) not in sys.path
     if added:

@@ -81,7 +81,11 @@ def read(path: Path, trust_code: bool = False, custom_objects: tuple[str, ...] =
 
 
 def is_mixed(config: dict) -> bool:
-    """Whether a layer in a configuration computes in half precision."""
+    """Return whether a layer computes in half precision.
+
+    Args:
+        config: Configuration of a model.
+    """
     return any("mixed_" in json.dumps(part.get("dtype"), default=str) for part in _iterate(config))
 
 

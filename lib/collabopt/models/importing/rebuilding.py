@@ -31,8 +31,15 @@ def build(graph: Graph, name: str = "model", custom_objects: dict[str, type] | N
 def compute_tensors(graph: Graph, custom_objects: dict[str, type] | None = None) -> tuple[dict[str, Any], Any]:
     """Call the layers of a graph on symbolic tensors.
 
+    Args:
+        graph: The graph, whose layers exist in Keras 2.
+        custom_objects: Classes of the user's own layers, by name.
+
     Returns:
         The symbolic tensor of each name, and the input or the list of inputs.
+
+    Raises:
+        ImportRefused: Keras 2 cannot build a layer.
     """
     tensors: dict[str, Any] = {}
     inputs = []
