@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from collabopt import models
 from collabopt.analysis import audit
 from collabopt.config.experiment import Experiment
 from collabopt.config.stages import Stage, get_lineage
@@ -187,12 +188,12 @@ def _convert(
 ) -> tuple[bytes, bytes | None]:
     """The int8 file in which the channels of each `shared` kernel have one range. If there are such kernels, also the
     file in which each channel has its own."""
+    activations = models.get_output_activations(experiment.model, data.input_shape, len(data.classes))
     if quantization.is_wrapped(model):
-        content = convert.convert_as_trained(model)
+        content = convert.convert_as_trained(model, activations)
         return content, flatbuffer.rewrite_ranges(content, shared, of="channel") if shared else None
-    content = convert.convert_to_int8(
-        model, sample_calibration(data.train, experiment.calibration_examples, experiment.seed)
-    )
+    calibration = sample_calibration(data.train, experiment.calibration_examples, experiment.seed)
+    content = convert.convert_to_int8(model, calibration, activations)
     return (flatbuffer.rewrite_ranges(content, shared, of="tensor"), content) if shared else (content, None)
 
 

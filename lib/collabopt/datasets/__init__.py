@@ -3,6 +3,7 @@
 data = datasets.load(experiment.load("digits"))
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from collabopt.config.loading import DATA
 from collabopt.datasets import cifar10, custom, digits, imagenet, mnist, speech_commands, splitting
 from collabopt.datasets.dataset import DatasetError, Parts, locate
 from collabopt.datasets.split import Split
+from collabopt.runtime.tensorflow import tf
 
 __all__ = ["Data", "DatasetError", "Split", "load", "locate"]
 
@@ -34,6 +36,7 @@ class Data:
         test: Test examples. They depend on no parameter of the experiment.
         fingerprint: Hex digest of the whole data set, before validation is split off.
         input_shape: Shape of one model input, without batch.
+        augmentation: Maps model inputs and a seed (2,) int32 to model inputs, in training; that of an imported model.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Data:
     test: Split
     fingerprint: str
     input_shape: tuple[int, ...]
+    augmentation: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None
 
 
 def load(experiment: Experiment, data_directory: Path = DATA) -> Data:

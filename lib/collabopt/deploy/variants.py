@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from collabopt import models
 from collabopt.analysis import evaluate
 from collabopt.analysis.finished import Finished
 from collabopt.config.formats import FORMATS
@@ -90,6 +91,7 @@ def measure(run: Run, stage: Stage, name: str) -> Variant:
         "measured": finished.measured.name if name == "int8" else None,
         "format": name,
         "calibration_examples": experiment.calibration_examples,
+        "output": experiment.model.output,
         "code": compute_digest(_convert, _measure_sizes, _measure_weights),
         "zstandard": metadata.version("zstandard"),
     }
@@ -145,7 +147,8 @@ def _convert(run: Run, finished: Finished, name: str) -> tuple[bytes, np.ndarray
         return finished.tflite.read_bytes(), finished.is_correct()["validation_int8"]
     experiment = run.experiment
     inputs = evaluate.sample_calibration(run.data.train, experiment.calibration_examples, experiment.seed)
-    content = convert.convert(run.model(finished.stage.name), name, inputs)
+    activations = models.get_output_activations(experiment.model, run.data.input_shape, len(run.data.classes))
+    content = convert.convert(run.model(finished.stage.name), name, inputs, activations)
     predicted = interpreter.predict_classes(content, run.data.validation, experiment.threads)
     return content, predicted == run.data.validation.labels
 

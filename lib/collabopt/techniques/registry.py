@@ -3,6 +3,7 @@
 The deployment tree itself is data (`config.stages`): each row names the function of this package that trains it.
 """
 
+import dataclasses
 import importlib
 import importlib.util
 from collections.abc import Callable
@@ -52,6 +53,20 @@ def build_initial_model(experiment: Experiment, data: datasets.Data) -> keras.Mo
     return model
 
 
+def add_augmentation(data: datasets.Data, experiment: Experiment) -> datasets.Data:
+    """Let training apply the augmentation layers that the user's model begins with.
+
+    Args:
+        data: The data set.
+        experiment: Names the model.
+
+    Returns:
+        The same data set, with the augmentation of the imported model, if there is any.
+    """
+    imported = models.get_imported(experiment.model, data.input_shape, len(data.classes))
+    return dataclasses.replace(data, augmentation=imported.augmentation if imported else None)
+
+
 def read_arrays(model: keras.Model) -> dict[str, np.ndarray]:
     """Read all variables of a model, to be stored.
 
@@ -85,9 +100,7 @@ def restore_model(
         model = quantization.wrap(parent, quantization.get_preservation(stage, experiment))
         model.set_weights([stored[name] for name in sorted(stored)])
         return model
-    model = models.build(experiment.model, data.input_shape, len(data.classes))
-    weights.assign(model, stored)
-    return model
+    return models.restore(experiment.model, data.input_shape, len(data.classes), stored)
 
 
 def describe_training(
@@ -119,7 +132,7 @@ def describe_training(
     if stage.has_schemes:
         material["scheme"] = experiment.scheme
     if not parent:
-        material["model"] = experiment.model.model_dump()
+        material["model"] = experiment.model.model_dump(include={"name", "function", "path"})
         if experiment.initial_weights:
             file = datasets.locate(experiment.initial_weights.path, DATA)
             material["initial_weights"] = atomic.compute_files_digest([file])

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from collabopt.models.importing import evaluation, loading, proof, reading, rebuilding, rewrites, support, translation
+from collabopt.models.importing.augmentation import Augmentation
 from collabopt.models.importing.graph import ImportRefused
 from collabopt.runtime.tensorflow import keras
 
@@ -32,6 +33,7 @@ class Imported:
         rewrites: One line per rewrite.
         without_qat: Class of each layer that has no quantization-aware training, by name.
         largest_difference: Of the outputs to the original's, relative to the largest of them.
+        augmentation: The augmentation layers at the start, which act in training only; None if there are none.
     """
 
     model: keras.Model
@@ -39,6 +41,7 @@ class Imported:
     rewrites: list[str]
     without_qat: dict[str, str]
     largest_difference: float
+    augmentation: Augmentation | None = None
 
     @property
     def output_activation(self) -> str | None:
@@ -51,7 +54,7 @@ def import_model(
     source: str | Path | Callable[[], Any],
     examples: np.ndarray | list[np.ndarray] | None = None,
     trust_code: bool = False,
-    custom_objects: dict[str, Any] | None = None,
+    custom_objects: dict[str, Any] | list[str] | None = None,
     weights: str | Path | None = None,
 ) -> Imported:
     """Import a trained model and prove that it computes the same.
@@ -61,7 +64,8 @@ def import_model(
             that returns a model of Keras 2 or 3, also as "module:function".
         examples: Real inputs to compare on besides random ones, as one array, or one per input.
         trust_code: Whether code inside the file may run.
-        custom_objects: Classes of the user's own layers by name, or "module:Class".
+        custom_objects: Classes of the user's own layers by name, as a class or as "module:Class"; or a list of
+            "module:Class".
         weights: File of weights for the model that a function returns.
 
     Returns:
@@ -70,7 +74,8 @@ def import_model(
     Raises:
         ImportRefused: The model cannot be imported, or its outputs differ.
     """
-    custom_objects = custom_objects or {}
+    if not isinstance(custom_objects, dict):
+        custom_objects = {place.partition(":")[2]: place for place in custom_objects or ()}
     if examples is not None and not isinstance(examples, list):
         examples = [examples]
     with (
@@ -92,9 +97,8 @@ def print_import(source: str, weights: str | None, trust_code: bool, custom_obje
     Returns:
         The exit status: 0 if the model is accepted, 3 if it is refused.
     """
-    classes = {place.partition(":")[2]: place for place in custom_objects}
     try:
-        imported = import_model(source, trust_code=trust_code, custom_objects=classes, weights=weights)
+        imported = import_model(source, trust_code=trust_code, custom_objects=custom_objects, weights=weights)
     except ImportRefused as error:
         print(json.dumps({"accepted": False, "reason": error.reason, "remedy": error.remedy}))
         return 3
@@ -120,7 +124,7 @@ def _open(
         return
     model = (source if callable(source) else loading.import_object(str(source)))()
     if weights is not None:
-        model.load_weights(str(weights))
+        loading.load_weights(model, Path(weights))
     yield loading.open_model(model, examples)
 
 
@@ -138,4 +142,5 @@ def _convert(original: evaluation.Original, classes: dict[str, type]) -> Importe
         where = proof.find_first_difference(graph, first, original.compute_intermediates(), classes)
         raise proof.make_refusal(where, difference)
     names = dict(zip(graph.output_names, activations, strict=True))
-    return Imported(model, names, lines, support.find_layers_without_qat(graph), difference)
+    augmentation = rebuilding.build_augmentation(graph)
+    return Imported(model, names, lines, support.find_layers_without_qat(graph), difference, augmentation)

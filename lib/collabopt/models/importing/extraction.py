@@ -68,7 +68,7 @@ class Walk:
     def __init__(self) -> None:
         self.layers: list[dict] = []
         self.calls: list[tuple] = []
-        self._called: dict[int, int] = {}  # calls per layer object
+        self._used: set[int] = set()  # variables
         self._names: set[str] = set()
 
     def add_input(self, tensor) -> str:
@@ -108,13 +108,14 @@ class Walk:
         return [known[get_key(tensor)] for tensor in model.outputs]
 
     def _add_call(self, operation, tensors: list[str], call: list, outputs: list) -> list[str]:
-        calls = self._called[id(operation)] = self._called.get(id(operation), 0) + 1
-        weights = [np.asarray(weight, np.float32) for weight in _get_weights(operation)]
-        if calls > 1 and weights:
+        variables = {id(variable) for variable in getattr(operation, "weights", ())}
+        if self._used & variables:
             raise ExtractionError(
-                f"layer {operation.name} is called more than once with the same weights",
+                f"layer {operation.name} is called more than once with the same weights, or shares them with a layer",
                 "Give each call its own layer, or export the part of the model that is to be deployed.",
             )
+        self._used |= variables
+        weights = [np.asarray(weight, np.float32) for weight in _get_weights(operation)]
         kind = type(operation).__name__ if hasattr(operation, "get_weights") else f"op:{type(operation).__name__}"
         config = _get_config(operation)
         name = self._append(operation.name, kind, config, weights, tensors, _simplify(call), outputs[0].shape)

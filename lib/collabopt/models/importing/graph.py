@@ -49,11 +49,19 @@ class Layer:
 
 @dataclasses.dataclass
 class Graph:
-    """Layers in the order of their calls, and the tensors that the model returns."""
+    """Layers in the order of their calls.
+
+    Attributes:
+        layers: The layers.
+        outputs: Names of the tensors that the model returns.
+        output_names: Names of these outputs, as the user knows them.
+        augmentation: Layers that change the inputs in training, in the order of their calls.
+    """
 
     layers: list[Layer]
     outputs: list[str]
     output_names: list[str]
+    augmentation: list[Layer] = dataclasses.field(default_factory=list)
 
     def get(self, tensor: str) -> Layer:
         """Return the layer that computes a tensor.

@@ -21,7 +21,7 @@ from collabopt.models.importing.reading import SavedModel, is_mixed
 from collabopt.models.importing.rewrites import OUTPUT_ACTIVATIONS
 from collabopt.runtime.tensorflow import drop_native_notices, keras, tfmot
 
-_HALF_PRECISION = "Half precision (mixed_float16 or mixed_bfloat16) became float32"
+_HALF_PRECISION = "Half precision became float32"
 
 
 @contextlib.contextmanager
@@ -92,6 +92,27 @@ def open_model(model: Any, examples: list[np.ndarray] | None) -> Original:
         return evaluation.compute_intermediates(model, [array[:2] for array in groups["random"]])
 
     return Original(data, compute_outputs, compute_intermediates, lines)
+
+
+def load_weights(model: Any, file: Path) -> None:
+    """Load weights into a model.
+
+    Args:
+        model: A model of Keras 2 or 3.
+        file: Weights, or a whole model, that Keras saved.
+
+    Raises:
+        ImportRefused: The file is missing, or does not fit the model.
+    """
+    if not file.exists():
+        raise ImportRefused(f"weights={file}: no such file", "Give the path of a file that save_weights has written.")
+    try:
+        model.load_weights(str(file))
+    except Exception as error:  # damaged and unsuitable files raise various types
+        raise ImportRefused(
+            f"weights={file}: they do not fit the model: {' '.join(str(error).split())[:300]}",
+            "Let the function build the model that these weights were saved from, in the same version of Keras.",
+        ) from error
 
 
 def import_classes(custom_objects: dict[str, Any]) -> dict[str, type]:
@@ -179,7 +200,7 @@ def _load_with_keras_2(
 
 
 def _copy_as_float32(saved: SavedModel, folder: Path) -> Path:
-    """Copy a file, with float32 in the place of mixed precision."""
+    """Copy a file, with float32 in the place of half precision."""
     copy = folder / saved.path.name
     config = json.dumps(_as_float32(saved.config))
     if saved.format == "h5":
@@ -200,7 +221,7 @@ def _as_float32(value: Any) -> Any:
     """Replace precision policies in a configuration by float32."""
     if isinstance(value, dict):
         return {
-            name: "float32" if name == "dtype" and "mixed_" in json.dumps(part, default=str) else _as_float32(part)
+            name: "float32" if name == "dtype" and "float16" in json.dumps(part, default=str) else _as_float32(part)
             for name, part in value.items()
         }
     return [_as_float32(part) for part in value] if isinstance(value, list | tuple) else value

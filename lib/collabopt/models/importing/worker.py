@@ -3,8 +3,9 @@
     python worker.py request.json
 
 The request holds: `file`, `folder` (for the results, and of `examples.npz`, if there are any), `trust_code`,
-`custom_objects` ("module:Class" by name), `activation_names` and `intermediates`. The results are `weights.npz`,
-`model.json` and `outputs.npz` or `intermediates.npz`; or `refusal.json` with a reason and a remedy.
+`custom_objects` ("module:Class" by name), `search_path` (of modules), `activation_names` and `intermediates`. The
+results are `weights.npz`, `model.json` and `outputs.npz` or `intermediates.npz`; or `refusal.json` with a reason and a
+remedy.
 """
 
 import json
@@ -50,7 +51,7 @@ def main(request: dict) -> None:
 def _load(request: dict):
     import keras
 
-    sys.path[0] = str(Path.cwd())  # instead of this folder: custom classes are looked up as the caller would
+    sys.path[:] = request["search_path"]  # custom classes are looked up as the caller would
     classes = {name: _import(place) for name, place in request["custom_objects"].items()}
     try:
         return keras.models.load_model(
