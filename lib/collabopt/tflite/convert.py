@@ -1,7 +1,7 @@
 """Conversion of Keras models to `.tflite` files in each format."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -35,7 +35,7 @@ def convert(
         activations: "softmax", "sigmoid" or None, to be appended to each output; empty appends nothing.
 
     Returns:
-        The content of the file. Its outputs are in the order of the model's.
+        The content of the file. The names of several inputs and outputs are in its signature.
 
     Raises:
         ValueError: For an unknown format, or if calibration inputs are missing.
@@ -46,11 +46,7 @@ def convert(
     if format in _CALIBRATED:
         if calibration is None:
             raise ValueError(f"calibration=None: {format} takes activation ranges from model inputs (n, ...)")
-        by_input = calibration if isinstance(calibration, dict) else {model.input_names[0]: calibration}
-        arrays = [by_input[name] for name in model.input_names]
-        converter.representative_dataset = lambda: (
-            [one[None] for one in inputs] for inputs in zip(*arrays, strict=True)
-        )
+        converter.representative_dataset = lambda: _list_examples(model, calibration)
         dtype, operators = _CALIBRATED[format]
         converter.inference_input_type = converter.inference_output_type = dtype
         converter.target_spec.supported_ops = [tf.lite.OpsSet[operators]]
@@ -94,20 +90,29 @@ def _make_converter(model: keras.Model, activations: Sequence[str | None]) -> tf
     every layer by itself and gives the same operators."""
     signature = [tf.TensorSpec([None, *one.shape[1:]], one.dtype, one.name.partition(":")[0]) for one in model.inputs]
 
-    def infer(*inputs: tf.Tensor) -> tf.Tensor | list[tf.Tensor]:
+    def infer(*inputs: tf.Tensor) -> tf.Tensor | dict[str, tf.Tensor]:
         outputs = model(list(inputs) if len(inputs) > 1 else inputs[0], training=False)
-        if not activations:
-            return outputs
         outputs = outputs if isinstance(outputs, list) else [outputs]
-        return [
-            getattr(tf.nn, name)(output) if name else output for name, output in zip(activations, outputs, strict=True)
-        ]
+        for index, name in enumerate(activations):
+            outputs[index] = getattr(tf.nn, name)(outputs[index]) if name else outputs[index]
+        return outputs[0] if len(outputs) == 1 else dict(zip(model.output_names, outputs, strict=True))
 
     module = tf.Module()
     module.variables_of_model = model.variables
     return tf.lite.TFLiteConverter.from_concrete_functions(
         [tf.function(infer, signature).get_concrete_function()], module
     )
+
+
+def _list_examples(model: keras.Model, calibration: Inputs) -> Iterator[list[np.ndarray] | dict[str, np.ndarray]]:
+    """One example after the other; by the name of the input, since the file orders several inputs as it likes."""
+    if not isinstance(calibration, dict):
+        yield from ([example[None]] for example in calibration)
+        return
+    arrays = [calibration[name] for name in model.input_names]
+    for example in zip(*arrays, strict=True):
+        parts = [part[None] for part in example]
+        yield dict(zip(model.input_names, parts, strict=True)) if len(parts) > 1 else parts
 
 
 def _run_converter(converter: tf.lite.TFLiteConverter, format: str) -> bytes:

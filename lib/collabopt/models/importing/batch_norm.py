@@ -56,7 +56,7 @@ def convert_to_depthwise(graph: Graph) -> list[str]:
         steps = [depthwise]
         if image != norm.shape:
             back = make_reshape(f"{norm.name}_back", norm.shape)
-            steps = [make_reshape(f"{norm.name}_image", image), depthwise, back]
+            steps = [make_reshape(f"{norm.name}_reshaped", image), depthwise, back]
         graph.replace(norm, make_chain(norm, *steps))
     return [f"Batch norm became a 1×1 depthwise convolution: {list_names(found)}"] if found else []
 

@@ -114,7 +114,8 @@ def _translate(layer: Layer, version: int, custom_objects: dict[str, type]) -> N
             "Replace it by the layers of Keras, or write the class for Keras 2 (tf_keras), too.",
         )
     if layer.kind == "Lambda":
-        layer.config = {name: value for name, value in layer.config.items() if name not in _IGNORED}
+        config = {name: value for name, value in layer.config.items() if name not in _IGNORED}
+        layer.config = _translate_lambda(config) if version == 3 else config
         return
     layer.config = _clean(cls, layer.kind, layer.config)
     if layer.kind == "BatchNormalization" and isinstance(layer.config.get("axis"), list):
@@ -123,6 +124,17 @@ def _translate(layer: Layer, version: int, custom_objects: dict[str, type]) -> N
         _fix_statistics(layer)
     if version == 3 and layer.config.get("activation") == "hard_sigmoid":
         layer.config["activation"] = "hard_sigmoid_3"
+
+
+def _translate_lambda(config: dict[str, Any]) -> dict[str, Any]:
+    """Write the function of a Lambda as Keras 2 does."""
+    function = config["function"]
+    if function["class_name"] == "__lambda__":
+        code = function["config"]
+        types = {"function": [code["code"], code["defaults"], code["closure"]], "function_type": "lambda"}
+    else:
+        types = {"function_type": "function"}
+    return {"output_shape": None, "output_shape_type": "raw"} | config | types
 
 
 def _clean(cls: type, kind: str, config: dict[str, Any]) -> dict[str, Any]:
