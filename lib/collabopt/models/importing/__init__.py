@@ -74,19 +74,13 @@ def import_model(
     Raises:
         ImportRefused: The model cannot be imported, or its outputs differ.
     """
-    if not isinstance(custom_objects, dict):
-        custom_objects = {place.partition(":")[2]: place for place in custom_objects or ()}
-    if examples is not None and not isinstance(examples, list):
-        examples = [examples]
-    with (
-        loading.keep_global_policy(),
-        _open(source, examples, trust_code, custom_objects, weights) as original,
-    ):
-        return _convert(original, loading.import_classes(custom_objects))
+    return _import(source, examples, trust_code, custom_objects, weights, in_process=False)
 
 
 def print_import(source: str, weights: str | None, trust_code: bool, custom_objects: list[str]) -> int:
     """Import a model, and print the result as one line of JSON.
+
+    The process is there for this import alone, so that Keras 3 is loaded in it, which takes half as long.
 
     Args:
         source: As in `import_model`.
@@ -98,7 +92,7 @@ def print_import(source: str, weights: str | None, trust_code: bool, custom_obje
         The exit status: 0 if the model is accepted, 3 if it is refused.
     """
     try:
-        imported = import_model(source, trust_code=trust_code, custom_objects=custom_objects, weights=weights)
+        imported = _import(source, None, trust_code, custom_objects, weights, in_process=True)
     except ImportRefused as error:
         print(json.dumps({"accepted": False, "reason": error.reason, "remedy": error.remedy}))
         return 3
@@ -113,13 +107,27 @@ def print_import(source: str, weights: str | None, trust_code: bool, custom_obje
     return 0
 
 
+def _import(
+    source: Any, examples: Any, trust_code: bool, custom_objects: Any, weights: str | Path | None, in_process: bool
+) -> Imported:
+    if not isinstance(custom_objects, dict):
+        custom_objects = {place.partition(":")[2]: place for place in custom_objects or ()}
+    if examples is not None and not isinstance(examples, list):
+        examples = [examples]
+    with (
+        loading.keep_global_policy(),
+        _open(source, examples, trust_code, custom_objects, weights, in_process) as original,
+    ):
+        return _convert(original, loading.import_classes(custom_objects))
+
+
 @contextlib.contextmanager
 def _open(
-    source: str | Path | Callable, examples: list | None, trust_code: bool, custom_objects: dict, weights: Any
+    source: Any, examples: list | None, trust_code: bool, custom_objects: dict, weights: Any, in_process: bool
 ) -> Iterator[evaluation.Original]:
     if not callable(source) and (Path(source).exists() or ":" not in str(source)):
         saved = reading.read(Path(source), trust_code, tuple(custom_objects))
-        with loading.open_saved(saved, examples, trust_code, custom_objects) as original:
+        with loading.open_saved(saved, examples, trust_code, custom_objects, in_process) as original:
             yield original
         return
     model = (source if callable(source) else loading.import_object(str(source)))()

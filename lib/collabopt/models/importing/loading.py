@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -14,7 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from collabopt.models.importing import evaluation, extraction, keras_3, stripping
+from collabopt.models.importing import evaluation, extraction, keras_3, opening, stripping
 from collabopt.models.importing.evaluation import Original, Outputs
 from collabopt.models.importing.graph import ImportRefused
 from collabopt.models.importing.reading import SavedModel, is_mixed
@@ -26,7 +27,11 @@ _HALF_PRECISION = "Half precision became float32"
 
 @contextlib.contextmanager
 def open_saved(
-    saved: SavedModel, examples: list[np.ndarray] | None, trust_code: bool, custom_objects: dict[str, Any]
+    saved: SavedModel,
+    examples: list[np.ndarray] | None,
+    trust_code: bool,
+    custom_objects: dict[str, Any],
+    in_process: bool,
 ) -> Iterator[Original]:
     """Open a saved model for the time of the block.
 
@@ -35,6 +40,7 @@ def open_saved(
         examples: One array of real inputs per input, or None.
         trust_code: Whether code inside the file may run.
         custom_objects: Classes by name, or "module:Class".
+        in_process: Whether Keras 3 may be loaded in this process, too.
 
     Yields:
         The original.
@@ -45,13 +51,24 @@ def open_saved(
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         path = _copy_as_float32(saved, folder) if saved.is_mixed else saved.path
-        if saved.keras_version.startswith("3"):
-            original, lines = stack.enter_context(keras_3.open_file(path, examples, trust_code, custom_objects)), []
+        lines = []
+        if saved.keras_version.startswith("3") and in_process:
+            original = _open_with_keras_3(path, examples, trust_code, import_classes(custom_objects))
+        elif saved.keras_version.startswith("3"):
+            original = stack.enter_context(keras_3.open_file(path, examples, trust_code, custom_objects))
         else:
             model, lines = _load_with_keras_2(saved, path, trust_code, import_classes(custom_objects))
             original = open_model(model, examples)
         original.lines[:0] = [*([_HALF_PRECISION] if saved.is_mixed else []), *lines]
         yield original
+
+
+def _open_with_keras_3(path: Path, examples: list | None, trust_code: bool, classes: dict[str, type]) -> Original:
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    try:
+        return open_model(opening.load(str(path), classes, trust_code), examples)
+    except extraction.ExtractionError as error:
+        raise ImportRefused(*error.args) from error
 
 
 def open_model(model: Any, examples: list[np.ndarray] | None) -> Original:
