@@ -206,7 +206,12 @@ def copy(model: keras.Model) -> keras.Model:
 
 def _make_key(section: Model, input_shape: Shapes, classes: int) -> tuple:
     files = [find_file(path, key) for key in ("path", "weights") if (path := getattr(section, key))]
-    return section.model_dump_json(), str(input_shape), classes, *((file, file.stat().st_mtime_ns) for file in files)
+    return (
+        section.model_dump_json(exclude={"output"}),
+        str(input_shape),
+        classes,
+        *((file, file.stat().st_mtime_ns) for file in files),
+    )
 
 
 def _close_axes(model: keras.Model, input_shape: Shapes) -> keras.Model:
