@@ -19,7 +19,11 @@ _PUBLIC = {
     "explorer": "collabopt.figures.explorer",
     "tables": "collabopt.report.tables",
 }
-_FUNCTIONS = {"start": "collabopt.run", "shrink": "collabopt.batch.shrink"}
+_FUNCTIONS = {
+    "start": "collabopt.run",
+    "shrink": "collabopt.batch.shrink",
+    "import_model": "collabopt.models.importing",
+}
 __all__ = [*_PUBLIC, *_FUNCTIONS]
 
 

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from collabopt import datasets
+from collabopt import datasets, models
 from collabopt.analysis import evaluate, finished, preflight
 from collabopt.analysis.finished import Finished
 from collabopt.config import loading
 from collabopt.config.experiment import Experiment
 from collabopt.config.stages import BASELINE, STAGES, Stage
 from collabopt.models import mobilenet
+from collabopt.models.importing import Imported
 from collabopt.runtime import devices, progress, tensorflow
 from collabopt.runtime.tensorflow import keras
 from collabopt.storage import atomic, results, retention, store
@@ -78,7 +79,7 @@ class Run:
     @cached_property
     def data(self) -> datasets.Data:
         """The data set, loaded when it is first needed."""
-        return datasets.load(self.experiment)
+        return registry.load_data(self.experiment)
 
     @property
     def figures(self) -> Path:
@@ -161,6 +162,10 @@ class Run:
             raise ValueError(f"kernel={chosen}: expected one of {', '.join(weights.index)}")
         return chosen
 
+    def imported(self) -> Imported | None:
+        """Return what the import of the user's model did; None for a built-in model."""
+        return models.get_imported(self.experiment.model, *registry.get_ends(self.data))
+
     def preflight(self) -> list[preflight.Finding]:
         """Return what is known to go wrong with the experiment's model."""
         tensorflow.seed_everything(self.experiment.seed)
@@ -221,7 +226,7 @@ class Run:
 
     def _train(self, stage: Stage, parent: Finished | None) -> tuple[Path, keras.Model | None]:
         """The entry of the trained stage, and its model if it was trained just now."""
-        models: list[keras.Model] = []
+        fresh: list[keras.Model] = []
         parent_entry = parent.trained.name if parent else None
         material = registry.describe_training(stage, parent_entry, self.experiment, self.data)
         unfinished = store.get_unfinished_directory(self.store_directory, stage.name, material)
@@ -232,17 +237,19 @@ class Run:
             tensorflow.seed_everything(self.experiment.seed)
             with devices.make_scope(self.experiment.devices):
                 train, checkpoint = registry.find_trainer(stage), Checkpoint(unfinished / "epoch.npz")
-                model, fit = train(stage, self._build_start(parent), self.data, self.experiment, checkpoint)
+                start = self._build_start(parent)
+                data = registry.add_augmentation(self.data, self.experiment)
+                model, fit = train(stage, start, data, self.experiment, checkpoint)
             np.savez(directory / "weights.npz", **registry.read_arrays(model))
             fit.history.to_csv(directory / "history.csv", index=False)
             times = {"setup_seconds": fit.setup_seconds, "fit_seconds": fit.fit_seconds, "epochs": len(fit.history)}
             (directory / "fit.json").write_text(json.dumps(times))
             if self.experiment.devices == 1:  # a model on several devices is restored for conversion
-                models.append(model)
+                fresh.append(model)
             self._trained_here.add(stage.name)
 
         entry = self.get_or_make(stage.name, material, make)
-        return entry, models[0] if models else None
+        return entry, fresh[0] if fresh else None
 
     def get_or_make(self, name: str, material: dict[str, Any], make: Callable[[Path], None]) -> Path:
         """Return an entry of the store, made if it is missing, and note that the experiment uses it.

@@ -5,6 +5,7 @@ import importlib
 import sys
 import textwrap
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from named_models import build_named
 from collabopt import models
 from collabopt.config import experiment
 from collabopt.models import weights
+from collabopt.runtime.tensorflow import keras, seed_everything
 
 
 @pytest.fixture
@@ -50,7 +52,103 @@ def test_a_function_of_the_current_directory(function, body):
     section = function(body)
     model = models.build(section, (8, 8, 1), (10,))
     assert (model.input_shape, model.output_shape) == ((None, 8, 8, 1), (None, 10))
-    assert len(models.compute_code_digest(section)) == 16
+    assert models.get_output_activations(section, (8, 8, 1), (10,)) == []
+
+
+IMPORTED = {
+    "softmax": GRAPH.format("x = layers.Dense(classes, activation='softmax')(x)"),
+    "softmax operation": GRAPH.format("x = tf.nn.softmax(layers.Dense(classes)(x))"),
+    "sigmoid": GRAPH.format("x = layers.Dense(classes, activation='sigmoid')(x)"),
+    "nested": GRAPH.format("x = keras.Sequential([layers.Dense(classes)], name='head')(x)"),
+    "half precision": GRAPH.format("x = layers.Dense(classes, dtype='float16')(x)"),
+    "pixels": "return keras.Sequential([keras.Input(input_shape, dtype='uint8'), layers.Rescaling(1 / 255), "
+    "layers.Flatten(), layers.Dense(classes)])",
+    "not built": "return keras.Sequential([layers.Flatten(), layers.Dense(classes)])",
+    "open axes": "return keras.Sequential([keras.Input((None, None, 1)), layers.Conv2D(4, 3, padding='same'), "
+    "layers.GlobalMaxPooling2D(), layers.Dense(classes)])",
+    "Keras 3": "import keras as keras_3\nlayers = keras_3.layers\n"
+    "return keras_3.Sequential([layers.RandomFlip(), layers.Flatten(), layers.Dense(classes, activation='softmax')])",
+    "lambda": GRAPH.format("x = layers.Dense(classes)(layers.Lambda(lambda x: x * 2)(x))"),
+    "equal names": GRAPH.format(
+        "a, b = layers.Dense(9, name='a'), layers.Dense(classes, name='b')\n"
+        "x = b(a(x))\nmodel = keras.Model(inputs, x)\nb._name = 'a'\nreturn model"
+    ),
+}
+"""Bodies of functions whose models become flat ones of Keras 2, in float32, of the data's shape, that return logits."""
+
+
+@pytest.mark.parametrize("case", IMPORTED)
+def test_a_function_of_any_style_is_imported(function, case):
+    section = function(IMPORTED[case])
+    model = models.build(section, (8, 8, 1), (10,))
+    assert (model.input_shape, model.output_shape) == ((None, 8, 8, 1), (None, 10))
+    assert model.inputs[0].dtype == model.outputs[0].dtype == "float32"
+    assert len({layer.name for layer in model.layers}) == len(model.layers)
+    restored = models.restore(section, (8, 8, 1), (10,), weights.get_arrays(model))
+    inputs = np.random.default_rng(0).uniform(0, 1, (4, 8, 8, 1)).astype("float32")
+    np.testing.assert_array_equal(restored(inputs), model(inputs))
+
+
+NO_ARGUMENTS = """
+def plain():
+    return net((8, 8, 1), 10)
+
+
+def tuned(units=10, scale=1.0):
+    return net((8, 8, 1), units)
+"""
+
+
+@pytest.mark.parametrize("name", ["plain", "tuned"])
+def test_a_function_may_take_no_arguments(function, name):
+    section = function(GRAPH.format("x = layers.Dense(classes)(x)"))
+    module = section.function.partition(":")[0]
+    with Path(f"{module}.py").open("a") as file:
+        file.write(NO_ARGUMENTS)
+    assert models.build(experiment.Model(function=f"{module}:{name}"), (8, 8, 1), (10,)).count_params() == 650
+
+
+def test_fresh_weights_come_from_the_seed(function):
+    section = function(GRAPH.format("x = layers.Dense(classes)(x)"))
+
+    def build(seed: int) -> dict[str, np.ndarray]:
+        seed_everything(seed)
+        return weights.get_arrays(models.build(section, (8, 8, 1), (10,)))
+
+    first, other, again = build(1), build(2), build(1)
+    assert (first["dense_1/kernel"] == again["dense_1/kernel"]).all()
+    assert (first["dense_1/kernel"] != other["dense_1/kernel"]).any()
+
+
+AUTOMATIC = {
+    "residual": """
+x = inputs = keras.Input(input_shape)
+for _ in range(2):
+    y = layers.BatchNormalization()(layers.Conv2D(4, 3, padding="same")(x))
+    x = layers.Concatenate()([layers.ReLU()(y), layers.Add()([y, layers.Conv2D(4, 1)(x)])])
+return keras.Model(inputs, layers.Dense(classes)(layers.GlobalAveragePooling2D()(x)))
+""",
+    "recurrent": """
+return keras.Sequential([
+    keras.Input(input_shape), layers.Reshape((8, 8)), layers.Bidirectional(layers.LSTM(3, return_sequences=True)),
+    layers.GRU(4, return_sequences=True), layers.TimeDistributed(layers.Dense(3)), layers.LSTM(3),
+    layers.Dense(classes),
+])
+""",
+}
+
+
+@pytest.mark.parametrize("case", AUTOMATIC)
+def test_stored_weights_fit_every_later_build(function, case):
+    """A second model in the process, and a notebook cell that runs again, continue the counters of Keras."""
+    section = function(AUTOMATIC[case])
+    seed_everything(0)
+    stored = weights.get_arrays(models.build(section, (8, 8, 1), (10,)))
+    keras.layers.Conv2D(1, 1), keras.layers.LSTM(1)
+    for _ in range(2):
+        rebuilt = weights.get_arrays(models.restore(section, (8, 8, 1), (10,), stored))
+        assert stored.keys() == rebuilt.keys() == weights.get_arrays(models.build(section, (8, 8, 1), (10,))).keys()
+        assert all((rebuilt[name] == stored[name]).all() for name in stored)
 
 
 BAD_MODELS = {
@@ -59,63 +157,33 @@ BAD_MODELS = {
         "return keras.Sequential([keras.Input((4,)), layers.Dense(classes)])",
         r"input shape=\(None, 4\): expected \(None, 8, 8, 1\)",
     ),
-    "dtype": (GRAPH.format("x = layers.Dense(classes, dtype='float16')(x)"), "output dtype=float16: expected float32"),
     "outputs": (GRAPH.format("x = [layers.Dense(classes)(x), x]"), "found 2 outputs; expected one"),
-    "softmax": (
-        GRAPH.format("x = layers.Dense(classes, activation='softmax')(x)"),
-        "logits are expected: the last layer is a softmax; take it off",
-    ),
-    "softmax layer": (GRAPH.format("x = layers.Softmax()(layers.Dense(classes)(x))"), "the last layer is a softmax"),
-    "softmax activation": (
-        GRAPH.format("x = layers.Activation('softmax')(layers.Dense(classes)(x))"),
-        "the last layer is a softmax",
-    ),
-    "softmax operation": (GRAPH.format("x = tf.nn.softmax(layers.Dense(classes)(x))"), "the last layer is a softmax"),
-    "softmax in Sequential": (
-        "return keras.Sequential([keras.Input(input_shape), layers.Flatten(), layers.Dense(10), layers.Softmax()])",
-        "the last layer is a softmax",
-    ),
-    "sigmoid": (
-        GRAPH.format("x = layers.Dense(classes, activation='sigmoid')(x)"),
-        "the last layer is a sigmoid; take it off",
-    ),
-    "nested": (
-        GRAPH.format("x = keras.Sequential([layers.Dense(classes)], name='head')(x)"),
-        "layer head is itself a model",
-    ),
-    "names": (
-        GRAPH.format(
-            "a, b = layers.Dense(9, name='a'), layers.Dense(classes, name='b')\n"
-            "x = b(a(x))\nmodel = keras.Model(inputs, x)\nb._name = 'a'\nreturn model"
-        ),
-        "two layers are named a",
+    "inputs": (
+        "ends = [keras.Input((3,), name='a'), keras.Input((4,), name='b')]\n"
+        "return keras.Model(ends, layers.Dense(classes)(layers.Concatenate()(ends)))",
+        "found 2 inputs, a, b; expected data with one array for each",
     ),
     "shared": (
         GRAPH.format("a = layers.Dense(64, name='a')\nx = layers.Dense(classes)(a(a(x)))"),
-        "layer a is called 2 times",
+        "layer a is called more than once with the same weights",
     ),
     "tied": (
         GRAPH.format(
             "a, b = layers.Dense(64, name='a'), layers.Dense(64, name='b')\n"
             "x = layers.Dense(classes)(b(a(x)))\nb.kernel = a.kernel\nb._trainable_weights[0] = a.kernel"
         ),
-        "layers a and b share weights",
+        "layer b is called more than once with the same weights, or shares them",
     ),
     "subclassed": (
         "class Net(keras.Model):\n    def call(self, x):\n        return x\nreturn Net()",
-        "found the subclassed model Net",
+        "is the subclassed model Net",
     ),
     "subclassed graph": (
         "class Net(keras.Model):\n    pass\n"
         "inputs = keras.Input(input_shape)\nreturn Net(inputs, layers.Dense(classes)(layers.Flatten()(inputs)))",
-        "found the subclassed model Net",
+        "is the subclassed model Net",
     ),
-    "not built": ("return keras.Sequential([layers.Dense(classes)])", "the Sequential model is not built"),
-    "no model": ("return None", "found builtins.NoneType; expected a keras.Model of Keras 2"),
-    "Keras 3": (
-        "import keras as keras_3\nreturn keras_3.Sequential([keras_3.Input(input_shape), keras_3.layers.Flatten()])",
-        "found a Keras 3 model; build it with Keras 2",
-    ),
+    "no model": ("return None", "found NoneType instead of a model"),
 }
 
 
@@ -125,6 +193,24 @@ def test_models_that_cannot_be_used_are_named(function, case):
     section = function(body)
     with pytest.raises(models.ModelError, match=f"^function={section.function}: .*{message}"):
         models.build(section, (8, 8, 1), (10,))
+
+
+def test_several_inputs_are_matched_by_name(function):
+    section = function(
+        "ends = [keras.Input((3,), name='table'), keras.Input((4, 4, 1), name='image')]\n"
+        "x = layers.Concatenate()([ends[0], layers.Flatten()(ends[1])])\n"
+        "return keras.Model(ends, layers.Dense(classes)(x))"
+    )
+    shapes = {"image": (4, 4, 1), "table": (3,)}
+    model = models.build(section, shapes, (10,))
+    assert models.find_inputs(model) == shapes
+    assert list(models.find_inputs(model)) == ["table", "image"]
+    with pytest.raises(
+        models.ModelError, match=r"inputs table, image: expected the names of the data's arrays, image$"
+    ):
+        models.build(section, {"image": (4, 4, 1)}, (10,))
+    with pytest.raises(models.ModelError, match=r"input image shape=\(None, 4, 4, 1\): expected \(None, 4, 4, 3\)"):
+        models.build(section, shapes | {"image": (4, 4, 3)}, (10,))
 
 
 def test_a_layer_also_called_in_another_model_is_not_shared(function):
@@ -198,3 +284,43 @@ def test_a_softmax_model_of_keras_3_is_imported_with_its_softmax_taken_off(tmp_p
     logits = model.predict(inputs, verbose=0)
     expected = original.predict(inputs, verbose=0)
     np.testing.assert_allclose(np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True), expected, atol=1e-5)
+    section = experiment.Model(path=str(path))
+    assert models.get_output_activations(section, (8, 8, 1), (10,)) == ["softmax"]
+    logits = section.model_copy(update={"output": "logits"})
+    assert models.get_output_activations(logits, (8, 8, 1), (10,)) == []
+
+
+CUSTOM_LAYER = """
+from collabopt.runtime.tensorflow import keras
+
+class Doubling(keras.layers.Layer):
+    def call(self, x):
+        return {factor} * x
+"""
+
+
+def test_custom_classes_and_weights_are_part_of_the_digest(function, tmp_path):
+    section = function(GRAPH.format("x = layers.Dense(classes)(x)"))
+    built = models.build(section, (8, 8, 1), (10,))
+    digests = {models.compute_code_digest(section)}
+    module = f"doubling_{tmp_path.name}"
+    for change in range(2):
+        built.set_weights([array + change for array in built.get_weights()])
+        built.save_weights(tmp_path / "own.weights.h5")
+        (tmp_path / f"{module}.py").write_text(CUSTOM_LAYER.format(factor=2 + change))
+        for values in ({"weights": str(tmp_path / "own.weights.h5")}, {"custom_objects": [f"{module}:Doubling"]}):
+            digests.add(models.compute_code_digest(experiment.Model(function=section.function, **values)))
+    assert len(digests) == 5
+    section = experiment.Model(function=section.function, weights=str(tmp_path / "own.weights.h5"))
+    model = models.build(section, (8, 8, 1), (10,))
+    np.testing.assert_array_equal(model.get_weights()[0], built.get_weights()[0])
+    with pytest.raises(models.ModelError, match=r"^weights=absent\.h5: no such file"):
+        models.build(section.model_copy(update={"weights": "absent.h5"}), (8, 8, 1), (10,))
+
+
+def test_weights_of_another_model_are_refused(function, tmp_path):
+    section = function(GRAPH.format("x = layers.Dense(classes)(x)"))
+    keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]).save_weights(tmp_path / "other.weights.h5")
+    section = experiment.Model(function=section.function, weights=str(tmp_path / "other.weights.h5"))
+    with pytest.raises(models.ModelError, match=r"they do not fit the model.*Let the function build"):
+        models.build(section, (8, 8, 1), (10,))

@@ -29,25 +29,33 @@ def refuse(source, **options) -> importing.ImportRefused:
 def lambda_file(tmp_path):
     """Makes a file whose Lambda layer writes a second file when it is called, and returns both paths."""
 
-    def make(name: str) -> tuple[Path, Path]:
+    def make(package, name: str) -> tuple[Path, Path]:
         mark = tmp_path / "written"
         step = eval(f"lambda x: (open({str(mark)!r}, 'w').close(), x * 2)[1]")
-        keras.Sequential([keras.Input((3,)), layers.Dense(2), layers.Lambda(step)]).save(tmp_path / name)
-        mark.unlink()
+        k = package.layers
+        package.Sequential([package.Input((3,)), k.Dense(2), k.Lambda(step, output_shape=(2,))]).save(tmp_path / name)
+        mark.unlink(missing_ok=True)
         return tmp_path / name, mark
 
     return make
 
 
 @pytest.mark.parametrize("name", ["model.h5", "model.keras"])
-def test_code_in_a_file_does_not_run_unless_it_is_trusted(lambda_file, name):
-    file, mark = lambda_file(name)
+@pytest.mark.parametrize("package", BOTH.values(), ids=BOTH)
+def test_code_in_a_file_does_not_run_unless_it_is_trusted(lambda_file, package, name):
+    file, mark = lambda_file(package, name)
     error = refuse(file)
     assert "Python code" in error.reason and "trust_code: true" in error.remedy
     assert not mark.exists()
     imported = importing.import_model(file, trust_code=True)
     assert mark.exists()
     assert imported.without_qat == {"lambda_1": "Lambda"}
+
+
+def test_code_in_a_savedmodel_does_not_run_unless_it_is_trusted(lambda_file):
+    folder, mark = lambda_file(keras, "folder")
+    assert "Python code" in refuse(folder).reason
+    assert not mark.exists()
 
 
 def test_functions_outside_our_list_are_refused_before_the_file_is_opened(tmp_path, monkeypatch):
@@ -82,7 +90,7 @@ class Doubling(layers.Layer):
 def test_custom_layers_need_their_class(tmp_path, name):
     keras.Sequential([keras.Input((3,)), layers.Dense(2), Doubling()]).save(tmp_path / name)
     error = refuse(tmp_path / name)
-    assert "Doubling" in error.reason and "custom_objects: module:Doubling" in error.remedy
+    assert "Doubling" in error.reason and "custom_objects: [module:Doubling]" in error.remedy
     for given in (Doubling, f"{__name__}:Doubling"):
         imported = importing.import_model(tmp_path / name, custom_objects={"Doubling": given})
         assert imported.without_qat == {"doubling_1": "Doubling"}

@@ -60,7 +60,7 @@ def test_a_network_keeps_its_outputs(name, package):
         ("norm_before_padding", ("BatchNormalization",), ("Batch norm became a 1×1 depthwise",)),
         ("dense_norm", ("BatchNormalization",), ("Batch norm was folded",)),
         ("transposed", ("BatchNormalization",), ("Batch norm was folded",)),
-        ("preprocessing", ("RandomFlip", "RandomRotation"), ("Dropped augmentation layers",)),
+        ("preprocessing", ("RandomFlip", "RandomRotation"), ("Augmentation layers act in training only",)),
         ("arithmetic", ("TFOpLambda", "SlicingOpLambda"), ("multiply on tensors", "getitem on tensors")),
         ("binary", (), ("sigmoid was taken off",)),
     ],
@@ -134,8 +134,39 @@ def spoil(monkeypatch, name: str, factor: float) -> None:
     monkeypatch.setattr(rewrites, "rewrite", rewrite_badly)
 
 
-def make_step(layers, kind: str, channels: int, flag: bool, activation: str | None):
-    """One layer of a random network; `flag` is its padding or another of its options."""
+def test_what_training_needs_is_kept():
+    k, l2 = keras.layers, keras.regularizers.l2(0.1)
+
+    def build():
+        steps = [k.Conv2D(4, 3, kernel_regularizer=l2), k.Flatten(), k.Dense(4), k.BatchNormalization(momentum=0.7)]
+        return keras.Sequential([keras.Input((8, 8, 1)), *steps, k.Dropout(0.3), k.Dense(2, bias_regularizer="l1")])
+
+    original = build()
+    imported = importing.import_model(lambda: original)
+    assert list_kinds(imported.model)[1:] == [type(layer).__name__ for layer in original.layers]
+    np.testing.assert_allclose(sum(imported.model.losses), sum(original.losses))
+    assert (imported.model.layers[4].momentum, imported.model.layers[5].rate) == (0.7, 0.3)
+    assert imported.rewrites == []
+
+
+@IN_BOTH
+def test_what_training_loses_is_said(package):
+    k = package.layers
+    frozen = k.Dense(4, name="base")
+    bound = k.Dense(2, name="head", kernel_constraint="non_neg")
+    model = package.Sequential([package.Input((3,), dtype="uint8"), frozen, bound])
+    frozen.trainable = False
+    imported = importing.import_model(lambda: randomize(model))
+    assert imported.rewrites == [
+        "Frozen layers are trained like all others: base",
+        "Constraints on weights were dropped: head",
+        "Input input_layer_1 takes float32 instead of uint8",
+    ]
+    assert len(imported.model.trainable_weights) == 4
+
+
+def make_image_step(layers, kind: str, channels: int, flag: bool, activation: str | None):
+    """One layer of a random network on images; `flag` is its padding or another of its options."""
     padding = "same" if flag else "valid"
     match kind:
         case "conv":
@@ -143,27 +174,75 @@ def make_step(layers, kind: str, channels: int, flag: bool, activation: str | No
         case "pointwise":
             return layers.Conv2D(channels, 1, use_bias=flag, activation=activation)
         case "depthwise":
-            return layers.DepthwiseConv2D(3, padding=padding, activation=activation)
+            return layers.DepthwiseConv2D(3, padding=padding, depth_multiplier=1 + flag, activation=activation)
         case "separable":
             return layers.SeparableConv2D(channels, 3, padding="same", use_bias=flag, activation=activation)
+        case "transposed":
+            return layers.Conv2DTranspose(channels, 3, padding="same", use_bias=flag, activation=activation)
         case "norm":
             return layers.BatchNormalization(scale=flag)
         case "relu":
             return layers.ReLU(6.0 if flag else None)
+        case "prelu":
+            return layers.PReLU(shared_axes=[1, 2] if flag else None)
     return layers.Dropout(0.2)
 
 
-KINDS = ["conv", "depthwise", "dropout", "norm", "pointwise", "relu", "separable"]
-STEP = st.tuples(st.sampled_from(KINDS), st.integers(1, 4), st.booleans(), st.sampled_from([None, "relu", "elu"]))
+def make_signal_step(layers, kind: str, channels: int, flag: bool, activation: str | None):
+    """One layer of a random network on signals."""
+    padding = "same" if flag else "valid"
+    match kind:
+        case "conv":
+            return layers.Conv1D(channels, 3, padding="causal" if flag else "valid", activation=activation)
+        case "pointwise":
+            return layers.Conv1D(channels, 1, use_bias=flag, activation=activation)
+        case "depthwise":
+            return layers.DepthwiseConv1D(3, padding=padding, depth_multiplier=1 + flag, activation=activation)
+        case "separable":
+            return layers.SeparableConv1D(channels, 3, padding="same", use_bias=flag, activation=activation)
+        case "transposed":
+            return layers.Conv1DTranspose(channels, 3, padding="same", use_bias=flag, activation=activation)
+        case "norm":
+            return layers.BatchNormalization(scale=flag)
+        case "relu":
+            return layers.LeakyReLU(0.1) if flag else layers.ReLU()
+        case "prelu":
+            return layers.PReLU(shared_axes=[1] if flag else None)
+    return layers.Dropout(0.2)
 
 
-@settings(max_examples=12, deadline=None)
-@given(st.lists(STEP, min_size=1, max_size=6), st.booleans(), st.integers(0, 9))
-def test_random_networks(steps, new, seed):
+def make_table_step(layers, kind: str, channels: int, flag: bool, activation: str | None):
+    """One layer of a random network on tables."""
+    match kind:
+        case "norm":
+            return layers.BatchNormalization(scale=flag)
+        case "relu":
+            return layers.ELU() if flag else layers.ReLU()
+        case "prelu":
+            return layers.PReLU()
+        case "dropout":
+            return layers.Dropout(0.2)
+    return layers.Dense(channels, use_bias=flag, activation=activation)
+
+
+KINDS = ["conv", "depthwise", "dropout", "norm", "pointwise", "prelu", "relu", "separable", "transposed"]
+ACTIVATIONS = [None, "relu", "elu", "swish", "relu6", "hard_sigmoid"]
+STEP = st.tuples(st.sampled_from(KINDS), st.integers(1, 4), st.booleans(), st.sampled_from(ACTIVATIONS))
+FORMS = {
+    "image": ((14, 14, 2), make_image_step),
+    "signal": ((18, 2), make_signal_step),
+    "table": ((5,), make_table_step),
+}
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.sampled_from(list(FORMS)), st.lists(STEP, min_size=1, max_size=6), st.booleans(), st.integers(0, 9))
+def test_random_networks(form, steps, new, seed):
     package = keras_3 if new else keras
+    shape, make_step = FORMS[form]
     layers = [make_step(package.layers, *step) for step in steps]
     end = [package.layers.Flatten(), package.layers.BatchNormalization(), package.layers.Dense(3, activation="softmax")]
-    original = randomize(package.Sequential([package.Input((14, 14, 2)), *layers, *end]), seed)
+    original = randomize(package.Sequential([package.Input(shape), *layers, *end]), seed)
     imported = importing.import_model(lambda: original)
     check_equal(original, imported)
     assert not imported.without_qat

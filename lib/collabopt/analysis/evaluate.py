@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from collabopt import models
 from collabopt.analysis import audit, scoring
 from collabopt.config.experiment import Experiment
 from collabopt.config.stages import Stage, get_lineage
 from collabopt.datasets import Data, Split
 from collabopt.runtime.tensorflow import keras
-from collabopt.techniques import layers, quantization
+from collabopt.techniques import layers, quantization, registry
 from collabopt.tflite import convert, flatbuffer, sizes
 
 
@@ -60,13 +61,16 @@ def write_measurements(
     """
     kernels = _read_kernels(model)
     shared = _find_shared_ranges(stage, experiment, kernels.kinds)
-    content, channel_ranges = _convert(model, data, experiment, {name: kernels.weights[name] for name in shared})
+    activations = models.get_output_activations(experiment.model, *registry.get_ends(data))
+    content, channel_ranges = _convert(
+        model, data, experiment, {name: kernels.weights[name] for name in shared}, activations
+    )
     (directory / "int8.tflite").write_bytes(content)
     channel_file = directory / "int8-channel_ranges.tflite"
     if channel_ranges:
         channel_file.write_bytes(channel_ranges)
     files = {"_int8": content} | ({"_int8_channel_ranges": channel_ranges} if channel_ranges else {})
-    scores = scoring.score_splits(model, files, data, experiment.threads, reads_test)
+    scores = scoring.score_splits(model, files, data, experiment.threads, reads_test, bool(activations))
     np.savez_compressed(directory / "scores.npz", **scores)
     int8_values = flatbuffer.read_layer_kernels(
         content, {name: kernel.shape for name, kernel in kernels.weights.items()}
@@ -133,16 +137,19 @@ def _find_shared_ranges(stage: Stage, experiment: Experiment, kinds: dict[str, s
 
 
 def _convert(
-    model: keras.Model, data: Data, experiment: Experiment, shared: dict[str, np.ndarray]
+    model: keras.Model,
+    data: Data,
+    experiment: Experiment,
+    shared: dict[str, np.ndarray],
+    activations: list[str | None],
 ) -> tuple[bytes, bytes | None]:
     """The int8 file in which the channels of each `shared` kernel have one range. If there are such kernels, also the
     file in which each channel has its own."""
     if quantization.is_wrapped(model):
-        content = convert.convert_as_trained(model)
+        content = convert.convert_as_trained(model, activations)
         return content, flatbuffer.rewrite_ranges(content, shared, of="channel") if shared else None
-    content = convert.convert_to_int8(
-        model, sample_calibration(data.train, experiment.calibration_examples, experiment.seed)
-    )
+    calibration = sample_calibration(data.train, experiment.calibration_examples, experiment.seed)
+    content = convert.convert_to_int8(model, calibration, activations)
     return (flatbuffer.rewrite_ranges(content, shared, of="tensor"), content) if shared else (content, None)
 
 

@@ -106,6 +106,7 @@ def describe_measurement(
         "path": [[one.prunes, one.keeps_zeros, one.clusters, one.quantizes] for one in lineage],
         "scheme": experiment.scheme if stage.has_schemes else None,
         "exclude": experiment.exclude.model_dump(mode="json"),
+        "output": experiment.model.output,
         "test": data.test.fingerprint() if reads_test else None,
         "task": registry.describe_task(data.task),
         "code": registry.compute_code_digests(experiment, data, evaluate.write_measurements),

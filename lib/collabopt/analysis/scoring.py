@@ -28,7 +28,7 @@ def score_model(model: keras.Model, split: Split, task: Task) -> np.ndarray:
     return np.concatenate(scores)
 
 
-def score_file(tflite: bytes, split: Split, task: Task, threads: int = 1) -> np.ndarray:
+def score_file(tflite: bytes, split: Split, task: Task, threads: int = 1, probabilities: bool = False) -> np.ndarray:
     """Score each example with a file.
 
     Args:
@@ -36,11 +36,12 @@ def score_file(tflite: bytes, split: Split, task: Task, threads: int = 1) -> np.
         split: Examples with labels.
         task: Gives the score.
         threads: Number of threads.
+        probabilities: Whether the file ends in a softmax or sigmoid that the model does not have.
 
     Returns:
         The scores (n,) float32.
     """
-    return interpreter.score_examples(tflite, split, objectives.make_score(task), threads)
+    return interpreter.score_examples(tflite, split, objectives.make_score(task, probabilities), threads)
 
 
 def summarize(scores: np.ndarray, split: Split, task: Task) -> float:
@@ -75,7 +76,7 @@ def compute_auc(scores: np.ndarray, split: Split, task: Task) -> float | None:
 
 
 def score_splits(
-    model: keras.Model, files: dict[str, bytes], data: Data, threads: int, reads_test: bool
+    model: keras.Model, files: dict[str, bytes], data: Data, threads: int, reads_test: bool, probabilities: bool
 ) -> dict[str, np.ndarray]:
     """Score a stage on validation and test.
 
@@ -85,6 +86,7 @@ def score_splits(
         data: All splits.
         threads: Number of threads.
         reads_test: Whether to score the test split.
+        probabilities: As in `score_file`.
 
     Returns:
         Scores (n,) by name: `validation` and `test` for the model, with a suffix for a file. Only `_int8` is scored on
@@ -95,7 +97,7 @@ def score_splits(
         scores[name] = score_model(model, split, data.task)
         for suffix, content in files.items():
             if name == "test" or suffix == "_int8":
-                scores[f"{name}{suffix}"] = score_file(content, split, data.task, threads)
+                scores[f"{name}{suffix}"] = score_file(content, split, data.task, threads, probabilities)
     return scores
 
 

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
 
 from collabopt.config import metrics, tasks
 from collabopt.config.stages import BASELINE, STAGES, Stage
@@ -15,6 +15,8 @@ from collabopt.config.stages import BASELINE, STAGES, Stage
 _MACS = {"ethos-u55": (32, 64, 128, 256), "ethos-u65": (256, 512), "ethos-u85": (128, 256, 512, 1024, 2048)}
 ACCELERATORS = tuple(f"{family}-{macs}" for family, sizes in _MACS.items() for macs in sizes)
 """Family and multiply-accumulates per cycle: every Ethos-U that Vela 5.2 knows."""
+
+_PLACE = r"^[\w.]+:\w+$"
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -65,7 +67,7 @@ class Dataset(_Source):
     """
 
     name: Literal["digits", "mnist", "cifar10", "speech_commands", "imagenet"] | None = None
-    function: str | None = Field(None, pattern=r"^[\w.]+:\w+$")
+    function: str | None = Field(None, pattern=_PLACE)
     path: str | None = None
     directory: str | None = None
     image_size: Count | Annotated[tuple[Count, Count], Field(strict=False)] | None = None
@@ -78,14 +80,44 @@ class Dataset(_Source):
     test_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
 
 
+def _name_classes(places: Any) -> Any:
+    """["module:Class"] as {"Class": "module:Class"}."""
+    return {str(place).partition(":")[2]: place for place in places} if isinstance(places, list | tuple) else places
+
+
 class Model(_Source):
-    """A built-in model by `name`, or the user's own: `function` ("module:function") or `path` (.keras, .h5, .hdf5)."""
+    """A built-in model by `name`, or the user's own: `function` ("module:function") or `path`.
+
+    The path is a .keras, .h5 or .hdf5 file, or the folder of a SavedModel. The function is called with the shape of an
+    input and the number of classes, or without arguments. The user's model is imported; the other keys say how.
+
+    Attributes:
+        weights: File of weights for the model that `function` returns.
+        custom_objects: The user's own classes, {Name: "module:Class"} or ["module:Class"].
+        trust_code: Whether Python code inside the file at `path` may run.
+        output: Whether deployed files end in the model's own softmax or sigmoid, or return logits.
+    """
 
     name: (
         Literal["digits_cnn", "mnist_cnn", "ds_cnn_s", "ds_cnn_m", "ds_cnn_l", "mobilenet_v1", "mobilenet_v2"] | None
     ) = None
-    function: str | None = Field(None, pattern=r"^[\w.]+:\w+$")
-    path: str | None = Field(None, pattern=r"\.(keras|h5|hdf5)$")
+    function: str | None = Field(None, pattern=_PLACE)
+    path: str | None = Field(None, pattern=r"\.(keras|h5|hdf5)$|(^|/)[^./]+/?$")
+    weights: str | None = None
+    custom_objects: Annotated[dict[str, Annotated[str, Field(pattern=_PLACE)]], BeforeValidator(_name_classes)] = {}
+    trust_code: bool = False
+    output: Literal["as_given", "logits"] = "as_given"
+
+    @model_validator(mode="after")
+    def _check_import(self) -> "Model":
+        given = sorted(self.model_fields_set - {"name", "function", "path"})
+        if self.name and given:
+            raise ValueError(f"{', '.join(given)}: for a function or path; the model {self.name} is built in")
+        if self.weights and not self.function:
+            raise ValueError(f"weights={self.weights}: goes with function; a path holds its weights itself")
+        if self.trust_code and not self.path:
+            raise ValueError("trust_code=True: goes with path; a function's code runs in any case")
+        return self
 
 
 class Training(Section):

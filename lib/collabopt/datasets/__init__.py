@@ -4,6 +4,7 @@ data = datasets.load(experiment.load("digits"))
 """
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from collabopt.config.tasks import TASKS, Task
 from collabopt.datasets import cifar10, custom, digits, imagenet, mnist, speech_commands, splitting
 from collabopt.datasets.dataset import DatasetError, Parts, Shape, locate
 from collabopt.datasets.split import Split
+from collabopt.runtime.tensorflow import tf
 
 __all__ = ["Data", "DatasetError", "Split", "load", "locate"]
 
@@ -39,6 +41,7 @@ class Data:
         input_shape: Shape of one model input, without batch; a dict by input name for several inputs.
         outputs: Shape of one model output, without batch; None if the task leaves it open.
         task: What outputs mean and how they are scored.
+        augmentation: Maps model inputs and a seed (2,) int32 to model inputs, in training; that of an imported model.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Data:
     input_shape: Shape | dict[str, Shape]
     outputs: Shape | None = None
     task: Task = TASKS["classification"]
+    augmentation: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None
 
     def with_channel_axis(self, *inputs: str) -> "Data":
         """Return the same data with a last axis of size 1, as for images (height, width) without channels.

@@ -21,6 +21,7 @@ from collabopt.config.metrics import METRICS, SCORES, get_metric, get_targets
 from collabopt.config.stages import get_label, get_lineage
 from collabopt.deploy import targets
 from collabopt.deploy.search import Search
+from collabopt.run import Run
 from collabopt.storage import atomic
 from collabopt.tflite.interpreter import open_interpreter
 
@@ -99,7 +100,21 @@ def _make_content(search: Search, tflite: bytes) -> dict[str, Any]:
         "input": _describe_tensor(interpreter.get_input_details()),
         "output": _describe_tensor(interpreter.get_output_details()),
         "classes": list(search.run.data.classes),
+        "imported": _describe_import(search.run),
         **search.run.describe(),
+    }
+
+
+def _describe_import(run: Run) -> dict[str, Any] | None:
+    """What the import changed in the user's model, and what its outputs are; None for a built-in model."""
+    imported, section = run.imported(), run.experiment.model
+    if imported is None:
+        return None
+    return {
+        "rewrites": imported.rewrites,
+        "without_qat": imported.without_qat,
+        "largest_difference": imported.largest_difference,
+        "output_activation": imported.output_activation if section.output == "as_given" else None,
     }
 
 

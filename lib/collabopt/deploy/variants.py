@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from collabopt import models
 from collabopt.analysis import evaluate, scoring
 from collabopt.analysis.finished import Finished
 from collabopt.config.formats import FORMATS
@@ -98,6 +99,7 @@ def measure(run: Run, stage: Stage, name: str) -> Variant:
         "measured": finished.measured.name if name == "int8" else None,
         "format": name,
         "calibration_examples": experiment.calibration_examples,
+        "output": experiment.model.output,
         "code": compute_digest(_convert, _measure_sizes, _measure_weights),
         "zstandard": metadata.version("zstandard"),
     }
@@ -155,12 +157,17 @@ def _convert(run: Run, finished: Finished, name: str) -> tuple[bytes, np.ndarray
         return finished.tflite.read_bytes(), finished.scores()["validation_int8"]
     experiment = run.experiment
     inputs = evaluate.sample_calibration(run.data.train, experiment.calibration_examples, experiment.seed)
-    content = convert.convert(run.model(finished.stage.name), name, inputs)
-    return content, scoring.score_file(content, run.data.validation, run.data.task, experiment.threads)
+    activations = models.get_output_activations(experiment.model, *registry.get_ends(run.data))
+    content = convert.convert(run.model(finished.stage.name), name, inputs, activations)
+    return content, scoring.score_file(
+        content, run.data.validation, run.data.task, experiment.threads, bool(activations)
+    )
 
 
 def _score_on_test(run: Run, tflite: Path) -> float:
-    scores = scoring.score_file(tflite.read_bytes(), run.data.test, run.data.task, run.experiment.threads)
+    data, experiment = run.data, run.experiment
+    probabilities = bool(models.get_output_activations(experiment.model, *registry.get_ends(data)))
+    scores = scoring.score_file(tflite.read_bytes(), data.test, data.task, experiment.threads, probabilities)
     return scoring.summarize(scores, run.data.test, run.data.task)
 
 

@@ -1,18 +1,20 @@
 """Models: built-in ones by name, custom ones by function or file. All return logits.
 
-model = models.build(digits.model, input_shape=(8, 8, 1), classes=10)
+model = models.build(digits.model, input_shape=(8, 8, 1), outputs=(10,))
 """
 
 from types import ModuleType
 
+import numpy as np
+
 from collabopt.config import experiment
 from collabopt.models import custom, ds_cnn, importing, mobilenet, small, weights
-from collabopt.models.check import ModelError, check
+from collabopt.models.check import ModelError, Shape, Shapes, check, find_inputs
 from collabopt.runtime.tensorflow import keras
-from collabopt.storage import atomic
-from collabopt.storage.source_digest import compute_digest, compute_module_digest
+from collabopt.storage.source_digest import compute_digest
 
-__all__ = ["FAMILIES", "ModelError", "build", "compute_code_digest", "weights"]
+__all__ = ["FAMILIES", "ModelError", "Shapes", "build", "compute_code_digest", "find_inputs", "get_imported"]
+__all__ += ["get_output_activations", "restore", "weights"]
 
 FAMILIES: dict[str, ModuleType] = {
     "digits_cnn": small,
@@ -26,37 +28,109 @@ FAMILIES: dict[str, ModuleType] = {
 """Module of each built-in model, whose function has the model's name."""
 
 
-def build(section: experiment.Model, input_shape: tuple[int, ...], outputs: tuple[int, ...] | None) -> keras.Model:
+def build(
+    section: experiment.Model, input_shape: Shapes, outputs: Shape | None, takes_logits: bool = True
+) -> keras.Model:
     """Build the model of an experiment.
 
     Fresh weights are drawn from the global seed, which the caller sets. A saved model keeps its weights.
 
     Args:
         section: The model section of the experiment.
-        input_shape: Shape of one input, without batch.
-        outputs: Shape of one output, without batch; None takes any. A function receives the number of outputs.
+        input_shape: Shape of one input, without batch; by name if there are several.
+        outputs: Shape of one output, without batch; None takes any.
+        takes_logits: Whether a softmax or sigmoid at the end of a user's model is taken off.
 
     Returns:
         A Keras 2 model, a flat graph of layers, from float32 (None, *input_shape) to float32 (None, *outputs).
 
     Raises:
-        ModelError: The model cannot be found, is not of this form, or its input is too small.
+        ModelError: The model cannot be found or imported, or does not fit the data.
     """
-    count = outputs[-1] if outputs else 0
-    if section.path:
-        origin, model = f"path={section.path}", custom.load(section.path)
-    elif section.function:
-        origin, model = f"function={section.function}", custom.call(section.function, input_shape, count)
+    if section.name:
+        origin, model = f"name={section.name}", _build_by_name(section.name, input_shape, outputs)
     else:
-        origin, model = f"name={section.name}", _build_by_name(section.name, input_shape, count)
+        origin = f"path={section.path}" if section.path else f"function={section.function}"
+        imports = custom.get_imported if section.path else custom.import_again
+        model = custom.copy(imports(section, input_shape, outputs, takes_logits).model)
     check(origin, model, input_shape, outputs)
     return model
+
+
+def restore(
+    section: experiment.Model,
+    input_shape: Shapes,
+    outputs: Shape | None,
+    arrays: dict[str, np.ndarray],
+    takes_logits: bool = True,
+) -> keras.Model:
+    """Build the model of an experiment with given weights.
+
+    Args:
+        section: The model section of the experiment.
+        input_shape: Shape of one input, without batch; by name if there are several.
+        outputs: Shape of one output, without batch; None takes any.
+        arrays: Its weights by layer/variable.
+        takes_logits: As in `build`.
+
+    Returns:
+        The model.
+
+    Raises:
+        ModelError: The model cannot be found or imported, or the weights do not fit it.
+    """
+    if section.name:
+        model = _build_by_name(section.name, input_shape, outputs)
+    else:
+        model = keras.models.clone_model(custom.get_imported(section, input_shape, outputs, takes_logits).model)
+    weights.assign(model, arrays)
+    return model
+
+
+def get_imported(
+    section: experiment.Model, input_shape: Shapes, outputs: Shape | None, takes_logits: bool = True
+) -> importing.Imported | None:
+    """Return what the import of a user's model did: its rewrites, output activations and augmentation.
+
+    Args:
+        section: The model section of the experiment.
+        input_shape: Shape of one input, without batch; by name if there are several.
+        outputs: Shape of one output, without batch; None takes any.
+        takes_logits: As in `build`.
+
+    Returns:
+        The import; None for a built-in model.
+
+    Raises:
+        ModelError: The model cannot be found or imported.
+    """
+    return None if section.name else custom.get_imported(section, input_shape, outputs, takes_logits)
+
+
+def get_output_activations(
+    section: experiment.Model, input_shape: Shapes, outputs: Shape | None, takes_logits: bool = True
+) -> list[str | None]:
+    """Return the activations that the deployed file has after the logits.
+
+    Args:
+        section: The model section of the experiment.
+        input_shape: Shape of one input, without batch; by name if there are several.
+        outputs: Shape of one output, without batch; None takes any.
+        takes_logits: As in `build`.
+
+    Returns:
+        "softmax", "sigmoid" or None for each output; empty if no output has one.
+    """
+    imported = None if section.output == "logits" else get_imported(section, input_shape, outputs, takes_logits)
+    activations = list(imported.output_activations.values()) if imported else []
+    return activations if any(activations) else []
 
 
 def compute_code_digest(section: experiment.Model) -> str:
     """Compute a digest of what decides a model, for the keys of stored stages.
 
-    That is the code of a built-in model, the module of a custom function (not what it imports), or the saved file.
+    That is the code of a built-in model. Of a user's model it is the file, the module of the function and classes (not
+    what they import), the weights, and the code of the import.
 
     Args:
         section: The model section of the experiment.
@@ -67,19 +141,16 @@ def compute_code_digest(section: experiment.Model) -> str:
     Raises:
         ModelError: A file is missing.
     """
-    if section.path:
-        code = compute_digest(importing.import_model)
-        return f"{atomic.compute_sha256(custom.find_saved_model(section.path))} {code}"
-    if section.function:
-        return compute_module_digest(custom.find_source(section.function))
-    return compute_digest(getattr(FAMILIES[section.name], section.name))
+    if section.name:
+        return compute_digest(getattr(FAMILIES[section.name], section.name))
+    return custom.compute_digests(section)
 
 
-def _build_by_name(name: str, input_shape: tuple[int, ...], classes: int) -> keras.Model:
-    if len(input_shape) != 3:
+def _build_by_name(name: str, input_shape: Shapes, outputs: Shape | None) -> keras.Model:
+    if isinstance(input_shape, dict) or len(input_shape) != 3:
         raise ModelError(f"name={name}, input_shape={input_shape}: expected (height, width, channels)")
     try:
-        return getattr(FAMILIES[name], name)(input_shape, classes)
+        return getattr(FAMILIES[name], name)(input_shape, outputs[-1])
     except ModelError:
         raise
     except ValueError as error:  # a feature map of size zero

@@ -5,30 +5,48 @@ from collections import Counter
 
 from collabopt.runtime.tensorflow import keras
 
+Shape = tuple[int, ...]
+Shapes = Shape | dict[str, Shape]
+"""Shape of one input without batch; by name where a model has several inputs."""
+
 
 class ModelError(ValueError):
     """A model or its weights cannot be used. The message names the parameter, its value, and what would be right."""
 
 
-def check(origin: str, model: object, input_shape: tuple[int, ...], outputs: tuple[int, ...] | None) -> None:
-    """Check that a model is a flat Keras 2 graph from (None, *input_shape) to (None, *outputs).
+def check(origin: str, model: object, input_shape: Shapes, outputs: Shape | None) -> None:
+    """Check that a model is a flat Keras 2 graph of layers from the inputs of the data to the outputs of the task.
 
     Args:
         origin: Parameter and value that the model comes from, such as "function=mine:net", for errors.
         model: The model.
-        input_shape: Expected shape of one input, without batch.
-        outputs: Expected shape of one output, without batch; None takes any.
+        input_shape: Expected shape of one input, without batch; of each input by name if there are several.
+        outputs: Expected shape of the only output, without batch. None allows any outputs.
 
     Raises:
         ModelError: The model does not meet a requirement.
     """
     # Each check assumes that the previous ones passed.
-    for find in (_not_a_graph, _not_flat, _shared, _wrong_ends, _not_logits):
-        if mistake := find(model, input_shape, outputs):
+    for find in (_not_a_graph, _not_flat, _shared):
+        if mistake := find(model):
             raise ModelError(f"{origin}: {mistake}")
+    if mistake := _find_wrong_inputs(model, input_shape) or _find_wrong_outputs(model, outputs):
+        raise ModelError(f"{origin}: {mistake}")
 
 
-def _not_a_graph(model: object, *_: object) -> str | None:
+def find_inputs(model: keras.Model) -> dict[str, tuple[int | None, ...]]:
+    """Find the inputs of a model.
+
+    Args:
+        model: A model of Keras 2, plain or wrapped.
+
+    Returns:
+        Shapes without batch by the name of the input, in the order of the model's inputs.
+    """
+    return {name: tuple(tensor.shape[1:]) for name, tensor in zip(model.input_names, model.inputs, strict=True)}
+
+
+def _not_a_graph(model: object) -> str | None:
     if not isinstance(model, keras.Model):
         kind = f"{type(model).__module__}.{type(model).__name__}"
         if kind.startswith("keras."):
@@ -42,7 +60,7 @@ def _not_a_graph(model: object, *_: object) -> str | None:
     return None
 
 
-def _not_flat(model: keras.Model, *_: object) -> str | None:
+def _not_flat(model: keras.Model) -> str | None:
     for layer in model.layers:
         if isinstance(layer, keras.Model):
             return f"layer {layer.name} is itself a model, which TFMOT cannot wrap; call its layers one by one instead"
@@ -50,7 +68,7 @@ def _not_flat(model: keras.Model, *_: object) -> str | None:
     return f"two layers are named {twice[0]}; expected names of their own" if twice else None
 
 
-def _shared(model: keras.Model, *_: object) -> str | None:
+def _shared(model: keras.Model) -> str | None:
     if type(model) is not keras.Sequential:
         # The nodes of the layer object would include its calls in other models.
         for layer in model.get_config()["layers"]:
@@ -64,25 +82,32 @@ def _shared(model: keras.Model, *_: object) -> str | None:
     return None
 
 
-def _wrong_ends(model: keras.Model, input_shape: tuple[int, ...], outputs: tuple[int, ...] | None) -> str | None:
-    for end, tensors, expected in (
-        ("input", model.inputs, (None, *input_shape)),
-        ("output", model.outputs, outputs and (None, *outputs)),
-    ):
-        if len(tensors) != 1:
-            return f"found {len(tensors)} {end}s; expected one"
-        if expected and tuple(tensors[0].shape) != expected:
-            return f"{end} shape={tuple(tensors[0].shape)}: expected {expected}"
-        if tensors[0].dtype != "float32":
-            return f"{end} dtype={tensors[0].dtype.name}: expected float32"
+def _find_wrong_inputs(model: keras.Model, input_shape: Shapes) -> str | None:
+    found = find_inputs(model)
+    if not isinstance(input_shape, dict):
+        if len(found) > 1:
+            return f"found {len(found)} inputs, {', '.join(found)}; expected data with one array for each, by name"
+        input_shape = dict.fromkeys(found, tuple(input_shape))
+    elif len(found) == 1 == len(input_shape):
+        input_shape = dict(zip(found, input_shape.values(), strict=True))
+    if found.keys() != input_shape.keys():
+        return f"inputs {', '.join(found)}: expected the names of the data's arrays, {', '.join(input_shape)}"
+    for (name, shape), tensor in zip(found.items(), model.inputs, strict=True):
+        of_name = f" {name}" if len(found) > 1 else ""
+        if shape != tuple(input_shape[name]):
+            return f"input{of_name} shape={(None, *shape)}: expected {(None, *input_shape[name])}, as the data has"
+        if tensor.dtype not in ("float32", "int32", "int64"):
+            return f"input{of_name} dtype={tensor.dtype.name}: expected float32"
     return None
 
 
-def _not_logits(model: keras.Model, *_: object) -> str | None:
-    last = model.layers[-1] if type(model) is keras.Sequential else model.get_layer(model.output_names[0])
-    # A call such as tf.nn.softmax(x) becomes a layer with the attribute `function`.
-    function = getattr(last, "activation", None) or getattr(last, "function", None)
-    name = "softmax" if isinstance(last, keras.layers.Softmax) else getattr(function, "__name__", "")
-    if name.startswith(("softmax", "sigmoid")):
-        return f"logits are expected: the last layer is a {name.split('_')[0]}; take it off"
-    return None
+def _find_wrong_outputs(model: keras.Model, outputs: Shape | None) -> str | None:
+    for tensor in model.outputs:
+        if tensor.dtype != "float32":
+            return f"output dtype={tensor.dtype.name}: expected float32"
+    if outputs is None:
+        return None
+    if len(model.outputs) != 1:
+        return f"found {len(model.outputs)} outputs; expected one"
+    shape = tuple(model.outputs[0].shape)
+    return None if shape == (None, *outputs) else f"output shape={shape}: expected {(None, *outputs)}, as the data has"

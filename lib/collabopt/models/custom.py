@@ -1,21 +1,28 @@
-"""Custom models: a function of a module, or a saved file."""
+"""Custom models: what a function of a module returns, or a saved file. Both are imported (`importing`)."""
 
+import dataclasses
 import functools
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 
+from collabopt.config.experiment import Model
 from collabopt.config.loading import DATA
 from collabopt.datasets import locate
 from collabopt.models import importing
-from collabopt.models.check import ModelError
+from collabopt.models.check import ModelError, Shape, Shapes, find_inputs
 from collabopt.runtime import progress, user_modules
 from collabopt.runtime.tensorflow import keras
+from collabopt.storage import atomic
+from collabopt.storage.source_digest import compute_digest, compute_module_digest
 
 
-def find_source(function: str) -> Path:
-    """Find the file of a function's module.
+def find_source(place: str, key: str = "function") -> Path:
+    """Find the file of the module of a function or class.
 
     Args:
-        function: "module:function". The module is found as in `user_modules`.
+        place: "module:name". The module is found as in `user_modules`.
+        key: Key of the experiment that names it, for errors.
 
     Returns:
         The file.
@@ -24,21 +31,22 @@ def find_source(function: str) -> Path:
         ModelError: There is no such module.
     """
     try:
-        return user_modules.find_source(function)
+        return user_modules.find_source(place)
     except user_modules.UserModuleError as error:
-        raise ModelError(f"function={function}: {error}") from error
+        raise ModelError(f"{key}={place}: {error}") from error
 
 
-def call(function: str, input_shape: tuple[int, ...], classes: int) -> object:
+def call(function: str, input_shape: Shapes, outputs: Shape | None) -> object:
     """Call a function that builds a model. Its errors are passed on.
 
     Args:
-        function: "module:function". The module is found as in `user_modules`.
+        function: "module:function". The module is found as in `user_modules`. The function takes
+            (input_shape, number of outputs), or no arguments.
         input_shape: Shape of one input, without batch.
-        classes: Number of classes.
+        outputs: Shape of one output, without batch; None if the task leaves it open.
 
     Returns:
-        The result, unchecked.
+        The result. A Sequential model is built for the shape.
 
     Raises:
         ModelError: There is no such function, or its file changed after its import.
@@ -52,55 +60,174 @@ def call(function: str, input_shape: tuple[int, ...], classes: int) -> object:
     except user_modules.UserModuleError as error:
         raise ModelError(f"function={function}: {error}") from error
     with user_modules.allow_imports():
-        return build(input_shape, classes)
+        model = build(input_shape, outputs[-1] if outputs else None) if _takes_arguments(build) else build()
+    if type(model).__name__ == "Sequential" and not getattr(model, "built", True) and not isinstance(input_shape, dict):
+        model.build((None, *input_shape))
+    return model
 
 
-def find_saved_model(path: str) -> Path:
-    """Find a saved model.
+def _takes_arguments(function: Callable) -> bool:
+    """Whether a function wants the shape and the number of classes."""
+    parameters = inspect.signature(function).parameters.values()
+    is_required = [one.default is one.empty and one.kind is not one.VAR_KEYWORD for one in parameters]
+    return any(is_required) or any(one.name == "input_shape" for one in parameters)
+
+
+def find_file(path: str, key: str = "path") -> Path:
+    """Find a saved model or weights.
 
     Args:
         path: Path of an experiment, relative as in `datasets.locate`.
+        key: Key of the experiment that names it, for errors.
 
     Returns:
-        The file.
+        The file, or the folder of a SavedModel.
 
     Raises:
         ModelError: There is no such file.
     """
     file = locate(path, DATA)
-    if not file.is_file():
-        raise ModelError(f"path={path}: no such file; expected a model that Keras saved (.keras, .h5 or .hdf5)")
+    if not file.exists():
+        raise ModelError(f"{key}={path}: no such file; expected one that Keras saved (.keras, .h5 or .hdf5)")
     return file
 
 
-def load(path: str) -> keras.Model:
-    """Import a saved model of Keras 2 or 3. Its rewrites are logged.
+def compute_digests(section: Model) -> str:
+    """Compute digests of all that decides a user's model: its files, the modules that it names, and the import.
+
+    What the modules import is not followed.
 
     Args:
-        path: File of an experiment, relative as in `datasets.locate`.
+        section: The model section of an experiment.
 
     Returns:
-        A fresh copy of the imported model with its weights. It returns logits.
+        Hex digits, separated by spaces.
 
     Raises:
-        ModelError: There is no such file, or the model cannot be imported.
+        ModelError: A file or module is missing.
     """
-    file = find_saved_model(path)
+    files = [find_file(section.path)] if section.path else []
+    files += [find_file(section.weights, "weights")] if section.weights else []
+    sources = [find_source(section.function)] if section.function else []
+    sources += [find_source(place, "custom_objects") for _, place in sorted(section.custom_objects.items())]
+    digests = [_compute_file_digest(file) for file in files] + [compute_module_digest(source) for source in sources]
+    return " ".join([*digests, compute_digest(importing.import_model)])
+
+
+def _compute_file_digest(file: Path) -> str:
+    if file.is_file():
+        return atomic.compute_sha256(file)
+    return atomic.compute_files_digest(sorted(part for part in file.rglob("*") if part.is_file()))
+
+
+_KEPT: dict[tuple, importing.Imported] = {}
+"""The last import of this process, by all that decides the model but the weights that a function draws."""
+
+
+def get_imported(
+    section: Model, input_shape: Shapes, outputs: Shape | None, takes_logits: bool = True
+) -> importing.Imported:
+    """Return the imported model of an experiment, from an earlier import of this process if there is one.
+
+    Args:
+        section: The model section, with a function or path.
+        input_shape: Shape of one input, without batch; by name if there are several.
+        outputs: Shape of one output, without batch; None if the task leaves it open.
+        takes_logits: Whether a softmax or sigmoid at the end is taken off.
+
+    Returns:
+        The imported model. Copy it before it is changed.
+
+    Raises:
+        ModelError: As in `import_again`.
+    """
+    key = _make_key(section, input_shape, outputs, takes_logits)
+    return _KEPT[key] if key in _KEPT else import_again(section, input_shape, outputs, takes_logits)
+
+
+def import_again(
+    section: Model, input_shape: Shapes, outputs: Shape | None, takes_logits: bool = True
+) -> importing.Imported:
+    """Import the model of an experiment. A function draws fresh weights from the global seed.
+
+    Args:
+        section: The model section, with a function or path.
+        input_shape: Shape of one input, without batch; by name if there are several.
+        outputs: Shape of one output, without batch; None if the task leaves it open.
+        takes_logits: Whether a softmax or sigmoid at the end is taken off.
+
+    Returns:
+        The imported model. Axes that the user's model leaves open have the sizes of the shape.
+
+    Raises:
+        ModelError: A file or function cannot be found, or the model cannot be imported.
+    """
+    key = _make_key(section, input_shape, outputs, takes_logits)
+    origin = f"path={section.path}" if section.path else f"function={section.function}"
     try:
-        imported = _import(file, file.stat().st_mtime_ns)
+        with user_modules.allow_imports():
+            imported = importing.import_model(
+                find_file(section.path)
+                if section.path
+                else functools.partial(call, section.function, input_shape, outputs),
+                trust_code=section.trust_code,
+                takes_logits=takes_logits,
+                custom_objects=section.custom_objects,
+                weights=find_file(section.weights, "weights") if section.weights else None,
+            )
     except importing.ImportRefused as error:
-        raise ModelError(f"path={path}: {error.reason}; {error.remedy}") from error
-    model = keras.models.clone_model(imported)
-    model.set_weights(imported.get_weights())
-    return model
+        raise ModelError(f"{origin}: {error.reason}; {error.remedy}") from error
+    if key not in _KEPT:
+        for line in imported.rewrites:
+            progress.log(f"{origin}: {line}")
+    _KEPT.clear()
+    _KEPT[key] = imported = dataclasses.replace(imported, model=_close_axes(imported.model, input_shape))
+    return imported
 
 
-@functools.lru_cache(maxsize=4)
-def _import(file: Path, modified: int) -> keras.Model:  # noqa: ARG001 - a file that changed is imported again
-    imported = importing.import_model(file)
-    for line in imported.rewrites:
-        progress.log(f"{file.name}: {line}")
-    return imported.model
+def copy(model: keras.Model) -> keras.Model:
+    """Copy a model with layers and variables of its own.
+
+    Args:
+        model: The model.
+
+    Returns:
+        The copy, with the same names and weights.
+    """
+    clone = keras.models.clone_model(model)
+    clone.set_weights(model.get_weights())
+    return clone
+
+
+def _make_key(section: Model, input_shape: Shapes, outputs: Shape | None, takes_logits: bool) -> tuple:
+    files = [find_file(path, key) for key in ("path", "weights") if (path := getattr(section, key))]
+    return (
+        section.model_dump_json(exclude={"output"}),
+        str(input_shape),
+        outputs,
+        takes_logits,
+        *((file, file.stat().st_mtime_ns) for file in files),
+    )
+
+
+def _close_axes(model: keras.Model, input_shape: Shapes) -> keras.Model:
+    """Give the open axes of the inputs the sizes of the data, where the known ones agree."""
+    shapes = find_inputs(model)
+    wanted = input_shape if isinstance(input_shape, dict) else dict.fromkeys(shapes, tuple(input_shape))
+    is_open = any(None in shape for shape in shapes.values())
+    if not is_open or not all(_agree(shape, wanted.get(name, ())) for name, shape in shapes.items()):
+        return model
+    inputs = [
+        keras.Input(wanted[name], name=name, dtype=tensor.dtype)
+        for name, tensor in zip(shapes, model.inputs, strict=True)
+    ]
+    closed = keras.models.clone_model(model, input_tensors=inputs if len(inputs) > 1 else inputs[0])
+    closed.set_weights(model.get_weights())
+    return closed
+
+
+def _agree(shape: tuple, wanted: tuple) -> bool:
+    return len(shape) == len(wanted) and all(size in (None, other) for size, other in zip(shape, wanted, strict=True))
 
 
 @functools.cache

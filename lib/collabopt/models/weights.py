@@ -1,5 +1,6 @@
 """Weights of a model as arrays, with keys of the form layer/variable, such as "conv_1/kernel"."""
 
+import re
 import zipfile
 from pathlib import Path
 
@@ -38,7 +39,8 @@ def get_variables(model: keras.Model) -> dict[str, tf.Variable]:
         model: A plain model, without wrappers.
 
     Returns:
-        Variables by layer/variable, in the order of the layers.
+        Variables by layer/variable, in the order of the layers. Inside a recurrent or wrapping layer, a variable also
+        has the names of inner layers, without the numbers by which Keras counts these.
 
     Raises:
         ModelError: Two variables have the same key.
@@ -46,7 +48,8 @@ def get_variables(model: keras.Model) -> dict[str, tf.Variable]:
     found: dict[str, tf.Variable] = {}
     for layer in model.layers:
         for variable in layer.weights:
-            key = f"{layer.name}/{variable.name.split(':')[0].removeprefix(layer.name + '/')}"
+            inner = variable.name.split(":")[0].removeprefix(layer.name + "/")
+            key = f"{layer.name}/{re.sub(r'_[0-9]+/', '/', inner)}"
             if key in found:
                 raise ModelError(f"model={model.name}: two variables are named {key}; give each its own name")
             found[key] = variable

@@ -29,7 +29,18 @@ if TYPE_CHECKING:  # these import TensorFlow, which pages do without
     from collabopt.analysis.preflight import Finding
     from collabopt.run import Run
 
-__all__ = ["coding", "compared", "findings", "guide", "inference", "kernel_by_kernel", "layers", "ranges", "results"]
+__all__ = [
+    "coding",
+    "compared",
+    "findings",
+    "guide",
+    "imported",
+    "inference",
+    "kernel_by_kernel",
+    "layers",
+    "ranges",
+    "results",
+]
 __all__ += ["schemes", "search", "sizes", "stages", "times", "variants", "verdicts"]
 
 _RESULTS_NOTE = (
@@ -120,6 +131,29 @@ def findings(found: Sequence[Finding]) -> Table:
     ]
     empty = "The pre-flight check found no problem in any layer."
     return Table("Findings of the pre-flight check" if rows else empty, rows)
+
+
+def imported(run: Run) -> Table | None:
+    """Tabulate what the import changed in the user's model, one row per rewrite.
+
+    Args:
+        run: The run.
+
+    Returns:
+        The table; None for a built-in model.
+    """
+    found = run.imported()
+    if found is None:
+        return None
+    rows = [{"Rewrite": Cell(line, kind="wrap")} for line in found.rewrites]
+    if found.without_qat:
+        names = ", ".join(f"{name} ({kind})" for name, kind in found.without_qat.items())
+        rows.append({"Rewrite": Cell(f"Layers without quantization-aware training: {names}", kind="wrap")})
+    proof = (
+        f"The outputs agree with those of the original model: the largest difference is {found.largest_difference:.1g} "
+        "of the largest output."
+    )
+    return Table("What import changed", rows, proof) if rows else Table(f"Import changed nothing. {proof}", [])
 
 
 def guide(run: Run, name: str) -> Table:

@@ -3,6 +3,7 @@
 The deployment tree itself is data (`config.stages`): each row names the function of this package that trains it.
 """
 
+import dataclasses
 import importlib
 import importlib.util
 from collections.abc import Callable
@@ -34,7 +35,7 @@ def suggest_defaults(experiment: Experiment) -> dict[str, Any]:
     Returns:
         Keys of an experiment (`defaults.suggest`).
     """
-    data = datasets.load(experiment)
+    data = load_data(experiment)
     model = build_initial_model(experiment, data)
     is_trained = bool(experiment.model.path or experiment.initial_weights)
     return defaults.suggest(model.count_params(), len(data.train), is_trained)
@@ -54,6 +55,34 @@ def find_trainer(stage: Stage) -> Callable:
     return getattr(importlib.import_module(f"{__package__}.{module}" if is_ours else module), name)
 
 
+def load_data(experiment: Experiment) -> datasets.Data:
+    """Load the data set of an experiment, with a channel axis where only the model's input has one.
+
+    Args:
+        experiment: Names data set and model.
+
+    Returns:
+        The data set.
+    """
+    data = datasets.load(experiment)
+    if isinstance(data.input_shape, dict) or len(data.input_shape) not in (1, 2):
+        return data
+    imported = models.get_imported(experiment.model, *get_ends(data))
+    extended = (*data.input_shape, 1)
+    # Built-in models take images.
+    is_missing = extended in models.find_inputs(imported.model).values() if imported else len(extended) == 3
+    return data.with_channel_axis() if is_missing else data
+
+
+def get_ends(data: datasets.Data) -> tuple[Any, tuple[int, ...] | None, bool]:
+    """Return what the data asks of a model: shapes of inputs and of the output, and whether its loss takes logits.
+
+    Args:
+        data: The data set.
+    """
+    return data.input_shape, data.outputs, data.task.takes_logits
+
+
 def build_initial_model(experiment: Experiment, data: datasets.Data) -> keras.Model:
     """Build the model that the baseline starts from.
 
@@ -64,10 +93,24 @@ def build_initial_model(experiment: Experiment, data: datasets.Data) -> keras.Mo
     Returns:
         The model with its initial weights, or initialized from the global seed.
     """
-    model = models.build(experiment.model, data.input_shape, data.outputs)
+    model = models.build(experiment.model, *get_ends(data))
     if experiment.initial_weights:
         weights.assign(model, weights.read(datasets.locate(experiment.initial_weights.path, DATA)))
     return model
+
+
+def add_augmentation(data: datasets.Data, experiment: Experiment) -> datasets.Data:
+    """Let training apply the augmentation layers that the user's model begins with.
+
+    Args:
+        data: The data set.
+        experiment: Names the model.
+
+    Returns:
+        The same data set, with the augmentation of the imported model, if there is any.
+    """
+    imported = models.get_imported(experiment.model, *get_ends(data))
+    return dataclasses.replace(data, augmentation=imported.augmentation if imported else None)
 
 
 def read_arrays(model: keras.Model) -> dict[str, np.ndarray]:
@@ -103,9 +146,7 @@ def restore_model(
         model = quantization.wrap(parent, quantization.get_preservation(stage, experiment))
         model.set_weights([stored[name] for name in sorted(stored)])
         return model
-    model = models.build(experiment.model, data.input_shape, data.outputs)
-    weights.assign(model, stored)
-    return model
+    return models.restore(experiment.model, data.input_shape, data.outputs, stored, data.task.takes_logits)
 
 
 def describe_training(
@@ -138,7 +179,7 @@ def describe_training(
     if stage.has_schemes:
         material["scheme"] = experiment.scheme
     if not parent:
-        material["model"] = experiment.model.model_dump()
+        material["model"] = experiment.model.model_dump(include={"name", "function", "path"})
         if experiment.initial_weights:
             file = datasets.locate(experiment.initial_weights.path, DATA)
             material["initial_weights"] = atomic.compute_files_digest([file])

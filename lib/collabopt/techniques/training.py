@@ -6,16 +6,16 @@ Results depend on the seed alone, and a stopped training continues from its last
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 
 from collabopt.config.experiment import Experiment, Training
 from collabopt.config.metrics import Score
 from collabopt.config.stages import Stage
-from collabopt.datasets import Data
+from collabopt.datasets import Data, Split
 from collabopt.runtime import progress
-from collabopt.runtime.tensorflow import drop_log_records, keras
+from collabopt.runtime.tensorflow import drop_log_records, keras, tf
 from collabopt.techniques import objectives
 from collabopt.techniques.checkpoints import NO_CHECKPOINT, Checkpoint
 
@@ -107,6 +107,12 @@ def make_optimizer(section: Training, steps_per_epoch: int) -> keras.optimizers.
     if section.weight_decay:
         optimizer.exclude_from_weight_decay(var_names=[r"(^|/)(bias|gamma|beta)(:|$)", r"centroids[^/]*$"])
     return optimizer
+
+
+def _add_augmentation(split: Split, augmentation: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> Split:
+    """Append the augmentation of an imported model to that of the data set."""
+    first = split.augment or (lambda examples, _: split.prepare(examples))
+    return dataclasses.replace(split, augment=lambda examples, seed: augmentation(first(examples, seed), seed))
 
 
 def compile_model(model: keras.Model, data: Data, section: Training) -> keras.Model:
@@ -217,6 +223,8 @@ def fit(
     if finished:
         progress.log(f"{stage}: continuing after epoch {finished}/{section.epochs}", about=stage)
     train = data.train if section.augment else dataclasses.replace(data.train, augment=None)
+    if data.augmentation:
+        train = _add_augmentation(train, data.augmentation)
     if finished < section.epochs:
         with drop_log_records("triggered tf.function retracing"):  # each stage is another model, traced once
             model.fit(

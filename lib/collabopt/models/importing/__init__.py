@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from collabopt.models.importing import evaluation, loading, proof, reading, rebuilding, rewrites, support, translation
+from collabopt.models.importing.augmentation import Augmentation
 from collabopt.models.importing.graph import ImportRefused
 from collabopt.runtime.tensorflow import keras
 
@@ -32,6 +33,7 @@ class Imported:
         rewrites: One line per rewrite.
         without_qat: Class of each layer that has no quantization-aware training, by name.
         largest_difference: Of the outputs to the original's, relative to the largest of them.
+        augmentation: The augmentation layers at the start, which act in training only; None if there are none.
     """
 
     model: keras.Model
@@ -39,6 +41,7 @@ class Imported:
     rewrites: list[str]
     without_qat: dict[str, str]
     largest_difference: float
+    augmentation: Augmentation | None = None
 
     @property
     def output_activation(self) -> str | None:
@@ -51,8 +54,9 @@ def import_model(
     source: str | Path | Callable[[], Any],
     examples: np.ndarray | list[np.ndarray] | None = None,
     trust_code: bool = False,
-    custom_objects: dict[str, Any] | None = None,
+    custom_objects: dict[str, Any] | list[str] | None = None,
     weights: str | Path | None = None,
+    takes_logits: bool = True,
 ) -> Imported:
     """Import a trained model and prove that it computes the same.
 
@@ -61,8 +65,10 @@ def import_model(
             that returns a model of Keras 2 or 3, also as "module:function".
         examples: Real inputs to compare on besides random ones, as one array, or one per input.
         trust_code: Whether code inside the file may run.
-        custom_objects: Classes of the user's own layers by name, or "module:Class".
+        custom_objects: Classes of the user's own layers by name, as a class or as "module:Class"; or a list of
+            "module:Class".
         weights: File of weights for the model that a function returns.
+        takes_logits: Whether a softmax or sigmoid at the end is taken off.
 
     Returns:
         The imported model.
@@ -70,18 +76,13 @@ def import_model(
     Raises:
         ImportRefused: The model cannot be imported, or its outputs differ.
     """
-    custom_objects = custom_objects or {}
-    if examples is not None and not isinstance(examples, list):
-        examples = [examples]
-    with (
-        loading.keep_global_policy(),
-        _open(source, examples, trust_code, custom_objects, weights) as original,
-    ):
-        return _convert(original, loading.import_classes(custom_objects))
+    return _import(source, examples, trust_code, custom_objects, weights, takes_logits, in_process=False)
 
 
 def print_import(source: str, weights: str | None, trust_code: bool, custom_objects: list[str]) -> int:
     """Import a model, and print the result as one line of JSON.
+
+    The process is there for this import alone, so that Keras 3 is loaded in it, which takes half as long.
 
     Args:
         source: As in `import_model`.
@@ -92,9 +93,8 @@ def print_import(source: str, weights: str | None, trust_code: bool, custom_obje
     Returns:
         The exit status: 0 if the model is accepted, 3 if it is refused.
     """
-    classes = {place.partition(":")[2]: place for place in custom_objects}
     try:
-        imported = import_model(source, trust_code=trust_code, custom_objects=classes, weights=weights)
+        imported = _import(source, None, trust_code, custom_objects, weights, True, in_process=True)
     except ImportRefused as error:
         print(json.dumps({"accepted": False, "reason": error.reason, "remedy": error.remedy}))
         return 3
@@ -109,24 +109,44 @@ def print_import(source: str, weights: str | None, trust_code: bool, custom_obje
     return 0
 
 
+def _import(
+    source: Any,
+    examples: Any,
+    trust_code: bool,
+    custom_objects: Any,
+    weights: str | Path | None,
+    takes_logits: bool,
+    in_process: bool,
+) -> Imported:
+    if not isinstance(custom_objects, dict):
+        custom_objects = {place.partition(":")[2]: place for place in custom_objects or ()}
+    if examples is not None and not isinstance(examples, list):
+        examples = [examples]
+    with (
+        loading.keep_global_policy(),
+        _open(source, examples, trust_code, custom_objects, weights, in_process) as original,
+    ):
+        return _convert(original, loading.import_classes(custom_objects), takes_logits)
+
+
 @contextlib.contextmanager
 def _open(
-    source: str | Path | Callable, examples: list | None, trust_code: bool, custom_objects: dict, weights: Any
+    source: Any, examples: list | None, trust_code: bool, custom_objects: dict, weights: Any, in_process: bool
 ) -> Iterator[evaluation.Original]:
     if not callable(source) and (Path(source).exists() or ":" not in str(source)):
         saved = reading.read(Path(source), trust_code, tuple(custom_objects))
-        with loading.open_saved(saved, examples, trust_code, custom_objects) as original:
+        with loading.open_saved(saved, examples, trust_code, custom_objects, in_process) as original:
             yield original
         return
     model = (source if callable(source) else loading.import_object(str(source)))()
     if weights is not None:
-        model.load_weights(str(weights))
+        loading.load_weights(model, Path(weights))
     yield loading.open_model(model, examples)
 
 
-def _convert(original: evaluation.Original, classes: dict[str, type]) -> Imported:
+def _convert(original: evaluation.Original, classes: dict[str, type], takes_logits: bool) -> Imported:
     graph, lines = translation.to_graph(original.data, classes)
-    activations = rewrites.remove_output_activations(graph)
+    activations = rewrites.remove_output_activations(graph) if takes_logits else [None] * len(graph.outputs)
     lines = original.lines + lines
     lines += [f"{name} was taken off the output" for name in dict.fromkeys(filter(None, activations))]
     lines += rewrites.rewrite(graph)
@@ -138,4 +158,5 @@ def _convert(original: evaluation.Original, classes: dict[str, type]) -> Importe
         where = proof.find_first_difference(graph, first, original.compute_intermediates(), classes)
         raise proof.make_refusal(where, difference)
     names = dict(zip(graph.output_names, activations, strict=True))
-    return Imported(model, names, lines, support.find_layers_without_qat(graph), difference)
+    augmentation = rebuilding.build_augmentation(graph)
+    return Imported(model, names, lines, support.find_layers_without_qat(graph), difference, augmentation)

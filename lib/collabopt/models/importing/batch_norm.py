@@ -1,4 +1,7 @@
-"""Folds batch norm that no convolution precedes into a linear layer, or turns it into a 1×1 depthwise convolution."""
+"""Folds batch norm that no convolution precedes into a linear layer, or turns it into a 1×1 depthwise convolution.
+
+Batch norm that was never trained stays, because the training of a new model needs it.
+"""
 
 import numpy as np
 
@@ -53,20 +56,26 @@ def convert_to_depthwise(graph: Graph) -> list[str]:
         steps = [depthwise]
         if image != norm.shape:
             back = make_reshape(f"{norm.name}_back", norm.shape)
-            steps = [make_reshape(f"{norm.name}_image", image), depthwise, back]
+            steps = [make_reshape(f"{norm.name}_reshaped", image), depthwise, back]
         graph.replace(norm, make_chain(norm, *steps))
     return [f"Batch norm became a 1×1 depthwise convolution: {list_names(found)}"] if found else []
 
 
 def _select(graph: Graph) -> list[Layer]:
-    """Batch norm over the last axis that does not directly follow a linear convolution."""
+    """Trained batch norm over the last axis that does not directly follow a linear convolution."""
 
     def is_left_over(norm: Layer) -> bool:
         before = graph.get(norm.inputs[0])
         kept = before.kind in _KEPT_AFTER and _is_linear(before) and graph.has_one_user(before)
-        return not kept and norm.config.get("axis", -1) in (-1, len(norm.shape) - 1)
+        return not kept and _is_trained(norm) and norm.config.get("axis", -1) in (-1, len(norm.shape) - 1)
 
     return select(graph, "BatchNormalization", where=is_left_over)
+
+
+def _is_trained(norm: Layer) -> bool:
+    """Whether the statistics are others than those that a new layer begins with."""
+    *_, mean, variance = norm.weights
+    return bool(mean.any() or (variance != 1).any())
 
 
 def _is_linear(layer: Layer) -> bool:

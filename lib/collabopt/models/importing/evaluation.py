@@ -111,7 +111,12 @@ def compute_outputs(
 
 
 def arrange(model, arrays: list[np.ndarray]):
-    """Arrange one array per input as the model takes them: alone, in a list or in a dict."""
+    """Arrange one array per input as the model takes them: alone, in a list or in a dict.
+
+    Args:
+        model: The model.
+        arrays: One array per input.
+    """
     if len(arrays) == 1:
         return arrays[0]
     structure = model._inputs_struct if hasattr(model, "_inputs_struct") else model._nested_inputs
@@ -125,6 +130,9 @@ def map_batches(predict: Callable, inputs: list[np.ndarray]) -> list[np.ndarray]
     Args:
         predict: Takes one array per input and returns a list of arrays.
         inputs: One array per input.
+
+    Returns:
+        The arrays that `predict` returns, over all examples.
     """
     values = sum(array[0].size for array in inputs)
     size = max(1, min(EXAMPLES, _BATCH_VALUES // values))

@@ -49,7 +49,11 @@ def extract(model) -> dict:
 
 
 def get_keras_version(model) -> int:
-    """Major version of the Keras that a model or layer belongs to."""
+    """Return the major version of the Keras that a model or layer belongs to.
+
+    Args:
+        model: The model or layer.
+    """
     return 2 if any(kind.__module__.startswith("tf_keras.") for kind in type(model).__mro__) else 3
 
 
@@ -64,16 +68,31 @@ class Walk:
     def __init__(self) -> None:
         self.layers: list[dict] = []
         self.calls: list[tuple] = []
-        self._called: dict[int, int] = {}  # calls per layer object
+        self._used: set[int] = set()  # variables
         self._names: set[str] = set()
 
     def add_input(self, tensor) -> str:
-        """Add an input of the model, and return its name."""
+        """Add an input of the model.
+
+        Args:
+            tensor: The symbolic input.
+
+        Returns:
+            Its name.
+        """
         dtype = getattr(tensor.dtype, "name", tensor.dtype)
         return self._append(get_history(tensor)[0].name, "InputLayer", {"dtype": dtype}, [], [], None, tensor.shape)
 
     def add_model(self, model, inputs: list[str]) -> list[str]:
-        """Add the layers of a model that is called on `inputs`, and return its outputs."""
+        """Add the layers of a model that is called.
+
+        Args:
+            model: The model.
+            inputs: Names of the tensors that it is called on.
+
+        Returns:
+            Names of its outputs.
+        """
         check_graph(model)
         known = dict(zip(map(get_key, model.inputs), inputs, strict=True))
         for node in _order(model):
@@ -89,13 +108,14 @@ class Walk:
         return [known[get_key(tensor)] for tensor in model.outputs]
 
     def _add_call(self, operation, tensors: list[str], call: list, outputs: list) -> list[str]:
-        calls = self._called[id(operation)] = self._called.get(id(operation), 0) + 1
-        weights = [np.asarray(weight, np.float32) for weight in _get_weights(operation)]
-        if calls > 1 and weights:
+        variables = {id(variable) for variable in getattr(operation, "weights", ())}
+        if self._used & variables:
             raise ExtractionError(
-                f"layer {operation.name} is called more than once with the same weights",
+                f"layer {operation.name} is called more than once with the same weights, or shares them with a layer",
                 "Give each call its own layer, or export the part of the model that is to be deployed.",
             )
+        self._used |= variables
+        weights = [np.asarray(weight, np.float32) for weight in _get_weights(operation)]
         kind = type(operation).__name__ if hasattr(operation, "get_weights") else f"op:{type(operation).__name__}"
         config = _get_config(operation)
         name = self._append(operation.name, kind, config, weights, tensors, _simplify(call), outputs[0].shape)
@@ -114,6 +134,9 @@ class Walk:
 
 def check_graph(model) -> None:
     """Check that a model is a graph of layers, not a class with a `call` of its own.
+
+    Args:
+        model: A model of Keras 2 or 3.
 
     Raises:
         ExtractionError: It is not.
@@ -165,18 +188,33 @@ def _is_symbolic(value) -> bool:
 
 
 def get_history(tensor):
-    """The layer, its call and the output that a symbolic tensor comes from."""
+    """Find where a symbolic tensor comes from: its layer, the layer's call, and the output of the call.
+
+    Args:
+        tensor: The symbolic tensor.
+    """
     return tensor._keras_history
 
 
 def get_key(tensor) -> tuple[int, int, int]:
-    """What identifies a symbolic tensor."""
+    """Return what identifies a symbolic tensor.
+
+    Args:
+        tensor: The symbolic tensor.
+    """
     layer, node, index = get_history(tensor)
     return id(layer), node, index
 
 
 def flatten(structure) -> list:
-    """The leaves of nested dicts, lists and tuples, in the order of Keras."""
+    """List the leaves of nested dicts, lists and tuples.
+
+    Args:
+        structure: The nested values.
+
+    Returns:
+        The leaves, in the order of Keras: dicts by key.
+    """
     if isinstance(structure, dict):
         return [leaf for key in sorted(structure) for leaf in flatten(structure[key])]
     if isinstance(structure, list | tuple):
@@ -192,7 +230,12 @@ class Reference:
 
 
 def map_leaves(structure, function):
-    """Apply a function to each leaf of nested dicts, lists and tuples."""
+    """Apply a function to each leaf of nested dicts, lists and tuples.
+
+    Args:
+        structure: The nested values.
+        function: Takes a leaf.
+    """
     if isinstance(structure, dict):
         return {key: map_leaves(value, function) for key, value in structure.items()}
     if isinstance(structure, list | tuple):

@@ -49,27 +49,54 @@ class Layer:
 
 @dataclasses.dataclass
 class Graph:
-    """Layers in the order of their calls, and the tensors that the model returns."""
+    """Layers in the order of their calls.
+
+    Attributes:
+        layers: The layers.
+        outputs: Names of the tensors that the model returns.
+        output_names: Names of these outputs, as the user knows them.
+        augmentation: Layers that change the inputs in training, in the order of their calls.
+    """
 
     layers: list[Layer]
     outputs: list[str]
     output_names: list[str]
+    augmentation: list[Layer] = dataclasses.field(default_factory=list)
 
     def get(self, tensor: str) -> Layer:
-        """Return the layer that computes a tensor."""
+        """Return the layer that computes a tensor.
+
+        Args:
+            tensor: Name of the tensor.
+        """
         name = tensor.partition(":")[0]
         return next(layer for layer in self.layers if layer.name == name)
 
     def get_shape(self, tensor: str) -> tuple[int | None, ...]:
-        """Return the shape of a layer's first output."""
+        """Return the shape of a layer's first output.
+
+        Args:
+            tensor: Name of the output.
+        """
         return self.get(tensor).shape
 
     def find_users(self, layer: Layer) -> list[Layer]:
-        """Find the layers that are called on a layer's outputs."""
+        """Find the layers that are called on a layer's outputs.
+
+        Args:
+            layer: The layer.
+
+        Returns:
+            The layers, in the order of their calls.
+        """
         return [user for user in self.layers if any(_is_output_of(tensor, layer) for tensor in user.inputs)]
 
     def has_one_user(self, layer: Layer) -> bool:
-        """Whether exactly one layer, and no output of the model, uses a layer's output, once."""
+        """Return whether exactly one layer, and no output of the model, uses a layer's output, once.
+
+        Args:
+            layer: The layer.
+        """
         uses = sum(tensor == layer.name for user in self.layers for tensor in user.inputs)
         return uses == 1 and not any(_is_output_of(tensor, layer) for tensor in self.outputs)
 
@@ -96,7 +123,15 @@ class Graph:
 
 
 def make_chain(layer: Layer, *steps: Layer) -> list[Layer]:
-    """Connect layers in a row, the first of which is called on the inputs of `layer`; the last equals it."""
+    """Connect layers in a row that takes the place of a layer.
+
+    Args:
+        layer: The layer. The first step is called on its inputs, and the last step equals it.
+        *steps: The layers, which are changed in place.
+
+    Returns:
+        The steps.
+    """
     steps[0].inputs = list(layer.inputs)
     for previous, following in itertools.pairwise(steps):
         following.inputs = [previous.name]
@@ -105,7 +140,15 @@ def make_chain(layer: Layer, *steps: Layer) -> list[Layer]:
 
 
 def make_reshape(name: str, shape: tuple[int | None, ...]) -> Layer:
-    """Make a layer that gives a tensor another shape, with at most one open axis besides the batch."""
+    """Make a layer that gives a tensor another shape.
+
+    Args:
+        name: Name of the layer.
+        shape: The new shape with the batch; at most one other axis is None.
+
+    Returns:
+        The layer, not yet connected.
+    """
     sizes = [-1 if size is None else size for size in shape[1:]]
     return Layer(name, "Reshape", {"target_shape": sizes}, shape=shape)
 
@@ -114,6 +157,9 @@ def rename(graph: Graph) -> None:
     """Replace automatic names by our own, numbered in the order of the calls, so that two builds agree.
 
     Names that a user chose stay.
+
+    Args:
+        graph: The graph. It is changed in place.
     """
     chosen = {layer.name for layer in graph.layers}
     automatic = {layer.name for layer in graph.layers if _is_automatic(layer, chosen)}
@@ -134,14 +180,31 @@ def rename(graph: Graph) -> None:
 
 
 def list_names(layers: Iterable[Layer], limit: int = 4) -> str:
-    """List the names of layers, shortened where there are many."""
+    """List the names of layers, shortened where there are many.
+
+    Args:
+        layers: The layers.
+        limit: Names to list.
+
+    Returns:
+        The names, with commas in between.
+    """
     names = [layer.name for layer in layers]
     rest = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + rest
 
 
 def select(graph: Graph, *kinds: str, where: Callable[[Layer], bool] = lambda _: True) -> list[Layer]:
-    """Select the layers of some kinds that meet a condition, in the order of their calls."""
+    """Select the layers of some kinds that meet a condition.
+
+    Args:
+        graph: The graph.
+        *kinds: Class names.
+        where: The condition.
+
+    Returns:
+        The layers, in the order of their calls.
+    """
     return [layer for layer in graph.layers if layer.kind in kinds and where(layer)]
 
 

@@ -42,6 +42,7 @@ def open_file(
         "file": str(path.resolve()),
         "trust_code": trust_code,
         "custom_objects": {name: _get_place(thing) for name, thing in custom_objects.items()},
+        "search_path": [str(Path.cwd()), *sys.path],
         "activation_names": OUTPUT_ACTIVATIONS,
     }
 

@@ -34,7 +34,11 @@ class Operation(keras.layers.Layer):
         self.function, self.arguments = function, dict(arguments or {})
 
     def call(self, inputs):
-        """Apply the function to one tensor, or to each of a list."""
+        """Apply the function.
+
+        Args:
+            inputs: One tensor, or a list of the function's tensors.
+        """
         tensors = inputs if isinstance(inputs, list | tuple) else [inputs]
         return FUNCTIONS[self.function](*tensors, **self.arguments)
 
@@ -58,7 +62,11 @@ class Slice(keras.layers.Layer):
         self.parts = tuple(tuple(part) for part in parts)
 
     def call(self, inputs):
-        """Take the part."""
+        """Take the part.
+
+        Args:
+            inputs: One tensor.
+        """
         return inputs[tuple(slice(*part) for part in self.parts)]
 
     def get_config(self) -> dict:
@@ -83,7 +91,11 @@ class Constant(keras.layers.Layer):
         self._value = tf.constant(value, tf.float32)
 
     def call(self, inputs):
-        """Combine the input with the constant."""
+        """Combine the input with the constant.
+
+        Args:
+            inputs: One tensor.
+        """
         return getattr(tf.math, self.function)(inputs, self._value)
 
     def get_config(self) -> dict:

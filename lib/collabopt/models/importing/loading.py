@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -14,19 +15,23 @@ from typing import Any
 import h5py
 import numpy as np
 
-from collabopt.models.importing import evaluation, extraction, keras_3, stripping
+from collabopt.models.importing import evaluation, extraction, keras_3, opening, stripping
 from collabopt.models.importing.evaluation import Original, Outputs
 from collabopt.models.importing.graph import ImportRefused
 from collabopt.models.importing.reading import SavedModel, is_mixed
 from collabopt.models.importing.rewrites import OUTPUT_ACTIVATIONS
 from collabopt.runtime.tensorflow import drop_native_notices, keras, tfmot
 
-_HALF_PRECISION = "Half precision (mixed_float16 or mixed_bfloat16) became float32"
+_HALF_PRECISION = "Half precision became float32"
 
 
 @contextlib.contextmanager
 def open_saved(
-    saved: SavedModel, examples: list[np.ndarray] | None, trust_code: bool, custom_objects: dict[str, Any]
+    saved: SavedModel,
+    examples: list[np.ndarray] | None,
+    trust_code: bool,
+    custom_objects: dict[str, Any],
+    in_process: bool,
 ) -> Iterator[Original]:
     """Open a saved model for the time of the block.
 
@@ -35,6 +40,7 @@ def open_saved(
         examples: One array of real inputs per input, or None.
         trust_code: Whether code inside the file may run.
         custom_objects: Classes by name, or "module:Class".
+        in_process: Whether Keras 3 may be loaded in this process, too.
 
     Yields:
         The original.
@@ -45,13 +51,24 @@ def open_saved(
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         path = _copy_as_float32(saved, folder) if saved.is_mixed else saved.path
-        if saved.keras_version.startswith("3"):
-            original, lines = stack.enter_context(keras_3.open_file(path, examples, trust_code, custom_objects)), []
+        lines = []
+        if saved.keras_version.startswith("3") and in_process:
+            original = _open_with_keras_3(path, examples, trust_code, import_classes(custom_objects))
+        elif saved.keras_version.startswith("3"):
+            original = stack.enter_context(keras_3.open_file(path, examples, trust_code, custom_objects))
         else:
             model, lines = _load_with_keras_2(saved, path, trust_code, import_classes(custom_objects))
             original = open_model(model, examples)
         original.lines[:0] = [*([_HALF_PRECISION] if saved.is_mixed else []), *lines]
         yield original
+
+
+def _open_with_keras_3(path: Path, examples: list | None, trust_code: bool, classes: dict[str, type]) -> Original:
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    try:
+        return open_model(opening.load(str(path), classes, trust_code), examples)
+    except extraction.ExtractionError as error:
+        raise ImportRefused(*error.args) from error
 
 
 def open_model(model: Any, examples: list[np.ndarray] | None) -> Original:
@@ -60,6 +77,9 @@ def open_model(model: Any, examples: list[np.ndarray] | None) -> Original:
     Args:
         model: The model.
         examples: One array of real inputs per input, or None.
+
+    Returns:
+        The original.
 
     Raises:
         ImportRefused: The model is no graph of layers.
@@ -91,13 +111,51 @@ def open_model(model: Any, examples: list[np.ndarray] | None) -> Original:
     return Original(data, compute_outputs, compute_intermediates, lines)
 
 
+def load_weights(model: Any, file: Path) -> None:
+    """Load weights into a model.
+
+    Args:
+        model: A model of Keras 2 or 3.
+        file: Weights, or a whole model, that Keras saved.
+
+    Raises:
+        ImportRefused: The file is missing, or does not fit the model.
+    """
+    if not file.exists():
+        raise ImportRefused(f"weights={file}: no such file", "Give the path of a file that save_weights has written.")
+    try:
+        model.load_weights(str(file))
+    except Exception as error:  # damaged and unsuitable files raise various types
+        raise ImportRefused(
+            f"weights={file}: they do not fit the model: {' '.join(str(error).split())[:300]}",
+            "Let the function build the model that these weights were saved from, in the same version of Keras.",
+        ) from error
+
+
 def import_classes(custom_objects: dict[str, Any]) -> dict[str, type]:
-    """Import the classes that are given as "module:Class"."""
+    """Import the classes that are given by their place.
+
+    Args:
+        custom_objects: Classes by name, or "module:Class".
+
+    Returns:
+        Classes by name.
+    """
     return {name: import_object(place) if isinstance(place, str) else place for name, place in custom_objects.items()}
 
 
 def import_object(place: str) -> Any:
-    """Import "module:name"; the module is installed or in the current directory."""
+    """Import an object of a module.
+
+    Args:
+        place: "module:name". The module is installed or in the current directory.
+
+    Returns:
+        The object.
+
+    Raises:
+        ImportRefused: There is no such module, or nothing of that name in it.
+    """
     module, _, name = place.partition(":")
     added = str(Path.cwd()) not in sys.path
     if added:
@@ -159,7 +217,7 @@ def _load_with_keras_2(
 
 
 def _copy_as_float32(saved: SavedModel, folder: Path) -> Path:
-    """Copy a file, with float32 in the place of mixed precision."""
+    """Copy a file, with float32 in the place of half precision."""
     copy = folder / saved.path.name
     config = json.dumps(_as_float32(saved.config))
     if saved.format == "h5":
@@ -180,7 +238,7 @@ def _as_float32(value: Any) -> Any:
     """Replace precision policies in a configuration by float32."""
     if isinstance(value, dict):
         return {
-            name: "float32" if name == "dtype" and "mixed_" in json.dumps(part, default=str) else _as_float32(part)
+            name: "float32" if name == "dtype" and "float16" in json.dumps(part, default=str) else _as_float32(part)
             for name, part in value.items()
         }
     return [_as_float32(part) for part in value] if isinstance(value, list | tuple) else value

@@ -26,7 +26,11 @@ _ACTIVATIONS = {"sigmoid", "tanh", "softmax", "softplus", "selu", "gelu", "elu"}
 
 
 def mark(graph: Graph) -> None:
-    """Give operations of both versions of Keras the same kinds, "op:add" for example."""
+    """Give operations of both versions of Keras the same kinds, "op:add" for example.
+
+    Args:
+        graph: The graph. It is changed in place.
+    """
     for layer in graph.layers:
         if layer.kind.startswith("op:"):
             function = layer.kind.removeprefix("op:").lower()
@@ -60,7 +64,11 @@ def convert_to_layers(graph: Graph) -> list[str]:
 
 
 def is_known(function: str) -> bool:
-    """Whether a function of TensorFlow, such as "math.add", can be turned into a layer."""
+    """Return whether a function of TensorFlow can be turned into a layer.
+
+    Args:
+        function: Its name, such as "math.add".
+    """
     return _NAMES.get(function, function) in _MAKERS or _NAMES.get(function) == "identity"
 
 

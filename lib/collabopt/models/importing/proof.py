@@ -31,7 +31,15 @@ def compute_difference(expected: np.ndarray, found: np.ndarray, scale: float = 0
 
 
 def predict(model: keras.Model, inputs: list[np.ndarray]) -> list[np.ndarray]:
-    """Compute the outputs of a model on examples in order."""
+    """Compute the outputs of a model on examples in order.
+
+    Args:
+        model: A model of Keras 2.
+        inputs: One array per input.
+
+    Returns:
+        One array per output.
+    """
 
     def compute(batch: list[np.ndarray]) -> list[np.ndarray]:
         outputs = model(batch[0] if len(batch) == 1 else batch, training=False)
@@ -41,7 +49,15 @@ def predict(model: keras.Model, inputs: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def apply_activation(name: str | None, outputs: np.ndarray) -> np.ndarray:
-    """Apply the activation that was taken off an output."""
+    """Apply the activation that was taken off an output.
+
+    Args:
+        name: "softmax", "sigmoid" or None.
+        outputs: The logits.
+
+    Returns:
+        Outputs of the same shape.
+    """
     return getattr(tf.nn, name)(outputs).numpy() if name else outputs
 
 
@@ -99,6 +115,9 @@ def make_refusal(first: str | None, difference: float) -> ImportRefused:
     Args:
         first: Name of the first layer that differs, if it is known.
         difference: The largest relative difference.
+
+    Returns:
+        The refusal, to be raised.
     """
     where = f"; the first layer that differs is {first}" if first else ""
     return ImportRefused(

@@ -33,6 +33,7 @@ _MODELS = ("Functional", "Sequential", "Model")
 _CODE_KINDS = ("Lambda", "__lambda__")
 _CHECKED_FUNCTIONS = ("TFOpLambda", "SlicingOpLambda")
 _UNCHECKED_OPERATIONS = ("TensorFlowOpLayer", "ClassMethod", "InstanceMethod", "InstanceProperty")
+_TRUST = "If you trust the author of the file, set trust_code: true in the section model, or pass --trust-code."
 _STANDARD_MODULES = ("keras", "tf_keras", "builtins", "tensorflow_model_optimization")
 
 
@@ -81,8 +82,12 @@ def read(path: Path, trust_code: bool = False, custom_objects: tuple[str, ...] =
 
 
 def is_mixed(config: dict) -> bool:
-    """Whether a layer in a configuration computes in half precision."""
-    return any("mixed_" in json.dumps(part.get("dtype"), default=str) for part in _iterate(config))
+    """Return whether a layer computes in half precision.
+
+    Args:
+        config: Configuration of a model.
+    """
+    return any("float16" in json.dumps(part.get("dtype"), default=str) for part in _iterate(config))
 
 
 def _read_config(path: Path) -> tuple[str, str, dict]:
@@ -163,12 +168,12 @@ def _check(path: Path, part: dict, trust_code: bool, custom_objects: tuple[str, 
     if kind in _CODE_KINDS and not trust_code:
         raise ImportRefused(
             f"{path.name} holds Python code, in layer {name} ({kind}), which would run on this computer",
-            "Replace the Lambda by layers. If you trust the author of the file, set trust_code: true.",
+            f"Replace the Lambda by layers. {_TRUST}",
         )
     if kind in _UNCHECKED_OPERATIONS and not trust_code:
         raise ImportRefused(
             f"{path.name} calls TensorFlow in layer {name} ({kind}) in a way that cannot be checked",
-            "Write this part with layers. If you trust the author of the file, set trust_code: true.",
+            f"Write this part with layers. {_TRUST}",
         )
     if kind in _CHECKED_FUNCTIONS and not operations.is_known(config["function"]):
         raise ImportRefused(
@@ -205,5 +210,6 @@ def _check_known(path: Path, part: dict, custom_objects: tuple[str, ...]) -> Non
 def _refuse_class(path: Path, kind: str, name: str) -> ImportRefused:
     return ImportRefused(
         f"{path.name} uses the class {kind}, in {name}, which is not part of Keras",
-        f"Give its class, custom_objects: module:{kind.rpartition('>')[2]}, or write it with the layers of Keras.",
+        "Give the module that defines it, custom_objects: [module:{0}] in the section model, or --custom-object "
+        "module:{0}; or write the model with the layers of Keras.".format(kind.rpartition(">")[2]),
     )

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from collabopt.models.importing.augmentation import Augmentation
 from collabopt.models.importing.graph import Graph, ImportRefused, Layer
 from collabopt.models.importing.translation import find_class
 from collabopt.runtime.tensorflow import keras
@@ -28,11 +29,31 @@ def build(graph: Graph, name: str = "model", custom_objects: dict[str, type] | N
     return keras.Model(inputs, outputs[0] if len(outputs) == 1 else outputs, name=name)
 
 
+def build_augmentation(graph: Graph) -> Augmentation | None:
+    """Build the layers that change the inputs in training.
+
+    Args:
+        graph: The graph.
+
+    Returns:
+        The augmentation; None if there are no such layers.
+    """
+    layers = [_create(layer, None) for layer in graph.augmentation]
+    return Augmentation(layers) if layers else None
+
+
 def compute_tensors(graph: Graph, custom_objects: dict[str, type] | None = None) -> tuple[dict[str, Any], Any]:
     """Call the layers of a graph on symbolic tensors.
 
+    Args:
+        graph: The graph, whose layers exist in Keras 2.
+        custom_objects: Classes of the user's own layers, by name.
+
     Returns:
         The symbolic tensor of each name, and the input or the list of inputs.
+
+    Raises:
+        ImportRefused: Keras 2 cannot build a layer.
     """
     tensors: dict[str, Any] = {}
     inputs = []
@@ -57,9 +78,7 @@ def compute_tensors(graph: Graph, custom_objects: dict[str, type] | None = None)
 
 def _call(layer: Layer, inputs: list, custom_objects: dict[str, type] | None) -> Any:
     """Create a layer, call it, and set its weights."""
-    cls, config = find_class(layer.kind, custom_objects), layer.config | {"name": layer.name, "dtype": "float32"}
-    # from_config of attention wants shapes that only a built layer has.
-    instance = cls(**config) if layer.kind == "MultiHeadAttention" else cls.from_config(config)
+    instance = _create(layer, custom_objects)
     if layer.call is not None:
         args, kwargs = _fill(layer.call, inputs)
         outputs = instance(*args, **kwargs)
@@ -68,6 +87,12 @@ def _call(layer: Layer, inputs: list, custom_objects: dict[str, type] | None) ->
     if layer.weights:
         instance.set_weights(layer.weights)
     return outputs
+
+
+def _create(layer: Layer, custom_objects: dict[str, type] | None) -> keras.layers.Layer:
+    cls, config = find_class(layer.kind, custom_objects), layer.config | {"name": layer.name, "dtype": "float32"}
+    # from_config of attention wants shapes that only a built layer has.
+    return cls(**config) if layer.kind == "MultiHeadAttention" else cls.from_config(config)
 
 
 def _fill(arguments: Any, inputs: list) -> Any:

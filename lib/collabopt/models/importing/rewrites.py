@@ -73,7 +73,11 @@ def remove_output_activations(graph: Graph) -> list[str | None]:
 
 
 def get_output_activation(layer: Layer) -> str | None:
-    """The activation that a layer ends with, if it is one that is taken off an output."""
+    """Return the activation that a layer ends with, if it is one that is taken off an output.
+
+    Args:
+        layer: The layer.
+    """
     if layer.kind == "Softmax":
         return "softmax" if layer.config.get("axis", -1) == -1 else None
     name = layer.config.get("activation") if layer.kind in (*_LINEAR_KINDS, "Activation") else None
@@ -81,7 +85,14 @@ def get_output_activation(layer: Layer) -> str | None:
 
 
 def split_activations(graph: Graph) -> list[str]:
-    """Move activations other than ReLU out of convolutions and dense layers, into layers of their own."""
+    """Move activations other than ReLU out of convolutions and dense layers, into layers of their own.
+
+    Args:
+        graph: The graph. It is changed in place, and its outputs stay equal.
+
+    Returns:
+        One line, if there are such layers.
+    """
     found = select(graph, *_LINEAR_KINDS, where=lambda layer: layer.config.get("activation", "linear") not in _FUSED)
     for layer in found:
         activation = layer.config["activation"]
@@ -94,7 +105,14 @@ def split_activations(graph: Graph) -> list[str]:
 
 
 def expand_activations(graph: Graph) -> list[str]:
-    """Turn activations that have a layer of their own into it, and those that Keras 2 lacks into arithmetic."""
+    """Turn activations that have a layer of their own into it, and those that Keras 2 lacks into arithmetic.
+
+    Args:
+        graph: The graph. It is changed in place, and its outputs stay equal.
+
+    Returns:
+        One line, if there are activations that Keras 2 lacks.
+    """
     found = []
     for layer in select(graph, "Activation"):
         name = layer.config["activation"]
@@ -122,7 +140,14 @@ def _expand_hard(graph: Graph, layer: Layer, gates: bool) -> None:
 
 
 def split_separable(graph: Graph) -> list[str]:
-    """Split separable convolutions into a depthwise and a 1×1 convolution."""
+    """Split separable convolutions into a depthwise and a 1×1 convolution.
+
+    Args:
+        graph: The graph. It is changed in place, and its outputs stay equal.
+
+    Returns:
+        One line, if there are such layers.
+    """
     found = select(graph, "SeparableConv2D", "SeparableConv1D")
     for layer in found:
         dimensions = layer.kind[-2]

@@ -18,6 +18,9 @@ WITH_QAT = frozenset(
 def find_layers_without_qat(graph: Graph) -> dict[str, str]:
     """Find the layers of a graph that have no quantization-aware training.
 
+    Args:
+        graph: The graph, after all rewrites.
+
     Returns:
         The class of each such layer, by name.
     """

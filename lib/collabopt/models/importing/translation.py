@@ -3,20 +3,14 @@
 import inspect
 from typing import Any
 
+from collabopt.models.importing import augmentation, operations
 from collabopt.models.importing import layers as own_layers
-from collabopt.models.importing import operations
-from collabopt.models.importing.graph import Graph, ImportRefused, Layer, rename
+from collabopt.models.importing.graph import Graph, ImportRefused, Layer, list_names, rename
 from collabopt.runtime.tensorflow import keras
 
 _IGNORED = ("name", "dtype", "trainable", "activity_regularizer", "seed", "batch_input_shape", "batch_shape")
-_IGNORED_ENDINGS = ("_initializer", "_regularizer", "_constraint")
+_IGNORED_ENDINGS = ("_initializer", "_constraint")
 _RENAMED = {"LeakyReLU": {"negative_slope": "alpha"}}
-_AUGMENTATION = (
-    "AugMix", "CutMix", "MixUp", "RandAugment", "RandomBrightness", "RandomColorDegeneration", "RandomColorJitter",
-    "RandomContrast", "RandomElasticTransform", "RandomErasing", "RandomFlip", "RandomGaussianBlur", "RandomGrayscale",
-    "RandomHue", "RandomInvert", "RandomPerspective", "RandomPosterization", "RandomRotation", "RandomSaturation",
-    "RandomSharpness", "RandomShear", "RandomTranslation", "RandomZoom",
-)  # fmt: skip
 
 
 def to_graph(data: dict, custom_objects: dict[str, type] | None = None) -> tuple[Graph, list[str]]:
@@ -49,15 +43,24 @@ def to_graph(data: dict, custom_objects: dict[str, type] | None = None) -> tuple
     operations.mark(graph)
     rename(graph)
     lines = operations.convert_to_layers(graph)
-    lines += _drop(graph, "augmentation layers, which are active in training only", _AUGMENTATION)
     lines += _drop(graph, "layers without effect", ("Identity", "ActivityRegularization"))
-    for layer in graph.layers:
+    lines += augmentation.take_off(graph)
+    lines += _describe_losses(graph)
+    for layer in graph.layers + graph.augmentation:
         _translate(layer, data["keras"], custom_objects or {})
-    return graph, lines
+    return graph, lines + _take_float32(graph)
 
 
 def find_class(kind: str, custom_objects: dict[str, type] | None = None) -> type | None:
-    """Find the class of a layer: the user's, ours, or Keras 2's."""
+    """Find the class of a layer: the user's, ours, or that of Keras 2.
+
+    Args:
+        kind: Class name.
+        custom_objects: Classes of the user's own layers, by name.
+
+    Returns:
+        The class; None if there is none.
+    """
     own = {**own_layers.CLASSES, **(custom_objects or {})}
     return own.get(kind) or getattr(keras.layers, kind, None)
 
@@ -69,6 +72,31 @@ def _drop(graph: Graph, title: str, kinds: tuple[str, ...]) -> list[str]:
     return [f"Dropped {title}: {', '.join(layer.name for layer in found)}"] if found else []
 
 
+def _describe_losses(graph: Graph) -> list[str]:
+    """One line per kind of setting that only matters in training and is not kept."""
+    frozen = [layer for layer in graph.layers if layer.weights and layer.config.get("trainable") is False]
+    bound = [
+        layer
+        for layer in graph.layers
+        if any(name.endswith("_constraint") and value for name, value in layer.config.items())
+    ]
+    return [
+        *([f"Frozen layers are trained like all others: {list_names(frozen)}"] if frozen else []),
+        *([f"Constraints on weights were dropped: {list_names(bound)}"] if bound else []),
+    ]
+
+
+def _take_float32(graph: Graph) -> list[str]:
+    """Make the inputs float32, which holds every integer of an image. Indices of an embedding stay integers."""
+    lines = []
+    for layer in (layer for layer in graph.layers if layer.kind == "InputLayer"):
+        dtype = layer.config["dtype"]
+        if dtype != "float32" and all(user.kind != "Embedding" for user in graph.find_users(layer)):
+            layer.config["dtype"] = "float32"
+            lines.append(f"Input {layer.name} takes float32 instead of {dtype}")
+    return lines
+
+
 def _translate(layer: Layer, version: int, custom_objects: dict[str, type]) -> None:
     """Make a layer's configuration one of Keras 2."""
     if layer.kind == "InputLayer" or layer.kind.startswith("op:"):
@@ -77,7 +105,8 @@ def _translate(layer: Layer, version: int, custom_objects: dict[str, type]) -> N
     if cls is None:
         raise ImportRefused(
             f"layer {layer.name} has the class {layer.kind}, which Keras 2 does not have",
-            "Replace it by layers that Keras 2 (tf_keras) has, or give its class as custom_objects: module:Class.",
+            "Replace it by layers that Keras 2 (tf_keras) has, or give a class for Keras 2, custom_objects: "
+            f"[module:{layer.kind}] in the section model, or --custom-object module:{layer.kind}.",
         )
     if not issubclass(cls, keras.layers.Layer):
         raise ImportRefused(
@@ -85,7 +114,8 @@ def _translate(layer: Layer, version: int, custom_objects: dict[str, type]) -> N
             "Replace it by the layers of Keras, or write the class for Keras 2 (tf_keras), too.",
         )
     if layer.kind == "Lambda":
-        layer.config = {name: value for name, value in layer.config.items() if name not in _IGNORED}
+        config = {name: value for name, value in layer.config.items() if name not in _IGNORED}
+        layer.config = _translate_lambda(config) if version == 3 else config
         return
     layer.config = _clean(cls, layer.kind, layer.config)
     if layer.kind == "BatchNormalization" and isinstance(layer.config.get("axis"), list):
@@ -96,15 +126,32 @@ def _translate(layer: Layer, version: int, custom_objects: dict[str, type]) -> N
         layer.config["activation"] = "hard_sigmoid_3"
 
 
+def _translate_lambda(config: dict[str, Any]) -> dict[str, Any]:
+    """Write the function of a Lambda as Keras 2 does."""
+    function = config["function"]
+    if function["class_name"] == "__lambda__":
+        code = function["config"]
+        types = {"function": [code["code"], code["defaults"], code["closure"]], "function_type": "lambda"}
+    else:
+        types = {"function_type": "function"}
+    return {"output_shape": None, "output_shape_type": "raw"} | config | types
+
+
 def _clean(cls: type, kind: str, config: dict[str, Any]) -> dict[str, Any]:
     """Keep the arguments that the class of Keras 2 takes, without those that only matter before training."""
     known = _list_parameters(cls)
     config = {_RENAMED.get(kind, {}).get(name, name): value for name, value in config.items()}
     return {
-        name: _clean_value(value)
+        name: _clean_regularizer(value) if name.endswith("_regularizer") else _clean_value(value)
         for name, value in config.items()
         if name in known and name not in _IGNORED and not name.endswith(_IGNORED_ENDINGS)
     }
+
+
+def _clean_regularizer(value: Any) -> dict | None:
+    """Keep the regularizers that both versions of Keras have."""
+    known = isinstance(value, dict) and value.get("class_name") in ("L1", "L2", "L1L2")
+    return {"class_name": value["class_name"], "config": value["config"]} if known else None
 
 
 def _clean_value(value: Any) -> Any:

@@ -3,8 +3,9 @@
     python worker.py request.json
 
 The request holds: `file`, `folder` (for the results, and of `examples.npz`, if there are any), `trust_code`,
-`custom_objects` ("module:Class" by name), `activation_names` and `intermediates`. The results are `weights.npz`,
-`model.json` and `outputs.npz` or `intermediates.npz`; or `refusal.json` with a reason and a remedy.
+`custom_objects` ("module:Class" by name), `search_path` (of modules), `activation_names` and `intermediates`. The
+results are `weights.npz`, `model.json` and `outputs.npz` or `intermediates.npz`; or `refusal.json` with a reason and a
+remedy.
 """
 
 import json
@@ -27,7 +28,7 @@ for _name, _folder in zip(
     sys.modules[_name] = types.ModuleType(_name)
     sys.modules[_name].__path__ = [str(_folder)]
 
-from collabopt.models.importing import evaluation, extraction  # noqa: E402
+from collabopt.models.importing import evaluation, extraction, opening  # noqa: E402
 
 
 def main(request: dict) -> None:
@@ -38,30 +39,15 @@ def main(request: dict) -> None:
     """
     folder = Path(request["folder"])
     try:
-        model = _load(request)
+        sys.path[:] = request["search_path"]  # custom classes are looked up as the caller would
+        classes = {name: _import(place) for name, place in request["custom_objects"].items()}
+        model = opening.load(request["file"], classes, request["trust_code"])
         data = extraction.extract(model)
         write_model(data, folder)
         write_outputs(data, model, request, folder)
     except extraction.ExtractionError as error:
         (folder / "refusal.part").write_text(json.dumps(error.args))
         (folder / "refusal.part").rename(folder / "refusal.json")
-
-
-def _load(request: dict):
-    import keras
-
-    sys.path[0] = str(Path.cwd())  # instead of this folder: custom classes are looked up as the caller would
-    classes = {name: _import(place) for name, place in request["custom_objects"].items()}
-    try:
-        return keras.models.load_model(
-            request["file"], custom_objects=classes, compile=False, safe_mode=not request["trust_code"]
-        )
-    except Exception as error:  # damaged files and unknown classes raise various types
-        text = " ".join(str(error).split())[:300]
-        raise extraction.ExtractionError(
-            f"Keras {keras.__version__} cannot load it: {text}",
-            "Open it with keras.models.load_model in your own environment, and save it again.",
-        ) from error
 
 
 def _import(place: str):

@@ -1,0 +1,32 @@
+"""Opens a saved model with Keras 3, in the worker process or in one that exists for a single import.
+
+Like `extraction`, it imports neither TensorFlow nor the rest of the library.
+"""
+
+from collabopt.models.importing.extraction import ExtractionError
+
+
+def load(path: str, classes: dict[str, type], trust_code: bool):
+    """Load a model with Keras 3.
+
+    Args:
+        path: The file, whose configuration was checked.
+        classes: Classes of the user's own layers, by name.
+        trust_code: Whether code inside the file may run.
+
+    Returns:
+        The model.
+
+    Raises:
+        ExtractionError: Keras 3 cannot load it.
+    """
+    import keras
+
+    try:
+        return keras.models.load_model(path, custom_objects=classes, compile=False, safe_mode=not trust_code)
+    except Exception as error:  # damaged files and unknown classes raise various types
+        text = " ".join(str(error).split())[:300]
+        raise ExtractionError(
+            f"Keras {keras.__version__} cannot load it: {text}",
+            "Open it with keras.models.load_model in your own environment, and save it again.",
+        ) from error
