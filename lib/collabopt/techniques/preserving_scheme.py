@@ -169,7 +169,7 @@ class KernelQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
         return {"zeros": self.zeros, "clusters": self.clusters, "per_channel": self.per_channel}
 
 
-class _KernelConfig(tfmot.quantization.keras.QuantizeConfig):
+class KernelConfig(tfmot.quantization.keras.QuantizeConfig):
     """Our quantizer for a layer's kernel, and TFMOT's for its activation if it has one."""
 
     def __init__(self, quantizer: KernelQuantizer, activation: bool) -> None:
@@ -211,10 +211,15 @@ class _Layout:
             .apply(model, layer_quantize_map)
         )
         for layer in filter(is_eligible, model.layers):
+            # Layers in float32 have no entry, and dense layers before a batch norm have a quantizer of ours already.
+            if isinstance(quantize_map.get(layer.name, {}).get("quantize_config", None), KernelConfig) or (
+                layer.name not in quantize_map
+            ):
+                continue
             # TFMOT gives a layer before a ReLU a NoOpQuantizeConfig: no quantizer for its activation, which needs none,
             # and none for its kernel, which needs one.
             before_relu = type(quantize_map[layer.name].get("quantize_config")).__name__ == "NoOpQuantizeConfig"
-            quantize_map[layer.name]["quantize_config"] = _KernelConfig(self.scheme.quantizer(layer), not before_relu)
+            quantize_map[layer.name]["quantize_config"] = KernelConfig(self.scheme.quantizer(layer), not before_relu)
         return model, quantize_map
 
 

@@ -14,7 +14,7 @@ from collabopt.config.stages import Stage
 from collabopt.datasets import Data
 from collabopt.runtime import progress
 from collabopt.runtime.tensorflow import drop_log_records, drop_native_notices, keras, tf, tfmot
-from collabopt.techniques import layers, preserving_scheme, training
+from collabopt.techniques import int8_rewrites, layers, preserving_scheme, quantize_configs, training
 from collabopt.techniques.checkpoints import NO_CHECKPOINT, Checkpoint
 
 
@@ -27,12 +27,14 @@ class Preservation:
         clusters: "tensor" or "channel", as the parent was clustered; None preserves no clusters.
         unclustered: Names of layers that clustering left out.
         scheme: "collabopt" (ours), or "tfmot", which guesses how kernels were clustered.
+        unquantized: Names of layers that stay in float32 on purpose.
     """
 
     zeros: bool = False
     clusters: preserving_scheme.Granularity | None = None
     unclustered: tuple[str, ...] = ()
     scheme: str = "collabopt"
+    unquantized: tuple[str, ...] = ()
 
 
 def get_preservation(stage: Stage, experiment: Experiment) -> Preservation:
@@ -90,8 +92,10 @@ def wrap(model: keras.Model, preservation: Preservation) -> keras.Model:
     # Gammas stay positive where they are. Changing signs of a clustered kernel would double its values per tensor.
     constrained = preservation.scheme == "collabopt" and preservation.clusters and not layers.has_negative_gamma(model)
     start = layers.make_gammas_positive(model) if constrained else layers.clone_model(model)
-    annotated = tfmot.quantization.keras.quantize_annotate_model(start)
-    with tfmot.quantization.keras.quantize_scope(), drop_native_notices():
+    start = int8_rewrites.make_quantizable(start, bool(preservation.clusters), preservation.unquantized)
+    annotated = quantize_configs.annotate(start, preservation.zeros, preservation.unquantized)
+    custom_objects = quantize_configs.list_custom_objects(start)
+    with tfmot.quantization.keras.quantize_scope(custom_objects), drop_native_notices():
         return tfmot.quantization.keras.quantize_apply(annotated, scheme=_make_scheme(preservation))
 
 

@@ -75,12 +75,32 @@ def convert_as_trained(model: keras.Model) -> bytes:
     return _run_converter(converter, "int8")
 
 
+def needs_static_batch(model: keras.Model) -> bool:
+    """Tell whether a model converts to int8 only with a batch of one example.
+
+    With a dynamic batch the converter leaves dilated convolutions and dense layers on more than two axes in float32,
+    and computes the shapes of transposed convolutions at run time.
+
+    Args:
+        model: Plain or fake-quantized.
+    """
+    return any(_has_dynamic_shapes(layer) for layer in model.layers)
+
+
+def _has_dynamic_shapes(layer: keras.layers.Layer) -> bool:
+    inner = getattr(layer, "layer", layer)
+    if isinstance(inner, keras.layers.Dense):
+        return len(layer.output_shape) > 2
+    return isinstance(inner, keras.layers.Conv2DTranspose) or np.max(getattr(inner, "dilation_rate", 1)) > 1
+
+
 def _make_converter(model: keras.Model) -> tf.lite.TFLiteConverter:
     """Make a converter of the inference function, several times as fast as `from_keras_model`, which traces and saves
     every layer by itself and gives the same operators."""
     (model_input,) = model.inputs
     name = model_input.name.partition(":")[0]
-    signature = tf.TensorSpec([None, *model_input.shape[1:]], tf.float32, name)
+    batch = 1 if needs_static_batch(model) else None
+    signature = tf.TensorSpec([batch, *model_input.shape[1:]], tf.float32, name)
     infer = tf.function(lambda inputs: model(inputs, training=False), [signature]).get_concrete_function()
     module = tf.Module()
     module.variables_of_model = model.variables
