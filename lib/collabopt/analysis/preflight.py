@@ -9,7 +9,7 @@ import dataclasses
 
 from collabopt.config.experiment import Experiment
 from collabopt.runtime.tensorflow import keras
-from collabopt.techniques import layers, quantization
+from collabopt.techniques import int8_rewrites, layers, quantization
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ def find_problems(model: keras.Model, experiment: Experiment) -> list[Finding]:
     Returns:
         One finding per problem and layer; empty if none is known.
     """
-    checks = [_check_number_of_weights, _check_kind, _check_dense_before_norm]
+    checks = [_check_number_of_weights, _check_kind]
     if experiment.scheme == "tfmot":
         checks += [_check_relu_without_norm, _check_bias, _check_zeros_per_channel, _check_exclusion_from_pruning]
     found = [check_layer(layer, experiment) for check_layer in checks for layer in model.layers]
@@ -104,15 +104,6 @@ def _check_kind(layer: keras.layers.Layer, experiment: Experiment) -> Finding | 
     return Finding(layer.name, reason, "use Conv2D or Dense instead if its weights matter for the file's size")
 
 
-def _check_dense_before_norm(layer: keras.layers.Layer, experiment: Experiment) -> Finding | None:  # noqa: ARG001
-    norms = [after for after in _list_following(layer) if isinstance(after, keras.layers.BatchNormalization)]
-    if not (isinstance(layer, keras.layers.Dense) and norms):
-        return None
-    # A dense kernel has one range for all channels, whatever the scales of a batch norm.
-    reason = "the converter cannot fold a batch norm into the dense layer before it, and leaves its kernel in float32"
-    return Finding(layer.name, reason, "use a 1×1 Conv2D instead, or fold the batch norm into the layer", stops=True)
-
-
 def _check_relu_without_norm(layer: keras.layers.Layer, experiment: Experiment) -> Finding | None:  # noqa: ARG001
     """F1: TFMOT gives such a layer no weight quantizer."""
     is_linear = layers.get_kind(layer) and layer.activation is keras.activations.linear
@@ -158,14 +149,15 @@ def _check_exclusion_from_pruning(layer: keras.layers.Layer, experiment: Experim
 
 
 def _find_unquantizable(model: keras.Model) -> list[Finding]:
-    """The first layer that TFMOT cannot quantize, found by trying; TFMOT publishes no complete list."""
+    """Layers that stay in float32 in quantization-aware training, or the first that stops it, found by trying."""
     try:
         quantization.wrap(model, quantization.Preservation())
     except (RuntimeError, ValueError) as error:
         message = " ".join(str(error).split())
         name = next((layer.name for layer in model.layers if layer.name in message), model.name)
         return [Finding(name, f"TFMOT cannot quantize it: {message}", "use a layer that TFMOT supports", stops=True)]
-    return []
+    reason, remedy = "quantization-aware training leaves the layer in float32", "deploy by PTQ, or use another layer"
+    return [Finding(name, reason, remedy) for name in int8_rewrites.list_layers_without_qat(model)]
 
 
 def _list_following(layer: keras.layers.Layer) -> list[keras.layers.Layer]:

@@ -13,7 +13,13 @@ WITH_ACTIVATION = (
     keras.layers.Conv1D,
     keras.layers.Conv2D,  # and its subclasses Conv2DTranspose and DepthwiseConv2D
 )
-WITH_RANGE = (keras.layers.Multiply, keras.layers.Subtract, keras.layers.Maximum, keras.layers.Minimum)
+WITH_RANGE = (
+    keras.layers.Multiply,
+    keras.layers.Subtract,
+    keras.layers.Maximum,
+    keras.layers.Minimum,
+    keras.layers.PReLU,
+)
 """Layers of one operator that TFMOT does not know, and that need a range on their output."""
 WITHOUT_RANGE = (
     keras.layers.RepeatVector,

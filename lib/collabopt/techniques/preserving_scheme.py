@@ -6,12 +6,14 @@ clusters, share one quantizer among layers, and leave out a convolution before a
 granularity is a setting, each kernel has its own quantizer, and no eligible layer is left out.
 """
 
+import copy
 from typing import Literal
 
 import numpy as np
 
 from collabopt.runtime.tensorflow import keras, tf, tfmot
-from collabopt.techniques.layers import is_eligible
+from collabopt.techniques.layers import get_kind, is_eligible
+from collabopt.techniques.quantize_configs import KernelConfig
 
 Granularity = Literal["tensor", "channel"]
 """Whether a kernel's clusters are shared by the whole tensor, or each output channel has its own."""
@@ -58,9 +60,18 @@ def gather_centroids(centroids: tf.Tensor, indices: tf.Tensor):
     return tf.gather(centroids, indices), gradient
 
 
-def _add_state(layer: keras.layers.Layer, kernel: np.ndarray, zeros: bool, clusters: Granularity | None) -> dict:
-    """Variables of `layer` that hold the zeros and clusters of `kernel`: mask, centroids, and where each weight has its
-    centroid."""
+def add_state(layer: keras.layers.Layer, kernel: np.ndarray, zeros: bool, clusters: Granularity | None) -> dict:
+    """Add variables to a layer that hold the zeros and clusters of a kernel.
+
+    Args:
+        layer: The layer that gets the variables.
+        kernel: The kernel (..., out).
+        zeros: Whether zeros stay zero.
+        clusters: Granularity of the clusters; None preserves none.
+
+    Returns:
+        The variables by name: `mask` for zeros, `centroids` and `where` for clusters.
+    """
     state = {}
     if zeros:
         state["mask"] = _add_variable(layer, "kernel_mask", (kernel != 0).astype(np.float32))
@@ -107,7 +118,7 @@ class PreservingLayer(keras.layers.Wrapper):
         """Build the layer, and record the zeros and clusters of its kernel."""
         super().build(input_shape)
         self.variable = self.layer.kernel
-        self.state = _add_state(self, self.variable.numpy(), self.zeros, self.clusters)
+        self.state = add_state(self, self.variable.numpy(), self.zeros, self.clusters)
 
     def call(self, inputs):
         """Call the layer with its zeros and clusters applied."""
@@ -140,7 +151,7 @@ class KernelQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
             bound: layer.add_weight(f"{name}_{bound}", range_shape, initializer="zeros", trainable=False)
             for bound in ("min", "max")
         }
-        return bounds | _add_state(layer, getattr(layer.layer, name).numpy(), self.zeros, self.clusters)
+        return bounds | add_state(layer, getattr(layer.layer, name).numpy(), self.zeros, self.clusters)
 
     def __call__(self, inputs, training, weights, **kwargs):  # noqa: ARG002
         kernel = apply_state(inputs, weights)
@@ -169,57 +180,30 @@ class KernelQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
         return {"zeros": self.zeros, "clusters": self.clusters, "per_channel": self.per_channel}
 
 
-class KernelConfig(tfmot.quantization.keras.QuantizeConfig):
-    """Our quantizer for a layer's kernel, and TFMOT's for its activation if it has one."""
-
-    def __init__(self, quantizer: KernelQuantizer, activation: bool) -> None:
-        self.quantizer, self.activation = quantizer, activation
-
-    def get_weights_and_quantizers(self, layer):
-        return [(layer.kernel, self.quantizer)]
-
-    def get_activations_and_quantizers(self, layer):
-        quantizer = tfmot.quantization.keras.quantizers.MovingAverageQuantizer(
-            num_bits=8, per_axis=False, symmetric=False, narrow_range=False
-        )
-        return [(layer.activation, quantizer)] if self.activation else []
-
-    def set_quantize_weights(self, layer, quantize_weights):
-        (layer.kernel,) = quantize_weights
-
-    def set_quantize_activations(self, layer, quantize_activations):
-        if self.activation:
-            (layer.activation,) = quantize_activations
-
-    def get_output_quantizers(self, layer):  # noqa: ARG002
-        return []
-
-    def get_config(self):
-        return {"quantizer": self.quantizer, "activation": self.activation}
-
-
 class _Layout:
-    """TFMOT's layout, with our quantizer for every eligible kernel."""
+    """TFMOT's layout, with a quantizer for every kernel: ours for eligible ones where there is something to preserve."""
 
     def __init__(self, scheme: "PreservingScheme") -> None:
         self.scheme = scheme
 
     def apply(self, model: keras.Model, layer_quantize_map: dict) -> tuple[keras.Model, dict]:
-        model, quantize_map = (
-            tfmot.quantization.keras.default_8bit.Default8BitQuantizeScheme()
-            .get_layout_transformer()
-            .apply(model, layer_quantize_map)
+        given = {name: entry.get("quantize_config") for name, entry in layer_quantize_map.items()}
+        model, quantize_map = super(PreservingScheme, self.scheme).get_layout_transformer().apply(
+            model, layer_quantize_map
         )
-        for layer in filter(is_eligible, model.layers):
-            # Layers in float32 have no entry, and dense layers before a batch norm have a quantizer of ours already.
-            if isinstance(quantize_map.get(layer.name, {}).get("quantize_config", None), KernelConfig) or (
-                layer.name not in quantize_map
-            ):
-                continue
+        registry, preserves = self.scheme.get_quantize_registry(), self.scheme.zeros or self.scheme.clusters
+        for layer in model.layers:
+            entry = quantize_map.get(layer.name, {})
             # TFMOT gives a layer before a ReLU a NoOpQuantizeConfig: no quantizer for its activation, which needs none,
             # and none for its kernel, which needs one.
-            before_relu = type(quantize_map[layer.name].get("quantize_config")).__name__ == "NoOpQuantizeConfig"
-            quantize_map[layer.name]["quantize_config"] = KernelConfig(self.scheme.quantizer(layer), not before_relu)
+            before_relu = type(entry.get("quantize_config")).__name__ == "NoOpQuantizeConfig"
+            if given.get(layer.name):
+                entry["quantize_config"] = given[layer.name]
+            elif preserves and is_eligible(layer):
+                entry["quantize_config"] = KernelConfig(self.scheme.quantizer(layer), not before_relu)
+            elif before_relu and get_kind(layer):
+                entry["quantize_config"] = copy.copy(registry.get_quantize_config(layer))
+                entry["quantize_config"].activation_attrs = []
         return model, quantize_map
 
 

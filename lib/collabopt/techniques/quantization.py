@@ -14,7 +14,7 @@ from collabopt.config.stages import Stage
 from collabopt.datasets import Data
 from collabopt.runtime import progress
 from collabopt.runtime.tensorflow import drop_log_records, drop_native_notices, keras, tf, tfmot
-from collabopt.techniques import int8_rewrites, layers, preserving_scheme, quantize_configs, training
+from collabopt.techniques import annotation, int8_rewrites, layers, preserving_scheme, training
 from collabopt.techniques.checkpoints import NO_CHECKPOINT, Checkpoint
 
 
@@ -67,12 +67,14 @@ def train(
     return fine_tune(parent, data, section, experiment.seed, stage.name, preservation, checkpoint)
 
 
+def _make_preserving_scheme(preservation: Preservation) -> preserving_scheme.PreservingScheme:
+    return preserving_scheme.PreservingScheme(preservation.zeros, preservation.clusters, preservation.unclustered)
+
+
 def _make_scheme(preservation: Preservation) -> tfmot.quantization.keras.QuantizeScheme:
     """The 8-bit scheme that preserves what it must: ours, or one of TFMOT's."""
-    if not (preservation.zeros or preservation.clusters):
-        return tfmot.quantization.keras.default_8bit.Default8BitQuantizeScheme()
-    if preservation.scheme == "collabopt":
-        return preserving_scheme.PreservingScheme(preservation.zeros, preservation.clusters, preservation.unclustered)
+    if preservation.scheme == "collabopt" or not (preservation.zeros or preservation.clusters):
+        return _make_preserving_scheme(preservation)
     combine = tfmot.experimental.combine
     if preservation.clusters:
         return combine.Default8BitClusterPreserveQuantizeScheme(preserve_sparsity=preservation.zeros)
@@ -93,8 +95,8 @@ def wrap(model: keras.Model, preservation: Preservation) -> keras.Model:
     constrained = preservation.scheme == "collabopt" and preservation.clusters and not layers.has_negative_gamma(model)
     start = layers.make_gammas_positive(model) if constrained else layers.clone_model(model)
     start = int8_rewrites.make_quantizable(start, bool(preservation.clusters), preservation.unquantized)
-    annotated = quantize_configs.annotate(start, preservation.zeros, preservation.unquantized)
-    custom_objects = quantize_configs.list_custom_objects(start)
+    annotated = annotation.annotate(start, _make_preserving_scheme(preservation), preservation.unquantized)
+    custom_objects = annotation.list_custom_objects(start)
     with tfmot.quantization.keras.quantize_scope(custom_objects), drop_native_notices():
         return tfmot.quantization.keras.quantize_apply(annotated, scheme=_make_scheme(preservation))
 

@@ -76,10 +76,10 @@ def convert_as_trained(model: keras.Model) -> bytes:
 
 
 def needs_static_batch(model: keras.Model) -> bool:
-    """Tell whether a model converts to int8 only with a batch of one example.
+    """Tell whether a model converts well only with a batch of one example.
 
     With a dynamic batch the converter leaves dilated convolutions and dense layers on more than two axes in float32,
-    and computes the shapes of transposed convolutions at run time.
+    computes the shapes of transposed convolutions at run time, and refuses recurrent layers.
 
     Args:
         model: Plain or fake-quantized.
@@ -91,7 +91,7 @@ def _has_dynamic_shapes(layer: keras.layers.Layer) -> bool:
     inner = getattr(layer, "layer", layer)
     if isinstance(inner, keras.layers.Dense):
         return len(layer.output_shape) > 2
-    return isinstance(inner, keras.layers.Conv2DTranspose) or np.max(getattr(inner, "dilation_rate", 1)) > 1
+    return isinstance(inner, keras.layers.Conv2DTranspose | keras.layers.RNN) or np.max(getattr(inner, "dilation_rate", 1)) > 1
 
 
 def _make_converter(model: keras.Model) -> tf.lite.TFLiteConverter:
