@@ -119,7 +119,7 @@ def _make_config(layer: keras.layers.Layer, zeros: bool) -> tfmot.quantization.k
     if _has_constant_kernel(int8_layers.find_folded_layer(layer), True):
         return OutputConfig(not fuses_relu)
     if type(layer) in (*int8_layers.WITH_RANGE, int8_layers.ChannelAffine, int8_layers.FloatOutput):
-        clips = isinstance(layer, int8_layers.ChannelAffine) and layer.limits
+        clips = isinstance(layer, int8_layers.ChannelAffine) and layer.limit
         return OutputConfig(not (fuses_relu or clips))
     return OutputConfig(False) if type(layer) in int8_layers.WITHOUT_RANGE else None
 

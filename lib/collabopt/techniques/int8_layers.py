@@ -44,12 +44,12 @@ class ChannelAffine(keras.layers.Layer):
     """Multiplies each channel by a scale and adds an offset, as a depthwise 1×1 convolution.
 
     Attributes:
-        limits: The least and the largest output, to which int8 values saturate; None does not clip.
+        limit: The largest output; the least is 0 then. None does not clip.
     """
 
-    def __init__(self, limits: tuple[float, float] | None = None, **kwargs) -> None:
+    def __init__(self, limit: float | None = None, **kwargs) -> None:
         super().__init__(**kwargs)
-        self.limits = limits
+        self.limit = limit
 
     def build(self, input_shape) -> None:
         """Create scale and offset, one per channel."""
@@ -67,7 +67,11 @@ class ChannelAffine(keras.layers.Layer):
         kernel = tf.reshape(self.scale, [1, 1, channels, 1])
         outputs = tf.nn.depthwise_conv2d(images, kernel, [1, 1, 1, 1], "VALID") + self.offset
         outputs = outputs if is_image else tf.reshape(outputs, [-1, *places, channels])
-        return tf.quantization.fake_quant_with_min_max_args(outputs, *self.limits) if self.limits else outputs
+        if self.limit:
+            # A concatenation replaces the range by its own, so that the range alone would not clip.
+            clipped = tf.minimum(tf.nn.relu(outputs), self.limit)
+            outputs = tf.quantization.fake_quant_with_min_max_args(clipped, 0.0, self.limit)
+        return outputs
 
     def compute_output_shape(self, input_shape):
         """Return the input's shape."""
@@ -75,7 +79,7 @@ class ChannelAffine(keras.layers.Layer):
 
     def get_config(self):
         """Return the arguments of the constructor."""
-        return super().get_config() | {"limits": self.limits}
+        return super().get_config() | {"limit": self.limit}
 
 
 @keras.utils.register_keras_serializable("collabopt")

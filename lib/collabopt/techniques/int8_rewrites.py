@@ -133,10 +133,10 @@ def _copy(layer: keras.layers.Layer, **changes) -> keras.layers.Layer:
     return type(layer).from_config(layer.get_config() | changes)
 
 
-def _make_affine(layer: keras.layers.Layer, scale, offset, trainable=False, limits=None) -> tuple:
+def _make_affine(layer: keras.layers.Layer, scale, offset, trainable=False, limit=None) -> tuple:
     """The affine layer of this name, with its weights."""
     weights = [np.broadcast_to(np.ravel(one), layer.input_shape[-1:]).astype(np.float32) for one in (scale, offset)]
-    return ChannelAffine(limits, name=layer.name, trainable=trainable), weights
+    return ChannelAffine(limit, name=layer.name, trainable=trainable), weights
 
 
 def _rewrite_norm(layer: keras.layers.Layer) -> _Replacement | None:
@@ -182,9 +182,9 @@ def _rewrite_activation(layer: keras.layers.Layer) -> _Replacement | None:
         return _Replacement([(linear, layer.get_weights()), (_simplify(activation) or activation, [])])
     simple = _simplify(layer)
     if simple is None and name == "hard_sigmoid":
-        return _Replacement([_make_affine(layer, 0.2, 0.5, limits=(0.0, 1.0))])
+        return _Replacement([_make_affine(layer, 0.2, 0.5, limit=1.0)])
     if isinstance(layer, keras.layers.ReLU) and layer.max_value not in (None, 6) and not layer.threshold:
-        return None if layer.negative_slope else _Replacement([_make_affine(layer, 1, 0, limits=(0.0, float(layer.max_value)))])
+        return None if layer.negative_slope else _Replacement([_make_affine(layer, 1, 0, limit=float(layer.max_value))])
     return _Replacement([(simple, [])]) if simple else None
 
 

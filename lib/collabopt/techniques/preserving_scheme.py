@@ -188,8 +188,8 @@ class _Layout:
 
     def apply(self, model: keras.Model, layer_quantize_map: dict) -> tuple[keras.Model, dict]:
         given = {name: entry.get("quantize_config") for name, entry in layer_quantize_map.items()}
-        model, quantize_map = super(PreservingScheme, self.scheme).get_layout_transformer().apply(
-            model, layer_quantize_map
+        model, quantize_map = (
+            super(PreservingScheme, self.scheme).get_layout_transformer().apply(model, layer_quantize_map)
         )
         registry, preserves = self.scheme.get_quantize_registry(), self.scheme.zeros or self.scheme.clusters
         for layer in model.layers:

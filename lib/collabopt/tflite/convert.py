@@ -91,7 +91,10 @@ def _has_dynamic_shapes(layer: keras.layers.Layer) -> bool:
     inner = getattr(layer, "layer", layer)
     if isinstance(inner, keras.layers.Dense):
         return len(layer.output_shape) > 2
-    return isinstance(inner, keras.layers.Conv2DTranspose | keras.layers.RNN) or np.max(getattr(inner, "dilation_rate", 1)) > 1
+    return (
+        isinstance(inner, keras.layers.Conv2DTranspose | keras.layers.RNN)
+        or np.max(getattr(inner, "dilation_rate", 1)) > 1
+    )
 
 
 def _make_converter(model: keras.Model) -> tf.lite.TFLiteConverter:
