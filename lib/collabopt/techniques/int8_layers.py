@@ -11,7 +11,8 @@ _ACTIVATIONS = FUSED_ACTIVATIONS | {"swish", "gelu"}
 WITH_ACTIVATION = (
     keras.layers.Dense,
     keras.layers.Conv1D,
-    keras.layers.Conv2D,  # and its subclasses Conv2DTranspose and DepthwiseConv2D
+    keras.layers.Conv2D,  # and its subclass Conv2DTranspose
+    keras.layers.DepthwiseConv2D,
 )
 WITH_RANGE = (
     keras.layers.Multiply,

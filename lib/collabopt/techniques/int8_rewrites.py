@@ -102,7 +102,7 @@ def _rewrite(model: keras.Model, keeps_clusters: bool, unquantized: Sequence[str
 
 
 def _replace(model: keras.Model, find_replacement: Callable) -> keras.Model:
-    """Replace layers by `find_replacement(layer)`; None keeps a layer. The given model comes back if nothing changes."""
+    """Replace layers by `find_replacement(layer)`; None keeps one. The given model comes back if nothing changes."""
     found = {layer.name: find_replacement(layer) for layer in model.layers}
     if not any(found.values()):
         return model

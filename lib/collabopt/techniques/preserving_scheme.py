@@ -181,7 +181,7 @@ class KernelQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
 
 
 class _Layout:
-    """TFMOT's layout, with a quantizer for every kernel: ours for eligible ones where there is something to preserve."""
+    """TFMOT's layout, with a quantizer for every kernel: ours for eligible kernels that preserve something."""
 
     def __init__(self, scheme: "PreservingScheme") -> None:
         self.scheme = scheme
