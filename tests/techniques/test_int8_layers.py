@@ -8,7 +8,7 @@ import pytest
 from collabopt.models import ds_cnn, mobilenet
 from collabopt.runtime.tensorflow import keras, seed_everything, tf
 from collabopt.techniques import int8_rewrites, quantization
-from collabopt.tflite import convert
+from collabopt.tflite import convert, flatbuffer
 from collabopt.tflite.interpreter import open_interpreter
 
 layers = keras.layers
@@ -188,6 +188,8 @@ def test_a_file_has_only_int8_operators_and_agrees_with_the_model(name):
     assert int8_rewrites.list_layers_without_qat(NETWORKS[name]()) == []
     assert list_float_operators(tflite) == set()
     assert find_pairs(tflite) == []
+    kernels = quantization.read_kernels(wrapped)
+    flatbuffer.read_layer_kernels(tflite, {layer: kernel.shape for layer, kernel in kernels.items()})
     inputs = draw_inputs(wrapped, 16)
     outputs, scale = run(tflite, inputs)
     steps = np.abs(outputs - wrapped(inputs).numpy()) / scale
@@ -218,8 +220,11 @@ def test_zeros_and_clusters_of_dense_layers_before_batch_norms_are_preserved():
         layer.set_weights([generator.choice(VALUES, layer.kernel.shape), *layer.get_weights()[1:]])
     wrapped = train(model, BOTH)
     tflite, kernels = convert.convert_as_trained(wrapped), quantization.read_kernels(wrapped)
+    int8_values = flatbuffer.read_layer_kernels(tflite, {name: kernel.shape for name, kernel in kernels.items()})
     assert list_float_operators(tflite) == set()
     for layer in dense:
+        assert len(np.unique(int8_values[layer.name])) <= len(VALUES)
+        assert (int8_values[layer.name][layer.kernel.numpy() == 0] == 0).all()
         np.testing.assert_array_equal(kernels[layer.name] == 0, layer.kernel.numpy() == 0)
         assert len(np.unique(kernels[layer.name])) <= len(VALUES)
 
