@@ -18,10 +18,10 @@ report: setup
 
 # Without the slow tests of real components. Each kind of them has a fast representative here.
 test: lint
-	@.venv/bin/python -m pytest --numprocesses auto --dist loadgroup --durations 10 -m "not slow"
+	@.venv/bin/python -m pytest --numprocesses auto --dist loadgroup --no-loadscope-reorder --durations 10 -m "not slow"
 
 test-all: lint
-	@.venv/bin/python -m pytest --numprocesses auto --dist loadgroup --durations 10
+	@.venv/bin/python -m pytest --numprocesses auto --dist loadgroup --no-loadscope-reorder --durations 10
 
 lint: setup
 	@.venv/bin/ruff check .

@@ -127,8 +127,15 @@ def find_gaps(function: ast.FunctionDef) -> list[str]:
     names = [one.arg for one in arguments[1 if function.is_method else 0 :]]
     names += [one.arg for one in (function.args.vararg, function.args.kwarg) if one]
     gaps = [f"no Args: {name}" for name in names if not re.search(rf"^ +\*{{0,2}}{name}: ", text, re.MULTILINE)]
+    caught = {
+        id(node)
+        for one in ast.walk(function)
+        if isinstance(one, ast.Try)
+        for part in one.body
+        for node in ast.walk(part)
+    }
     raised = [node for node in ast.walk(function) if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)]
-    if raised and "Raises:" not in text:
+    if any(id(node) not in caught for node in raised) and "Raises:" not in text:
         gaps.append("no Raises")
     decorators = [getattr(one, "id", getattr(one, "attr", "")) for one in function.decorator_list]
     is_property = any(name.endswith("property") for name in decorators)

@@ -84,10 +84,10 @@ def wait_for(running: SimpleNamespace, text: bytes) -> None:
 
 
 def make_shared_batch(root: Path, experiment: Path) -> None:
-    """Run a batch that is killed in the middle, and then again with a second one beside it.
+    """Run a batch that is killed in the middle, then again with a second one beside it, then with one page deleted.
 
-    Afterwards `root` holds both directories of the batch, a `copy` of them, which no later batch changes, and
-    `observed`.
+    Afterwards `root` holds both directories of the batch, a `copy` of them before the deletion, which no later batch
+    changes, and `observed`.
     """
     place = Place(root)
     with place.start(experiment) as killed:
@@ -102,14 +102,19 @@ def make_shared_batch(root: Path, experiment: Path) -> None:
             # Those of the first: the second has yet to start Snakemake.
             marks, index_time = place.read_marks(experiment), index.stat().st_mtime_ns
             second = wait_for_end(waiting)
+    for directory in (place.data, place.reports):
+        shutil.copytree(directory, root / "copy" / directory.name)
+    index_times = [index_time, index.stat().st_mtime_ns]
+    marks = [marks, place.read_marks(experiment)]
+    index.with_name("deployment_tree.html").unlink()
+    third = place.run(experiment)
     observed = {
         "killed": killed.stdout().decode(),
         "marks_after_kill": marks_after_kill,
         "first": first,
         "second": second,
-        "marks": [marks, place.read_marks(experiment)],
-        "index_times": [index_time, index.stat().st_mtime_ns],
+        "third": third,
+        "marks": [*marks, place.read_marks(experiment)],
+        "index_times": [*index_times, index.stat().st_mtime_ns],
     }
     (root / "observed").write_bytes(pickle.dumps(observed))
-    for directory in (place.data, place.reports):
-        shutil.copytree(directory, root / "copy" / directory.name)

@@ -1,14 +1,8 @@
-"""The pages of a finished batch in a real browser: nothing fetched or broken, sorted, filtered, accessible, printed.
-
-One notebook is run; COLLABOPT_ALL_NOTEBOOKS=1 runs all of them.
-"""
+"""The pages of a finished batch in a real browser: nothing fetched or broken, sorted, filtered, accessible, printed."""
 
 import functools
 import itertools
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -28,22 +22,17 @@ if BROWSER is None:
 sync_api = pytest.importorskip("playwright.sync_api")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")
 
-NOTEBOOKS = "" if os.environ.get("COLLABOPT_ALL_NOTEBOOKS") else "baseline"
 WIDTHS = 400, 1400
 RELEASED = loading.ROOT / "reports" / "speech_commands-ds_cnn_l"
 
 
 @pytest.fixture(scope="module")
-def reports(tiny, tmp_path_factory) -> Path:
-    """The reports of a batch of the tiny experiment. What takes longer is written by the library from tables: a report
-    with figures of many stages, variants, and a sweep of which one cell failed."""
+def reports(shared_batch, tiny, tmp_path_factory) -> Path:
+    """The reports of a batch of the tiny experiment, and two that the library writes from tables: a report with
+    variants, and a sweep of which one cell failed."""
     root = tmp_path_factory.mktemp("browser")
-    environment = os.environ | {"COLLABOPT_DATA": f"{root}/data", "COLLABOPT_REPORTS": f"{root}/reports"}
-    words = ["report", "--experiment", str(tiny), "--cores", "2", "--notebooks", NOTEBOOKS]
-    command = [sys.executable, "-m", "collabopt", *words]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    released, home = root / "reports" / RELEASED.name, front_page.find_path(root / "reports")
+    shutil.copytree(shared_batch / "copy", root, dirs_exist_ok=True)
+    released, home = root / "reports" / RELEASED.name, root / "reports" / "index.html"
     assert f'href="{tiny.stem}/index.html"' in home.read_text(encoding="utf-8")
     released.mkdir()
     for name in ("results.csv", "layers.csv", "comparison.csv", "run.json"):
@@ -74,14 +63,16 @@ def add_sweep(report: Path, executed: Path, plan: Path) -> None:
         shutil.copy(report / "run.json", cell)
     shutil.copytree(report / "models", sweep / "seed=0" / "models")
     notebook_page.write_page(executed, sweep / "seed=0" / "deployment_tree.html", {"../index.html": "The sweep"})
-    sweep_page.write(sweep, str(plan), {"seed=0": "ok", "seed=1": "FAILED"}, front_page.find_path(report.parent))
+    sweep_page.write(sweep, str(plan), {"seed=0": "ok", "seed=1": "FAILED"}, report.parent / "index.html")
 
 
-@pytest.fixture(scope="module")
-def pages(reports) -> list[Path]:
-    found = sorted(reports.rglob("*.html"))
+@pytest.fixture(scope="module", params=["one notebook", pytest.param("other notebooks", marks=pytest.mark.slow)])
+def pages(request, reports, tiny) -> list[Path]:
+    """The pages of one notebook, indexes, sweep and variants; or those of the other notebooks."""
+    others = {path for path in (reports / tiny.stem).glob("*.html") if path.stem not in ("index", "baseline")}
+    found = others if request.param == "other notebooks" else {*reports.rglob("*.html")} - others
     assert len(found) >= 6
-    return found
+    return sorted(found)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +97,7 @@ def windows(browser) -> Callable:
 
 @pytest.fixture
 def visit(windows) -> Iterator[Callable]:
-    """Opens a page: its path, a width in pixels and a colour scheme; afterwards nothing went wrong in any of them."""
+    """Opens a page: its path, a width in pixels and a colour scheme. Checks at the end that no page had an error."""
     opened, wrong = [], []
 
     def show(path: Path, width: int = 1400, scheme: str = "light"):
@@ -270,7 +261,7 @@ def test_all_code_opens_by_its_button(reports, visit):
 
 
 # Colours do not go by the width, nor does what scrolls by the scheme.
-@pytest.mark.parametrize(("width", "scheme"), [(400, "dark"), (1400, "light")])
+@pytest.mark.parametrize(("width", "scheme"), [(400, "dark"), pytest.param(1400, "light", marks=pytest.mark.slow)])
 def test_pages_pass_the_checks_of_axe(pages, visit, width, scheme):
     checks = axe.Axe()
     for path in pages:

@@ -1,7 +1,4 @@
-"""The interactive way in: a notebook in JupyterLab, run by its menu in a real browser.
-
-COLLABOPT_ALL_NOTEBOOKS=1 runs all of them instead of the first. Screenshots stay in pytest's temporary directory.
-"""
+"""Notebooks in JupyterLab, run by its menu in a real browser. Screenshots stay in pytest's temporary directory."""
 
 import json
 import os
@@ -22,28 +19,31 @@ pytestmark = pytest.mark.timeout(1200)
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 TOKEN = "tests"
-NAMES = [path.stem for path in list_notebooks()] if os.environ.get("COLLABOPT_ALL_NOTEBOOKS") else ["baseline"]
+NAMES = [
+    pytest.param(path.stem, marks=[] if path.stem == "baseline" else pytest.mark.slow) for path in list_notebooks()
+]
 
 
-def copies(directory: Path, plan: Path) -> None:
-    """The notebooks with the experiment in their parameters cell changed, as one would by hand."""
+def copy_notebooks(directory: Path, experiment: Path) -> None:
+    """Copy the notebooks, with another experiment in their parameters cell."""
     for path in list_notebooks():
         notebook = nbformat.read(path, as_version=4)
         (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
         assert 'experiment = "digits"' in cell.source
-        cell.source = cell.source.replace('"digits"', f'"{plan}"')
+        cell.source = cell.source.replace('"digits"', f'"{experiment}"')
         nbformat.write(notebook, directory / path.name)
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory, tiny) -> Iterator[tuple[str, Path]]:
-    """A running JupyterLab: its address and its root directory."""
+def lab(tmp_path_factory, shared_batch, tiny) -> Iterator[tuple[str, Path]]:
+    """The address and the root directory of a JupyterLab. The store has every stage."""
     if BROWSER is None:
         pytest.skip("no chromium, chromium-browser or google-chrome on the path")
     home = tmp_path_factory.mktemp("lab")
     root, log = home / "notebooks", home / "lab.log"
     root.mkdir()
-    copies(root, tiny)
+    copy_notebooks(root, tiny)
+    shutil.copytree(shared_batch / "copy" / "data" / "stages", home / "data" / "stages")
     directories = {
         f"JUPYTER{name}": str(home / name.strip("_").lower())
         for name in ("_CONFIG_DIR", "_DATA_DIR", "_RUNTIME_DIR", "LAB_SETTINGS_DIR", "LAB_WORKSPACES_DIR")

@@ -1,5 +1,7 @@
 """A new stage is one module and one row: it is then trained, drawn and listed like every other."""
 
+import shutil
+
 import pandas as pd
 import pytest
 import toy_stage
@@ -15,22 +17,25 @@ NAME = toy_stage.ROW.name
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _registered():
+def _registered(trained_small):  # noqa: ARG001 - trained without the new stage
+    before = dict(STAGES)
     stages.register(toy_stage.ROW)
     yield
-    del STAGES[NAME]
+    STAGES.clear()
+    STAGES.update(before)  # in their order
 
 
 @pytest.fixture(scope="module")
-def run(_registered, tiny, tmp_path_factory) -> Run:
-    """A run of the tiny experiment, whose file says nothing of the new stage, in a small tree."""
+def run(_registered, trained_small, small, tmp_path_factory) -> Run:
+    """A run of the tiny experiment, whose file does not mention the new stage, in a tree of three stages."""
     place = tmp_path_factory.mktemp("new_stage")
+    shutil.copytree(trained_small / "stages", place / "stages")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loading, "DATA", place)
-        experiment = loading.load(str(tiny))
-        for name in [name for name in STAGES if name not in ("baseline", "pruned", NAME)]:
-            patch.delitem(STAGES, name)
-        yield Run(experiment, place / "report", tiny, place / "stages")
+        experiment = loading.load(str(small))
+        for name in STAGES.keys() - {"baseline", "pruned", NAME}:
+            del STAGES[name]
+        yield Run(experiment, place / "report", small, place / "stages")
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ import pytest
 
 from collabopt.batch.plan import list_notebooks, read_parameters
 from collabopt.config import experiment, loading, stages
-from collabopt.report import index_page
 
 NOTEBOOKS = list_notebooks()
 # Names of a parameters cell that are not parameters of an experiment.
@@ -167,12 +166,12 @@ def test_a_parameter_means_the_same_in_every_notebook():
     assert {name: len(lines) for name, lines in found.items()} == dict.fromkeys(found, 1)
 
 
-def test_the_snakefile_and_the_index_page_know_exactly_the_notebooks_there_are():
+def test_the_snakefile_knows_exactly_the_notebooks_there_are():
     text = (loading.ROOT / "Snakefile").read_text(encoding="utf-8")
     assert re.findall(r"^NEEDS = .*", text, re.MULTILINE) == ["NEEDS = stages.get_notebooks()"]
     needs = stages.get_notebooks()
     names = {path.stem for path in NOTEBOOKS}
-    assert set(needs) == names == set(index_page.ORDER)
+    assert set(needs) == names
     # Each comes after those it needs, so that "notebook 2/6" is never before what it waits for.
     order = list(needs)
     assert all(order.index(other) < order.index(name) for name in needs for other in needs[name])

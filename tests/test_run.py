@@ -18,7 +18,7 @@ from collabopt.techniques import registry
 from collabopt.tflite import sizes
 from collabopt.tflite.interpreter import predict_classes
 
-pytestmark = pytest.mark.xdist_group("small_experiment")
+pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("small_experiment")]
 
 KERNELS = ["conv", "dw", "pw", "fc"]
 FREE = ["baseline", "qat", "pruned"]

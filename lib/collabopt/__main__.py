@@ -1,4 +1,4 @@
-"""The command line: `python -m collabopt report|verify|store`, and the jobs of the Snakefile."""
+"""The command line: `python -m collabopt report|import|verify|store`, and the jobs of the Snakefile."""
 
 import argparse
 import json
@@ -17,11 +17,12 @@ def main(words: list[str] | None = None) -> int:
         words: The words of the command line; None takes those of the process.
 
     Returns:
-        The exit status: 0, 1 where something failed, 2 for bad input or an undecided comparison, 130 if stopped.
+        The exit status: 0, 1 where something failed, 2 for bad input or an undecided comparison, 3 for a refused model,
+        130 if stopped.
     """
     arguments = _make_parser().parse_args(words)
     try:
-        return arguments.run(arguments)
+        return _run(arguments)
     except ExperimentError as error:
         print(error, file=sys.stderr)
         return 2
@@ -35,11 +36,10 @@ def main(words: list[str] | None = None) -> int:
 
 def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m collabopt", description="Collaborative model optimization.")
-    commands = parser.add_subparsers(required=True, metavar="command")
+    commands = parser.add_subparsers(required=True, metavar="command", dest="command")
 
-    def add(name: str, run, description: str, *required: str, **options: str | None) -> argparse.ArgumentParser:
+    def add(name: str, description: str, *required: str, **options: str | None) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=description, description=description)
-        command.set_defaults(run=run)
         for option in required:
             command.add_argument(f"--{option}", required=True)
         for option, default in options.items():
@@ -47,55 +47,57 @@ def _make_parser() -> argparse.ArgumentParser:
         return command
 
     options = {"experiment": "digits", "set": "", "cores": "all", "profile": None, "notebooks": ""}
-    add("report", _report, "run every notebook of an experiment, or a sweep", **options)
-    add("verify", _verify, "compare a finished report with the published figures", "experiment")
-    add("store", _store, "list the stored stages, or remove some", prune="")
+    add("report", "run every notebook of an experiment, or a sweep", **options)
+    job = add("import", "import a trained model alone; the last line is JSON", weights=None)
+    job.add_argument("source", help=".keras, .h5 or .hdf5 file, folder of a SavedModel, or module:function")
+    job.add_argument("--trust-code", action="store_true", help="run code that the file holds")
+    job.add_argument("--custom-object", action="append", default=[], help="class of a layer, module:Class")
+    add("verify", "compare a finished report with the published figures", "experiment")
+    add("store", "list the stored stages, or remove some", prune="")
     places = ("experiment", "overrides", "place", "pages", "position", "done")
-    add("notebook", _notebook, "run one notebook, as a job of the Snakefile", *places).add_argument("name")
-    job = add("branch", _branch, "train the stages that cells of a sweep share", "experiment", "overrides", "done")
+    add("notebook", "run one notebook, as a job of the Snakefile", *places).add_argument("name")
+    job = add("branch", "train the stages that cells of a sweep share", "experiment", "overrides", "done")
     job.add_argument("branch", choices=sweep.list_branches())
-    add("cell", _cell, "run one cell of a sweep", "experiment", "overrides", "pages", "done")
+    add("cell", "run one cell of a sweep", "experiment", "overrides", "pages", "done")
     return parser
 
 
-def _report(words: argparse.Namespace) -> int:
-    from collabopt.batch import scheduler
+def _run(words: argparse.Namespace) -> int:
+    """Run a command. Each imports only its own modules."""
+    match words.command:
+        case "import":
+            from collabopt.models import importing
 
-    return scheduler.run_report(words.experiment, words.set, words.cores, words.profile or None, words.notebooks)
+            return importing.print_import(words.source, words.weights, words.trust_code, words.custom_object)
+        case "verify":
+            from collabopt.analysis import comparison
+
+            return comparison.verify(words.experiment)
+        case "store":
+            from collabopt.storage import retention
+
+            return retention.list_or_prune(words.prune)
+        case "report":
+            from collabopt.batch import scheduler
+
+            profile = words.profile or None
+            return scheduler.run_report(words.experiment, words.set, words.cores, profile, words.notebooks)
+    return _run_job(words)
 
 
-def _verify(words: argparse.Namespace) -> int:
-    from collabopt.analysis import comparison
-
-    return comparison.verify(words.experiment)
-
-
-def _store(words: argparse.Namespace) -> int:
-    from collabopt.storage import retention
-
-    return retention.list_or_prune(words.prune)
-
-
-def _notebook(words: argparse.Namespace) -> int:
+def _run_job(words: argparse.Namespace) -> int:
     from collabopt.batch import notebook
 
+    overrides, done = json.loads(words.overrides), Path(words.done)
+    if words.command == "branch":
+        return notebook.train_branch(words.branch, words.experiment, overrides, done)
+    if words.command == "cell":
+        return notebook.run_cell(words.experiment, overrides, Path(words.pages), done)
     places, clock = (Path(words.place), Path(words.pages)), progress.Clock()
-    status = notebook.run_notebook(words.name, words.experiment, json.loads(words.overrides), *places, words.position)
+    status = notebook.run_notebook(words.name, words.experiment, overrides, *places, words.position)
     if not status:
-        Path(words.done).write_text(json.dumps({"seconds": round(clock.seconds(), 1)}))
+        done.write_text(json.dumps({"seconds": round(clock.seconds(), 1)}))
     return status
-
-
-def _branch(words: argparse.Namespace) -> int:
-    from collabopt.batch import notebook
-
-    return notebook.train_branch(words.branch, words.experiment, json.loads(words.overrides), Path(words.done))
-
-
-def _cell(words: argparse.Namespace) -> int:
-    from collabopt.batch import notebook
-
-    return notebook.run_cell(words.experiment, json.loads(words.overrides), Path(words.pages), Path(words.done))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -165,8 +166,8 @@ class Run:
 
     def describe(self) -> dict[str, Any]:
         """Return the content of run.json."""
-        counts = {split: len(getattr(self.data, split)) for split in ("train", "validation", "test")}
-        data = {"name": self.data.name, "fingerprint": self.data.fingerprint, **counts}
+        data = {"name": self.data.name, "fingerprint": self.data.fingerprint}
+        data |= {split: len(getattr(self.data, split)) for split in ("train", "validation", "test")}
         return results.describe_run(self.given, self.source, data, self.began)
 
     def without_test(self) -> "Run":
@@ -208,19 +209,19 @@ class Run:
                 tensorflow.seed_everything(self.experiment.seed)
             kernels = parent.kernels() if stage.keeps_zeros or stage.clusters else None
             restored = model or self._restore(stage, trained)
-            arguments = (directory, stage, restored, self.data, self.experiment, kernels, self.reads_test)
-            evaluate.write_measurements(*arguments)
+            evaluate.write_measurements(
+                directory, stage, restored, self.data, self.experiment, kernels, self.reads_test
+            )
 
         material = finished.describe_measurement(stage, trained, self.experiment, self.data, self.reads_test)
-        measured = self._get_or_make(f"{stage.name}-measured", material, make)
+        measured = self.get_or_make(f"{stage.name}-measured", material, make)
         return finished.read(stage, trained, measured, self.experiment)
 
     def _train(self, stage: Stage, parent: Finished | None) -> tuple[Path, keras.Model | None]:
         """The entry of the trained stage, and its model if it was trained just now."""
         models: list[keras.Model] = []
-        material = registry.describe_training(
-            stage, parent.trained.name if parent else None, self.experiment, self.data
-        )
+        parent_entry = parent.trained.name if parent else None
+        material = registry.describe_training(stage, parent_entry, self.experiment, self.data)
         unfinished = store.get_unfinished_directory(self.store_directory, stage.name, material)
 
         def make(directory: Path) -> None:
@@ -228,9 +229,8 @@ class Run:
             preflight.check(self._build_start(parent), self.experiment, every_layer=parent is None)
             tensorflow.seed_everything(self.experiment.seed)
             with devices.make_scope(self.experiment.devices):
-                train = registry.find_trainer(stage)
-                start_model, checkpoint = self._build_start(parent), Checkpoint(unfinished / "epoch.npz")
-                model, fit = train(stage, start_model, self.data, self.experiment, checkpoint)
+                train, checkpoint = registry.find_trainer(stage), Checkpoint(unfinished / "epoch.npz")
+                model, fit = train(stage, self._build_start(parent), self.data, self.experiment, checkpoint)
             np.savez(directory / "weights.npz", **registry.read_arrays(model))
             fit.history.to_csv(directory / "history.csv", index=False)
             times = {"setup_seconds": fit.setup_seconds, "fit_seconds": fit.fit_seconds, "epochs": len(fit.history)}
@@ -239,16 +239,22 @@ class Run:
                 models.append(model)
             self._trained_here.add(stage.name)
 
-        entry = self._get_or_make(stage.name, material, make)
+        entry = self.get_or_make(stage.name, material, make)
         return entry, models[0] if models else None
 
-    def _get_or_make(self, name: str, material: dict[str, Any], make) -> Path:
+    def get_or_make(self, name: str, material: dict[str, Any], make: Callable[[Path], None]) -> Path:
+        """Return an entry of the store, made if it is missing, and note that the experiment uses it.
+
+        Args:
+            name: Name of the entry.
+            material: All that decides its content.
+            make: Fills an empty directory with it.
+        """
         entry = store.get_or_make(self.store_directory, name, material, make)
         retention.note_use(self.store_directory, entry, self.experiment.name)
         return entry
 
     def _build_start(self, parent: Finished | None) -> keras.Model:
-        """The model that a stage starts from."""
         if parent:
             return self._restore(parent.stage, parent.trained)
         return registry.build_initial_model(self.experiment, self.data)
@@ -276,8 +282,7 @@ class Run:
         if self.experiment.scheme != self.given.scheme and stage.has_schemes:
             source += f" by {self.experiment.scheme}"
         duration = progress.format_duration(result["setup_seconds"] + result["fit_seconds"])
-        is_new = stage.name in self._trained_here
-        origin = f"{result['epochs']} epochs took {duration}" if is_new else "from the store"
+        origin = f"{result['epochs']} epochs took {duration}" if stage.name in self._trained_here else "from the store"
         progress.log(
             f"{stage.name}{source}: {origin}; {split.replace('_', ' ')}accuracy {result[f'{split}accuracy']:.2%}, INT8 "
             f"{result[f'{split}accuracy_int8']:.2%}, {result['tflite_bytes']:,} → {result['gzip_bytes']:,} bytes"

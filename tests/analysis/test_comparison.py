@@ -177,7 +177,7 @@ def test_verify_reports_an_unknown_experiment(capsys):
 def test_tables_show_worse_figures_in_red(rows):
     worse = rows.assign(ours=rows["ours"] + 0.2)
     table = tables.compared(worse, "accuracy", "drop")
-    assert {cell.text for row in table.rows for cell in row if cell.kind == "no"} == {"worse"}
+    assert {cell.text for row in table.rows for cell in row.values() if cell.kind == "no"} == {"worse"}
     assert "published with 32 clusters" in table._repr_html_()
     shown = tables.compared(rows, "accuracy", "drop").to_frame().set_index(["Table", "Stage", "Figure"])
     assert shown.loc[("PQAT", "pruned", "Drop, FP32 or fake-INT8 (points)"), "Published"] == "0.43"

@@ -78,8 +78,9 @@ def wrong(keep: Path, reference: Path) -> list[str]:
 class Campaign:
     """Cases of kills on one experiment, counted in `counts`; what went wrong stands in `faults`."""
 
-    def __init__(self, plan: str, place: Path, seed: int, notebooks: str = "") -> None:
+    def __init__(self, plan: str, place: Path, seed: int, notebooks: str = "", names: tuple[str, ...] = ()) -> None:
         self.plan, self.place, self.chance, self.notebooks = plan, place, random.Random(seed), notebooks
+        self.names = names or tuple(STAGES)
         self.counts, self.faults = dict.fromkeys(COUNTS, 0), []
 
     def fault(self, kind: str, what: str) -> None:
@@ -90,12 +91,12 @@ class Campaign:
         """Kill processes that train one stage after another, until `kills` have been dealt."""
         reference = self.place / "reference"
         seconds = {}
-        for name in STAGES:
+        for name in self.names:
             began = time.perf_counter()
             if _wait(self._child(reference, name)):
                 raise SystemExit(f"{name}: the run without kills failed")
             seconds[name] = time.perf_counter() - began
-        cases, dealt = itertools.cycle(STAGES), 0
+        cases, dealt = itertools.cycle(self.names), 0
         while dealt < kills:
             name, keep = next(cases), self.place / "case"
             ancestors = {stage.name for stage in get_lineage(name)[:-1]}
@@ -204,12 +205,13 @@ def main() -> int:
     parser.add_argument("--batches", type=int, default=0)
     parser.add_argument("--experiment", default="digits")
     parser.add_argument("--notebooks", default="", help="of a batch; all by default")
+    parser.add_argument("--names", default="", help="of the stages; all by default")
     parser.add_argument("--seed", type=int, default=0)
     words = parser.parse_args()
     import collabopt.run  # noqa: F401 - imported once, before the forks
 
     with tempfile.TemporaryDirectory() as place:
-        campaign = Campaign(words.experiment, Path(place), words.seed, words.notebooks)
+        campaign = Campaign(words.experiment, Path(place), words.seed, words.notebooks, tuple(words.names.split()))
         if words.stages:
             campaign.stages(words.stages)
         if words.batches:

@@ -15,6 +15,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import DeadKernelError
 from nbformat.v4 import new_code_cell, new_notebook
 
+import collabopt
 from collabopt.batch import forks
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are for Linux")
@@ -53,21 +54,21 @@ def place(tmp_path) -> Path:
     return tmp_path
 
 
-def started(place: Path, environment: dict[str, str], *words: str) -> subprocess.Popen:
+def start(place: Path, environment: dict[str, str], *words: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "collabopt.batch.forks", "probe", *words]
     streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=place, env=environment | {"VARIABLE": "its own"}, **streams)
 
 
-def said(running: subprocess.Popen) -> dict:
-    """What a probe prints, which waits or ends then."""
+def read_probe(running: subprocess.Popen) -> dict:
+    """Read the line that a probe prints before it waits or ends."""
     running.stdin.write("a line")
     running.stdin.close()
     return json.loads(running.stdout.readline())
 
 
-def ended(process: int) -> bool:
-    """Whether a process has ended, which is waited for."""
+def has_ended(process: int) -> bool:
+    """Whether a process ends within 20 s."""
     try:
         psutil.Process(process).wait(20)
     except psutil.NoSuchProcess:
@@ -78,10 +79,10 @@ def ended(process: int) -> bool:
 
 
 @pytest.mark.parametrize("forked", [True, False])
-def test_a_fork_runs_a_module_as_a_process_of_its_own_does(environment, place, forked):
+def test_a_fork_runs_a_module_like_a_new_process(environment, place, forked):
     environment = environment if forked else environment | {forks.VARIABLE: "0"}
-    running = started(place, environment, "one", "two words")
-    found = said(running)
+    running = start(place, environment, "one", "two words")
+    found = read_probe(running)
     assert running.wait() == 3
     assert found.pop("process") != running.pid if forked else found.pop("process") == running.pid
     assert found.pop("parent") != os.getpid() if forked else found.pop("parent") == os.getpid()
@@ -97,45 +98,45 @@ def test_a_fork_runs_a_module_as_a_process_of_its_own_does(environment, place, f
     }
 
 
-def test_an_error_in_a_fork_is_told_where_it_belongs(environment, place):
-    running = started(place, environment, "fail")
-    said(running)
+def test_an_error_in_a_fork_is_printed_by_its_client(environment, place):
+    running = start(place, environment, "fail")
+    read_probe(running)
     assert running.wait() == 1
     assert running.stderr.read().endswith("ValueError: on purpose\n")
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 1), (signal.SIGTERM, 128 + signal.SIGTERM)])
 def test_signals_reach_the_fork_and_end_both(environment, place, number, status):
-    running = started(place, environment, "wait")
-    fork = said(running)["process"]
+    running = start(place, environment, "wait")
+    fork = read_probe(running)["process"]
     running.send_signal(number)
     assert running.wait() == status
     assert running.stderr.read().endswith("KeyboardInterrupt\n" if number == signal.SIGINT else "")
-    assert ended(fork)
+    assert has_ended(fork)
 
 
-def test_a_fork_that_is_killed_looks_killed(environment, place):
-    running = started(place, environment, "wait")
-    os.kill(said(running)["process"], signal.SIGKILL)
+def test_a_killed_fork_has_the_exit_status_of_a_killed_process(environment, place):
+    running = start(place, environment, "wait")
+    os.kill(read_probe(running)["process"], signal.SIGKILL)
     assert running.wait() == 128 + signal.SIGKILL
 
 
-def test_a_fork_that_is_killed_looks_killed_while_its_own_children_live(environment, place):
-    running = started(place, environment, "breed", "wait")
-    found = said(running)
+def test_a_killed_fork_ends_its_client_while_its_own_children_live(environment, place):
+    running = start(place, environment, "breed", "wait")
+    found = read_probe(running)
     os.kill(found["process"], signal.SIGKILL)
     assert running.wait(20) == 128 + signal.SIGKILL
     os.kill(found["child"], signal.SIGKILL)
 
 
-def test_a_fork_dies_with_the_process_that_stands_for_it(environment, place):
-    running = started(place, environment, "wait")
-    fork = said(running)["process"]
+def test_a_fork_dies_with_its_client(environment, place):
+    running = start(place, environment, "wait")
+    fork = read_probe(running)["process"]
     running.kill()
-    assert ended(fork)
+    assert has_ended(fork)
 
 
-def test_a_fork_dies_with_the_parent_of_the_process_that_stands_for_it(environment, place):
+def test_a_fork_dies_with_the_parent_of_its_client(environment, place):
     command = [sys.executable, "-m", "collabopt.batch.forks", "probe", "wait"]
     starter = f"import subprocess; subprocess.run({command!r}, stdin=subprocess.DEVNULL)"
     command = [sys.executable, "-c", starter]
@@ -143,25 +144,26 @@ def test_a_fork_dies_with_the_parent_of_the_process_that_stands_for_it(environme
     fork = json.loads(shell.stdout.readline())["process"]
     shell.kill()
     shell.wait()
-    assert ended(fork)
+    assert has_ended(fork)
 
 
-@pytest.mark.parametrize("victim", ["server", "supervisor"])
-def test_forks_die_with_the_server_and_who_stands_for_one_fails(place, victim):
+def test_a_job_whose_supervisor_or_server_is_killed_fails_and_the_next_one_runs(place):
     with forks.fork_server() as variables:
-        running = started(place, os.environ | variables, "wait")
-        found = said(running)
-        server = psutil.Process(found["parent"]).ppid()
-        os.kill(server if victim == "server" else found["parent"], signal.SIGKILL)
-        assert running.wait() == 1
-        assert running.stderr.read() == "collabopt.batch.forks: the server was killed\n"
-        assert ended(found["process"])
-        after = started(place, os.environ | variables)
-        assert (said(after)["process"] == after.pid) == (victim == "server")
-        assert ended(found["parent"])
+        for victim in ("supervisor", "server"):
+            running = start(place, os.environ | variables, "wait")
+            found = read_probe(running)
+            server = psutil.Process(found["parent"]).ppid()
+            os.kill(server if victim == "server" else found["parent"], signal.SIGKILL)
+            assert running.wait() == 1
+            assert running.stderr.read() == "collabopt.batch.forks: the server was killed\n"
+            assert has_ended(found["process"])
+            after = start(place, os.environ | variables)
+            # Without a server, the next job is no fork.
+            assert (read_probe(after)["process"] == after.pid) == (victim == "server")
+            assert has_ended(found["parent"])  # a server waits for a dead supervisor when it starts the next one
 
 
-def test_server_and_forks_die_with_the_process_that_has_started_the_server(place):
+def test_server_and_forks_die_with_the_process_that_started_the_server(place):
     script = """
         import os, subprocess, sys
         from collabopt.batch import forks
@@ -176,18 +178,19 @@ def test_server_and_forks_die_with_the_process_that_has_started_the_server(place
     batch.kill()
     batch.wait()
     shutil.rmtree(Path(found["socket"]).parent)
-    assert ended(server)
-    assert ended(found["process"])
+    assert has_ended(server)
+    assert has_ended(found["process"])
 
 
-def test_the_environment_switches_forks_off(monkeypatch):
+def test_an_environment_variable_switches_forks_off(monkeypatch):
     monkeypatch.setenv(forks.VARIABLE, "0")
     with forks.fork_server() as variables:
         assert variables == {}
 
 
-def test_nothing_is_forked_from_a_library_that_has_changed(place):
-    shutil.copytree(Path(forks.__file__).parent, place / "collabopt")
+def test_a_changed_library_is_not_forked(place):
+    library = Path(collabopt.__file__).parent
+    shutil.copytree(library, place / "collabopt", ignore=shutil.ignore_patterns("__pycache__"))
     script = """
         import json, os, subprocess, sys
         from pathlib import Path
@@ -199,7 +202,7 @@ def test_nothing_is_forked_from_a_library_that_has_changed(place):
             for _ in range(2):
                 done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
                 print(json.loads(done.stdout)["imported"])
-                Path(forks.__file__).with_name("tree.py").touch()
+                Path(forks.__file__).with_name("plan.py").touch()
     """
     environment = os.environ | {"PYTHONPATH": str(place)}
     done = subprocess.run(
@@ -230,12 +233,12 @@ def test_a_kernel_is_forked_interrupted_and_shut_down(tmp_path, capfd):
     assert int(parent) != os.getpid()
     assert second[0].ename == "KeyboardInterrupt"
     assert third[0].data["text/plain"] == "2"
-    assert ended(int(process))
+    assert has_ended(int(process))
     assert "Ctrl-C" not in capfd.readouterr().out  # said by a kernel that knows no parent
 
 
 @pytest.mark.usefixtures("forked_kernels")
-def test_a_kernel_that_is_killed_is_reported_as_dead(tmp_path):
+def test_a_killed_kernel_is_reported_as_dead(tmp_path):
     kill = "import os, signal, sys; assert 'tensorflow' in sys.modules; os.kill(os.getpid(), signal.SIGKILL)"
     with pytest.raises(DeadKernelError):
         execute(new_notebook(cells=[new_code_cell(kill)]), tmp_path, timeout=60)

@@ -62,7 +62,7 @@ class Api(BaseHTTPRequestHandler):
         self.wfile.write(json.dumps(what).encode())
 
     def log_message(self, *_: object) -> None:
-        """Nothing is said on the terminal of the tests."""
+        """Keep requests off the terminal of the tests."""
 
 
 @pytest.fixture(scope="module")

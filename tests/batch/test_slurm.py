@@ -97,6 +97,7 @@ def stopped(tmp_path_factory, environment) -> tuple[dict, dict, list]:
     return before, after, processes(sleeper)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES)
 def test_slurm_is_asked_for_what_the_profile_says(stopped, rule):
     job = stopped[0][rule]
@@ -106,10 +107,12 @@ def test_slurm_is_asked_for_what_the_profile_says(stopped, rule):
     assert "TresPerJob" not in job
 
 
+@pytest.mark.slow
 def test_two_jobs_run_at_once_and_the_others_wait(stopped):
     assert Counter(job["JobState"] for job in stopped[0].values()) == {"RUNNING": SLOTS, "PENDING": 3}
 
 
+@pytest.mark.slow
 def test_a_stopped_snakemake_cancels_its_jobs(stopped):
     assert {rule: job["JobState"] for rule, job in stopped[1].items()} == dict.fromkeys(RULES, "CANCELLED")
     assert stopped[2] == []
@@ -150,9 +153,11 @@ def test_a_gpu_is_asked_for_where_the_profile_says_so(ended):
     assert ended[2]["cell"]["TresPerJob"] == "gres:gpu:1"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_sweep_runs_through_it(environment, tiny, tmp_path):
-    """What cells share first, by one job; then the cells, two at a time."""
+def test_a_sweep_runs_on_slurm(environment, shared_batch, tiny, tmp_path):
+    """One job per shared branch, and then two cells at a time."""
+    shutil.copytree(shared_batch / "copy" / "data" / "stages", tmp_path / "data" / "stages")
     told = environment | {"COLLABOPT_DATA": f"{tmp_path}/data", "COLLABOPT_REPORTS": f"{tmp_path}/reports"}
     before = slurm.finished(environment)
     command = [sys.executable, "-m", "collabopt", "report", "--experiment", str(tiny)]
@@ -163,6 +168,7 @@ def test_a_sweep_runs_through_it(environment, tiny, tmp_path):
     assert (tmp_path / "reports" / "tiny" / "sweep,number_of_clusters=16+32" / "sweep.csv").is_file()
 
 
+@pytest.mark.slow
 def test_nothing_is_left_of_a_cluster_that_met_an_error():
     if why := slurm.unavailable():
         pytest.skip(why)

@@ -1,4 +1,4 @@
-"""Experiments are checked before anything is trained; mistakes are told by key, value and what would be right."""
+"""Experiments are checked before any training. A mistake names the key, its value and what would be right."""
 
 import re
 import subprocess

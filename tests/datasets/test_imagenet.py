@@ -113,8 +113,8 @@ def images(tmp_path_factory) -> Path:
     return directory
 
 
-@pytest.fixture
-def experiment_file(images, tmp_path) -> Path:
+@pytest.fixture(params=["digits_cnn", pytest.param("mobilenet_v1", marks=pytest.mark.slow)])
+def experiment_file(request, images, tmp_path) -> Path:
     """The committed experiment on small images, from fresh weights, with one epoch per stage."""
     text = (loading.EXPERIMENTS / "imagenet-mobilenet_v1.yaml").read_text(encoding="utf-8")
     stages = re.sub(r"(?<![_a-z])epochs: \d+", "epochs: 1", text[text.index("stages:") :])
@@ -124,7 +124,8 @@ def experiment_file(images, tmp_path) -> Path:
     path.write_text(
         "extends: imagenet-mobilenet_v1\n"
         f"dataset: {{name: imagenet, directory: {images}, image_size: 32}}\n"
-        "initial_weights: null\nthreads: 1\nvalidation_fraction: 0.25\ncalibration_examples: 8\n" + stages
+        "initial_weights: null\nthreads: 1\nvalidation_fraction: 0.25\ncalibration_examples: 8\n"
+        f"model: {{name: {request.param}}}\n{stages}"
     )
     return path
 

@@ -140,7 +140,7 @@ def test_where_no_leaf_meets_all_the_nearest_is_said_and_what_it_misses(whole, s
     assert went.table["accuracy"].notna().sum() == 1
     written = model_card.write(went)
     assert not written.content["meets_all_targets"]
-    assert "no leaf meets all targets" in written.text
+    assert "no variant meets all targets" in written.text
 
 
 def test_the_choice_does_not_look_at_test(whole, small, place):

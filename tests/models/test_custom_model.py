@@ -169,7 +169,7 @@ def test_a_saved_model_keeps_its_weights(tmp_path, ending):
     section = experiment.Model(path=str(path))
     loaded = weights.get_arrays(models.build(section, (8, 8, 1), 10))
     assert all(np.array_equal(array, loaded[key]) for key, array in weights.get_arrays(saved).items())
-    assert models.compute_code_digest(section) == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert models.compute_code_digest(section).startswith(hashlib.sha256(path.read_bytes()).hexdigest())
     with pytest.raises(models.ModelError, match=r"^path=.*input shape=\(None, 8, 8, 1\): expected \(None, 9, 9, 1\)"):
         models.build(section, (9, 9, 1), 10)
 
@@ -179,14 +179,22 @@ def test_a_saved_model_keeps_its_weights(tmp_path, ending):
 def test_files_that_cannot_be_loaded_are_named(tmp_path, ending):
     path = tmp_path / f"model.{ending}"
     section = experiment.Model(path=str(path))
-    for use in (models.sources, lambda section: models.build(section, (8, 8, 1), 10)):
+    for use in (models.compute_code_digest, lambda section: models.build(section, (8, 8, 1), 10)):
         with pytest.raises(models.ModelError, match=f"^path=.*{ending}: no such file"):
             use(section)
     path.write_bytes(b"not a model")
-    with pytest.raises(models.ModelError, match=f"^path=.*{ending}: Keras 2 cannot load it"):
+    with pytest.raises(models.ModelError, match=f"^path=.*{ending}: .*; .*"):
         models.build(section, (8, 8, 1), 10)
-    keras_3 = importlib.import_module("keras")
-    path.unlink()
-    keras_3.Sequential([keras_3.Input((8, 8, 1)), keras_3.layers.Flatten(), keras_3.layers.Dense(10)]).save(path)
-    with pytest.raises(models.ModelError, match=rf"^path=.*{ending}: saved by Keras 3\."):
-        models.build(section, (8, 8, 1), 10)
+
+
+@pytest.mark.parametrize("ending", ["keras", "h5"])
+def test_a_softmax_model_of_keras_3_is_imported_with_its_softmax_taken_off(tmp_path, ending):
+    keras_3, path = importlib.import_module("keras"), tmp_path / f"model.{ending}"
+    layers = [keras_3.layers.Flatten(), keras_3.layers.Dense(10, activation="softmax")]
+    original = keras_3.Sequential([keras_3.Input((8, 8, 1)), *layers])
+    original.save(path)
+    model = models.build(experiment.Model(path=str(path)), (8, 8, 1), 10)
+    inputs = np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype("float32")
+    logits = model.predict(inputs, verbose=0)
+    expected = original.predict(inputs, verbose=0)
+    np.testing.assert_allclose(np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True), expected, atol=1e-5)

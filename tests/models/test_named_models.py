@@ -49,7 +49,10 @@ def test_another_seed_gives_other_kernels():
     assert not any(np.array_equal(array, others[key]) for key, array in arrays.items() if key.endswith("kernel"))
 
 
-@pytest.mark.parametrize("name", ["digits_cnn", "mnist_cnn", "ds_cnn_s", "mobilenet_v1", "mobilenet_v2"])
+@pytest.mark.parametrize(
+    "name",
+    ["digits_cnn", "mnist_cnn", "ds_cnn_s", "mobilenet_v1", pytest.param("mobilenet_v2", marks=pytest.mark.slow)],
+)
 def test_tfmot_wraps_convolutions_and_dense_layers(name):
     model = build_once(name)
     kinds = (keras.layers.Conv2D, keras.layers.Dense)

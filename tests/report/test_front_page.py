@@ -16,7 +16,7 @@ import pytest
 from collabopt.analysis import comparison
 from collabopt.config import loading
 from collabopt.report import front_page, sweep_page
-from collabopt.report.directory import TOLERANCE, find_reports, find_trade_off
+from collabopt.report.directory import TOLERANCE, find_reports
 from collabopt.storage import results
 
 HOSTILE = "<script>alert(1)</script>"
@@ -122,7 +122,7 @@ def test_a_baseline_loses_and_saves_nothing(reports):
 def test_the_best_file_is_the_smallest_of_those_as_good_on_validation(reports):
     report = find_reports(reports)[0]
     rows = report.table[report.table["scheme"] != "tfmot"]
-    base, best = find_trade_off(report)
+    base, best = report.find_trade_off()
     assert (base["stage"], best["stage"]) == ("baseline", "clustered")
     near = rows[rows["validation_accuracy_int8"] >= base["validation_accuracy_int8"] - TOLERANCE]
     assert best["gzip_bytes"] == near["gzip_bytes"].min()

@@ -9,7 +9,7 @@ from conftest import plan_of
 from collabopt.config.metrics import METRICS, Metric, get_metric
 from collabopt.config.stages import STAGES
 from collabopt.report import tables
-from collabopt.report.table import Cell, Column, Table, make_number_cell
+from collabopt.report.table import Cell, Table
 
 KEY = {
     "experiment": "x",
@@ -67,7 +67,7 @@ def make_run(model: str, dataset: str) -> SimpleNamespace:
 
 def find_red(table: Table) -> list[str]:
     """The texts of the flagged cells, which the HTML shows in red."""
-    red = [cell.text for row in table.rows for cell in row if "no" in cell.kind.split() and cell.text]
+    red = [cell.text for row in table.rows for cell in row.values() if "no" in cell.kind.split() and cell.text]
     for text in red:
         assert f'no wrap">{text}<' in table._repr_html_() or f'no">{text}<' in table._repr_html_()
     return red
@@ -77,7 +77,7 @@ def find_red(table: Table) -> list[str]:
     ("fraction", "text"), [(None, ""), (float("nan"), ""), (0.0, "0.00"), (1.0, "100.00"), (0.91234, "91.23")]
 )
 def test_an_unknown_fraction_is_empty(fraction, text):
-    assert make_number_cell(fraction, get_metric("accuracy"), "").text == text
+    assert Cell.from_number(fraction, get_metric("accuracy"), "").text == text
 
 
 @pytest.mark.parametrize(
@@ -213,13 +213,13 @@ def test_a_table_without_rows_is_a_sentence(table):
 
 def test_times_are_in_seconds():
     table = tables.times([make_finished("qat")])
-    assert [column.title for column in table.columns[1:]] == ["Epochs", "Set-up (s)", "Fit (s)"]
-    assert [cell.text for cell in table.rows[0][1:]] == ["3", "1.2", "100.0"]
+    assert table.columns == ["Stage", "Epochs", "Set-up (s)", "Fit (s)"]
+    assert [cell.text for cell in table.rows[0].values()] == ["QAT", "3", "1.2", "100.0"]
 
 
 def test_a_table_is_html_text_and_markdown():
-    rows = [[Cell("<b>"), Cell("1.0", kind="number")], [Cell("a|b"), Cell("NO", kind="no")]]
-    table = Table("t", "Caption", [Column("Name"), Column("File (kB)", True, "bytes")], rows, "A note.")
+    values = {"<b>": Cell("1.0", kind="number"), "a|b": Cell("NO", kind="no")}
+    table = Table("Caption", [{"Name": name, "bytes: File (kB)": cell} for name, cell in values.items()], "A note.")
     html = table._repr_html_()
     assert "<caption>Caption</caption>" in html and "A note." in html and "File (kB)" in html
     assert "&lt;b&gt;" in html and "<b>" not in html

@@ -42,7 +42,10 @@ print(*read_versions())
     assert done.stdout.split() == ["tensorflow", "tf-keras", "tensorflow-model-optimization"]
 
 
-@pytest.mark.parametrize("variables", [{}, {"TF_USE_LEGACY_KERAS": "0"}], ids=["unset", "0"])
+@pytest.mark.parametrize(
+    "variables",
+    [pytest.param({}, id="unset"), pytest.param({"TF_USE_LEGACY_KERAS": "0"}, id="0", marks=pytest.mark.slow)],
+)
 def test_tensorflow_imported_before_with_keras_3_is_an_error_with_the_reason(variables):
     code = """
 import tensorflow

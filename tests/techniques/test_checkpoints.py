@@ -67,7 +67,7 @@ def are_equal(one: list[np.ndarray], other: list[np.ndarray]) -> bool:
     return all(np.array_equal(*pair) for pair in zip(one, other, strict=True))
 
 
-@pytest.fixture(scope="module", params=OPTIMIZERS)
+@pytest.fixture(scope="module", params=["adam", pytest.param("sgd", marks=pytest.mark.slow)])
 def uninterrupted(request, tiny_data, tmp_path_factory):
     """The settings, weights, record and checkpoint of an uninterrupted training."""
     settings = OPTIMIZERS[request.param]

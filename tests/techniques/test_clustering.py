@@ -65,7 +65,7 @@ def test_the_result_is_a_plain_model_like_its_parent(clustered_without_conv, sma
     ]
 
 
-@pytest.mark.parametrize("scheme", ["collabopt", "tfmot"])
+@pytest.mark.parametrize("scheme", ["collabopt", pytest.param("tfmot", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("centroid_initialization", ["linear", "density_based", "random"])
 def test_every_initialization_gives_at_most_k_values(tiny_data, small_cnn, centroid_initialization, scheme):
     # The other tests use the default, kmeans_plus_plus.

@@ -213,13 +213,13 @@ def prepare_and_quantize(
 @pytest.mark.parametrize(
     ("network", "clusters", "zeros"),
     [
-        (relu_without_norm, None, True),
-        (relu_without_norm, "tensor", True),
         (relu_without_norm, "channel", True),
-        (every_convolution, "tensor", True),
         (every_convolution, "channel", True),
-        (every_convolution, "tensor", False),
-        (residual, "tensor", True),
+        pytest.param(relu_without_norm, None, True, marks=pytest.mark.slow),
+        pytest.param(relu_without_norm, "tensor", True, marks=pytest.mark.slow),
+        pytest.param(every_convolution, "tensor", True, marks=pytest.mark.slow),
+        pytest.param(every_convolution, "tensor", False, marks=pytest.mark.slow),
+        pytest.param(residual, "tensor", True, marks=pytest.mark.slow),
     ],
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
@@ -282,7 +282,7 @@ def test_f3_a_convolution_without_bias_is_skipped_with_tfmot():
 # F4: clustering per channel with zeros.
 
 
-@pytest.mark.parametrize("k", [3, 4])
+@pytest.mark.parametrize("k", [3, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("initialization", sorted(kmeans.INITIALIZATIONS))
 def test_f4_per_channel_every_initialization_preserves_zeros_and_makes_none(initialization, k):
     # prepare() draws the same zeros both times.
@@ -523,6 +523,7 @@ def build_network(described: list[dict], hidden: bool) -> keras.Model:
     return keras.Model(inputs, layers.Dense(3, name="fc")(x))
 
 
+@pytest.mark.slow
 @settings(
     max_examples=4,
     deadline=None,

@@ -12,7 +12,7 @@ _MAX_GAINED_ZEROS = 0.001
 
 
 def compute_sparsity(kernel: np.ndarray) -> float:
-    """Compute the fraction of exact zeros, in [0, 1].
+    """Return the fraction of exact zeros, in [0, 1].
 
     Args:
         kernel: Weights of any shape.
@@ -21,7 +21,7 @@ def compute_sparsity(kernel: np.ndarray) -> float:
 
 
 def count_unique(kernel: np.ndarray) -> int:
-    """Count the distinct values of a tensor.
+    """Return the number of distinct values of a tensor.
 
     Args:
         kernel: Weights of any shape.
@@ -30,7 +30,7 @@ def count_unique(kernel: np.ndarray) -> int:
 
 
 def count_unique_per_channel(kernel: np.ndarray) -> int:
-    """Count the distinct values of each output channel, and return the largest count.
+    """Return the largest number of distinct values of an output channel.
 
     Args:
         kernel: Kernel (..., out).

@@ -64,11 +64,10 @@ def compare_figures(runs: Sequence) -> pd.DataFrame:
         theirs = _derive_figures(dict(zip(cells["metric"], cells["value"], strict=True)), baseline["value"])
         difference = _find_difference(experiment, setting)
         ours = {} if difference else _measure_figures(runs, setting["stage"])
+        shared = setting | {"seeds": len(runs), "train_fraction": experiment.train_fraction}
         for figure in NAMES:
-            mean, deviation, error = ours.get(figure, (None, None, None))
-            row = setting | {"figure": figure, "published": theirs.get(figure), "ours": mean, "deviation": deviation}
-            row |= {"error": error, "seeds": len(runs), "train_fraction": experiment.train_fraction}
-            rows.append(row | {"incomparable": difference or _explain_missing(theirs, figure)})
+            row = {"figure": figure, "published": theirs.get(figure), **ours.get(figure, {})}
+            rows.append(shared | row | {"incomparable": difference or _explain_missing(theirs, figure)})
     frame = pd.DataFrame(rows, columns=COLUMNS)
     is_trivial = (frame["stage"] == BASELINE) & (frame["figure"] == "drop")  # a baseline's drop against itself
     is_shown = frame["published"].notna() | frame["figure"].isin(TOLERANCES)
@@ -103,24 +102,25 @@ def _derive_figures(values: dict[str, float], baseline: pd.Series) -> dict[str, 
     return figures
 
 
-def _measure_figures(runs: Sequence, stage: str) -> dict[str, tuple[float, float | None, float | None]]:
-    """(mean, standard deviation, standard error) over the runs, by figure."""
+def _measure_figures(runs: Sequence, stage: str) -> dict[str, dict[str, float | None]]:
+    """Mean (`ours`), standard deviation and, of drops, standard error over the runs, by figure."""
     finished = [(run.stage(BASELINE), run.stage(stage)) for run in runs]
     results = pd.DataFrame([one.result for _, one in finished])
-    results["zip_saved"] = 1 - results["zip_bytes"] / results["tflite_bytes"]
-    results["gzip_saved"] = 1 - results["gzip_bytes"] / results["tflite_bytes"]
+    for archive in ("zip", "gzip"):
+        results[f"{archive}_saved"] = 1 - results[f"{archive}_bytes"] / results["tflite_bytes"]
     figures = {
-        name: (results[name].mean(), _compute_deviation(results[name]), None) for name in NAMES if name in results
+        name: {"ours": results[name].mean(), "deviation": results[name].std()} for name in NAMES if name in results
     }
     for drop, split in (("drop", "test"), ("drop_int8", "test_int8")):
         # (seeds, examples): 1 where the baseline is correct and the stage is not, -1 where only the stage is.
         lost = np.array([base.is_correct()["test"].astype(float) - one.is_correct()[split] for base, one in finished])
-        figures[drop] = (lost.mean(), _compute_deviation(lost.mean(axis=1)), compute_standard_error(lost))
+        deviation = pd.Series(lost.mean(axis=1)).std()
+        figures[drop] = {"ours": lost.mean(), "deviation": deviation, "error": compute_standard_error(lost)}
     return figures
 
 
 def compute_standard_error(lost: np.ndarray) -> float:
-    """Compute the standard error of the mean of `lost`, paired by example.
+    """Return the standard error of the mean of `lost`, paired by example.
 
     Args:
         lost: Loss of correctness per seed and example (seeds, examples). Seeds are averaged first: examples are the
@@ -128,10 +128,6 @@ def compute_standard_error(lost: np.ndarray) -> float:
     """
     per_example = lost.mean(axis=0)
     return float(per_example.std(ddof=1) / len(per_example) ** 0.5)
-
-
-def _compute_deviation(values: Sequence[float]) -> float | None:
-    return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def _find_difference(experiment: Experiment, setting: dict) -> str:
@@ -192,36 +188,60 @@ def judge(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def format_markdown(judged: pd.DataFrame) -> str:
-    """Format rows of `judge` as a Markdown table: points and per cent, ours ± the standard deviation over seeds."""
+    """Return a Markdown table in points and per cent, ours ± the standard deviation over seeds.
+
+    Args:
+        judged: Rows of `judge`.
+    """
     lines = ["| table | stage | figure | published | ours | 2 SE | verdict |", "| --- " * 7 + "|"]
-    for _, row in judged[(judged["verdict"] != "not comparable") | judged["published"].notna()].iterrows():
+    shown = judged[(judged["verdict"] != "not comparable") | judged["published"].notna()]
+    for row in shown.to_dict("records"):
         deviation = f" ± {format_points(row['deviation'])}" if pd.notna(row["deviation"]) else ""
-        ours, error = format_points(row["ours"]) + deviation, format_points(2 * row["error"])
-        values = (format_points(row["published"]), ours, error)
-        cells = (row["table"], format_setting(row), NAMES[row["figure"]], *values, format_verdict(row))
+        values = (
+            format_points(row["published"]),
+            format_points(row["ours"]) + deviation,
+            format_points(2 * row["error"]),
+        )
+        cells = row["table"], format_setting(row), NAMES[row["figure"]], *values, format_verdict(row)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def format_points(fraction: float) -> str:
-    """Format a fraction in per cent or points with two digits, and NaN as nothing."""
+    """Return a fraction in per cent or points with two digits, and NaN as nothing.
+
+    Args:
+        fraction: A share, or a difference of two.
+    """
     return "" if pd.isna(fraction) else f"{100 * fraction:.2f}"
 
 
 def format_verdict(row: pd.Series) -> str:
-    """Format the verdict of a row, with the reason if it is not comparable."""
+    """Return the verdict, with the reason if the figure is not comparable.
+
+    Args:
+        row: A row of `judge`.
+    """
     return row["verdict"] + (f": {row['incomparable']}" if row["incomparable"] else "")
 
 
 def format_setting(row: pd.Series | dict) -> str:
-    """Format the stage of a row with the setting that it was published in."""
+    """Return the stage with the setting that it was published in.
+
+    Args:
+        row: A row of `compare_figures`.
+    """
     clusters = "" if pd.isna(row["clusters"]) else f", {int(row['clusters'])} clusters"
     granularity = {True: " per channel", False: " per tensor"}.get(row["cluster_per_channel"], "")
     return get_label(row["stage"]) + clusters + granularity
 
 
 def compute_exit_status(judged: pd.DataFrame) -> int:
-    """Return `WORSE` if a figure in rows of `judge` is worse, 0 if one is reproduced or better, else `UNDECIDED`."""
+    """Return `WORSE` if a figure is worse, 0 if one is reproduced or better, else `UNDECIDED`.
+
+    Args:
+        judged: Rows of `judge`.
+    """
     verdicts = set(judged["verdict"])
     return WORSE if "worse" in verdicts else 0 if verdicts & {"reproduced", "better"} else UNDECIDED
 

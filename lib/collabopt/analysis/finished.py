@@ -72,7 +72,7 @@ class Finished:
 
 
 def read(stage: Stage, trained: Path, measured: Path, experiment: Experiment) -> Finished:
-    """Read a finished stage from its store entries.
+    """Return a finished stage, read from its store entries.
 
     Args:
         stage: The stage.

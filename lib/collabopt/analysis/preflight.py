@@ -6,6 +6,7 @@ tests/techniques/test_preserving_scheme.py does. Our scheme has none of them, so
 """
 
 import dataclasses
+from collections.abc import Iterator
 
 from collabopt.config.experiment import Experiment
 from collabopt.runtime.tensorflow import keras
@@ -46,8 +47,8 @@ def find_problems(model: keras.Model, experiment: Experiment) -> list[Finding]:
     checks = [_check_number_of_weights, _check_kind]
     if experiment.scheme == "tfmot":
         checks += [_check_relu_without_norm, _check_bias, _check_zeros_per_channel, _check_exclusion_from_pruning]
-    found = [check_layer(layer, experiment) for check_layer in checks for layer in model.layers]
-    return [*_find_unknown_names(model, experiment), *filter(None, found), *_find_unquantizable(model)]
+    found = [finding for find in checks for layer in model.layers for finding in find(layer, experiment)]
+    return [*_find_unknown_names(model, experiment), *found, *_find_unquantizable(model)]
 
 
 def check(model: keras.Model, experiment: Experiment, every_layer: bool = True) -> None:
@@ -70,60 +71,55 @@ def check(model: keras.Model, experiment: Experiment, every_layer: bool = True) 
 def _find_unknown_names(model: keras.Model, experiment: Experiment) -> list[Finding]:
     """Names under `exclude` that no eligible layer has."""
     eligible = [layer.name for layer in filter(layers.is_eligible, model.layers)]
+    remedy = f"expected some of {eligible}"
     return [
-        Finding(
-            name, f"exclude.{technique} names no layer that it could apply to", f"expected some of {eligible}", True
-        )
+        Finding(name, f"exclude.{technique} names no layer that it could apply to", remedy, stops=True)
         for technique, names in experiment.exclude.model_dump().items()
         for name in names
         if name not in eligible
     ]
 
 
-def _check_number_of_weights(layer: keras.layers.Layer, experiment: Experiment) -> Finding | None:
+def _check_number_of_weights(layer: keras.layers.Layer, experiment: Experiment) -> Iterator[Finding]:
     if not layers.is_eligible(layer) or layer.name in experiment.exclude.clustering:
-        return None
+        return
     per_channel = experiment.cluster_per_channel and isinstance(layer, keras.layers.Conv2D)
     kernel, clusters = layers.read_kernel(layer), experiment.number_of_clusters
-    weights = kernel.size // kernel.shape[-1] if per_channel else kernel.size
-    if weights > clusters:
-        return None
-    reason = f"{clusters} clusters for {weights} weights per {'channel' if per_channel else 'tensor'} have no effect"
-    return Finding(layer.name, reason, "list the layer in exclude.clustering, or lower number_of_clusters")
+    weights, where = (kernel.size // kernel.shape[-1], "channel") if per_channel else (kernel.size, "tensor")
+    if weights <= clusters:
+        reason = f"{clusters} clusters for {weights} weights per {where} have no effect"
+        yield Finding(layer.name, reason, "list the layer in exclude.clustering, or lower number_of_clusters")
 
 
-def _check_kind(layer: keras.layers.Layer, experiment: Experiment) -> Finding | None:  # noqa: ARG001
+def _check_kind(layer: keras.layers.Layer, experiment: Experiment) -> Iterator[Finding]:  # noqa: ARG001
     """Layers with weights that no technique but quantization reaches. Depthwise kernels are so by design."""
-    if not layer.weights or layers.get_kind(layer) or isinstance(layer, keras.layers.BatchNormalization):
-        return None
     kind = type(layer).__name__
+    if not layer.weights or layers.get_kind(layer) or isinstance(layer, keras.layers.BatchNormalization):
+        return
     if isinstance(layer, keras.layers.SeparableConv1D | keras.layers.SeparableConv2D):
         reason = f"quantization-aware training splits a {kind} into two layers with other names"
-        return Finding(layer.name, reason, "use DepthwiseConv2D and a 1×1 Conv2D instead", stops=True)
-    reason = f"a {kind} with {layer.count_params():,} weights is neither pruned nor clustered"
-    return Finding(layer.name, reason, "use Conv2D or Dense instead if its weights matter for the file's size")
+        yield Finding(layer.name, reason, "use DepthwiseConv2D and a 1×1 Conv2D instead", stops=True)
+    else:
+        reason = f"a {kind} with {layer.count_params():,} weights is neither pruned nor clustered"
+        yield Finding(layer.name, reason, "use Conv2D or Dense instead if its weights matter for the file's size")
 
 
-def _check_relu_without_norm(layer: keras.layers.Layer, experiment: Experiment) -> Finding | None:  # noqa: ARG001
+def _check_relu_without_norm(layer: keras.layers.Layer, experiment: Experiment) -> Iterator[Finding]:  # noqa: ARG001
     """F1: TFMOT gives such a layer no weight quantizer."""
     is_linear = layers.get_kind(layer) and layer.activation is keras.activations.linear
-    if not (is_linear and any(map(_is_relu, _list_following(layer)))):
-        return None
-    reason = (
-        "TFMOT neither quantizes nor preserves a layer that a ReLU layer follows without batch norm, and never warns"
-    )
-    return Finding(layer.name, reason, "set activation='relu' in place of the ReLU layer, or use scheme: collabopt")
+    if is_linear and any(_is_relu(node.outbound_layer) for node in layer.outbound_nodes):
+        reason = "TFMOT silently neither quantizes nor preserves a layer that a ReLU layer follows without batch norm"
+        yield Finding(layer.name, reason, "set activation='relu' in place of the ReLU layer, or use scheme: collabopt")
 
 
-def _check_bias(layer: keras.layers.Layer, experiment: Experiment) -> Finding | None:
+def _check_bias(layer: keras.layers.Layer, experiment: Experiment) -> Iterator[Finding]:
     """F3: TFMOT takes the last trainable variable for the bias."""
-    if not (experiment.cluster_per_channel and _is_eligible_convolution(layer)) or layer.use_bias:
-        return None
-    reason = "TFMOT skips a convolution with use_bias=False when it clusters per channel"
-    return Finding(layer.name, reason, "give the layer a bias, or use scheme: collabopt")
+    if experiment.cluster_per_channel and _is_eligible_convolution(layer) and not layer.use_bias:
+        reason = "TFMOT skips a convolution with use_bias=False when it clusters per channel"
+        yield Finding(layer.name, reason, "give the layer a bias, or use scheme: collabopt")
 
 
-def _check_zeros_per_channel(layer: keras.layers.Layer, experiment: Experiment) -> Finding | None:
+def _check_zeros_per_channel(layer: keras.layers.Layer, experiment: Experiment) -> Iterator[Finding]:
     """F4: TFMOT splits a channel's centroids between negative and positive weights, however few there are of a sign."""
     effects = {
         "linear": "sets further weights to zero",
@@ -131,21 +127,19 @@ def _check_zeros_per_channel(layer: keras.layers.Layer, experiment: Experiment) 
     }
     effect = effects.get(experiment.centroid_initialization)
     clustered = experiment.cluster_per_channel and layer.name not in experiment.exclude.clustering
-    if not (effect and clustered and _is_eligible_convolution(layer) and layer.use_bias):
-        return None
-    reason = f"TFMOT's {experiment.centroid_initialization} clustering per channel with preserved zeros {effect}"
-    return Finding(layer.name, reason, "use scheme: collabopt")
+    if effect and clustered and _is_eligible_convolution(layer) and layer.use_bias:
+        reason = f"TFMOT's {experiment.centroid_initialization} clustering per channel with preserved zeros {effect}"
+        yield Finding(layer.name, reason, "use scheme: collabopt")
 
 
-def _check_exclusion_from_pruning(layer: keras.layers.Layer, experiment: Experiment) -> Finding | None:
+def _check_exclusion_from_pruning(layer: keras.layers.Layer, experiment: Experiment) -> Iterator[Finding]:
     """F5: TFMOT gives every kernel a zero centroid, and all layers of a kind one quantizer."""
-    if not layers.is_eligible(layer) or layer.name not in experiment.exclude.pruning:
-        return None
-    reason = (
-        "exclude.pruning names it, but TFMOT's clustering with preserved zeros sets some of its weights to zero, "
-        "or all layers of its kind lose their zeros in QAT"
-    )
-    return Finding(layer.name, reason, "prune the layer too, or use scheme: collabopt")
+    if layers.is_eligible(layer) and layer.name in experiment.exclude.pruning:
+        reason = (
+            "exclude.pruning names it, but TFMOT's clustering with preserved zeros sets some of its weights to zero, "
+            "or all layers of its kind lose their zeros in QAT"
+        )
+        yield Finding(layer.name, reason, "prune the layer too, or use scheme: collabopt")
 
 
 def _find_unquantizable(model: keras.Model) -> list[Finding]:
@@ -158,10 +152,6 @@ def _find_unquantizable(model: keras.Model) -> list[Finding]:
         return [Finding(name, f"TFMOT cannot quantize it: {message}", "use a layer that TFMOT supports", stops=True)]
     reason, remedy = "quantization-aware training leaves the layer in float32", "deploy by PTQ, or use another layer"
     return [Finding(name, reason, remedy) for name in int8_rewrites.list_layers_without_qat(model)]
-
-
-def _list_following(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
-    return [node.outbound_layer for node in layer.outbound_nodes]
 
 
 def _is_eligible_convolution(layer: keras.layers.Layer) -> bool:

@@ -27,11 +27,7 @@ TECHNIQUES = {"pruned": "pruning", "clustered": "clustering"}
 """Prefix of the table's columns, and key of `exclude` in an experiment."""
 
 COLUMNS = [
-    "layer",
-    "kind",
-    "weights",
-    "examples",
-    "baseline_accuracy",
+    *("layer", "kind", "weights", "examples", "baseline_accuracy"),
     *(f"{prefix}_{figure}" for prefix in TECHNIQUES for figure in ("accuracy", "drop_points", "error_points")),
 ]
 """The table: one row per layer. Accuracies are fractions. Drops against the baseline and their standard errors, paired
@@ -79,7 +75,7 @@ def measure_layers(model: keras.Model, split: Split, experiment: Experiment) -> 
         if compressed:
             progress.log(f"sensitivity: layer {number} of {len(eligible)}, {layer.name}", "sensitivity")
             for prefix, kernel in compressed.items():
-                row |= compute_drop(prefix, is_correct, _predict_correct_with(scratch, layer, kernel, split))
+                row |= compute_drop(prefix, is_correct, _predict_with(scratch, layer, kernel, split))
             rows.append(row)
     return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -112,16 +108,11 @@ def _compress_kernel(layer: keras.layers.Layer, experiment: Experiment) -> Itera
         exclude=experiment.exclude.clustering,
     )
     if settings.is_eligible(layer):
-        per_channel, initialization = settings.by_channel(layer), settings.initialization
-        yield (
-            "clustered",
-            kmeans.cluster_kernel(kernel, settings.number, per_channel, False, initialization, experiment.seed),
-        )
+        options = settings.number, settings.by_channel(layer), False, settings.initialization, experiment.seed
+        yield "clustered", kmeans.cluster_kernel(kernel, *options)
 
 
-def _predict_correct_with(
-    model: keras.Model, layer: keras.layers.Layer, kernel: np.ndarray, split: Split
-) -> np.ndarray:
+def _predict_with(model: keras.Model, layer: keras.layers.Layer, kernel: np.ndarray, split: Split) -> np.ndarray:
     """Whether each prediction is correct (n,) while the layer holds that kernel."""
     original = layer.kernel.numpy()
     layer.kernel.assign(kernel)

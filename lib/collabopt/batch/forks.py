@@ -70,7 +70,7 @@ def _serve() -> None:
     """Fork a process per connection. The listening socket is the standard input."""
     listener, modified = socket.socket(fileno=0), _read_modification_times()
     for module in (*_IMPORTS, *(info.name for info in pkgutil.walk_packages(collabopt.__path__, "collabopt."))):
-        if not module.endswith((".forks", ".__main__")):  # forks run these by name
+        if not module.endswith((".forks", ".__main__", ".worker")):  # these run in processes of their own
             importlib.import_module(module)
     from collabopt.runtime.tensorflow import tf
 

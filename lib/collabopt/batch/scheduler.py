@@ -157,7 +157,7 @@ def _write_index(name: str, work: Work, states: dict[str, str], marks: Path) -> 
     if not _is_up_to_date(index, states, marks):
         from collabopt.report import front_page, index_page, sweep_page
 
-        home = front_page.find_path(loading.REPORTS)
+        home = loading.REPORTS / "index.html"
         if "grid" in work.config:
             sweep_page.write(work.pages, name, states, home)
         elif any(work.pages.glob("*.html")):

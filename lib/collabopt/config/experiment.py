@@ -54,13 +54,13 @@ class Dataset(_Source):
 
 
 class Model(_Source):
-    """A built-in model by `name`, or the user's own: `function` ("module:function") or `path` (.keras, .h5)."""
+    """A built-in model by `name`, or the user's own: `function` ("module:function") or `path` (.keras, .h5, .hdf5)."""
 
     name: (
         Literal["digits_cnn", "mnist_cnn", "ds_cnn_s", "ds_cnn_m", "ds_cnn_l", "mobilenet_v1", "mobilenet_v2"] | None
     ) = None
     function: str | None = Field(None, pattern=r"^[\w.]+:\w+$")
-    path: str | None = Field(None, pattern=r"\.(keras|h5)$")
+    path: str | None = Field(None, pattern=r"\.(keras|h5|hdf5)$")
 
 
 class Training(Section):

@@ -86,10 +86,14 @@ def register(metric: Metric) -> Metric:
         The same row.
 
     Raises:
-        ValueError: Another metric has the name or the target.
+        ValueError: Another metric has the name or the target, or the search does not measure the metric.
     """
     if metric.name in METRICS:
         raise ValueError(f"metric name={metric.name!r}: registered twice; give the second row another name")
+    if metric.target and metric.group == _HOST["group"]:
+        raise ValueError(
+            f"metric {metric.name}: target={metric.target!r}: latency is measured after the search; remove it"
+        )
     if metric.target and metric.target in get_targets():
         raise ValueError(f"metric {metric.name}: target={metric.target!r} bounds another metric; choose another name")
     METRICS[metric.name] = metric

@@ -127,9 +127,7 @@ def get_notebooks() -> dict[str, list[str]]:
         waits[notebook] = [parent.notebook] if ends[parent.notebook] is parent else [root]
     everything = list(dict.fromkeys(stage.notebook for stage in get_leaves() if stage.notebook != root))
     return waits | {
-        "preservation": list(
-            dict.fromkeys(name for notebook in everything for name in waits[notebook] if name != root)
-        ),
+        "preservation": list(dict.fromkeys(name for one in everything for name in waits[one] if name != root)),
         "published": everything,
         "deployment_tree": everything,
     }

@@ -42,7 +42,13 @@ def find_shared_branches(grid: Grid) -> dict[str, Grid]:
     Args:
         grid: Values by parameter.
     """
-    parts = {branch: _select_deciding(branch, grid) for branch in list_branches()}
+    parts = {}
+    for branch in list_branches():
+        stages = get_lineage(branch)
+        deciding = {*_OF_EVERY_STAGE, *(setting for stage in stages for setting in stage.settings)}
+        if any(stage.has_schemes for stage in stages):
+            deciding.add("scheme")
+        parts[branch] = {parameter: values for parameter, values in grid.items() if parameter in deciding}
     return {branch: part for branch, part in parts.items() if len(list_cells(part)) < len(list_cells(grid))}
 
 
@@ -67,12 +73,3 @@ def find_directory(name: str, grid: Grid) -> Path:
         grid: Values by parameter.
     """
     return loading.REPORTS / loading.find_experiment(name).stem / f"sweep,{format_name(grid)}"
-
-
-def _select_deciding(branch: str, grid: Grid) -> Grid:
-    """The parameters of the grid that decide the stages of a branch."""
-    stages = get_lineage(branch)
-    deciding = {*_OF_EVERY_STAGE, *(setting for stage in stages for setting in stage.settings)}
-    if any(stage.has_schemes for stage in stages):
-        deciding.add("scheme")
-    return {parameter: values for parameter, values in grid.items() if parameter in deciding}

@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
 import pandas as pd
 
@@ -127,53 +128,12 @@ def _to_json(value: Any) -> Any:
 
 
 def _format_markdown(content: dict[str, Any], file: str) -> str:
-    data = content["data"]
-    verdict = "meets all its targets"
-    if not content["meets_all_targets"]:
-        verdict = "is the nearest variant: no variant meets all targets"
-    lines = [
-        f"# {content['model']}: {get_label(content['stage'])}, {get_format_label(content['format'])}",
-        "",
-        f"`{file}` {verdict}. Path: {' → '.join(map(get_label, content['path']))}.",
-        "",
-        *_format_targets(content["targets"]),
-        *_format_accuracies(content["metrics"], data),
-        f"| Cost (NPU: {content['accelerator']}) | |",
-        "| --- | ---: |",
-        *(f"| {METRICS[name].description} | {_format(name, value)} |" for name, value in content["costs"].items()),
-        *([f"| NPU | {content['npu_note']} |"] if content["npu_note"] else []),
-        "",
-        "## How to run it",
-        "",
-        _format_usage(content, file),
-        "",
-        "## Where it comes from",
-        "",
-        f"Data {data['name']}, {data['train']:,} training examples, fingerprint `{data['fingerprint']}`; seed "
-        f"{content['seed']}; commit `{content['commit']}`; SHA-256 of the file `{content['sha256']}`. Parameters and "
-        f"versions: `{Path(file).stem}.json`.",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _format_targets(judged: dict[str, dict[str, Any]]) -> list[str]:
-    rows = []
-    for target, one in judged.items():
-        limit, value = (_format(get_targets()[target].name, one[key]) for key in ("limit", "found"))
-        rows.append(f"| `{target}` | {limit} | {value} | {'yes' if one['met'] else 'NO'} |")
-    return ["| Target | Limit | Value | Met |", "| --- | ---: | ---: | --- |", *rows, ""]
-
-
-def _format_accuracies(metrics: dict[str, float], data: dict[str, Any]) -> list[str]:
-    return [
-        "| Accuracy, top-1 | |",
-        "| --- | ---: |",
-        f"| Test, {data['test']:,} examples, read once | {metrics['test_accuracy']:.2%} |",
-        f"| Validation, {data['validation']:,} examples | {metrics['validation_accuracy']:.2%} |",
-        f"| Validation, float32 baseline | {metrics['validation_accuracy_of_float32_baseline']:.2%} |",
-        "",
-    ]
+    environment = jinja2.Environment(trim_blocks=True, keep_trailing_newline=True)
+    template = environment.from_string(Path(__file__).with_suffix(".md.j2").read_text(encoding="utf-8"))
+    functions = {"get_label": get_label, "get_format_label": get_format_label, "format_value": _format}
+    labels, inputs = map(get_label, content["path"]), _format_inputs(content["input"])
+    names = {"file": file, "path_labels": labels, "inputs": inputs, "definitions": METRICS, "bounded": get_targets()}
+    return template.render(content | functions | names)
 
 
 def _format(name: str, value: float | None) -> str:
@@ -183,22 +143,9 @@ def _format(name: str, value: float | None) -> str:
     return f"{text} ({value:,} bytes)" if name.endswith("_bytes") and value is not None else text
 
 
-def _format_usage(content: dict[str, Any], file: str) -> str:
-    """A few lines of Python that run the file on `inputs`, a float32 array as in training."""
-    entry, inputs, dtype = content["input"], "inputs", content["output"]["dtype"]
-    if entry["scale"]:
-        limits = np.iinfo(entry["dtype"])
-        scaled = f"np.round(inputs / {entry['scale']!r}) + {entry['zero_point']}"
-        inputs = f'np.clip({scaled}, {limits.min}, {limits.max}).astype("{entry["dtype"]}")'
-    return f"""```python
-import numpy as np
-from ai_edge_litert.interpreter import Interpreter
-
-inputs = np.zeros({entry["shape"]}, "float32")  # prepared as in training
-interpreter = Interpreter(model_path="{file}")
-interpreter.allocate_tensors()
-interpreter.set_tensor(interpreter.get_input_details()[0]["index"], {inputs})
-interpreter.invoke()
-(scores,) = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])  # {dtype}, one per class
-print(scores.argmax())
-```"""
+def _format_inputs(entry: dict[str, Any]) -> str:
+    """Python that converts `inputs`, float32 as in training, to the file's input."""
+    if not entry["scale"]:
+        return "inputs"
+    limits, scaled = np.iinfo(entry["dtype"]), f"np.round(inputs / {entry['scale']!r}) + {entry['zero_point']}"
+    return f'np.clip({scaled}, {limits.min}, {limits.max}).astype("{entry["dtype"]}")'

@@ -26,7 +26,7 @@ def list_targets(targets: Targets) -> dict[str, float]:
     Args:
         targets: The targets of an experiment.
     """
-    return {name: limit for name, limit in targets.model_dump().items() if limit is not None}
+    return targets.model_dump(exclude_none=True)
 
 
 def get_cost(variant: Mapping[str, Any], target: str, baseline_accuracy: float) -> float:
@@ -112,7 +112,8 @@ def judge(variants: pd.DataFrame, targets: Targets) -> pd.DataFrame:
     """
     base, chosen = get_baseline_accuracy(variants), choose(variants, targets)
     missed = [find_misses(row, targets, base) for row in variants.to_dict("records")]
-    verdicts = [_describe_misses(one) for one in missed]
+    texts = [[get_targets()[name].describe_excess(excess) for name, excess in one.items()] for one in missed]
+    verdicts = [", ".join(text) or "meets all targets" for text in texts]
     return variants.assign(missed=missed, verdict=verdicts, chosen=variants.index == chosen)
 
 
@@ -144,8 +145,3 @@ def format_variant(row: Mapping[str, Any]) -> str:
         Stage and format.
     """
     return f"{get_label(row['stage'])} {get_format_label(row['format'])}"
-
-
-def _describe_misses(missed: dict[str, float]) -> str:
-    metrics = get_targets()
-    return ", ".join(metrics[name].describe_excess(excess) for name, excess in missed.items()) or "meets all targets"

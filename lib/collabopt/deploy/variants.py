@@ -21,7 +21,7 @@ from collabopt.config.metrics import METRICS
 from collabopt.config.stages import STAGES, Stage, get_lineage
 from collabopt.datasets import Split
 from collabopt.run import Run
-from collabopt.storage import atomic, retention, store
+from collabopt.storage import atomic
 from collabopt.storage.source_digest import compute_digest
 from collabopt.tflite import convert, flatbuffer, interpreter, latency, sizes, vela
 
@@ -98,22 +98,12 @@ def measure(run: Run, stage: Stage, name: str) -> Variant:
         content, is_correct = _convert(run, finished, name)
         file = directory / "model.tflite"
         file.write_bytes(content)
-        row = {
-            "validation_accuracy": float(is_correct.mean()),
-            **_measure_sizes(file),
-            **_measure_weights(content),
-        }
+        row = {"validation_accuracy": float(is_correct.mean())} | _measure_sizes(file) | _measure_weights(content)
         (directory / "variant.json").write_text(json.dumps(row))
 
-    entry = _get_or_make(run, f"{stage.name}-{name}", material, make)
-    about = {
-        "experiment": experiment.name,
-        "stage": stage.name,
-        "format": name,
-        "scheme": experiment.scheme if stage.has_schemes else "",
-        "seed": experiment.seed,
-        "accelerator": experiment.accelerator,
-    }
+    entry = run.get_or_make(f"{stage.name}-{name}", material, make)
+    about = {column: finished.key[column] for column in ("experiment", "stage", "scheme", "seed")}
+    about |= {"format": name, "accelerator": experiment.accelerator}
     row = about | json.loads((entry / "variant.json").read_text()) | _estimate_npu(run, entry / "model.tflite")
     return Variant(stage, name, entry / "model.tflite", row)
 
@@ -130,11 +120,8 @@ def measure_on_test(run: Run, variant: Variant) -> float:
         "test": run.data.test.fingerprint(),
         "code": compute_digest(_score_on_test, Split, *run.data.test.code()),
     }
-
-    def make(directory: Path) -> None:
-        (directory / "test.json").write_text(json.dumps(_score_on_test(run, variant.tflite)))
-
-    return json.loads((_get_or_make(run, f"{variant.name}-test", material, make) / "test.json").read_text())
+    name = f"{variant.name}-test"
+    return _get_or_compute(run, name, material, "test.json", lambda: _score_on_test(run, variant.tflite))
 
 
 def make_table(variants: list[Variant]) -> pd.DataFrame:
@@ -177,11 +164,7 @@ def _estimate_npu(run: Run, tflite: Path) -> dict[str, Any]:
         "vela": metadata.version("ethos-u-vela"),
         "code": compute_digest(vela.estimate),
     }
-
-    def make(directory: Path) -> None:
-        (directory / "npu.json").write_text(json.dumps(vela.estimate(tflite.read_bytes(), accelerator)))
-
-    return json.loads((_get_or_make(run, "npu", material, make) / "npu.json").read_text())
+    return _get_or_compute(run, "npu", material, "npu.json", lambda: vela.estimate(tflite.read_bytes(), accelerator))
 
 
 def _measure_sizes(file: Path) -> dict[str, int]:
@@ -202,7 +185,10 @@ def _measure_weights(content: bytes) -> dict[str, int | None]:
     return {"weight_bytes": sum(kernel.size for kernel in kernels), "entropy_bytes": round(entropy)}
 
 
-def _get_or_make(run: Run, name: str, material: dict[str, Any], make: Callable[[Path], None]) -> Path:
-    entry = store.get_or_make(run.store_directory, name, material, make)
-    retention.note_use(run.store_directory, entry, run.experiment.name)
-    return entry
+def _get_or_compute(run: Run, name: str, material: dict[str, Any], file: str, compute: Callable[[], Any]) -> Any:
+    """A value from a JSON file of an entry."""
+
+    def make(directory: Path) -> None:
+        (directory / file).write_text(json.dumps(compute()))
+
+    return json.loads((run.get_or_make(name, material, make) / file).read_text())

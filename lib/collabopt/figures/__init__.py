@@ -14,17 +14,5 @@ from collabopt.figures.training import draw_training
 from collabopt.figures.tree import draw_tree
 from collabopt.figures.waterfall import draw_waterfall
 
-__all__ = [
-    "draw_costs",
-    "draw_density",
-    "draw_density_grid",
-    "draw_drops",
-    "draw_layer_drops",
-    "draw_layer_properties",
-    "draw_pareto",
-    "draw_sizes",
-    "draw_training",
-    "draw_tree",
-    "draw_verdicts",
-    "draw_waterfall",
-]
+__all__ = ["draw_costs", "draw_density", "draw_density_grid", "draw_drops", "draw_layer_drops", "draw_layer_properties"]
+__all__ += ["draw_pareto", "draw_sizes", "draw_training", "draw_tree", "draw_verdicts", "draw_waterfall"]

@@ -53,6 +53,7 @@ def compute_entropy(values: np.ndarray) -> float:
     return 8 * abs(sizes.compute_entropy_bytes([values])) / values.size if values.size else 0.0
 
 
+@use_style()
 def draw_density(kernels: dict[str, np.ndarray], title: str, csv: Path | None = None) -> Figure:
     """Draw one kernel at several stages, one panel per stage.
 
@@ -74,18 +75,18 @@ def draw_density(kernels: dict[str, np.ndarray], title: str, csv: Path | None = 
     limits = _compute_limits(weights for weights in kernels.values() if not _is_int8(weights))
     across = len(kernels) if len(kernels) < 4 else 2
     down = -(-len(kernels) // across)
-    with use_style():
-        figure = style.make_figure(max(3.6 * across, 5.0), 0.4 + 2.5 * down)
-        figure.suptitle(style.escape(title), x=0.01, ha="left", fontsize=11, fontweight="bold")
-        for axes, label in zip(figure.subplots(down, across, squeeze=False).flat, kernels, strict=False):
-            _draw_panel(axes, label, kernels[label], rows[label], limits)
-        for axes in figure.axes[len(kernels) :]:
-            axes.set_axis_off()
+    figure = style.make_figure(max(3.6 * across, 5.0), 0.4 + 2.5 * down)
+    figure.suptitle(style.escape(title), x=0.01, ha="left", fontsize=11, fontweight="bold")
+    for axes, label in zip(figure.subplots(down, across, squeeze=False).flat, kernels, strict=False):
+        _draw_panel(axes, label, kernels[label], rows[label], limits)
+    for axes in figure.axes[len(kernels) :]:
+        axes.set_axis_off()
     told = "; ".join(f"{label}, {', '.join(_describe(weights))}" for label, weights in kernels.items())
     data = pd.concat(rows, names=["label"]).reset_index("label")
     return style.save(figure, data, csv, f"Weight densities of {title}: {told}.")
 
 
+@use_style()
 def draw_density_grid(stages: dict[str, dict[str, np.ndarray]], csv: Path | None = None) -> Figure:
     """Draw every kernel (rows) at every stage (columns). The float panels of a row share their x axis.
 
@@ -106,19 +107,17 @@ def draw_density_grid(stages: dict[str, dict[str, np.ndarray]], csv: Path | None
     rows = {key: compute_distribution(weights, _GRID_BINS) for key, weights in flat.items()}
     note = "above each panel: zeros · unique values"
     note += " · entropy of int8 values (b: bits per weight)" * any(map(_is_int8, flat.values()))
-    with use_style():
-        figure = style.make_figure(1.7 + 1.35 * len(stages), 0.8 + 0.72 * len(kernels))
-        panels = figure.subplots(len(kernels), len(stages), squeeze=False)
-        for kernel, line in zip(kernels, panels, strict=True):
-            limits = _compute_limits(flat[key] for key in flat if key[1] == kernel and not _is_int8(flat[key]))
-            # Horizontal: a column of names reads better than vertical names.
-            line[0].set_ylabel(style.escape(kernel), rotation=0, ha="right", va="center", fontsize=8.5)
-            for stage, axes in zip(stages, line, strict=True):
-                _draw_cell(axes, stage, flat.get((stage, kernel)), rows.get((stage, kernel)), limits)
-        for stage, axes in zip(stages, panels[0], strict=True):
-            form = {"fontsize": 9, "color": INK, "fontweight": "bold"}
-            axes.set_title(style.escape(get_label(stage)), loc="center", pad=16, **form)
-        figure.supxlabel(f"{note}\na zero peak that is cut is marked ≈", fontsize=8, color=MUTED)
+    figure = style.make_figure(1.7 + 1.35 * len(stages), 0.8 + 0.72 * len(kernels))
+    panels = figure.subplots(len(kernels), len(stages), squeeze=False)
+    for kernel, line in zip(kernels, panels, strict=True):
+        limits = _compute_limits(flat[key] for key in flat if key[1] == kernel and not _is_int8(flat[key]))
+        # Horizontal: a column of names reads better than vertical names.
+        line[0].set_ylabel(style.escape(kernel), rotation=0, ha="right", va="center", fontsize=8.5)
+        for stage, axes in zip(stages, line, strict=True):
+            _draw_cell(axes, stage, flat.get((stage, kernel)), rows.get((stage, kernel)), limits)
+    for stage, axes in zip(stages, panels[0], strict=True):
+        axes.set_title(style.escape(get_label(stage)), loc="center", pad=16, fontsize=9)
+    figure.supxlabel(f"{note}\na zero peak that is cut is marked ≈", color=MUTED)
     alt = f"Weight densities of {len(kernels)} kernels at the stages {', '.join(map(get_label, stages))}."
     return style.save(figure, pd.concat(rows, names=["stage", "kernel"]).reset_index(["stage", "kernel"]), csv, alt)
 
@@ -140,15 +139,15 @@ def _describe(weights: np.ndarray) -> list[str]:
 
 def _compute_limits(kernels: Iterable[np.ndarray]) -> tuple[float, float]:
     """The x axis that holds zero and all weights, with a margin."""
-    ends = [end for weights in kernels if np.size(weights) for end in (np.min(weights), np.max(weights))]
-    low, high = min([*ends, 0.0]), max([*ends, 0.0])
+    ends = [0.0, *(end for weights in kernels if np.size(weights) for end in (np.min(weights), np.max(weights)))]
+    low, high = min(ends), max(ends)
     margin = 0.04 * (high - low) or 1.0
     return float(low - margin), float(high + margin)
 
 
 def _draw_panel(axes: Axes, label: str, weights: np.ndarray, rows: pd.DataFrame, limits: tuple[float, float]) -> None:
     sparsity, unique, *entropy = _describe(weights)
-    axes.set_title(style.escape(label), fontweight="bold", pad=19)
+    axes.set_title(style.escape(label), pad=19)
     text = f"{sparsity}  ·  {unique}"
     axes.annotate(text, (0, 1), (0, 5), xycoords="axes fraction", textcoords="offset points", color=MUTED)
     axes.set_xlim((-132, 132) if entropy else limits)
@@ -163,9 +162,7 @@ def _draw_panel(axes: Axes, label: str, weights: np.ndarray, rows: pd.DataFrame,
         )  # fmt: skip
 
 
-def _draw_cell(
-    axes: Axes, stage: str, weights: np.ndarray | None, rows: pd.DataFrame, limits: tuple[float, float]
-) -> None:
+def _draw_cell(axes: Axes, stage: str, weights: np.ndarray | None, rows: pd.DataFrame, limits: tuple) -> None:
     axes.set(yticks=[], xticks=[] if weights is None else [0], xticklabels=[])
     axes.spines["left"].set_visible(False)
     if weights is None:

@@ -19,6 +19,7 @@ _LOG_ABOVE = 10.0
 """Points. Where a drop exceeds this, the axis is logarithmic beyond ±1, or the small drops would be one line."""
 
 
+@use_style()
 def draw_drops(rows: pd.DataFrame, csv: Path | None = None) -> Figure:
     """Draw the published and our drop of each stage against its own baseline, of Keras models and of int8 files.
 
@@ -33,19 +34,17 @@ def draw_drops(rows: pd.DataFrame, csv: Path | None = None) -> Figure:
     settings = [(row["table"], comparison.format_setting(row)) for row in shown.to_dict("records")]
     lines = list(dict.fromkeys(settings))
     shown_at = shown.assign(height=[lines.index(setting) for setting in settings])
-    with use_style():
-        figure = style.make_figure(7.6, 1.2 + 0.32 * max(len(lines), 1))
-        for axes, (name, title) in zip(figure.subplots(1, 2, sharey=True, sharex=True), _TITLES.items(), strict=True):
-            _draw_published(axes, shown_at[shown_at["figure"] == name])
-            labels = [f"{style.escape(stage)}  ({table.replace('_', ' ')})" for table, stage in lines]
-            _set_lines(axes, labels)
-            axes.set_title(title, fontweight="bold")
-        if not lines:
-            axes.text(0.5, 0.5, "nothing published", transform=axes.transAxes, ha="center", color=MUTED)
-        figure.supxlabel("accuracy lost against the own FP32 baseline (points)", fontsize=9)
-        theirs = Line2D([], [], color=INK, linestyle="", marker="D", fillstyle="none", markersize=6)
-        ours = Line2D([], [], color=MUTED, marker="o", markersize=6)
-        figure.legend([theirs, ours], ["published", "ours ± 2 SE"], loc="outside upper right", ncols=2)
+    figure = style.make_figure(7.6, 1.2 + 0.32 * max(len(lines), 1))
+    for axes, (name, title) in zip(figure.subplots(1, 2, sharey=True, sharex=True), _TITLES.items(), strict=True):
+        _draw_published(axes, shown_at[shown_at["figure"] == name])
+        _set_lines(axes, [f"{style.escape(stage)}  ({table.replace('_', ' ')})" for table, stage in lines])
+        axes.set_title(title)
+    if not lines:
+        axes.text(0.5, 0.5, "nothing published", transform=axes.transAxes, ha="center", color=MUTED)
+    figure.supxlabel("accuracy lost against the own FP32 baseline (points)", fontsize=9)
+    theirs = Line2D([], [], color=INK, linestyle="", marker="D", fillstyle="none", markersize=6)
+    ours = Line2D([], [], color=MUTED, marker="o", markersize=6)
+    figure.legend([theirs, ours], ["published", "ours ± 2 SE"], loc="outside upper right", ncols=2)
     known = shown[shown["ours"].notna()]
     counted = Counter(comparison.judge_figure(row) for _, row in known.iterrows())
     verdicts = "; ".join(f"{count} {verdict}" for verdict, count in counted.most_common())
@@ -54,6 +53,7 @@ def draw_drops(rows: pd.DataFrame, csv: Path | None = None) -> Figure:
     return style.save(figure, shown, csv, alt)
 
 
+@use_style()
 def draw_layer_drops(table: pd.DataFrame, tolerance_points: float | None = None, csv: Path | None = None) -> Figure:
     """Draw the validation accuracy that each layer loses if it alone is compressed, and its share of the weights.
 
@@ -75,26 +75,25 @@ def draw_layer_drops(table: pd.DataFrame, tolerance_points: float | None = None,
     errors = 2 * table[[f"{stage.name}_error_points" for stage in techniques]].astype(float)
     height, size = (0.3, 9) if len(table) <= 30 else (0.2, 7.5)
     alt = []
-    with use_style():
-        figure = style.make_figure(7.4, 1.2 + height * len(table))
-        axes, beside = figure.subplots(1, 2, sharey=True, width_ratios=(4, 1))
-        for number, stage in enumerate(techniques):
-            heights = np.arange(len(table)) + 0.68 * ((number + 0.5) / len(techniques) - 0.5)
-            form = {"fmt": "oDs^v"[number % 5], "color": stage.colour, "markeredgecolor": INK, "ecolor": MUTED}
-            drop, error, label = drops.iloc[:, number], errors.iloc[:, number], f"{stage.label} alone"
-            axes.errorbar(drop, heights, xerr=error, label=label, markersize=6, markeredgewidth=0.6, **form)
-            if drop.notna().any():
-                layer = table["layer"].iloc[int(np.nanargmax(drop))]
-                alt.append(f"{label}, {layer} costs most, {drop.max():.1f} points")
-        if tolerance_points is not None:
-            form = {"label": f"tolerance ({tolerance_points:g})", "linestyle": "--", "linewidth": 1}
-            axes.axvline(tolerance_points, color=INK, zorder=0, **form)
-        _set_scale(axes, drops.to_numpy(), errors.to_numpy())
-        _draw_weights(beside, table["weights"])
-        _set_lines(axes, list(map(style.escape, table["layer"])), fontsize=size)
-        axes.set_xlabel("accuracy lost on validation (points, ± 2 SE)")
-        handles, labels = axes.get_legend_handles_labels()
-        figure.legend(handles[::-1], labels[::-1], loc="outside upper right", ncols=len(labels), reverse=True)
+    figure = style.make_figure(7.4, 1.2 + height * len(table))
+    axes, beside = figure.subplots(1, 2, sharey=True, width_ratios=(4, 1))
+    for number, stage in enumerate(techniques):
+        heights = np.arange(len(table)) + 0.68 * ((number + 0.5) / len(techniques) - 0.5)
+        form = {"fmt": "oDs^v"[number % 5], "color": stage.colour, "markeredgecolor": INK, "ecolor": MUTED}
+        drop, error, label = drops.iloc[:, number], errors.iloc[:, number], f"{stage.label} alone"
+        axes.errorbar(drop, heights, xerr=error, label=label, markersize=6, markeredgewidth=0.6, **form)
+        if drop.notna().any():
+            layer = table["layer"].iloc[int(np.nanargmax(drop))]
+            alt.append(f"{label}, {layer} costs most, {drop.max():.1f} points")
+    if tolerance_points is not None:
+        form = {"label": f"tolerance ({tolerance_points:g})", "linestyle": "--", "linewidth": 1}
+        axes.axvline(tolerance_points, color=INK, zorder=0, **form)
+    _set_scale(axes, drops.to_numpy(), errors.to_numpy())
+    _draw_weights(beside, table["weights"])
+    _set_lines(axes, list(map(style.escape, table["layer"])), fontsize=size)
+    axes.set_xlabel("accuracy lost on validation (points, ± 2 SE)")
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles[::-1], labels[::-1], loc="outside upper right", ncols=len(labels), reverse=True)
     alt = f"Validation accuracy lost if each of {len(table)} layers alone is compressed: {'; '.join(alt)}."
     return style.save(figure, table, csv, alt)
 

@@ -20,7 +20,6 @@ import pandas as pd
 
 from collabopt.config.experiment import Targets
 from collabopt.config.metrics import get_targets
-from collabopt.config.stages import get_label
 from collabopt.deploy import targets
 from collabopt.figures.density import draw_density
 from collabopt.figures.style import Described
@@ -102,13 +101,12 @@ def show_kernels(finished: Sequence, kernel: str | None = None) -> Explorer:
     }
 
     @functools.cache
-    def read(stage: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        return finished[stage].kernels(), finished[stage].int8_values()
+    def read(stage: int) -> dict[str, dict[str, np.ndarray]]:
+        one = finished[stage]
+        return {one.stage.label: one.kernels(), f"{one.stage.label} int8": one.int8_values()}
 
     def draw(stage: int, layer: str) -> Described:
-        kernels, int8_values = read(stage)
-        name = get_label(finished[stage].stage.name)
-        return draw_density({name: kernels[layer], f"{name} int8": int8_values[layer]}, layer)
+        return draw_density({label: kernels[layer] for label, kernels in read(stage).items()}, layer)
 
     return Explorer([line], draw)
 
@@ -134,12 +132,10 @@ def show_targets(variants: pd.DataFrame, wanted: Targets) -> Explorer:
             lines.append(_make_line(target, [*known, limit], limit, target in first))
 
     def draw(**values: float) -> Described:
-        limits = {}
-        for target, metric in get_targets().items():
-            if values.get(f"{target}_asked"):
-                limit = values[target] * metric.scale
-                limits[target] = max(1, round(limit)) if metric.name.endswith("_bytes") else limit
-        return draw_verdicts(variants, Targets(**limits))
+        asked = {target: metric for target, metric in get_targets().items() if values.get(f"{target}_asked")}
+        limits = {target: values[target] * metric.scale for target, metric in asked.items()}
+        counts = {target: max(1, round(limits[target])) for target in limits if asked[target].name.endswith("_bytes")}
+        return draw_verdicts(variants, Targets(**limits | counts))
 
     return Explorer(lines, draw)
 

@@ -14,6 +14,7 @@ from collabopt.figures.style import INK, MUTED, use_style
 from collabopt.storage.results import select_first_setting, to_numbers
 
 
+@use_style()
 def draw_layer_properties(layers: pd.DataFrame, csv: Path | None = None) -> Figure:
     """Draw sparsity and unique weights, layer by stage, of the Keras models and, if known, of the int8 files.
 
@@ -36,17 +37,16 @@ def draw_layer_properties(layers: pd.DataFrame, csv: Path | None = None) -> Figu
     layers["layer"] = layers["layer"].astype(str) + is_depthwise.map({True: " (depthwise)", False: ""})
     kinds = [kind for kind in ("", "int8_") if layers[f"{kind}unique_tensor"].notna().any()]
     names, stages = layers["layer"].nunique(), layers["stage"].unique()
-    with use_style():
-        figure = style.make_figure(2.4 + 2 * max(0.62 * len(stages), 1.6), (1.3 + 0.25 * names) * len(kinds))
-        for row, kind in zip(figure.subplots(len(kinds), 2, squeeze=False), kinds, strict=True):
-            where = "int8 file" if kind else "Keras model"
-            sparsity, unique = _pivot(layers, f"{kind}sparsity"), _pivot(layers, f"{kind}unique_tensor")
-            _draw_heat(row[0], 100 * sparsity, f"sparsity (%), {where}", "Blues", Normalize(0, 125))
-            # The ends of the scale leave out the darkest blues, on which numbers are hard to read.
-            ends = LogNorm(1.5, max(unique.max().max(), 256))
-            _draw_heat(row[1], unique, f"unique weights, {where}", "Blues_r", ends)
-            row[1].set_yticks([])
-        figure.supxlabel("darker compresses better; depthwise kernels are not compressed", fontsize=8, color=MUTED)
+    figure = style.make_figure(2.4 + 2 * max(0.62 * len(stages), 1.6), (1.3 + 0.25 * names) * len(kinds))
+    for row, kind in zip(figure.subplots(len(kinds), 2, squeeze=False), kinds, strict=True):
+        where = "int8 file" if kind else "Keras model"
+        sparsity, unique = _pivot(layers, f"{kind}sparsity"), _pivot(layers, f"{kind}unique_tensor")
+        _draw_heat(row[0], 100 * sparsity, f"sparsity (%), {where}", "Blues", Normalize(0, 125))
+        # The ends of the scale leave out the darkest blues, on which numbers are hard to read.
+        ends = LogNorm(1.5, max(unique.max().max(), 256))
+        _draw_heat(row[1], unique, f"unique weights, {where}", "Blues_r", ends)
+        row[1].set_yticks([])
+    figure.supxlabel("darker compresses better; depthwise kernels are not compressed", color=MUTED)
     columns = ["stage", "layer", "kind", *(f"{kind}{one}" for kind in kinds for one in ("sparsity", "unique_tensor"))]
     alt = f"Sparsity and unique weights of {names} layers at the stages {', '.join(map(get_label, stages))}"
     return style.save(figure, layers[columns], csv, f"{alt}; darker compresses better.")
@@ -65,7 +65,7 @@ def _draw_heat(axes: Axes, table: pd.DataFrame, title: str, shades: str, norm: N
     texts = table.map(lambda value: "" if pd.isna(value) else _shorten(value))
     form = {"fmt": "", "annot_kws": {"size": 8}, "cbar": False, "linewidths": 1}
     sns.heatmap(table, ax=axes, cmap=shades, norm=norm, annot=texts, **form)
-    axes.set_title(title, fontweight="bold")
+    axes.set_title(title)
     axes.set(xlabel="", ylabel="", facecolor="#f1f3f4")
     axes.tick_params(length=0, colors=INK, labelsize=8.5)
     stages = [style.escape(stage) for stage in table.columns]

@@ -60,6 +60,7 @@ def draw_sizes(results: pd.DataFrame, csv: Path | None = None) -> Figure:
     return draw_pareto(results, accuracy=("validation_" if unread else "") + "accuracy_int8", labels=labels, csv=csv)
 
 
+@use_style()
 def draw_pareto(
     rows: pd.DataFrame,
     costs: Sequence[str] = ("gzip_bytes",),
@@ -90,18 +91,17 @@ def draw_pareto(
     rows = rows.assign(**{f"front_{cost}": find_front(rows[cost], rows[accuracy]) for cost in known})
     across = min(len(known), 3)
     down = -(-len(known) // across)
-    with use_style():
-        figure = style.make_figure(*((7.2, 4.6) if len(known) == 1 else (3.1 * across, 0.9 + 2.7 * down)))
-        panels = figure.subplots(down, across, squeeze=False, sharey=True)
-        for axes, cost in zip(panels.flat, known, strict=False):
-            _draw_panel(axes, rows, cost, accuracy, error)
-        panels[0, 0].set_ylim(top=min(panels[0, 0].get_ylim()[1], 100.5))
-        all_named = labels is not None and labels.loc[rows.index].ne("").all()
-        _add_legend(figure, rows, list(panels.flat[len(known) :]), with_stages=not all_named)
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # names are placed where the panels are now
-        for axes, cost in zip(panels.flat, known, strict=False):
-            _name_points(axes, rows, cost, accuracy, labels)
+    figure = style.make_figure(*((7.2, 4.6) if len(known) == 1 else (3.1 * across, 0.9 + 2.7 * down)))
+    panels = figure.subplots(down, across, squeeze=False, sharey=True)
+    for axes, cost in zip(panels.flat, known, strict=False):
+        _draw_panel(axes, rows, cost, accuracy, error)
+    panels[0, 0].set_ylim(top=min(panels[0, 0].get_ylim()[1], 100.5))
+    all_named = labels is not None and labels.loc[rows.index].ne("").all()
+    _add_legend(figure, rows, list(panels.flat[len(known) :]), with_stages=not all_named)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # names are placed where the panels are now
+    for axes, cost in zip(panels.flat, known, strict=False):
+        _name_points(axes, rows, cost, accuracy, labels)
     columns = ["stage", "format", "scheme", accuracy, error, "accelerator", "preserved", *known]
     columns = [column for column in columns if column in rows] + [f"front_{cost}" for cost in known]
     return style.save(figure, rows[columns], csv, _describe(rows, known, accuracy, all_named))
@@ -193,8 +193,7 @@ def _add_legend(figure: Figure, rows: pd.DataFrame, free: list[Axes], with_stage
     stages = [stage for stage in STAGES.values() if stage.name in set(rows["stage"])]
     if "format" in rows:
         marks = {one.label: Line2D([], [], color=one.colour, linewidth=6, solid_capstyle="butt") for one in stages}
-        formats = [one for one in FORMATS.values() if one.name in set(rows["format"])]
-        marks |= {one.label: mark(one.marker, **hollow) for one in formats}
+        marks |= {one.label: mark(one.marker, **hollow) for one in FORMATS.values() if one.name in set(rows["format"])}
     elif with_stages:
         marks = {one.label: mark(style.get_marker(one.name), one.colour) for one in stages}
     else:

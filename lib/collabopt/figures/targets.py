@@ -16,6 +16,7 @@ from collabopt.figures.style import ALARM, FAINT, INK, MUTED, get_colour, use_st
 _ROW, _COLUMN, _NAMES = 0.24, 1.05, 2.3  # inches: height of a line, width of a target's column and of the names'
 
 
+@use_style()
 def draw_verdicts(variants: pd.DataFrame, wanted: Targets, csv: Path | None = None) -> Figure:
     """Draw one line per variant, in the order of the search, and one column per target with ✗ at every miss.
 
@@ -34,18 +35,17 @@ def draw_verdicts(variants: pd.DataFrame, wanted: Targets, csv: Path | None = No
     accuracy = targets.get_baseline_accuracy(variants)
     nearest = None if rows["chosen"].any() else targets.find_nearest(variants, wanted)
     width, height = _NAMES + _COLUMN * max(len(limits), 2) + 0.9, _ROW * (len(rows) + 2)
-    with use_style():
-        figure = style.make_figure(width + 0.2, height + 0.35)
-        axes = figure.subplots()
-        axes.set(xlim=(-0.02, width + 0.02), ylim=(height + 0.02, 0), aspect="equal")
-        axes.set_axis_off()
-        _draw_head(axes, limits)
-        for line, (at, row) in enumerate(rows.iterrows(), start=2):
-            values = {target: targets.get_cost(row, target, accuracy) for target in limits}
-            mark = "chosen" if row["chosen"] else "nearest" if at == nearest else ""
-            _draw_line(axes, _ROW * (line + 0.5), row, values, mark, width)
-        note = "Accuracy is that on validation; –: not known.\nThe first variant that meets all targets is chosen."
-        figure.supxlabel(note, fontsize=8, color=MUTED)
+    figure = style.make_figure(width + 0.2, height + 0.35)
+    axes = figure.subplots()
+    axes.set(xlim=(-0.02, width + 0.02), ylim=(height + 0.02, 0), aspect="equal")
+    axes.set_axis_off()
+    _draw_head(axes, limits)
+    for line, (at, row) in enumerate(rows.iterrows(), start=2):
+        values = {target: targets.get_cost(row, target, accuracy) for target in limits}
+        mark = "chosen" if row["chosen"] else "nearest" if at == nearest else ""
+        _draw_line(axes, _ROW * (line + 0.5), row, values, mark, width)
+    note = "Accuracy is that on validation; –: not known.\nThe first variant that meets all targets is chosen."
+    figure.supxlabel(note, color=MUTED)
     bounded = [metric.name for metric in get_targets().values() if metric.name in variants]
     columns = ["stage", "format", "scheme", "validation_accuracy", *bounded, "verdict", "chosen"]
     return style.save(figure, rows.reindex(columns=columns), csv, targets.describe(rows, wanted))

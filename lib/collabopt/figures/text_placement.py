@@ -25,8 +25,8 @@ def place(
     points: np.ndarray,
     names: Sequence[str],
     colours: Sequence[str],
-    away: Sequence[float] | float = 1.0,
-    others: np.ndarray | None = None,
+    away: Sequence[float],
+    others: np.ndarray,
 ) -> None:
     """Write names beside points, each where it covers least of names, of points and of the space outside the axes.
 
@@ -35,7 +35,7 @@ def place(
         points: Points (n, 2) in data coordinates.
         names: n texts.
         colours: n colours.
-        away: Factor on the distance between point and name, one or n of them.
+        away: n factors on the distance between point and name.
         others: Points (m, 2) without a name, which names should not cover either.
     """
     if not len(points):
@@ -43,11 +43,11 @@ def place(
     axes.figure.draw_without_rendering()
     tried = [
         [_write_beside(axes, name, point, (times * x, times * y), colour) for x, y in _OFFSETS]
-        for point, name, colour, times in zip(points, names, colours, np.broadcast_to(away, len(points)), strict=True)
+        for point, name, colour, times in zip(points, names, colours, away, strict=True)
     ]
     boxes = np.array([[text.get_window_extent().extents for text in texts] for texts in tried])
     reach = _REACH * axes.figure.dpi / 72 * np.array([-1, -1, 1, 1])
-    centres = axes.transData.transform(points if others is None else np.concatenate([points, others]))
+    centres = axes.transData.transform(np.concatenate([points, others]))
     outside = np.prod(boxes[..., 2:] - boxes[..., :2], -1) - _intersect(boxes, axes.bbox.extents[None]).sum(-1)
     cover = _intersect(boxes, np.tile(centres, 2) + reach).sum(-1) + _WEIGHT * outside
     chosen, rows = cover.argmin(1), np.arange(len(points))

@@ -13,6 +13,7 @@ from collabopt.figures import style
 from collabopt.figures.style import INK, MUTED, get_colour, use_style
 
 
+@use_style()
 def draw_training(histories: dict[str, pd.DataFrame], csv: Path | None = None) -> Figure:
     """Draw accuracy over loss per stage, on training (solid) and validation examples (dashed).
 
@@ -31,13 +32,12 @@ def draw_training(histories: dict[str, pd.DataFrame], csv: Path | None = None) -
         raise ValueError("histories={}: expected at least one stage and its history")
     across = min(len(histories), 4)
     down = -(-len(histories) // across)
-    with use_style():
-        figure = style.make_figure(max(2.6 * across, 4.2), 0.4 + 3.1 * down)
-        blocks = np.atleast_1d(figure.subfigures(down, across)).ravel()
-        for block, (stage, history) in zip(blocks, histories.items(), strict=False):
-            _draw_history(block, stage, history)
-        solid, dashed = Line2D([], [], color=INK), Line2D([], [], color=INK, linestyle="--", marker="o", markersize=3)
-        figure.legend([solid, dashed], ["training", "validation"], loc="outside upper right", ncols=2)
+    figure = style.make_figure(max(2.6 * across, 4.2), 0.4 + 3.1 * down)
+    blocks = np.atleast_1d(figure.subfigures(down, across)).ravel()
+    for block, (stage, history) in zip(blocks, histories.items(), strict=False):
+        _draw_history(block, stage, history)
+    solid, dashed = Line2D([], [], color=INK), Line2D([], [], color=INK, linestyle="--", marker="o", markersize=3)
+    figure.legend([solid, dashed], ["training", "validation"], loc="outside upper right", ncols=2)
     present = {stage: history for stage, history in histories.items() if len(history)}
     data = pd.concat(present, names=["stage"]).reset_index("stage") if present else pd.DataFrame(columns=["stage"])
     told = [f"{get_label(stage)} {_describe(history)}" for stage, history in histories.items()]
@@ -56,13 +56,13 @@ def _describe(history: pd.DataFrame) -> str:
 def _draw_history(block: SubFigure, stage: str, history: pd.DataFrame) -> None:
     if not len(history):
         axes = block.subplots()
-        axes.set_title(style.escape(get_label(stage)), fontweight="bold")
+        axes.set_title(style.escape(get_label(stage)))
         axes.set(xticks=[], yticks=[], facecolor="#f6f7f8")
         axes.spines[:].set_visible(False)
         axes.text(0.5, 0.5, "0 epochs:\nnot trained", transform=axes.transAxes, ha="center", va="center", color=MUTED)
         return
     upper, lower = block.subplots(2, 1, sharex=True)
-    upper.set_title(style.escape(get_label(stage)), fontweight="bold")
+    upper.set_title(style.escape(get_label(stage)))
     _draw_curve(upper, history, "accuracy", get_colour(stage), scale=100)
     _draw_curve(lower, history, "loss", get_colour(stage), scale=1)
     upper.set_ylabel("accuracy (%)")

@@ -22,6 +22,7 @@ _LINE = 0.24  # inches by which one more line of text makes cards taller
 _LONGEST = 23  # characters of a line
 
 
+@use_style()
 def draw_tree(results: pd.DataFrame, csv: Path | None = None, verdicts: pd.DataFrame | None = None) -> Figure:
     """Draw the deployment tree. Registered stages without results are dashed, empty cards.
 
@@ -39,27 +40,28 @@ def draw_tree(results: pd.DataFrame, csv: Path | None = None, verdicts: pd.DataF
     rows = select_first_setting(to_numbers(results, numbers), "stage")
     nodes = _add_verdicts({row["stage"]: row for row in rows.to_dict("records")}, verdicts)
     parents = {stage.name: stage.parent for stage in STAGES.values()}
-    parents |= {stage: _get_parent(row) for stage, row in nodes.items()}
+    for stage, row in nodes.items():
+        parent = row.get("parent", parents.get(stage))
+        parents[stage] = None if pd.isna(parent) or parent in ("", stage) else parent
     places, more = _arrange(parents), 0.0 if verdicts is None else _LINE
     card, step = _CARD[1] + more, _STEP[1] + more
     across, down = (1 + max(place[axis] for place in places.values()) for axis in (0, 1))
     width, height = _CARD[0] + _STEP[0] * (across - 1), card + step * (down - 1)
-    with use_style():
-        figure = style.make_figure(width + 0.2, height + 0.5 + more)
-        axes = figure.subplots()
-        axes.set(xlim=(-0.1, width + 0.1), ylim=(height + 0.1, -0.1), aspect="equal")
-        axes.set_axis_off()
-        corners = {stage: (_STEP[0] * column, step * row) for stage, (column, row) in places.items()}
-        for stage, parent in parents.items():
-            if parent in corners:
-                _draw_edge(axes, corners[parent], corners[stage], card, stage in nodes)
-        largest = max((row["gzip_bytes"] for row in nodes.values() if pd.notna(row.get("gzip_bytes"))), default=0)
-        for stage, corner in corners.items():
-            _draw_card(axes, corner, card, stage, nodes.get(stage), largest)
-        note = "INT8 accuracy and gzip size of every stage's int8 .tflite file; bars compare the sizes"
-        if verdicts is not None:
-            note += "\n✗: the targets that this file misses; val: accuracy on validation"
-        figure.supxlabel(note, color=MUTED, fontsize=8)
+    figure = style.make_figure(width + 0.2, height + 0.5 + more)
+    axes = figure.subplots()
+    axes.set(xlim=(-0.1, width + 0.1), ylim=(height + 0.1, -0.1), aspect="equal")
+    axes.set_axis_off()
+    corners = {stage: (_STEP[0] * column, step * row) for stage, (column, row) in places.items()}
+    for stage, parent in parents.items():
+        if parent in corners:
+            _draw_edge(axes, corners[parent], corners[stage], card, stage in nodes)
+    largest = max((row["gzip_bytes"] for row in nodes.values() if pd.notna(row.get("gzip_bytes"))), default=0)
+    for stage, corner in corners.items():
+        _draw_card(axes, corner, card, stage, nodes.get(stage), largest)
+    note = "INT8 accuracy and gzip size of every stage's int8 .tflite file; bars compare the sizes"
+    if verdicts is not None:
+        note += "\n✗: the targets that this file misses; val: accuracy on validation"
+    figure.supxlabel(note, color=MUTED)
     columns = ["stage", "parent", "scheme", "accuracy_int8", "gzip_bytes", "preserved"]
     columns += [] if verdicts is None else ["validation_accuracy_int8", "verdict", "chosen"]
     return style.save(figure, pd.DataFrame(nodes.values()).reindex(columns=columns), csv, _describe(nodes))
@@ -83,12 +85,6 @@ def _add_verdicts(nodes: dict[str, dict], verdicts: pd.DataFrame | None) -> dict
         known = {key: value for key, value in nodes.get(stage, {}).items() if pd.notna(value)}
         found[stage] = {"stage": stage} | int8.get(stage, {}) | known | {"chosen": chosen.get(stage)}
     return found
-
-
-def _get_parent(row: dict[str, Any]) -> str | None:
-    known = STAGES.get(row["stage"])
-    parent = row.get("parent", known.parent if known else None)
-    return None if pd.isna(parent) or parent in ("", row["stage"]) else parent
 
 
 def _arrange(parents: dict[str, str | None]) -> dict[str, tuple[float, float]]:

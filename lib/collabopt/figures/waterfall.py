@@ -21,6 +21,7 @@ _ROOM = 0.1
 """Share of the axis that a size needs to stand in the dashed part of a column."""
 
 
+@use_style()
 def draw_waterfall(variants: pd.DataFrame, stage: str | None = None, csv: Path | None = None) -> Figure:
     """Draw the sizes on the way to a stage's int8 file, in kB of 1,000 bytes.
 
@@ -38,22 +39,17 @@ def draw_waterfall(variants: pd.DataFrame, stage: str | None = None, csv: Path |
     """
     steps = _make_steps(variants, stage)
     times_smaller = steps["kilobytes"].iloc[0] / steps["kilobytes"].iloc[-1]
-    with use_style():
-        figure = style.make_figure(max(1.3 + 1.2 * len(steps), 5.0), 3.9)
-        axes = figure.subplots()
-        axes.set(ylabel="size (kB)", ylim=(0, 1.18 * steps["kilobytes"].max()), xlim=(-0.55, len(steps) - 0.45))
-        for at, row in enumerate(steps.itertuples()):
-            _draw_column(axes, at, row, steps["kilobytes"].iloc[max(at - 1, 0)])
-        axes.set_xticks(range(len(steps)), [step.replace(" (", "\n(") for step in steps["step"]])
-        axes.tick_params(axis="x", length=0, colors=INK)
-        axes.yaxis.set_major_formatter("{x:,.0f}")
-        axes.set_title(f"{times_smaller:.1f} times smaller", fontweight="bold")
-        figure.supxlabel(
-            "Sizes after gzip from the second column on: pruning and clustering do not change the length of a file.\n"
-            "In another order each step would save another share.",
-            fontsize=8,
-            color=MUTED,
-        )
+    figure = style.make_figure(max(1.3 + 1.2 * len(steps), 5.0), 3.9)
+    axes = figure.subplots()
+    axes.set(ylabel="size (kB)", ylim=(0, 1.18 * steps["kilobytes"].max()), xlim=(-0.55, len(steps) - 0.45))
+    for at, row in enumerate(steps.itertuples()):
+        _draw_column(axes, at, row, steps["kilobytes"].iloc[max(at - 1, 0)])
+    axes.set_xticks(range(len(steps)), [step.replace(" (", "\n(") for step in steps["step"]])
+    axes.tick_params(axis="x", length=0, colors=INK)
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.set_title(f"{times_smaller:.1f} times smaller")
+    note = "Sizes after gzip from the second column on: pruning and clustering do not change the length of a file.\n"
+    figure.supxlabel(f"{note}In another order each step would save another share.", color=MUTED)
     told = [
         f"{row.step} {row.kilobytes:,.1f} kB" + ("" if pd.isna(row.saved) else f" ({-100 * row.saved:+.0f} %)")
         for row in steps.itertuples()

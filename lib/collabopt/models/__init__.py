@@ -6,7 +6,7 @@ model = models.build(digits.model, input_shape=(8, 8, 1), classes=10)
 from types import ModuleType
 
 from collabopt.config import experiment
-from collabopt.models import custom, ds_cnn, mobilenet, small, weights
+from collabopt.models import custom, ds_cnn, importing, mobilenet, small, weights
 from collabopt.models.check import ModelError, check
 from collabopt.runtime.tensorflow import keras
 from collabopt.storage import atomic
@@ -67,7 +67,8 @@ def compute_code_digest(section: experiment.Model) -> str:
         ModelError: A file is missing.
     """
     if section.path:
-        return atomic.compute_sha256(custom.find_saved_model(section.path))
+        code = compute_digest(importing.import_model)
+        return f"{atomic.compute_sha256(custom.find_saved_model(section.path))} {code}"
     if section.function:
         return compute_module_digest(custom.find_source(section.function))
     return compute_digest(getattr(FAMILIES[section.name], section.name))

@@ -3,16 +3,14 @@
 import functools
 import importlib
 import importlib.util
-import json
-import zipfile
 from pathlib import Path
-
-import h5py
 
 from collabopt.config.loading import DATA
 from collabopt.datasets import locate
 from collabopt.datasets.custom import allow_imports_from_current_directory
+from collabopt.models import importing
 from collabopt.models.check import ModelError
+from collabopt.runtime import progress
 from collabopt.runtime.tensorflow import keras
 
 
@@ -82,41 +80,38 @@ def find_saved_model(path: str) -> Path:
     """
     file = locate(path, DATA)
     if not file.is_file():
-        raise ModelError(f"path={path}: no such file; expected a model saved by Keras 2 (.keras or .h5)")
+        raise ModelError(f"path={path}: no such file; expected a model that Keras saved (.keras, .h5 or .hdf5)")
     return file
 
 
 def load(path: str) -> keras.Model:
-    """Load a saved model.
+    """Import a saved model of Keras 2 or 3. Its rewrites are logged.
 
     Args:
-        path: .keras or .h5 file of an experiment, relative as in `datasets.locate`.
+        path: File of an experiment, relative as in `datasets.locate`.
 
     Returns:
-        The model with its weights, not compiled.
+        A fresh copy of the imported model with its weights. It returns logits.
 
     Raises:
-        ModelError: There is no such file, Keras 3 wrote it, or it cannot be loaded.
+        ModelError: There is no such file, or the model cannot be imported.
     """
     file = find_saved_model(path)
     try:
-        version = _read_keras_version(file)
-        if version.startswith("3"):
-            raise ModelError(f"path={path}: saved by Keras {version}; save it from Keras 2 (tf_keras)")
-        return keras.models.load_model(file, compile=False)
-    except ModelError:
-        raise
-    except Exception as error:  # damaged files, unknown layers and unsafe lambdas raise various types
-        raise ModelError(f"path={path}: Keras 2 cannot load it: {' '.join(str(error).split())}") from error
+        imported = _import(file, file.stat().st_mtime_ns)
+    except importing.ImportRefused as error:
+        raise ModelError(f"path={path}: {error.reason}; {error.remedy}") from error
+    model = keras.models.clone_model(imported)
+    model.set_weights(imported.get_weights())
+    return model
 
 
-def _read_keras_version(file: Path) -> str:
-    if file.suffix == ".keras":
-        with zipfile.ZipFile(file) as archive:
-            return json.loads(archive.read("metadata.json"))["keras_version"]
-    with h5py.File(file) as archive:
-        version = archive.attrs.get("keras_version", "")
-        return version.decode() if isinstance(version, bytes) else version
+@functools.lru_cache(maxsize=4)
+def _import(file: Path, modified: int) -> keras.Model:  # noqa: ARG001 - a file that changed is imported again
+    imported = importing.import_model(file)
+    for line in imported.rewrites:
+        progress.log(f"{file.name}: {line}")
+    return imported.model
 
 
 @functools.cache

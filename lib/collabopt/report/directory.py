@@ -2,10 +2,10 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import bs4
 import pandas as pd
@@ -15,9 +15,6 @@ from collabopt.config.experiment import Experiment
 from collabopt.config.stages import BASELINE, STAGES
 from collabopt.report import summary
 from collabopt.storage import results
-
-TABLES = "results.csv", "run.json", "sweep.csv"
-"""A directory with one of these is a report."""
 
 TOLERANCE = 0.01
 """Validation accuracy that the best file of a report may lose against the baseline, as a fraction."""
@@ -48,33 +45,25 @@ def get_scheme(run: dict[str, Any]) -> str:
     return _get_experiment(run).get("scheme") or Experiment.model_fields["scheme"].default
 
 
-def read_rows(path: Path, needed: str) -> pd.DataFrame:
-    """Read a CSV file as text.
+def read_rows(path: Path, needed: str, seed: object) -> pd.DataFrame:
+    """Read the rows of a seed from a CSV file, as text.
 
     Args:
         path: The file.
         needed: A column without which the file is unusable.
+        seed: The seed. If the file does not have it, all rows are read.
 
     Returns:
-        Its rows in the order of the tree; empty if it cannot be read or lacks `stage` or the needed column.
+        The rows in the order of the tree; empty if the file cannot be read or lacks `stage` or the needed column.
     """
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError):
         return pd.DataFrame()
-    return summary.sort_by_stage(table) if {"stage", needed} <= set(table) else pd.DataFrame()
-
-
-def select_seed(rows: pd.DataFrame, seed: object) -> pd.DataFrame:
-    """Select the rows of a seed.
-
-    Args:
-        rows: Rows of `read_rows`.
-        seed: The seed; all rows are returned if it is None or not among them.
-    """
-    if seed is None or "seed" not in rows or str(seed) not in set(rows["seed"]):
-        return rows
-    return rows[rows["seed"] == str(seed)].reset_index(drop=True)
+    if not {"stage", needed} <= set(table):
+        return pd.DataFrame()
+    is_selected = table.get("seed", pd.Series("", table.index)) == str(seed)
+    return summary.sort_by_stage(table[is_selected] if is_selected.any() else table)
 
 
 def read_comparison(directory: Path) -> pd.DataFrame:
@@ -110,7 +99,7 @@ def read_head(page: Path) -> dict[str, str]:
     parsed = bs4.BeautifulSoup(text, "html.parser")
     content = {tag["name"]: tag.get("content", "") for tag in parsed.find_all("meta", attrs={"name": True})}
     title = parsed.title.get_text(strip=True) if parsed.title else ""
-    return {**content, "name": page.stem, "href": quote(page.name), "title": title or page.stem}
+    return {**content, "name": page.stem, "href": page.name, "title": title or page.stem}
 
 
 def find_file(directory: Path, name: str) -> str:
@@ -123,20 +112,21 @@ def find_file(directory: Path, name: str) -> str:
     return name if name and (directory / name).is_file() else ""
 
 
-def find_links(directory: Path, stage: str, scheme: str, own_scheme: str) -> tuple[str, str]:
+def find_links(directory: Path, row: Mapping[str, Any], own_scheme: str) -> tuple[str, str]:
     """Return the page that shows a stage and its int8 file, relative to the directory; "" for a missing file.
 
     Args:
         directory: A report directory.
-        stage: Name of the stage.
-        scheme: Scheme of the stage; empty if it has none.
-        own_scheme: Scheme of the run.
+        row: A row of results.csv; in a sweep with its `cell`.
+        own_scheme: Scheme of the run. The cells of a sweep have their own.
     """
-    is_own = scheme in ("", own_scheme)
+    stage = row["stage"]
+    scheme, cell = ("" if pd.isna(row.get(name)) else row[name] for name in ("scheme", "cell"))
+    place, is_own = f"{cell}/" if cell else "", cell or scheme in ("", own_scheme)
     own = STAGES[stage].notebook if stage in STAGES else ""
-    page = find_file(directory, f"{own if is_own else 'preservation'}.html")
-    model = find_file(directory, f"models/{stage if is_own else f'{stage}-{scheme}'}.tflite")
-    return page or find_file(directory, "deployment_tree.html"), model
+    page = find_file(directory, f"{place}{own if is_own else 'preservation'}.html")
+    model = find_file(directory, f"{place}models/{stage if is_own else f'{stage}-{scheme}'}.tflite")
+    return page or find_file(directory, f"{place}deployment_tree.html"), model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +154,7 @@ class Report:
     @property
     def is_sweep(self) -> bool:
         """Whether it is a sweep."""
-        return _is_sweep(self.directory)
+        return self.place.name.startswith("sweep,") or bool(self.find_file("sweep.csv"))
 
     @cached_property
     def run(self) -> dict[str, Any]:
@@ -175,32 +165,32 @@ class Report:
         return max(cells, key=lambda run: str(run.get("end", "")), default={})
 
     @cached_property
-    def table(self) -> pd.DataFrame:
-        """Rows of `summary.compare_with_baseline`; empty if results.csv cannot be read."""
+    def scheme(self) -> str:
+        """Scheme of the run."""
+        return get_scheme(self.run)
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """Rows of results.csv with all its columns; empty if it cannot be read."""
         try:
             rows = results.read(self.directory / "results.csv")
+            return rows.reindex(columns=rows.columns.union(results.RESULTS)).dropna(subset=["stage"])
         except (OSError, ValueError, TypeError):
-            return pd.DataFrame()
-        rows = rows.reindex(columns=rows.columns.union(results.RESULTS)).dropna(subset=["stage"])
-        if not len(rows):
-            return pd.DataFrame()
-        rows = results.to_numbers(rows, [metric.name for metric in summary.list_metrics(rows)])
-        return summary.compare_with_baseline(summary.average_over_seeds(rows))
+            return pd.DataFrame(columns=results.RESULTS)
 
-    @property
-    def seeds(self) -> list[str]:
-        """The seeds."""
-        try:
-            seeds = pd.read_csv(self.directory / "results.csv", usecols=["seed"])["seed"]
-        except (OSError, ValueError):
-            return []
-        return [str(seed).removesuffix(".0") for seed in sorted(set(seeds.dropna()))]
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """Rows of `summary.compare_with_baseline`; empty without results."""
+        if not len(self.rows):
+            return pd.DataFrame()
+        rows = results.to_numbers(self.rows, [metric.name for metric in summary.list_metrics(self.rows)])
+        return summary.compare_with_baseline(summary.average_over_seeds(rows))
 
     @property
     def subject(self) -> str:
         """Model and data: "digits_cnn on digits"."""
-        experiment = _get_experiment(self.run)
-        return " on ".join(filter(None, (_get_name(experiment.get(key)) for key in ("model", "dataset"))))
+        sections = (_get_experiment(self.run).get(key) for key in ("model", "dataset"))
+        return " on ".join(filter(None, map(_get_name, sections)))
 
     @property
     def page(self) -> str:
@@ -215,47 +205,37 @@ class Report:
         """
         return find_file(self.root, (self.place / name).as_posix())
 
+    def find_trade_off(self) -> list[dict[str, Any]]:
+        """Find the rows of the baseline and of the best file.
 
-def find_reports(directory: Path) -> list[Report]:
-    """Return the reports and sweeps below a directory. The cells of a sweep belong to it.
+        Returns:
+            No row, the baseline, or both. The best file is the smallest by the report's own scheme that loses at most
+            `TOLERANCE` on validation.
+        """
+        table = self.table
+        if BASELINE not in set(table.get("stage", [])):
+            return []
+        is_own = table["scheme"].isna() | (table["scheme"] == self.scheme)
+        near = table[is_own & (table["validation_lost"] <= TOLERANCE) & (table["saved"] > 0)]
+        baseline = table[table["stage"] == BASELINE].head(1)
+        return [*baseline.to_dict("records"), *near.nlargest(1, "saved").to_dict("records")]
+
+
+def find_reports(root: Path, below: Path = Path()) -> list[Report]:
+    """Return the reports and sweeps of a directory. The cells of a sweep belong to it.
 
     Args:
-        directory: Directory of all reports.
+        root: Directory of all reports.
+        below: Where to look, relative to `root`.
     """
-    return [Report(directory, place.relative_to(directory)) for place in _find_places(directory)]
-
-
-def find_trade_off(report: Report) -> list[dict[str, Any]]:
-    """Return the rows of the baseline and of the best file.
-
-    Args:
-        report: A report.
-
-    Returns:
-        No row, the baseline, or both. The best file is the smallest by the report's own scheme that loses at most
-        `TOLERANCE` on validation.
-    """
-    table = report.table
-    baselines = table[table["stage"] == BASELINE] if len(table) else table
-    if not len(baselines):
-        return []
-    is_own = table["scheme"].isna() | (table["scheme"] == get_scheme(report.run))
-    near = table[is_own & (table["validation_lost"] <= TOLERANCE) & (table["saved"] > 0)]
-    return [baselines.iloc[0].to_dict(), *near.nlargest(1, "saved").to_dict("records")]
-
-
-def _find_places(directory: Path) -> list[Path]:
     found = []
-    for below in sorted(path for path in directory.glob("[!.]*") if path.is_dir()):
-        if _is_sweep(below) or any((below / name).is_file() for name in TABLES):
-            found.append(below)
-        if not _is_sweep(below):
-            found += _find_places(below)
+    for path in sorted(path for path in (root / below).glob("[!.]*") if path.is_dir()):
+        report = Report(root, below / path.name)
+        if report.is_sweep or report.find_file("results.csv") or report.find_file("run.json"):
+            found.append(report)
+        if not report.is_sweep:
+            found += find_reports(root, report.place)
     return found
-
-
-def _is_sweep(directory: Path) -> bool:
-    return (directory / "sweep.csv").is_file() or directory.name.startswith("sweep,")
 
 
 def _get_experiment(run: dict[str, Any]) -> dict[str, Any]:

@@ -19,54 +19,80 @@ from matplotlib.figure import Figure
 from PIL import Image
 from pygments.formatters import HtmlFormatter
 
+from collabopt.storage import atomic
+
 TEMPLATES = Path(__file__).parent / "templates"
+_ENVIRONMENT = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, undefined=jinja2.ChainableUndefined
+)
 
 UNSEEN = 8
 """Invisible difference of a colour, of 255 levels. A thousandth of the pixels may differ more."""
 
-_LIGHT, _DARK = "default", "github-dark"
-
 
 def render(template: str, **values: Any) -> str:
-    """Render one of the package's templates. The page's policy allows its own script only, and fetches nothing.
+    """Render one of the package's templates.
 
     Args:
         template: File name of the template.
         **values: Its variables. Text is escaped unless it is `markupsafe.Markup`.
+
+    Returns:
+        The HTML.
     """
-    trusted = {"css": Markup(_read_css()), "script": Markup(_read_script())}
-    digest = base64.b64encode(hashlib.sha256(_read_script().encode()).digest()).decode()
-    return _make_environment().get_template(template).render(**values, **trusted, script_digest=digest)
+    return _ENVIRONMENT.get_template(template).render(**values)
 
 
-def make_contents(headings: dict[str, str]) -> list[dict[str, Any]]:
-    """Return the contents list of a page.
+def write_page(path: Path, body: str, contents: list[tuple[int, str, str]], **values: Any) -> Path:
+    """Write a page. Its policy allows its own script only, and fetches nothing.
 
     Args:
-        headings: Text of each heading of the second level, by its id.
+        path: Path of the page.
+        body: HTML of its content.
+        contents: Level, id and text of each heading that the contents list shows.
+        **values: The other variables of `page.html.j2`.
+
+    Returns:
+        The path.
     """
-    return [{"level": 2, "id": name, "text": text} for name, text in headings.items()]
+    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    trusted = {"css": Markup(_read_css()), "script": Markup(script), "body": Markup(body)}
+    atomic.write(path, render("page.html.j2", contents=contents, script_digest=digest, **trusted, **values))
+    return path
 
 
-def make_links(home: Path | None, directory: Path) -> dict[str, str]:
-    """Return the links at the top of a page: label by address.
+def write_index(
+    directory: Path, template: str, title: str, description: str, home: Path | None = None, **values: Any
+) -> Path:
+    """Write `index.html` of a directory. The headings of the second level are its contents list.
 
     Args:
-        home: The page of all reports; None if there is none.
-        directory: Directory of the page.
+        directory: The directory.
+        template: Template of the content.
+        title: Title of the page.
+        description: Sentence about the page.
+        home: The page of all reports, to which the page links.
+        **values: The other variables of the template.
+
+    Returns:
+        Path of the page.
     """
-    return {} if home is None else {quote(Path(os.path.relpath(home, directory)).as_posix()): "All reports"}
+    body = render(template, title=title, description=description, **values)
+    contents = [(2, *heading) for heading in re.findall(r'<h2 id="(.+?)">(.+?)</h2>', body)]
+    links = {quote(Path(os.path.relpath(home, directory)).as_posix()): "All reports"} if home else {}
+    about = {"title": title, "description": description, "links": links, "wide": True}
+    return write_page(directory / "index.html", body, contents, **about)
 
 
 def make_picture(
-    draw: Callable[[pd.DataFrame], Figure], rows: pd.DataFrame, alt: str, caption: str, csv: str
+    draw: Callable[[pd.DataFrame], Figure], rows: pd.DataFrame, caption: str, csv: str
 ) -> dict[str, Any] | None:
     """Draw a figure for the macro `figure` of `table.html.j2`.
 
     Args:
-        draw: The function that draws it.
+        draw: The function of `figures` that draws it.
         rows: Its data.
-        alt: Alternative text.
         caption: Caption.
         csv: The file with its data, relative to the page.
 
@@ -75,11 +101,10 @@ def make_picture(
     """
     if not len(rows):
         return None
-    figure, file = draw(rows), io.BytesIO()
-    figure.savefig(file, format="png", metadata={"Software": None})
+    figure = draw(rows)
     width, height = (round(96 * inches) for inches in figure.get_size_inches())
-    png = base64.b64encode(shrink_png(file.getvalue())).decode()
-    return {"png": png, "alt": alt, "caption": caption, "csv": csv, "width": width, "height": height}
+    png = base64.b64encode(shrink_png(figure.png())).decode()
+    return {"png": png, "alt": figure.alt, "caption": caption, "csv": csv, "width": width, "height": height}
 
 
 def shrink_png(png: bytes) -> bytes:
@@ -105,21 +130,10 @@ def shrink_png(png: bytes) -> bytes:
 
 
 @functools.cache
-def _make_environment() -> jinja2.Environment:
-    loader = jinja2.FileSystemLoader(TEMPLATES)
-    return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, undefined=jinja2.ChainableUndefined)
-
-
-@functools.cache
-def _read_script() -> str:
-    return (TEMPLATES / "page.js").read_text(encoding="utf-8")
-
-
-@functools.cache
 def _read_css() -> str:
     css = (TEMPLATES / "page.css").read_text(encoding="utf-8")
-    dark = f"@media screen and (prefers-color-scheme: dark) {{\n{_list_code_rules(_DARK)}\n}}"
-    return f"{css}{_list_code_rules(_LIGHT)}\n{dark}"
+    dark = f"@media screen and (prefers-color-scheme: dark) {{\n{_list_code_rules('github-dark')}\n}}"
+    return f"{css}{_list_code_rules('default')}\n{dark}"
 
 
 def _list_code_rules(style: str) -> str:

@@ -9,16 +9,8 @@ import numpy as np
 import pandas as pd
 
 from collabopt.analysis import audit
-from collabopt.config.metrics import get_metric
-from collabopt.report.table import (
-    Cell,
-    Column,
-    Table,
-    make_metric_column,
-    make_number_cell,
-    make_preserved_cell,
-    make_stage_cell,
-)
+from collabopt.config.metrics import Metric, get_metric
+from collabopt.report.table import Cell, Table, format_head, make_metric_cells
 from collabopt.storage.results import to_numbers
 from collabopt.tflite.sizes import compute_entropy_bytes, compute_gzip_bytes
 
@@ -28,6 +20,7 @@ if TYPE_CHECKING:  # imports TensorFlow, which pages do without
 PRESERVED = "Preserved: every zero and cluster of the parent stage is still present."
 
 _SPARSITY, _UNIQUE = get_metric("sparsity"), get_metric("unique_weights")
+_RATIO = Metric("ratio", "gzip ÷ entropy", digits=3)
 _KERNEL_COLUMNS = {
     "sparsity": (f"Sparsity ({_SPARSITY.unit})", _SPARSITY),
     "int8_sparsity": (f"INT8 sparsity ({_SPARSITY.unit})", _SPARSITY),
@@ -44,19 +37,21 @@ def layers(finished: Finished) -> Table:
 
     Args:
         finished: A finished stage.
+
+    Returns:
+        The table.
     """
-    rows = to_numbers(finished.layers, [*_KERNEL_COLUMNS])
-    lines = [
-        [
-            *(Cell(row[column]) for column in ("layer", "kind", "shape")),
-            *(make_number_cell(row[column], metric) for column, (_, metric) in _KERNEL_COLUMNS.items()),
-            *(Cell(row["quantizer"]), Cell(row["skipped"], kind="wrap"), Cell(row["defect"], kind="no wrap")),
-        ]
-        for row in rows.to_dict("records")
+    rows = [
+        {
+            **{title: row[title.lower()] for title in ("Layer", "Kind", "Shape")},
+            **{head: Cell.from_number(row[column], metric) for column, (head, metric) in _KERNEL_COLUMNS.items()},
+            "Quantizer": row["quantizer"],
+            "Skipped because": Cell(row["skipped"], kind="wrap"),
+            "Not preserved": Cell(row["defect"], kind="no wrap"),
+        }
+        for row in to_numbers(finished.layers, [*_KERNEL_COLUMNS]).to_dict("records")
     ]
-    columns = [*map(Column, ("Layer", "Kind", "Shape")), *(Column(head, True) for head, _ in _KERNEL_COLUMNS.values())]
-    columns += map(Column, ("Quantizer", "Skipped because", "Not preserved"))
-    return Table("layers", f"Kernels of {finished.stage.title}", columns, lines).drop_empty_columns()
+    return Table(f"Kernels of {finished.stage.title}", rows).drop_empty_columns()
 
 
 def kernel_by_kernel(ours: Finished, theirs: Finished) -> Table:
@@ -65,17 +60,20 @@ def kernel_by_kernel(ours: Finished, theirs: Finished) -> Table:
     Args:
         ours: A stage by our scheme.
         theirs: The same stage by TFMOT's.
+
+    Returns:
+        The table, one row per kernel.
     """
-    shown = "sparsity", "unique_tensor", "int8_unique_tensor"
     sides = {"TFMOT": theirs.layers.set_index("layer"), "ours": ours.layers.set_index("layer")}
-    lines = []
+    rows = []
     for layer in ours.eligible_layers():
-        pairs = [(frame.loc[layer, column], _KERNEL_COLUMNS[column][1]) for column in shown for frame in sides.values()]
-        defect = Cell(sides["TFMOT"].loc[layer, "defect"], kind="no wrap")
-        lines.append([Cell(layer), *(make_number_cell(*pair) for pair in pairs), defect])
-    columns = [Column(side, True, _KERNEL_COLUMNS[column][0]) for column in shown for side in sides]
-    columns = [Column("Layer"), *columns, Column("TFMOT did not preserve")]
-    return Table("kernels", f"Kernels of {ours.stage.title} by TFMOT's scheme and by ours", columns, lines)
+        row = {"Layer": layer}
+        for column in ("sparsity", "unique_tensor", "int8_unique_tensor"):
+            head, metric = _KERNEL_COLUMNS[column]
+            for side, frame in sides.items():
+                row[f"{head}: {side}"] = Cell.from_number(frame.loc[layer, column], metric)
+        rows.append(row | {"TFMOT did not preserve": Cell(sides["TFMOT"].loc[layer, "defect"], kind="no wrap")})
+    return Table(f"Kernels of {ours.stage.title} by TFMOT's scheme and by ours", rows)
 
 
 def verdicts(finished: Sequence[Finished]) -> Table:
@@ -83,20 +81,24 @@ def verdicts(finished: Sequence[Finished]) -> Table:
 
     Args:
         finished: Finished stages. Those with nothing to keep are left out.
+
+    Returns:
+        The table, one row per stage.
     """
-    lines = []
+    rows = []
     for one in finished:
         duties = ["every zero of its parent"] * one.stage.keeps_zeros + ["the clusters"] * one.stage.clusters
         failing = one.layers[one.layers["defect"] != ""]
-        names, first = ", ".join(failing["layer"]) or "none", next(iter(failing["defect"]), "")
-        cells = Cell(names, kind="wrap"), Cell(first, kind="wrap")
-        if duties:
-            stage, preserved = make_stage_cell(one.stage.name), make_preserved_cell(one.result["preserved"])
-            lines.append([stage, Cell(" and ".join(duties)), preserved, *cells])
-    if not lines:
-        return Table("verdicts", "None of these stages has zeros or clusters to keep.", [], [])
-    columns = [*map(Column, ("Stage", "Must keep", "Preserved", "Failing kernels", "First failure"))]
-    return Table("verdicts", "Zeros and clusters", columns, lines, PRESERVED)
+        row = {
+            "Stage": Cell.from_stage(one.stage.name),
+            "Must keep": " and ".join(duties),
+            "Preserved": Cell.from_preserved(one.result["preserved"]),
+            "Failing kernels": Cell(", ".join(failing["layer"]) or "none", kind="wrap"),
+            "First failure": Cell(next(iter(failing["defect"]), ""), kind="wrap"),
+        }
+        rows += [row] if duties else []
+    empty = "None of these stages has zeros or clusters to keep."
+    return Table("Zeros and clusters" if rows else empty, rows, PRESERVED)
 
 
 def coding(finished: Sequence[Finished]) -> Table:
@@ -104,13 +106,15 @@ def coding(finished: Sequence[Finished]) -> Table:
 
     Args:
         finished: Finished stages.
+
+    Returns:
+        The table.
     """
-    lines = []
-    for one in finished:
-        values = one.int8_values()
-        coded = _make_coding_cells([values[name] for name in one.eligible_layers()])
-        lines.append([make_stage_cell(one.stage.name), *coded])
-    return Table("coding", "Size of the int8 kernels", [Column("Stage"), *_make_coding_columns()], lines)
+    rows = [
+        {"Stage": Cell.from_stage(one.stage.name), **_make_coding_cells(_select_eligible(one, one.int8_values()))}
+        for one in finished
+    ]
+    return Table("Size of the int8 kernels", rows)
 
 
 def ranges(finished: Sequence[Finished]) -> Table:
@@ -118,40 +122,31 @@ def ranges(finished: Sequence[Finished]) -> Table:
 
     Args:
         finished: Finished stages. Those without a range per tensor are left out.
+
+    Returns:
+        The table, two rows per stage.
     """
-    accuracy, size, lines = get_metric("accuracy_int8"), get_metric("gzip_bytes"), []
+    rows, metrics = [], ("accuracy_int8", "gzip_bytes")
     for one in finished:
-        result = one.result
-        if pd.isna(result["gzip_bytes_channel_ranges"]):
+        if pd.isna(one.result["gzip_bytes_channel_ranges"]):
             continue
         for title, suffix, values in (
             ("per channel", "_channel_ranges", one.int8_values_with_channel_ranges()),
             ("per tensor", "", one.int8_values()),
         ):
-            kernels = [values[name] for name in one.eligible_layers()]
-            lines.append(
-                [
-                    *(make_stage_cell(one.stage.name), Cell(title)),
-                    make_number_cell(result[f"accuracy_int8{suffix}"], accuracy),
-                    make_number_cell(result[f"gzip_bytes{suffix}"], size),
-                    make_number_cell(max(map(audit.count_unique, kernels)), _UNIQUE),
-                    *_make_coding_cells(kernels),
-                ]
-            )
-    columns = [Column("Stage"), Column("Ranges"), make_metric_column(accuracy, "int8 file")]
-    columns += [make_metric_column(size, "int8 file"), Column("Most unique values", True, "int8 kernels")]
-    columns += _make_coding_columns("int8 kernels")
-    return Table("ranges", "One int8 range per channel or per tensor", columns, lines, is_grouped=True)
+            kernels = _select_eligible(one, values)
+            row = {"Stage": Cell.from_stage(one.stage.name), "Ranges": title}
+            row |= make_metric_cells({name: one.result[name + suffix] for name in metrics}, "int8 file")
+            most = Cell.from_number(max(map(audit.count_unique, kernels)), _UNIQUE)
+            rows.append(row | {"int8 kernels: Most unique values": most} | _make_coding_cells(kernels, "int8 kernels"))
+    return Table("One int8 range per channel or per tensor", rows, is_grouped=True)
 
 
-def _make_coding_columns(group: str = "") -> list[Column]:
-    names = "weight_bytes", "entropy_bytes", "gzip_bytes"
-    columns = [make_metric_column(get_metric(name), group) for name in names]
-    return [*columns, Column("gzip ÷ entropy", True, group)]
+def _select_eligible(finished: Finished, values: dict[str, np.ndarray]) -> list[np.ndarray]:
+    return [values[name] for name in finished.eligible_layers()]
 
 
-def _make_coding_cells(kernels: list[np.ndarray]) -> list[Cell]:
+def _make_coding_cells(kernels: list[np.ndarray], group: str = "") -> dict[str, Cell]:
     entropy, gzipped = compute_entropy_bytes(kernels), compute_gzip_bytes(kernels)
     sizes = {"weight_bytes": sum(kernel.size for kernel in kernels), "entropy_bytes": entropy, "gzip_bytes": gzipped}
-    cells = [make_number_cell(value, get_metric(name)) for name, value in sizes.items()]
-    return [*cells, Cell(f"{gzipped / entropy:.3f}", gzipped / entropy, kind="number")]
+    return make_metric_cells(sizes, group) | {format_head(_RATIO, group): Cell.from_number(gzipped / entropy, _RATIO)}

@@ -5,6 +5,7 @@ A page fetches nothing: figures are data URIs, and everything that an output wou
 
 import base64
 import io
+import itertools
 import re
 import textwrap
 from pathlib import Path
@@ -12,13 +13,11 @@ from pathlib import Path
 import bs4
 import jinja2
 import nbformat
-from markupsafe import Markup
 from nbconvert.exporters.html import HTMLExporter
 from nbconvert.filters import strip_ansi
 from PIL import Image
 
 from collabopt.report import html
-from collabopt.storage import atomic
 
 FIGURE_DATA = re.compile(r"""\bcsv\s*=\s*run\.figures\s*/\s*["']([\w.-]+\.csv)["']""")
 """How a cell names the file of the report's `figures/` with the data of its figure."""
@@ -44,37 +43,38 @@ def write_page(notebook: Path, page: Path, links: dict[str, str]) -> None:
     """
     cells = nbformat.read(notebook, as_version=4)
     cells.cells = [cell for cell in cells.cells if not _DROPPED & set(cell.metadata.get("tags", []))]
-    failed_at, failed_cell, failure = _find_failure(cells)
+    failure = _find_failure(cells)
     for cell in cells.cells:
-        _name_figure_data(cell)
+        _name_figure_data(cell, page.parent)
     exported, _ = _make_exporter().from_notebook_node(cells, {"metadata": {"path": str(notebook.parent.resolve())}})
     body = bs4.BeautifulSoup(exported, "html.parser")
     _remove_loading(body)
     contents = _make_outline(body, notebook.stem.replace("_", " "))
-    _describe_media(body, page.parent)
+    _describe_media(body)
     first = body.select_one(".prose p")
-    text = html.render(
-        "page.html.j2",
+    html.write_page(
+        page,
+        str(body),
+        contents,
         title=body.h1.get_text(" ", strip=True),
         description=textwrap.shorten(first.get_text(), 200, placeholder=" …") if first else "",
         links=links,
-        contents=contents,
         foldable=body.select_one("details.code") is not None,
-        body=Markup(str(body)),
         failure=failure,
-        failed_at=failed_at,
-        failed_cell=failed_cell,
     )
-    atomic.write(page, text)
 
 
-def _name_figure_data(cell: nbformat.NotebookNode) -> None:
-    """Note the file of its data at every figure of a cell, if the cell names as many files as it shows figures."""
+def _name_figure_data(cell: nbformat.NotebookNode, directory: Path) -> None:
+    """Note the data of every figure of a cell, if the cell names as many files as it shows figures.
+
+    The template makes a label of `about`, and a link of `csv`, which is beside the page.
+    """
     figures = [output for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
     names = FIGURE_DATA.findall(cell.source)
     if len(names) == len(figures):
         for output, name in zip(figures, names, strict=True):
-            output.metadata["csv"] = name
+            output.metadata["about"] = re.sub("[-_]", " ", name.removesuffix(".csv"))
+            output.metadata["csv"] = f"figures/{name}" if (directory / "figures" / name).is_file() else ""
 
 
 def _make_exporter() -> HTMLExporter:
@@ -90,8 +90,8 @@ def _make_exporter() -> HTMLExporter:
     return exporter
 
 
-def _find_failure(notebook: nbformat.NotebookNode) -> tuple[str | None, str | None, str | None]:
-    """Id and name of the cell that failed, which is marked, and its error; three None if none failed."""
+def _find_failure(notebook: nbformat.NotebookNode) -> dict[str, str]:
+    """Id and name of the cell that failed, which is marked, and its error; empty if none failed."""
     dead = _find_dead_cell(notebook)
     for position, cell in enumerate(notebook.cells, 1):
         if cell.cell_type != "code" or "raises-exception" in cell.metadata.get("tags", []):
@@ -101,26 +101,22 @@ def _find_failure(notebook: nbformat.NotebookNode) -> tuple[str | None, str | No
             cell.metadata.failed = True
             name = f"cell [{cell.execution_count}]" if cell.execution_count else f"cell {position} from the top"
             error = errors[0] if errors else "the kernel died before it finished"
-            return f"cell-{position}", name, textwrap.shorten(error, 400, placeholder=" …")
-    return None, None, None
+            return {"id": f"cell-{position}", "cell": name, "error": textwrap.shorten(error, 400, placeholder=" …")}
+    return {}
 
 
 def _find_dead_cell(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode | None:
     """The code cell in which the kernel died. It has no traceback, and papermill calls even later cells completed, but
     these have no start time. A kernel that died in the last cell leaves no trace."""
     starts = [cell.metadata.get("papermill", {}).get("start_time", "unknown") for cell in notebook.cells]
-    if None not in starts:
-        return None
-    started = [cell for cell in notebook.cells[: starts.index(None)] if cell.cell_type == "code"]
-    return started[-1] if started else None
+    started = notebook.cells[: starts.index(None)] if None in starts else []
+    return next((cell for cell in reversed(started) if cell.cell_type == "code"), None)
 
 
 def _remove_loading(body: bs4.BeautifulSoup) -> None:
     """Remove everything that would fetch or run something. A remote image leaves its description."""
-    for tag in body.find_all(_LOADING):
-        tag.decompose()
-    for tag in body.find_all("style"):
-        if re.search(r"@import|url\(", str(tag.string), re.IGNORECASE):
+    for tag in body.find_all([*_LOADING, "style"]):
+        if tag.name != "style" or re.search(r"(?i)@import|url\(", str(tag.string)):
             tag.decompose()
     for tag in body.find_all(True):
         for name, value in list(tag.attrs.items()):
@@ -139,13 +135,11 @@ def _is_loading(tag: str, attribute: str, value: str) -> bool:
     return attribute.startswith("on") or (attribute == "style" and "url(" in value)
 
 
-def _make_outline(body: bs4.BeautifulSoup, name: str) -> list[dict]:
+def _make_outline(body: bs4.BeautifulSoup, name: str) -> list[tuple[int, str, str]]:
     """Order the headings, one `h1` first and no level skipped, with unique ids, and return the contents list."""
     first = body.find(_HEADINGS)
     if first is None or first.name != "h1":
-        title = body.new_tag("h1")
-        title.string = name
-        body.insert(0, title)
+        body.insert(0, body.new_tag("h1", string=name))
     taken = {"main", "show-code", *(tag["id"] for tag in body.find_all(id=True))}
     entries, level = [], 0
     for heading in body.find_all(_HEADINGS):
@@ -153,45 +147,36 @@ def _make_outline(body: bs4.BeautifulSoup, name: str) -> list[dict]:
         text = heading.get_text(" ", strip=True)
         heading.name, heading["id"] = f"h{level}", _make_id(text, taken)
         if level > 1:
-            entries.append({"level": level, "id": heading["id"], "text": text})
+            entries.append((level, heading["id"], text))
     return entries
 
 
 def _make_id(text: str, taken: set[str]) -> str:
     slug = re.sub(r"\W+", "-", text.lower()).strip("-") or "section"
-    number, address = 1, slug
-    while address in taken:
-        number += 1
-        address = f"{slug}-{number}"
+    addresses = itertools.chain([slug], (f"{slug}-{number}" for number in itertools.count(2)))
+    address = next(address for address in addresses if address not in taken)
     taken.add(address)
     return address
 
 
-def _describe_media(body: bs4.BeautifulSoup, directory: Path) -> None:
-    """Describe figures and tables for screen readers, and let wide ones scroll in themselves.
-
-    The data of figures may be in `figures/` of the page's directory.
-    """
+def _describe_media(body: bs4.BeautifulSoup) -> None:
+    """Describe figures and tables for screen readers, and let wide ones scroll in themselves."""
     for number, image in enumerate(body.find_all("img"), 1):
         figure = image.find_parent("figure") or image
-        csv = figure.attrs.pop("data-csv", "")
-        kind = f", {re.sub('[-_]', ' ', csv.removesuffix('.csv'))}" if csv else ""
-        label = f"Figure {number}{kind}: {_find_section(image)}"
+        about = figure.attrs.pop("data-about", "")
+        label = f"Figure {number}{about and f', {about}'}: {_find_section(image)}"
         if _has_no_alt(image):
             image["alt"] = label
         _fit_image(image)
         if figure is not image:
             image.wrap(_make_scroll_box(body, "scroll", "group", label))
-        if (directory / "figures" / csv).is_file():
-            _link_data(body, figure, f"figures/{csv}")
     for number, table in enumerate(body.find_all("table"), 1):
         del table["border"]
         _add_scopes(table)
         if table.caption is None:
             table.insert(0, body.new_tag("caption", attrs={"class": "unseen"}, string=_find_section(table)))
-        table.wrap(
-            _make_scroll_box(body, "table", "region", f"Table {number}: {table.caption.get_text(' ', strip=True)}")
-        )
+        label = f"Table {number}: {table.caption.get_text(' ', strip=True)}"
+        table.wrap(_make_scroll_box(body, "table", "region", label))
     for code in body.select(".highlight pre"):
         code["tabindex"] = "0"
 
@@ -199,17 +184,6 @@ def _describe_media(body: bs4.BeautifulSoup, directory: Path) -> None:
 def _make_scroll_box(body: bs4.BeautifulSoup, kind: str, role: str, label: str) -> bs4.Tag:
     """A box in which wide content scrolls, by keyboard too."""
     return body.new_tag("div", attrs={"class": kind, "tabindex": "0", "role": role, "aria-label": label})
-
-
-def _link_data(body: bs4.BeautifulSoup, figure: bs4.Tag, address: str) -> None:
-    """End the caption of a figure with a link to its data."""
-    if figure.figcaption is None:
-        figure.append(body.new_tag("figcaption"))
-    link = body.new_tag("a", href=address)
-    link.string = address
-    data = body.new_tag("span", attrs={"class": "data"})
-    data.extend(["Data: ", link])
-    figure.figcaption.append(data)
 
 
 def _add_scopes(table: bs4.Tag) -> None:

@@ -48,6 +48,9 @@ def format_setting(row: dict[str, Any], settings: list[str]) -> str:
     Args:
         row: A row of results.csv or sweep.csv.
         settings: The columns.
+
+    Returns:
+        The text; empty settings are left out.
     """
     return ", ".join(f"{SETTINGS[column]} {row[column]}" for column in settings if not pd.isna(row[column]))
 
@@ -102,6 +105,9 @@ def sort_by_stage(rows: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         rows: A table with the column `stage`.
+
+    Returns:
+        The sorted rows.
     """
     order = {stage: position for position, stage in enumerate(STAGES)}
     return rows.sort_values("stage", key=lambda stages: stages.map(order), kind="stable", ignore_index=True)

@@ -1,14 +1,11 @@
 """The page of a sweep: the metrics of every cell, averaged over seeds, with their Pareto front."""
 
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from collabopt.config import loading, sweep
-from collabopt.config.metrics import get_metric
-from collabopt.config.stages import get_label
 from collabopt.figures.pareto import draw_pareto
 from collabopt.report import html, tables
 from collabopt.report.directory import find_file
@@ -34,20 +31,18 @@ def write(directory: Path, experiment: str, states: dict[str, str], home: Path |
     if len(rows):
         atomic.write(directory / "results.csv", rows.to_csv(index=False))
         atomic.write(directory / "sweep.csv", means.to_csv(index=False))
-    text = html.render(
+    return html.write_index(
+        directory,
         "sweep.html.j2",
-        title=f"Sweep of {name}",
-        description=f"Accuracy and size of {name} over a grid of parameters",
-        grid=[(key, ", ".join(map(str, values))) for key, values in _parse_grid(states).items()],
-        links=html.make_links(home, directory),
-        contents=html.make_contents({"results": "Results", "cells": "Cells", "files": "Files"}),
-        table=tables.sweep(means, directory) if len(means) else None,
-        figure=html.make_picture(_draw, means, _describe(means), "Accuracy against compressed size", "sweep.csv"),
-        cells=[_describe_cell(directory, cell, state) for cell, state in states.items()],
+        f"Sweep of {name}",
+        f"Accuracy and size of {name} over a grid of parameters",
+        home,
+        grid=_parse_grid(states),
+        table=tables.results(means, directory) if len(means) else None,
+        figure=html.make_picture(_draw, means, "Accuracy against compressed size", "sweep.csv"),
+        cells=[(cell, find_file(directory, f"{cell}/deployment_tree.html"), state) for cell, state in states.items()],
         files=[file for file in ("sweep.csv", "results.csv") if (directory / file).is_file()],
     )
-    atomic.write(directory / "index.html", text)
-    return directory / "index.html"
 
 
 def _read_rows(directory: Path, cells: list[str]) -> pd.DataFrame:
@@ -64,28 +59,7 @@ def _draw(means: pd.DataFrame) -> Figure:
     return draw_pareto(means, labels=labels.where(means["front"], ""), error="accuracy_int8_std")
 
 
-def _describe(means: pd.DataFrame) -> str:
-    if not len(means):
-        return ""
-    accuracy, size = get_metric("accuracy_int8"), get_metric("gzip_bytes")
-    front = means[means["front"]].sort_values(size.name).to_dict("records")
-    models = [
-        f"{get_label(row['stage'])} {accuracy.format(row[accuracy.name])} {accuracy.unit} at "
-        f"{size.format(row[size.name])} {size.unit}"
-        for row in front
-    ]
-    return f"INT8 accuracy against gzip size of {len(means)} models. On the Pareto front: {'; '.join(models)}."
-
-
 def _parse_grid(states: dict[str, str]) -> sweep.Grid:
     """The values of every parameter, from the names of the cells."""
-    grid: dict[str, dict[str, None]] = {}
-    for cell in states:
-        for word in cell.split(","):
-            key, _, value = word.partition("=")
-            grid.setdefault(key, {})[value] = None
-    return {key: list(values) for key, values in grid.items()}
-
-
-def _describe_cell(directory: Path, cell: str, state: str) -> dict[str, Any]:
-    return {"name": cell, "href": find_file(directory, f"{cell}/deployment_tree.html"), "state": state}
+    words = [word.partition("=")[::2] for cell in states for word in cell.split(",")]
+    return {key: list(dict.fromkeys(value for name, value in words if name == key)) for key, _ in words}

@@ -4,11 +4,12 @@
 """
 
 import dataclasses
+import itertools
 import math
 
 import pandas as pd
 
-from collabopt.config.metrics import Metric
+from collabopt.config.metrics import METRICS, Metric
 from collabopt.config.stages import STAGES, get_label
 from collabopt.figures.style import get_colour, get_marker
 from collabopt.report import html
@@ -16,29 +17,6 @@ from collabopt.storage.results import parse_preserved
 
 MISSING = ""
 """The key of a cell without a value: it comes last in either direction."""
-
-_LOWER_CASE = "gzip", "zstd"
-"""Names that do not begin with a capital letter in a table head."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Column:
-    """The head of a column.
-
-    Attributes:
-        title: Title with the unit.
-        is_number: Whether its cells are numbers.
-        group: Heading above this and its neighbouring columns.
-    """
-
-    title: str
-    is_number: bool = False
-    group: str = ""
-
-    @property
-    def heading(self) -> str:
-        """Group and title."""
-        return f"{self.group}: {self.title}" if self.group else self.title
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,54 +39,112 @@ class Cell:
     kind: str = ""
     mark: tuple[str, str] | None = None
 
+    @classmethod
+    def from_number(
+        cls, value: float | None, metric: Metric, missing: str | None = None, deviation: float | None = None
+    ) -> "Cell":
+        """Return a number in the format of its metric.
 
-@dataclasses.dataclass(frozen=True, repr=False)
+        Args:
+            value: Value in the unit of the metric's column; None or NaN if not available.
+            metric: The metric.
+            missing: Text for an unavailable value; None takes the metric's own.
+            deviation: Standard deviation over seeds; None or NaN if there is one seed.
+        """
+        text = metric.format(value, missing)
+        if value is None or not math.isfinite(value):
+            return cls(text, MISSING, kind="missing")
+        spread = "" if deviation is None or math.isnan(deviation) else f" ± {metric.format(deviation)}"
+        return cls(text + spread, float(value), kind="number")
+
+    @classmethod
+    def from_stage(cls, name: str, href: str = "", text: str = "") -> "Cell":
+        """Return a stage with its mark. Stages sort in the order of the tree.
+
+        Args:
+            name: Name of the stage.
+            href: Page of the stage.
+            text: Text; empty takes the stage's label.
+        """
+        order = [*STAGES, name].index(name)
+        return cls(text or get_label(name), order, href, mark=(get_colour(name), get_marker(name)))
+
+    @classmethod
+    def from_preserved(cls, value: object) -> "Cell":
+        """Return whether a stage kept its zeros and clusters: "yes", "NO" in red, or empty.
+
+        Args:
+            value: Value of the column `preserved`.
+        """
+        return {True: cls("yes"), False: cls("NO", kind="no"), None: cls()}[parse_preserved(value)]
+
+    @classmethod
+    def from_file(cls, href: str, name: str) -> "Cell":
+        """Return a link to a `.tflite` file; empty without a file.
+
+        Args:
+            href: Path of the file; empty if there is none.
+            name: Name of the stage or variant, for screen readers.
+        """
+        return cls(".tflite", href=href, about=f" of {name}") if href else cls()
+
+
+@dataclasses.dataclass(repr=False)
 class Table:
     """A table. A notebook shows it as HTML.
 
     Attributes:
-        name: Its id on a page.
-        caption: Caption.
-        columns: The heads.
-        rows: The cells. The first cell of a row is its header.
+        caption: Caption. It is all that is shown of a table without rows.
+        rows: Per row, cell by column. The first cell is the row's header. A value that is no `Cell` becomes text; None
+            and NaN become empty. Neighbouring columns "group: title" have a common heading above them.
         note: Explanation of the figures.
         is_grouped: Whether neighbouring rows with the same header belong together.
     """
 
-    name: str
     caption: str
-    columns: list[Column]
-    rows: list[list[Cell]]
+    rows: list[dict[str, Cell]]
     note: str = ""
     is_grouped: bool = False
+
+    def __post_init__(self) -> None:
+        """Make cells of the other values. Without rows there is nothing to note."""
+        self.note = self.note if self.rows else ""
+        self.rows = [{name: _make_cell(value) for name, value in row.items()} for row in self.rows]
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns, with their groups."""
+        return list(self.rows[0]) if self.rows else []
 
     @property
     def groups(self) -> list[tuple[str, int]]:
         """The headings above the columns, each with the number of columns it spans; empty without groups."""
-        spans: list[tuple[str, int]] = []
-        for column in self.columns:
-            if spans and column.group == spans[-1][0]:
-                spans[-1] = (column.group, spans[-1][1] + 1)
-            else:
-                spans.append((column.group, 1))
-        return spans if any(group for group, _ in spans) else []
+        names = itertools.groupby(name.rpartition(": ")[0] for name in self.columns)
+        spans = [(name, len([*columns])) for name, columns in names]
+        return spans if any(name for name, _ in spans) else []
+
+    def is_number(self, column: str) -> bool:
+        """Return whether a column holds numbers.
+
+        Args:
+            column: The column.
+        """
+        return any({"number", "missing"} & set(row[column].kind.split()) for row in self.rows)
 
     def drop_empty_columns(self) -> "Table":
         """Return the table without the columns that have no text in any row."""
-        kept = [at for at in range(len(self.columns)) if any(row[at].text for row in self.rows)]
-        rows = [[row[at] for at in kept] for row in self.rows]
-        return dataclasses.replace(self, columns=[self.columns[at] for at in kept], rows=rows)
+        kept = [name for name in self.columns if any(row[name].text for row in self.rows)]
+        return dataclasses.replace(self, rows=[{name: row[name] for name in kept} for row in self.rows])
 
     def to_frame(self) -> pd.DataFrame:
-        """Return the texts of the cells, with the headings as columns."""
-        texts = [[cell.text for cell in row] for row in self.rows]
-        return pd.DataFrame(texts, columns=[column.heading for column in self.columns])
+        """Return the texts of the cells."""
+        return pd.DataFrame([{name: cell.text for name, cell in row.items()} for row in self.rows])
 
     def to_markdown(self) -> str:
         """Return the table in Markdown, without caption and note. Flagged cells are bold."""
-        lines = [[column.heading for column in self.columns]]
-        lines.append(["---:" if column.is_number else "---" for column in self.columns])
-        lines += [[f"**{cell.text}**" if "no" in cell.kind.split() else cell.text for cell in row] for row in self.rows]
+        lines = [self.columns, ["---:" if self.is_number(name) else "---" for name in self.columns]]
+        for row in self.rows:
+            lines.append([f"**{cell.text}**" if "no" in cell.kind.split() else cell.text for cell in row.values()])
         return "\n".join(f"| {' | '.join(text.replace('|', chr(92) + '|') for text in line)} |" for line in lines)
 
     def __repr__(self) -> str:
@@ -120,77 +156,34 @@ class Table:
         return html.render("output.html.j2", table=self)
 
 
-def make_metric_column(metric: Metric, group: str = "") -> Column:
-    """Return the head of a metric's column, with its unit.
+def format_head(metric: Metric, group: str = "") -> str:
+    """Format the column of a metric: "Accuracy (%)", or "File: ZIP (kB)".
 
     Args:
         metric: The metric.
         group: Heading above the column.
+
+    Returns:
+        Group, title and unit.
     """
-    return Column(_capitalize(metric.heading), True, _capitalize(group))
+    return ": ".join(map(_capitalize, filter(None, (group, metric.heading))))
 
 
-def make_number_cell(
-    value: float | None, metric: Metric, missing: str | None = None, deviation: float | None = None
-) -> Cell:
-    """Return a number in the format of its metric.
+def make_metric_cells(values: dict[str, float | None], group: str = "") -> dict[str, Cell]:
+    """Return the cell of each metric by its column, as a part of a row.
 
     Args:
-        value: Value in the unit of the metric's column; None or NaN if not available.
-        metric: The metric.
-        missing: Text for an unavailable value; None takes the metric's own.
-        deviation: Standard deviation over seeds; None or NaN if there is one seed.
+        values: Values by name of the metric.
+        group: Heading above the columns.
     """
-    text = metric.format(value, missing)
-    if value is None or not math.isfinite(value):
-        return Cell(text, MISSING, kind="missing")
-    spread = "" if deviation is None or math.isnan(deviation) else f" ± {metric.format(deviation)}"
-    return Cell(text + spread, float(value), kind="number")
+    return {format_head(METRICS[name], group): Cell.from_number(values[name], METRICS[name]) for name in values}
 
 
-def make_text_cell(value: object, kind: str = "") -> Cell:
-    """Return a value as text.
-
-    Args:
-        value: A value of a table; None and NaN become empty.
-        kind: CSS class.
-    """
-    return Cell("" if pd.isna(value) else str(value), kind=kind)
-
-
-def make_stage_cell(name: str, href: str = "", text: str = "") -> Cell:
-    """Return a stage with its mark. Stages sort in the order of the tree.
-
-    Args:
-        name: Name of the stage.
-        href: Page of the stage.
-        text: Text; empty takes the stage's label.
-    """
-    order = [*STAGES, name].index(name)
-    return Cell(text or get_label(name), order, href, mark=(get_colour(name), get_marker(name)))
-
-
-def make_preserved_cell(value: object) -> Cell:
-    """Return whether a stage kept its zeros and clusters: "yes", "NO" in red, or empty.
-
-    Args:
-        value: Value of the column `preserved`.
-    """
-    is_preserved = parse_preserved(value)
-    return Cell() if is_preserved is None else Cell("yes") if is_preserved else Cell("NO", kind="no")
-
-
-def make_file_cell(href: str, name: str) -> Cell:
-    """Return a link to a `.tflite` file; empty without a file.
-
-    Args:
-        href: Path of the file; empty if there is none.
-        name: Name of the stage or variant, for screen readers.
-    """
-    return Cell(".tflite", href=href, about=f" of {name}") if href else Cell()
+def _make_cell(value: object) -> Cell:
+    return value if isinstance(value, Cell) else Cell("" if pd.isna(value) else str(value))
 
 
 def _capitalize(title: str) -> str:
     word, _, _ = title.partition(" ")
-    is_capital = word not in _LOWER_CASE and not any(letter.isdigit() for letter in word)
+    is_capital = word not in ("gzip", "zstd") and not any(letter.isdigit() for letter in word)
     return title[:1].upper() + title[1:] if is_capital else title

@@ -9,27 +9,19 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from collabopt.config.formats import get_format_label
-from collabopt.config.metrics import METRICS, Metric, get_metric, get_targets
+from collabopt.config.metrics import METRICS, Metric, get_targets
 from collabopt.config.stages import get_lineage
 from collabopt.deploy import targets
-from collabopt.report.directory import find_file, find_links
+from collabopt.report.directory import find_file, find_links, get_scheme, read_run
 from collabopt.report.summary import SETTINGS, find_varied_settings
-from collabopt.report.table import (
-    Cell,
-    Column,
-    Table,
-    make_file_cell,
-    make_metric_column,
-    make_number_cell,
-    make_stage_cell,
-    make_text_cell,
-)
+from collabopt.report.table import Cell, Table, format_head, make_metric_cells
 from collabopt.storage.results import to_numbers
 
 if TYPE_CHECKING:  # imports TensorFlow, which pages do without
     from collabopt.deploy.search import Search
 
 _SIZE_GROUPS = "accuracy", "file", "weights"
+_RATIO = Metric("entropy_ratio", "zstd ÷ entropy", digits=2, missing="not int8")
 _QUARTILES = "latency_q1_ms", "latency_q3_ms"
 _NOTE = (
     "A variant is a stage in a format, that is a file to deploy. Choices use validation accuracy; test is read for the "
@@ -43,27 +35,30 @@ def search(found: Search) -> Table:
 
     Args:
         found: A finished search.
+
+    Returns:
+        The table, one row per variant.
     """
     limits, base = targets.list_targets(found.targets), targets.get_baseline_accuracy(found.table)
-    metrics = {target: get_targets()[target] for target in limits}
-    accuracy, lines = get_metric("validation_accuracy"), []
-    for label, row in found.table.iterrows():
+    rows = []
+    for label, variant in found.table.iterrows():
         missed = found.find_misses(label)
-        line = [make_stage_cell(row["stage"]), Cell(get_format_label(row["format"]))]
-        line += [Cell(str(len(get_lineage(row["stage"])) - 1), kind="number")]
-        line += [make_number_cell(row["validation_accuracy"], accuracy)]
-        for target, metric in metrics.items():
-            cell = make_number_cell(targets.get_cost(row, target, base), metric, "not known")
-            line.append(dataclasses.replace(cell, kind="number no") if target in missed else cell)
+        row = {
+            "Stage": Cell.from_stage(variant["stage"]),
+            "Format": get_format_label(variant["format"]),
+            "Level": Cell(str(len(get_lineage(variant["stage"])) - 1), kind="number"),
+            **make_metric_cells({"validation_accuracy": variant["validation_accuracy"]}),
+        }
+        for target, limit in limits.items():
+            metric = get_targets()[target]
+            cell = Cell.from_number(targets.get_cost(variant, target, base), metric, "not known")
+            title = f"{format_head(metric)} ≤ {metric.format(limit)}"
+            row[title] = dataclasses.replace(cell, kind="number no") if target in missed else cell
         if limits:
             verdict = ("nearest: " if label == found.nearest else "") + found.verdicts.loc[label, "verdict"]
-            line.append(Cell("chosen", kind="chosen") if label == found.chosen else Cell(verdict, kind="wrap"))
-        lines.append(line)
-    columns = [Column("Stage"), Column("Format"), Column("Level", True), make_metric_column(accuracy)]
-    for target, metric in metrics.items():
-        columns.append(Column(f"{make_metric_column(metric).title} ≤ {metric.format(limits[target])}", True))
-    columns += [Column("Verdict")] if limits else []
-    return Table("search", "The search, level by level", columns, lines, is_grouped=True)
+            row["Verdict"] = Cell("chosen", kind="chosen") if label == found.chosen else Cell(verdict, kind="wrap")
+        rows.append(row)
+    return Table("The search, level by level", rows, is_grouped=True)
 
 
 def sizes(found: Search) -> Table:
@@ -71,13 +66,13 @@ def sizes(found: Search) -> Table:
 
     Args:
         found: A finished search.
+
+    Returns:
+        The table.
     """
-    metrics = [metric for metric in METRICS.values() if metric.group in _SIZE_GROUPS and metric.name in found.table]
-    table = _make_variant_table("sizes", "Size of each variant", found.table, metrics)
-    ratios = found.table["zstd_bytes"] / found.table["entropy_bytes"]
-    cells = [Cell() if pd.isna(ratio) else Cell(f"{ratio:.2f}", ratio, kind="number") for ratio in ratios]
-    rows = [[*row, cell] for row, cell in zip(table.rows, cells, strict=True)]
-    return dataclasses.replace(table, columns=[*table.columns, Column("zstd ÷ entropy", True)], rows=rows)
+    rows = found.table.assign(**{_RATIO.name: found.table["zstd_bytes"] / found.table["entropy_bytes"]})
+    metrics = [metric for metric in METRICS.values() if metric.group in _SIZE_GROUPS and metric.name in rows]
+    return _make_variant_table("Size of each variant", rows, [*metrics, _RATIO])
 
 
 def inference(found: Search) -> Table:
@@ -85,64 +80,62 @@ def inference(found: Search) -> Table:
 
     Args:
         found: A finished search.
+
+    Returns:
+        The table.
     """
     metrics = [metric for metric in METRICS.values() if metric.group not in _SIZE_GROUPS and metric.name in found.table]
-    return _make_variant_table("inference", "Inference of each variant", found.table, metrics)
+    return _make_variant_table("Inference of each variant", found.table, metrics)
 
 
-def variants(rows: pd.DataFrame, directory: Path, own_scheme: str) -> Table:
+def variants(rows: pd.DataFrame, directory: Path) -> Table:
     """Tabulate variants.csv on a page, one row per variant.
 
     Args:
         rows: Its rows as text.
         directory: The report directory, to whose pages and files the rows link.
-        own_scheme: Scheme of the run.
+
+    Returns:
+        The table.
     """
     metrics = [metric for name, metric in METRICS.items() if metric.description or name in rows]
-    rows = to_numbers(rows, [metric.name for metric in metrics])
-    absent = [metric.title for metric in metrics if rows[metric.name].isna().all()]
-    note = _NOTE + (f" Not measured in this run: {', '.join(absent)}." if absent else "")
-    return _make_variant_table(
-        "variants", "Accuracy and cost of every variant", rows, metrics, note, directory, own_scheme
-    )
+    return _make_variant_table("Accuracy and cost of every variant", rows, metrics, directory)
 
 
 def _make_variant_table(
-    name: str,
-    caption: str,
-    rows: pd.DataFrame,
-    metrics: list[Metric],
-    note: str = "",
-    directory: Path | None = None,
-    own_scheme: str = "",
+    caption: str, rows: pd.DataFrame, metrics: list[Metric], directory: Path | None = None
 ) -> Table:
-    """The metrics that any row has, one row per variant; with links to pages and files of a directory on a page."""
+    """The metrics that any row has, one row per variant; on a page with a note, and links into the directory."""
     rows = to_numbers(rows, [*(metric.name for metric in metrics), *_QUARTILES])
+    absent = [metric.title for metric in metrics if rows[metric.name].isna().all()]
+    note = f"{_NOTE} Not measured in this run: {', '.join(absent)}." if absent else _NOTE
     has_notes = "npu_note" in rows and rows["npu_note"].fillna("").ne("").any()
     metrics = [one for one in metrics if rows[one.name].notna().any() or (one.name == "npu_cycles" and has_notes)]
-    settings = find_varied_settings(rows)
-    lines = []
-    for row in rows.to_dict("records"):
-        page = find_links(directory, row["stage"], row.get("scheme", ""), own_scheme)[0] if directory else ""
-        stage, form = make_stage_cell(row["stage"], page), get_format_label(row["format"])
-        cells = [Cell(form), *(make_text_cell(row[column]) for column in settings)]
-        cells += [_make_metric_cell(row, metric) for metric in metrics]
-        file = find_file(directory, row.get("tflite", "")) if directory else ""
-        lines.append([stage, *cells, make_file_cell(file, f"{stage.text} {form}")])
     processors = {*rows.get("accelerator", pd.Series()).dropna()} - {""}
     npu = f"{min(processors) if len(processors) == 1 else 'NPU'}, by Vela"
-    columns = [*map(Column, ("Stage", "Format", *(SETTINGS[column].capitalize() for column in settings)))]
-    columns += [make_metric_column(one, npu if one.name.startswith("npu_") else one.group) for one in metrics]
-    columns = [_add_quartiles(column) if "latency (ms)" in column.title.lower() else column for column in columns]
-    return Table(name, caption, [*columns, Column("File")], lines, note, is_grouped=True).drop_empty_columns()
+    settings, lines = find_varied_settings(rows), []
+    scheme = get_scheme(read_run(directory)) if directory else ""
+    for row in rows.to_dict("records"):
+        page, _ = find_links(directory, row, scheme) if directory else ("", "")
+        file = find_file(directory, row.get("tflite", "")) if directory else ""
+        cells = {
+            "Stage": Cell.from_stage(row["stage"], page),
+            "Format": get_format_label(row["format"]),
+            **{SETTINGS[column].capitalize(): row[column] for column in settings},
+            **{_format_head(metric, npu): _make_metric_cell(row, metric) for metric in metrics},
+            "File": Cell.from_file(file, targets.format_variant(row)),
+        }
+        lines.append(cells)
+    return Table(caption, lines, note if directory else "", is_grouped=True).drop_empty_columns()
 
 
-def _add_quartiles(column: Column) -> Column:
-    return dataclasses.replace(column, title=column.title.replace(")", ", quartiles)"))
+def _format_head(metric: Metric, npu: str) -> str:
+    head = format_head(metric, npu if metric.name.startswith("npu_") else metric.group)
+    return head.replace(")", ", quartiles)") if metric.name == "latency_ms" else head
 
 
 def _make_metric_cell(row: dict[str, Any], metric: Metric) -> Cell:
-    cell = make_number_cell(row[metric.name], metric, metric.missing or "not known")
+    cell = Cell.from_number(row[metric.name], metric, metric.missing or "not known")
     if metric.name == "npu_cycles" and pd.notna(row.get("npu_note")) and row["npu_note"]:
         known = "" if pd.isna(row["npu_cycles"]) else f"{cell.text}, "
         return dataclasses.replace(cell, text=f"{known}{row['npu_note']}", kind=f"{cell.kind} wrap")

@@ -22,54 +22,27 @@ from collabopt.runtime import progress
 from collabopt.storage import atomic, store
 
 KEY = [
-    "experiment",
-    "stage",
-    "scheme",
-    "seed",
-    "number_of_clusters",
-    "cluster_per_channel",
-    "target_sparsity",
-    "train_fraction",
+    *("experiment", "stage", "scheme", "seed"),
+    *("number_of_clusters", "cluster_per_channel", "target_sparsity", "train_fraction"),
 ]
 """Key columns of results.csv. Empty where a setting does not apply to the stage."""
 
 RESULTS = [
     *KEY,
-    "parent",
-    "validation_accuracy",
-    "validation_accuracy_int8",
-    "accuracy",
-    "accuracy_int8",
-    "tflite_bytes",
-    "gzip_bytes",
-    "zip_bytes",
-    "sparsity",
-    "unique_weights",
-    "rounded_to_zero",
-    "preserved",
-    "accuracy_int8_channel_ranges",
-    "gzip_bytes_channel_ranges",
-    "setup_seconds",
-    "fit_seconds",
-    "epochs",
+    *("parent", "validation_accuracy", "validation_accuracy_int8", "accuracy", "accuracy_int8"),
+    *("tflite_bytes", "gzip_bytes", "zip_bytes"),
+    *("sparsity", "unique_weights", "rounded_to_zero", "preserved"),
+    *("accuracy_int8_channel_ranges", "gzip_bytes_channel_ranges"),
+    *("setup_seconds", "fit_seconds", "epochs"),
 ]
 """Columns of results.csv, one row per stage, setting and seed."""
 
 LAYERS = [
     *KEY,
-    "layer",
-    "kind",
-    "shape",
-    "weights",
-    "sparsity",
-    "unique_tensor",
-    "unique_channel",
-    "int8_sparsity",
-    "int8_unique_tensor",
-    "int8_unique_channel",
-    "quantizer",
-    "skipped",
-    "defect",
+    *("layer", "kind", "shape", "weights"),
+    *("sparsity", "unique_tensor", "unique_channel"),
+    *("int8_sparsity", "int8_unique_tensor", "int8_unique_channel"),
+    *("quantizer", "skipped", "defect"),
 ]
 """Columns of layers.csv, one row per kernel."""
 
@@ -164,7 +137,7 @@ def select_first_setting(rows: pd.DataFrame, *key: str) -> pd.DataFrame:
     Returns:
         The selected rows in their order.
     """
-    stock = rows["scheme"].eq("tfmot") if "scheme" in rows else pd.Series(False, index=rows.index)
+    stock = rows["scheme"].eq("tfmot") if "scheme" in rows else False
     rows = rows.assign(_at=range(len(rows)), _stock=stock)
     kept = rows.sort_values("_stock", kind="stable").drop_duplicates([*key])
     return kept.sort_values("_at").drop(columns=["_at", "_stock"])
@@ -181,12 +154,14 @@ def describe_run(experiment: Experiment, source: Path, data: dict[str, Any], beg
     """
     from collabopt.runtime import tensorflow  # slow to import, and only needed here
 
+    packages = ("numpy", "ai-edge-litert", "pandas", "scikit-learn", "papermill")
+    versions = tensorflow.read_versions() | {package: metadata.version(package) for package in packages}
     return {
         "experiment": experiment.model_dump(mode="json"),
         "experiment_sha256": loading.compute_digest(str(source)),
         "seed": experiment.seed,
         "data": data,
-        "versions": read_versions(),
+        "versions": {"python": platform.python_version(), **versions, "platform": platform.platform()},
         "commit": read_commit(),
         "op_determinism": tensorflow.is_deterministic(),
         "start": os.environ.get(STARTED, began),
@@ -194,31 +169,15 @@ def describe_run(experiment: Experiment, source: Path, data: dict[str, Any], beg
     }
 
 
-def read_versions() -> dict[str, str]:
-    """Return the versions of Python, of the packages that compute, and of the platform."""
-    from collabopt.runtime import tensorflow
-
-    packages = ("numpy", "ai-edge-litert", "pandas", "scikit-learn", "papermill")
-    return {
-        "python": platform.python_version(),
-        **tensorflow.read_versions(),
-        **{package: metadata.version(package) for package in packages},
-        "platform": platform.platform(),
-    }
-
-
 def read_commit() -> str:
     """Return git's commit, with `+changes` if library, notebooks or lock file differ from it, or `unknown`."""
-
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=loading.ROOT, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
+    commands = "git rev-parse HEAD", "git status --porcelain -- lib notebooks requirements.lock"
+    options = {"cwd": loading.ROOT, "capture_output": True, "text": True, "check": True}
     try:
-        changes = git("status", "--porcelain", "--", "lib", "notebooks", "requirements.lock")
-        return git("rev-parse", "HEAD") + ("+changes" if changes else "")
+        commit, changes = (subprocess.run(command.split(), **options).stdout.strip() for command in commands)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+    return commit + ("+changes" if changes else "")
 
 
 def _drop_tables_of_another_experiment(directory: Path, experiment: dict[str, Any]) -> None:
@@ -239,9 +198,6 @@ def _merge(path: Path, rows: pd.DataFrame) -> None:
         same = (old[key].astype(object).fillna("") == rows.iloc[0][key]).all(axis=1)
         rows = pd.concat([old[~same].astype(object), rows.astype(object)])
         order = {name: position for position, name in enumerate(STAGES)}
-        rows = (
-            rows.assign(order=rows["stage"].map(order))
-            .sort_values(["order", *key[1:]], kind="stable")
-            .drop(columns="order")
-        )
+        rows["order"] = rows["stage"].map(order)
+        rows = rows.sort_values(["order", *key[1:]], kind="stable").drop(columns="order")
     atomic.write(path, rows.to_csv(index=False))

@@ -18,7 +18,10 @@ _PACKAGE = "collabopt"
 _OPAQUE = ("collabopt.runtime.", "collabopt.config.", "collabopt.storage.")
 """Modules whose own code decides no result. The values of experiments and stages are part of each key."""
 
-_SKIPPED_FIELDS = {"annotation", "returns", "type_comment", "type_params", "ctx", "kind", "simple"}
+_SKIPPED_FIELDS = {"annotation", "returns", "type_comment", "type_params", "ctx", "kind", "simple", "msg"}
+
+_PROGRESS = "Expr(opaque)"
+"""The form of a statement that only calls opaque code, such as a progress line."""
 
 _Definition = tuple[str, str]
 """Module and name."""
@@ -54,9 +57,8 @@ def compute_module_digest(path: Path) -> str:
     Returns:
         16 hex digits.
     """
-    tree = ast.parse(path.read_bytes())
-    body = [statement for statement in tree.body if not _is_prose(statement)]
-    form = _Reader(frozenset()).form(body, _Scope("", frozenset(), keeps_names=True))
+    scope = _Scope("", frozenset(), keeps_names=True)
+    form = _Reader(frozenset()).form(ast.parse(path.read_bytes()).body, scope)
     return hashlib.blake2b(form.encode(), digest_size=8).hexdigest()
 
 
@@ -71,11 +73,10 @@ class _Scope:
     keeps_names: bool = False
 
     def name(self, name: str) -> str:
-        if self.keeps_names:
-            return name
-        return f"local {self.numbers.setdefault(name, len(self.numbers))}"
+        return name if self.keeps_names else f"local {self.numbers.setdefault(name, len(self.numbers))}"
 
 
+@dataclasses.dataclass
 class _Reader:
     """Reads definitions as text in which names are numbers.
 
@@ -84,9 +85,8 @@ class _Reader:
         numbers: The definitions met so far, in order.
     """
 
-    def __init__(self, modules: frozenset[str]) -> None:
-        self.modules = modules
-        self.numbers: dict[_Definition, int] = {}
+    modules: frozenset[str]
+    numbers: dict[_Definition, int] = dataclasses.field(default_factory=dict)
 
     def number(self, definition: _Definition) -> int:
         return self.numbers.setdefault(definition, len(self.numbers))
@@ -117,13 +117,11 @@ class _Reader:
     def form(self, node: object, scope: _Scope) -> str:
         """The text of a syntax tree, of a list of them, or of a constant."""
         if isinstance(node, list):
-            kept = [one for one in node if not (_is_prose(one) or self._is_progress(one, scope))]
-            return f"[{', '.join(self.form(one, scope) for one in kept)}]"
+            forms = [self.form(one, scope) for one in node if not _is_prose(one)]
+            return f"[{', '.join(form for form in forms if form != _PROGRESS)}]"
         match node:
             case ast.Raise() | ast.Import() | ast.ImportFrom():
                 return type(node).__name__
-            case ast.Assert():
-                return f"Assert({self.form(node.test, scope)})"
             case ast.arg():
                 return scope.name(node.arg)
             case ast.FunctionDef():
@@ -143,7 +141,7 @@ class _Reader:
     def _reference(self, node: ast.Name | ast.Attribute, scope: _Scope) -> str:
         found = self._resolve(node, scope)
         if isinstance(found, tuple):
-            return "opaque" if _is_opaque(found[0]) else f"definition {self.number(found)}"
+            return "opaque" if found[0].startswith(_OPAQUE) else f"definition {self.number(found)}"
         if found is not None:
             return found
         if isinstance(node, ast.Attribute):
@@ -151,11 +149,11 @@ class _Reader:
         return scope.name(node.id) if node.id in scope.local else node.id
 
     def _call(self, node: ast.Call, scope: _Scope) -> str:
-        found, names = self._resolve(node.func, scope), []
-        if isinstance(found, tuple):
-            if _is_opaque(found[0]):
-                return "opaque"
-            names = _parameters(_parse(found[0])[0][found[1]])
+        found = self._resolve(node.func, scope)
+        module, name = found if isinstance(found, tuple) else ("", "")
+        if module.startswith(_OPAQUE):
+            return "opaque"
+        names = _parameters(_parse(module)[0][name]) if module else []
         keywords = [
             f"{names.index(one.arg) if one.arg in names else one.arg}={self.form(one.value, scope)}"
             for one in node.keywords
@@ -164,14 +162,15 @@ class _Reader:
 
     def _resolve(self, node: ast.expr, scope: _Scope) -> _Definition | str | None:
         """The definition that a dotted name stands for, the full name of anything imported, or None."""
-        if isinstance(node, ast.Name):
-            if node.id in scope.imports:
-                return self._follow(scope.imports[node.id])
-            return None if node.id in scope.local else self._look_up(scope.module, node.id)
-        if not isinstance(node, ast.Attribute):
-            return None
-        base = self._resolve(node.value, scope)
-        return self._follow(f"{base}.{node.attr}") if isinstance(base, str) else None
+        match node:
+            case ast.Attribute(value, attribute):
+                base = self._resolve(value, scope)
+                return self._follow(f"{base}.{attribute}") if isinstance(base, str) else None
+            case ast.Name(name) if name in scope.imports:
+                return self._follow(scope.imports[name])
+            case ast.Name(name) if name not in scope.local:
+                return self._look_up(scope.module, name)
+        return None
 
     def _look_up(self, module: str, name: str) -> _Definition | str | None:
         definitions, imports = _parse(module) if module else ({}, {})
@@ -182,23 +181,8 @@ class _Reader:
     def _follow(self, full_name: str) -> _Definition | str:
         """The definition behind the full name of an import, through re-exports; the name itself if it is not ours."""
         module, _, name = full_name.rpartition(".")
-        if _path(full_name) or not self._is_ours(module):
-            return full_name
-        return self._look_up(module, name) or full_name
-
-    def _is_ours(self, module: str) -> bool:
-        return module in self.modules or _path(module) is not None
-
-    def _is_progress(self, node: object, scope: _Scope) -> bool:
-        """Whether a statement only calls opaque code, such as a progress line."""
-        if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)):
-            return False
-        found = self._resolve(node.value.func, scope)
-        return isinstance(found, tuple) and _is_opaque(found[0])
-
-
-def _is_opaque(module: str) -> bool:
-    return module.startswith(_OPAQUE)
+        is_ours = module in self.modules or _path(module)
+        return (is_ours and not _path(full_name) and self._look_up(module, name)) or full_name
 
 
 def _is_prose(node: object) -> bool:
@@ -208,17 +192,18 @@ def _is_prose(node: object) -> bool:
 
 def _parameters(node: ast.AST) -> list[str]:
     """Names of the parameters of a function, or of a class's `__init__`."""
-    if isinstance(node, ast.ClassDef):
-        init = [one for one in node.body if isinstance(one, ast.FunctionDef) and one.name == "__init__"]
-        return _parameters(init[0])[1:] if init else []
-    if not isinstance(node, ast.FunctionDef):
-        return []
-    return [one.arg for one in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+    match node:
+        case ast.ClassDef():
+            inits = (one for one in node.body if isinstance(one, ast.FunctionDef) and one.name == "__init__")
+            return [name for init in inits for name in _parameters(init)[1:]]
+        case ast.FunctionDef():
+            return [one.arg for one in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+    return []
 
 
 def _scope(node: ast.AST, module: str) -> _Scope:
     """The scope of a definition: every name that is bound anywhere in it is local."""
-    local, imports = set(), {}
+    local = set()
     for one in ast.walk(node):
         match one:
             case ast.arg():
@@ -227,17 +212,20 @@ def _scope(node: ast.AST, module: str) -> _Scope:
                 local.add(one.id)
             case ast.FunctionDef() | ast.ExceptHandler() if one is not node and one.name:
                 local.add(one.name)
-            case ast.Import() | ast.ImportFrom():
-                imports |= _imported(one)
-    return _Scope(module, frozenset(local), imports)
+    return _Scope(module, frozenset(local), _list_imports(node))
 
 
-def _imported(node: ast.Import | ast.ImportFrom) -> dict[str, str]:
-    """Local name -> full name of what a statement imports."""
-    if isinstance(node, ast.ImportFrom):
-        return {one.asname or one.name: f"{node.module}.{one.name}" for one in node.names}
-    names = [(one.asname, one.name if one.asname else one.name.partition(".")[0]) for one in node.names]
-    return {alias or name: name for alias, name in names}
+def _list_imports(node: ast.AST) -> dict[str, str]:
+    """Local name -> full name of what the statements in a tree import."""
+    imports = {}
+    for one in ast.walk(node):
+        match one:
+            case ast.ImportFrom(module, names):
+                imports |= {name.asname or name.name: f"{module}.{name.name}" for name in names}
+            case ast.Import(names):
+                imports |= {name.asname: name.name for name in names if name.asname}
+                imports |= {root: root for root in (name.name.partition(".")[0] for name in names if not name.asname)}
+    return imports
 
 
 def _path(module: str) -> Path | None:
@@ -252,10 +240,7 @@ def _path(module: str) -> Path | None:
 def _parse(module: str) -> tuple[dict[str, ast.AST], dict[str, str]]:
     """The definitions of a module by name, and what it imports."""
     path = _path(module) or Path(sys.modules[module].__file__)
-    tree, definitions, imports = ast.parse(path.read_bytes()), {}, {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            imports |= _imported(node)
+    tree, definitions = ast.parse(path.read_bytes()), {}
     for node in tree.body:
         match node:
             case ast.FunctionDef() | ast.ClassDef():
@@ -264,4 +249,4 @@ def _parse(module: str) -> tuple[dict[str, ast.AST], dict[str, str]]:
                 definitions[node.targets[0].id] = node
             case ast.AnnAssign(target=ast.Name()) if node.value:
                 definitions[node.target.id] = node
-    return definitions, imports
+    return definitions, _list_imports(tree)

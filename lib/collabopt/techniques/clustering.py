@@ -39,7 +39,7 @@ class Settings:
     exclude: tuple[str, ...] = ()
 
     def is_eligible(self, layer: keras.layers.Layer) -> bool:
-        """Tell whether a layer is clustered.
+        """Return whether a layer is clustered.
 
         Args:
             layer: Any layer.
@@ -47,7 +47,7 @@ class Settings:
         return layers.is_eligible(layer) and layer.name not in self.exclude
 
     def by_channel(self, layer: keras.layers.Layer) -> bool:
-        """Tell whether each output channel of a layer has its own centroids.
+        """Return whether each output channel of a layer has its own centroids.
 
         Args:
             layer: An eligible layer.

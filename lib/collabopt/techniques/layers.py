@@ -78,7 +78,7 @@ def make_gammas_positive(model: keras.Model) -> keras.Model:
 
 
 def has_negative_gamma(model: keras.Model) -> bool:
-    """Tell whether a batch norm after a convolution or dense layer changes the sign of a channel.
+    """Return whether a batch norm after a convolution or dense layer changes the sign of a channel.
 
     Args:
         model: A plain model.

@@ -115,13 +115,21 @@ class PreservingLayer(keras.layers.Wrapper):
         self.zeros, self.clusters = zeros, clusters
 
     def build(self, input_shape) -> None:
-        """Build the layer, and record the zeros and clusters of its kernel."""
+        """Build the layer, and record the zeros and clusters of its kernel.
+
+        Args:
+            input_shape: Shape of the inputs, the batch included.
+        """
         super().build(input_shape)
         self.variable = self.layer.kernel
         self.state = add_state(self, self.variable.numpy(), self.zeros, self.clusters)
 
     def call(self, inputs):
-        """Call the layer with its zeros and clusters applied."""
+        """Call the layer with its zeros and clusters applied.
+
+        Args:
+            inputs: The layer's inputs.
+        """
         self.layer.kernel = apply_state(self.variable, self.state)
         return self.layer.call(inputs)
 
@@ -145,7 +153,13 @@ class KernelQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
         self.zeros, self.clusters, self.per_channel = zeros, clusters, per_channel
 
     def build(self, tensor_shape, name, layer):
-        """Create the range, and record the zeros and clusters of the kernel of the wrapped layer."""
+        """Create the range, and record the zeros and clusters of the kernel of the wrapped layer.
+
+        Args:
+            tensor_shape: Shape of the kernel.
+            name: Attribute of the wrapped layer that holds the kernel.
+            layer: The wrapper.
+        """
         range_shape = (tensor_shape[-1],) if self.per_channel else ()
         bounds = {
             bound: layer.add_weight(f"{name}_{bound}", range_shape, initializer="zeros", trainable=False)

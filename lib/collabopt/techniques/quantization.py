@@ -132,7 +132,7 @@ def fine_tune(
 
 
 def is_wrapped(model: keras.Model) -> bool:
-    """Tell whether a model is fake-quantized.
+    """Return whether a model is fake-quantized.
 
     Args:
         model: Plain or fake-quantized.

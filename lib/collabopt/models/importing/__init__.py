@@ -1,0 +1,141 @@
+"""Imports a user's trained model: a flat Keras 2 graph of layers that the techniques support, proved equal.
+
+    imported = importing.import_model("mine.keras")
+    imported.model, imported.output_activation, imported.rewrites
+
+Nothing is believed: the outputs of the imported model are compared with those of the original.
+"""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from collabopt.models.importing import evaluation, loading, proof, reading, rebuilding, rewrites, support, translation
+from collabopt.models.importing.graph import ImportRefused
+from collabopt.runtime.tensorflow import keras
+
+__all__ = ["ImportRefused", "Imported", "import_model", "print_import"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Imported:
+    """An imported model.
+
+    Attributes:
+        model: Functional model of Keras 2 in float32; it returns logits.
+        output_activations: What was taken off each output, by the output's name: "softmax", "sigmoid" or None.
+        rewrites: One line per rewrite.
+        without_qat: Class of each layer that has no quantization-aware training, by name.
+        largest_difference: Of the outputs to the original's, relative to the largest of them.
+    """
+
+    model: keras.Model
+    output_activations: dict[str, str | None]
+    rewrites: list[str]
+    without_qat: dict[str, str]
+    largest_difference: float
+
+    @property
+    def output_activation(self) -> str | None:
+        """What was taken off a model with one output; None where outputs differ in it."""
+        found = set(self.output_activations.values())
+        return found.pop() if len(found) == 1 else None
+
+
+def import_model(
+    source: str | Path | Callable[[], Any],
+    examples: np.ndarray | list[np.ndarray] | None = None,
+    trust_code: bool = False,
+    custom_objects: dict[str, Any] | None = None,
+    weights: str | Path | None = None,
+) -> Imported:
+    """Import a trained model and prove that it computes the same.
+
+    Args:
+        source: Path of a .keras, .h5 or .hdf5 file or of the folder of a SavedModel; or a function without arguments
+            that returns a model of Keras 2 or 3, also as "module:function".
+        examples: Real inputs to compare on besides random ones, as one array, or one per input.
+        trust_code: Whether code inside the file may run.
+        custom_objects: Classes of the user's own layers by name, or "module:Class".
+        weights: File of weights for the model that a function returns.
+
+    Returns:
+        The imported model.
+
+    Raises:
+        ImportRefused: The model cannot be imported, or its outputs differ.
+    """
+    custom_objects = custom_objects or {}
+    if examples is not None and not isinstance(examples, list):
+        examples = [examples]
+    with (
+        loading.keep_global_policy(),
+        _open(source, examples, trust_code, custom_objects, weights) as original,
+    ):
+        return _convert(original, loading.import_classes(custom_objects))
+
+
+def print_import(source: str, weights: str | None, trust_code: bool, custom_objects: list[str]) -> int:
+    """Import a model, and print the result as one line of JSON.
+
+    Args:
+        source: As in `import_model`.
+        weights: File of weights for the model that a function returns.
+        trust_code: Whether code inside the file may run.
+        custom_objects: Classes of the user's own layers, each "module:Class".
+
+    Returns:
+        The exit status: 0 if the model is accepted, 3 if it is refused.
+    """
+    classes = {place.partition(":")[2]: place for place in custom_objects}
+    try:
+        imported = import_model(source, trust_code=trust_code, custom_objects=classes, weights=weights)
+    except ImportRefused as error:
+        print(json.dumps({"accepted": False, "reason": error.reason, "remedy": error.remedy}))
+        return 3
+    result = {
+        "accepted": True,
+        "largest_difference": imported.largest_difference,
+        "rewrites": imported.rewrites,
+        "without_qat": list(imported.without_qat),
+        "output_activation": imported.output_activation,
+    }
+    print(json.dumps(result))
+    return 0
+
+
+@contextlib.contextmanager
+def _open(
+    source: str | Path | Callable, examples: list | None, trust_code: bool, custom_objects: dict, weights: Any
+) -> Iterator[evaluation.Original]:
+    if not callable(source) and (Path(source).exists() or ":" not in str(source)):
+        saved = reading.read(Path(source), trust_code, tuple(custom_objects))
+        with loading.open_saved(saved, examples, trust_code, custom_objects) as original:
+            yield original
+        return
+    model = (source if callable(source) else loading.import_object(str(source)))()
+    if weights is not None:
+        model.load_weights(str(weights))
+    yield loading.open_model(model, examples)
+
+
+def _convert(original: evaluation.Original, classes: dict[str, type]) -> Imported:
+    graph, lines = translation.to_graph(original.data, classes)
+    activations = rewrites.remove_output_activations(graph)
+    lines = original.lines + lines
+    lines += [f"{name} was taken off the output" for name in dict.fromkeys(filter(None, activations))]
+    lines += rewrites.rewrite(graph)
+    model = rebuilding.build(graph, custom_objects=classes)
+    expected = original.compute_outputs()
+    difference = max(proof.compare(model, activations, outputs) for outputs in expected.values())
+    if not difference <= proof.TOLERANCE:
+        first = [array[:2] for array in expected["random"].inputs]
+        where = proof.find_first_difference(graph, first, original.compute_intermediates(), classes)
+        raise proof.make_refusal(where, difference)
+    names = dict(zip(graph.output_names, activations, strict=True))
+    return Imported(model, names, lines, support.find_layers_without_qat(graph), difference)

@@ -1,0 +1,256 @@
+"""Reads a Keras model, of Keras 2 or 3, into plain data: a flat list of layers in the order of their calls.
+
+This module imports neither TensorFlow nor the library, because the worker process runs it beside Keras 3. Models inside
+models are replaced by their layers. Each call is one entry:
+
+    {"name": "conv2d_3", "kind": "Conv2D", "config": {...}, "weights": [arrays], "inputs": ["input_1"],
+     "call": None, "shape": [None, 8, 8, 16]}
+
+An operation of Keras 3 that is no layer has the kind "op:Add". An input is the name of a layer, followed by ":1" for
+its second output. `call` is None for `layer(x)` and `layer([x, y])`; otherwise it holds the call's arguments with
+{"$": i} in the place of input i.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+
+import numpy as np
+
+_MASKS = ("mask", "query_mask", "key_mask", "value_mask")
+
+
+class ExtractionError(ValueError):
+    """A model cannot be read. Its arguments are the reason and the remedy."""
+
+
+def extract(model) -> dict:
+    """Read a model into data.
+
+    Args:
+        model: A functional or Sequential model of Keras 2 or 3.
+
+    Returns:
+        {"keras": 2 or 3, "layers": [entries], "outputs": [names of tensors], "output_names": [names]}.
+
+    Raises:
+        ExtractionError: The model is no graph of layers, or calls a layer with weights twice.
+    """
+    check_graph(model)
+    walk = Walk()
+    inputs = [walk.add_input(tensor) for tensor in model.inputs]
+    outputs = walk.add_model(model, inputs)
+    return {
+        "keras": get_keras_version(model),
+        "layers": walk.layers,
+        "outputs": outputs,
+        "output_names": [get_history(tensor)[0].name for tensor in model.outputs],
+    }
+
+
+def get_keras_version(model) -> int:
+    """Major version of the Keras that a model or layer belongs to."""
+    return 2 if any(kind.__module__.startswith("tf_keras.") for kind in type(model).__mro__) else 3
+
+
+class Walk:
+    """Collects the entries of a model and of the models inside it.
+
+    Attributes:
+        layers: The entries.
+        calls: Name, layer and arguments of each call, with a `Reference` in the place of each tensor.
+    """
+
+    def __init__(self) -> None:
+        self.layers: list[dict] = []
+        self.calls: list[tuple] = []
+        self._called: dict[int, int] = {}  # calls per layer object
+        self._names: set[str] = set()
+
+    def add_input(self, tensor) -> str:
+        """Add an input of the model, and return its name."""
+        dtype = getattr(tensor.dtype, "name", tensor.dtype)
+        return self._append(get_history(tensor)[0].name, "InputLayer", {"dtype": dtype}, [], [], None, tensor.shape)
+
+    def add_model(self, model, inputs: list[str]) -> list[str]:
+        """Add the layers of a model that is called on `inputs`, and return its outputs."""
+        check_graph(model)
+        known = dict(zip(map(get_key, model.inputs), inputs, strict=True))
+        for node in _order(model):
+            operation, (args, kwargs) = _get_operation(node), _get_arguments(node)
+            tensors: list[str] = []
+            call = _encode((args, kwargs), known, tensors)
+            if hasattr(operation, "layers") and hasattr(operation, "inputs"):
+                outputs = self.add_model(operation, tensors)
+            else:
+                outputs = self._add_call(operation, tensors, call, flatten(node.outputs))
+                self.calls.append((outputs[0], operation, _replace((args, kwargs), known)))
+            known.update(zip(map(get_key, flatten(node.outputs)), outputs, strict=True))
+        return [known[get_key(tensor)] for tensor in model.outputs]
+
+    def _add_call(self, operation, tensors: list[str], call: list, outputs: list) -> list[str]:
+        calls = self._called[id(operation)] = self._called.get(id(operation), 0) + 1
+        weights = [np.asarray(weight, np.float32) for weight in _get_weights(operation)]
+        if calls > 1 and weights:
+            raise ExtractionError(
+                f"layer {operation.name} is called more than once with the same weights",
+                "Give each call its own layer, or export the part of the model that is to be deployed.",
+            )
+        kind = type(operation).__name__ if hasattr(operation, "get_weights") else f"op:{type(operation).__name__}"
+        config = _get_config(operation)
+        name = self._append(operation.name, kind, config, weights, tensors, _simplify(call), outputs[0].shape)
+        return [name, *(f"{name}:{index}" for index in range(1, len(outputs)))]
+
+    def _append(self, name: str, kind: str, config: dict, weights: list, inputs: list, call, shape) -> str:
+        unique, count = name, 1
+        while unique in self._names:
+            count += 1
+            unique = f"{name}_{count}"
+        self._names.add(unique)
+        entry = {"name": unique, "kind": kind, "config": config, "weights": weights}
+        self.layers.append(entry | {"inputs": inputs, "call": call, "shape": list(shape)})
+        return unique
+
+
+def check_graph(model) -> None:
+    """Check that a model is a graph of layers, not a class with a `call` of its own.
+
+    Raises:
+        ExtractionError: It is not.
+    """
+    kind = type(model)
+    standard = kind.__module__.startswith(("keras.", "tf_keras."))
+    if not standard or kind.__name__ not in ("Functional", "Sequential", "Model"):
+        raise ExtractionError(
+            f"model {model.name} is the subclassed model {kind.__name__}, whose layers cannot be read",
+            "Write it with the functional API, keras.Model(inputs, outputs), and save it again.",
+        )
+    if not getattr(model, "inputs", None) or not getattr(model, "outputs", None):
+        raise ExtractionError(
+            f"model {model.name} has no input shape yet", "Begin it with keras.Input(shape) and save it again."
+        )
+
+
+def _order(model) -> Iterator:
+    """Yield the calls inside a model, each after the calls that it depends on, in an order fixed by the graph."""
+    done = set(map(get_key, model.inputs))
+    stack = [(tensor, False) for tensor in reversed(model.outputs)]
+    while stack:
+        tensor, ready = stack.pop()
+        if get_key(tensor) in done:
+            continue
+        operation, index, _ = get_history(tensor)
+        node = operation._inbound_nodes[index]
+        if ready:
+            done.update(map(get_key, flatten(node.outputs)))
+            yield node
+            continue
+        stack.append((tensor, True))
+        stack += [(tensor, False) for tensor in reversed(flatten(_get_arguments(node))) if _is_symbolic(tensor)]
+
+
+def _get_operation(node):
+    return node.operation if hasattr(node, "operation") else node.layer
+
+
+def _get_arguments(node) -> tuple[tuple, dict]:
+    """The arguments of a call without masks: Keras 2 passes these on by itself, Keras 3 writes them as arguments."""
+    call = node.arguments if hasattr(node, "arguments") else None
+    args, kwargs = (call.args, call.kwargs) if call else (node.call_args, node.call_kwargs)
+    return args, {name: value for name, value in kwargs.items() if name not in _MASKS}
+
+
+def _is_symbolic(value) -> bool:
+    return hasattr(value, "_keras_history")
+
+
+def get_history(tensor):
+    """The layer, its call and the output that a symbolic tensor comes from."""
+    return tensor._keras_history
+
+
+def get_key(tensor) -> tuple[int, int, int]:
+    """What identifies a symbolic tensor."""
+    layer, node, index = get_history(tensor)
+    return id(layer), node, index
+
+
+def flatten(structure) -> list:
+    """The leaves of nested dicts, lists and tuples, in the order of Keras."""
+    if isinstance(structure, dict):
+        return [leaf for key in sorted(structure) for leaf in flatten(structure[key])]
+    if isinstance(structure, list | tuple):
+        return [leaf for part in structure for leaf in flatten(part)]
+    return [structure]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """The place of a tensor in stored arguments."""
+
+    name: str
+
+
+def map_leaves(structure, function):
+    """Apply a function to each leaf of nested dicts, lists and tuples."""
+    if isinstance(structure, dict):
+        return {key: map_leaves(value, function) for key, value in structure.items()}
+    if isinstance(structure, list | tuple):
+        return type(structure)(map_leaves(part, function) for part in structure)
+    return function(structure)
+
+
+def _replace(arguments, known: dict):
+    return map_leaves(arguments, lambda leaf: Reference(known[get_key(leaf)]) if _is_symbolic(leaf) else leaf)
+
+
+def _get_weights(operation) -> list:
+    return operation.get_weights() if hasattr(operation, "get_weights") else []
+
+
+def _get_config(operation) -> dict:
+    """The configuration of a layer, or the attributes of an operation, as JSON data."""
+    if hasattr(operation, "get_weights"):
+        config = operation.get_config()
+    else:
+        config = {name: value for name, value in vars(operation).items() if not name.startswith("_")}
+    return _encode(config, {}, [])
+
+
+def _encode(value, known: dict, tensors: list[str]):
+    """Turn arguments into JSON data; symbolic tensors become {"$": i} and are appended to `tensors` by name."""
+    if _is_symbolic(value):
+        tensors.append(known[get_key(value)])
+        return {"$": len(tensors) - 1}
+    if isinstance(value, dict):
+        return {str(key): _encode(value[key], known, tensors) for key in sorted(value, key=str)}
+    if isinstance(value, list | tuple):
+        return [_encode(part, known, tensors) for part in value]
+    if isinstance(value, slice):
+        return {"start": value.start, "stop": value.stop, "step": value.step}
+    if value is Ellipsis:
+        return {"ellipsis": True}
+    if hasattr(value, "numpy") or isinstance(value, np.ndarray | np.generic):
+        return np.asarray(value).tolist()
+    try:
+        json.dumps(value)
+    except TypeError:
+        return getattr(value, "__name__", None) or getattr(value, "name", None) or str(value)
+    return value
+
+
+def _simplify(call: list) -> list | None:
+    """None for a plain call on one tensor, or on a list of tensors, for inference."""
+    args, kwargs = call
+    kwargs = {key: kwargs[key] for key in kwargs if key not in ("training", "name")}
+    plain = len(args) == 1 and not kwargs and all("$" in part for part in _flatten_data(args))
+    return None if plain else [args, kwargs]
+
+
+def _flatten_data(value) -> list[dict]:
+    """The dicts {"$": i} in encoded arguments, and an empty dict for each other leaf."""
+    if isinstance(value, dict):
+        return [value] if "$" in value else [leaf for part in value.values() for leaf in _flatten_data(part)]
+    if isinstance(value, list):
+        return [leaf for part in value for leaf in _flatten_data(part)]
+    return [{}]

@@ -1,0 +1,169 @@
+"""Imported networks compute what the originals compute, of whatever layers and Keras they are made."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from user_networks import BOTH, NETWORKS, keras_3, randomize
+
+from collabopt.models import importing
+from collabopt.models.importing import evaluation, proof, rewrites
+from collabopt.runtime.tensorflow import keras, tf
+
+IN_BOTH = pytest.mark.parametrize("package", BOTH.values(), ids=BOTH)
+EXAMPLES = 4
+
+
+def check_equal(original, imported: importing.Imported) -> None:
+    """Compare an imported model with the original on inputs that the import did not see."""
+    entries = importing.loading.extraction.extract(original)
+    inputs = [array[:: evaluation.EXAMPLES // EXAMPLES] for array in evaluation.draw_inputs(entries, seed=1)]
+    expected = original(evaluation.arrange(original, inputs), training=False)
+    found = imported.model(evaluation.arrange(imported.model, inputs), training=False)
+    single = len(imported.output_activations) == 1
+    expected, found = ([expected], [found]) if single else (expected, found)
+    for activation, given_output, logits in zip(imported.output_activations.values(), expected, found, strict=True):
+        output = getattr(tf.nn, activation)(logits) if activation else logits
+        scale = np.abs(np.asarray(given_output)).max()
+        np.testing.assert_allclose(np.asarray(output), np.asarray(given_output), atol=1e-4 * scale, rtol=0)
+
+
+def list_kinds(model: keras.Model) -> list[str]:
+    return [type(layer).__name__ for layer in model.layers]
+
+
+@IN_BOTH
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_keeps_its_outputs(name, package):
+    original = randomize(NETWORKS[name](package))
+    imported = importing.import_model(lambda: original)
+    check_equal(original, imported)
+    assert type(imported.model).__module__.startswith("tf_keras")
+    assert not any(hasattr(layer, "layers") for layer in imported.model.layers)
+    assert {layer.compute_dtype for layer in imported.model.layers} == {"float32"}
+    assert imported.largest_difference <= proof.TOLERANCE
+    copy = keras.models.clone_model(imported.model)  # as the techniques do
+    copy.set_weights(imported.model.get_weights())
+
+
+@pytest.mark.parametrize(
+    ("name", "removed", "lines"),
+    [
+        ("separable", ("SeparableConv2D",), ("Separable convolutions became",)),
+        (
+            "signal",
+            ("Conv1D", "MaxPooling1D", "SeparableConv1D", "DepthwiseConv1D", "Conv1DTranspose"),
+            ("1-D layers",),
+        ),
+        ("norm_first", ("BatchNormalization",), ("Batch norm was folded",)),
+        ("norm_after_relu", ("BatchNormalization",), ("Batch norm was folded", "Batch norm became a 1×1 depthwise")),
+        ("norm_before_padding", ("BatchNormalization",), ("Batch norm became a 1×1 depthwise",)),
+        ("dense_norm", ("BatchNormalization",), ("Batch norm was folded",)),
+        ("transposed", ("BatchNormalization",), ("Batch norm was folded",)),
+        ("preprocessing", ("RandomFlip", "RandomRotation"), ("Dropped augmentation layers",)),
+        ("arithmetic", ("TFOpLambda", "SlicingOpLambda"), ("multiply on tensors", "getitem on tensors")),
+        ("binary", (), ("sigmoid was taken off",)),
+    ],
+)
+def test_rewrites_replace_layers_and_are_listed(name, removed, lines):
+    imported = importing.import_model(lambda: randomize(NETWORKS[name](keras)))
+    assert not set(removed) & set(list_kinds(imported.model))
+    for line in lines:
+        assert any(rewrite.startswith(line) for rewrite in imported.rewrites), imported.rewrites
+    assert not imported.without_qat
+
+
+def test_a_row_of_1d_layers_has_one_reshape_at_its_start():
+    imported = importing.import_model(lambda: randomize(NETWORKS["signal"](keras)))
+    assert list_kinds(imported.model).count("Reshape") == 1
+
+
+def test_activations_are_left_inside_layers_only_where_qat_knows_them():
+    imported = importing.import_model(lambda: randomize(NETWORKS["activations"](keras)))
+    inside = {layer.activation.__name__ for layer in imported.model.layers if isinstance(layer, keras.layers.Dense)}
+    assert inside <= {"linear", "relu"}
+
+
+def test_layers_without_qat_are_named():
+    imported = importing.import_model(lambda: randomize(NETWORKS["recurrent"](keras)))
+    assert imported.without_qat == {"gru_1": "GRU", "bidirectional_1": "Bidirectional"}
+
+
+def test_several_inputs_and_outputs_keep_names_and_activations():
+    imported = importing.import_model(lambda: randomize(NETWORKS["two_ends"](keras_3)))
+    assert imported.model.input_names == ["image", "table"]
+    assert imported.output_activations == {"kind": "softmax", "size": None}
+    assert imported.output_activation is None
+
+
+@pytest.mark.parametrize("version", ["sigmoid", "softmax"])
+def test_differences_of_logits_are_seen_behind_saturated_outputs(version, monkeypatch):
+    layers = keras.layers
+    units = 1 if version == "sigmoid" else 3
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(5), layers.Dense(units, activation=version)])
+    weights = model.get_weights()
+    weights[-1] += np.array([100, 0, 0])[:units]  # outputs of 1 and 0 whatever the inputs
+    model.set_weights([*(weight * 1e-3 for weight in weights[:-1]), weights[-1]])
+    spoil(monkeypatch, "dense_2", 1.01)
+    with pytest.raises(importing.ImportRefused, match="other outputs"):
+        importing.import_model(lambda: model)
+
+
+@IN_BOTH
+def test_the_first_layer_that_differs_is_named(package, monkeypatch):
+    layers = package.layers
+    steps = [
+        layers.Dense(5, name="one"),
+        layers.Dense(5, activation="relu6", name="two"),
+        layers.Dense(2, name="three"),
+    ]
+    model = package.Sequential([package.Input((4,)), *steps])
+    spoil(monkeypatch, "two", 1.01)
+    with pytest.raises(importing.ImportRefused, match="the first layer that differs is two"):
+        importing.import_model(lambda: model)
+
+
+def spoil(monkeypatch, name: str, factor: float) -> None:
+    """Make the rewrites multiply a layer's weights."""
+    rewrite = rewrites.rewrite
+
+    def rewrite_badly(graph):
+        graph.get(name).weights = [weight * factor for weight in graph.get(name).weights]
+        return rewrite(graph)
+
+    monkeypatch.setattr(rewrites, "rewrite", rewrite_badly)
+
+
+def make_step(layers, kind: str, channels: int, flag: bool, activation: str | None):
+    """One layer of a random network; `flag` is its padding or another of its options."""
+    padding = "same" if flag else "valid"
+    match kind:
+        case "conv":
+            return layers.Conv2D(channels, 3, padding=padding, activation=activation)
+        case "pointwise":
+            return layers.Conv2D(channels, 1, use_bias=flag, activation=activation)
+        case "depthwise":
+            return layers.DepthwiseConv2D(3, padding=padding, activation=activation)
+        case "separable":
+            return layers.SeparableConv2D(channels, 3, padding="same", use_bias=flag, activation=activation)
+        case "norm":
+            return layers.BatchNormalization(scale=flag)
+        case "relu":
+            return layers.ReLU(6.0 if flag else None)
+    return layers.Dropout(0.2)
+
+
+KINDS = ["conv", "depthwise", "dropout", "norm", "pointwise", "relu", "separable"]
+STEP = st.tuples(st.sampled_from(KINDS), st.integers(1, 4), st.booleans(), st.sampled_from([None, "relu", "elu"]))
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.lists(STEP, min_size=1, max_size=6), st.booleans(), st.integers(0, 9))
+def test_random_networks(steps, new, seed):
+    package = keras_3 if new else keras
+    layers = [make_step(package.layers, *step) for step in steps]
+    end = [package.layers.Flatten(), package.layers.BatchNormalization(), package.layers.Dense(3, activation="softmax")]
+    original = randomize(package.Sequential([package.Input((14, 14, 2)), *layers, *end]), seed)
+    imported = importing.import_model(lambda: original)
+    check_equal(original, imported)
+    assert not imported.without_qat
