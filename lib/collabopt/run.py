@@ -70,8 +70,7 @@ class Run:
         self.store_directory, self.given, self.reads_test = store_directory, experiment, True
         retention.hold(store_directory, experiment.name)
         self.began = progress.now()
-        self._finished: dict[str, Finished] = {}
-        self._trained_here: set[str] = set()
+        self._finished, self._trained_here = dict[str, Finished](), set[str]()
 
     @cached_property
     def data(self) -> datasets.Data:
@@ -84,7 +83,7 @@ class Run:
         return self.directory / "figures"
 
     def stage(self, name: str) -> Finished:
-        """Return a finished stage. It and its ancestors are trained if they are missing, and recorded in the report.
+        """Return a finished stage, trained with its ancestors if they are missing; `unavailable` if that is impossible.
 
         Args:
             name: Name of the stage.
@@ -201,6 +200,8 @@ class Run:
 
     def _finish(self, stage: Stage) -> Finished:
         parent = self.stage(stage.parent) if stage.parent else None
+        if unavailable := finished.find_unavailable(stage, parent, self.experiment):
+            return finished.make_unavailable(stage, unavailable, self.experiment)
         trained, model = self._train(stage, parent)
 
         def make(directory: Path) -> None:
@@ -271,18 +272,20 @@ class Run:
     def _record(self, one: Finished) -> None:
         """Write the rows of a stage to the report, and its int8 file if the run's own seed trained it."""
         results.record(self.directory, self._make_row(one), one.layers, self.describe())
-        if self.experiment.seed == self.given.seed:
+        if self.experiment.seed == self.given.seed and not one.unavailable:
             is_other = self.experiment.scheme != self.given.scheme and one.stage.has_schemes
             name = f"{one.stage.name}-{self.experiment.scheme}" if is_other else one.stage.name
             atomic.write(self.directory / "models" / f"{name}.tflite", one.tflite.read_bytes())
 
     def _log(self, one: Finished) -> None:
         result, stage, split = one.result, one.stage, "" if self.reads_test else "validation_"
+        if one.unavailable:
+            return progress.log(f"{stage.name}: not available: {one.unavailable}", about=stage.name, last=True)
         source = f" (seed {self.experiment.seed})" if self.experiment.seed != self.given.seed else ""
         if self.experiment.scheme != self.given.scheme and stage.has_schemes:
             source += f" by {self.experiment.scheme}"
-        duration = progress.format_duration(result["setup_seconds"] + result["fit_seconds"])
-        origin = f"{result['epochs']} epochs took {duration}" if stage.name in self._trained_here else "from the store"
+        took = progress.format_duration(result["setup_seconds"] + result["fit_seconds"])
+        origin = f"{result['epochs']} epochs took {took}" if stage.name in self._trained_here else "from the store"
         progress.log(
             f"{stage.name}{source}: {origin}; {split.replace('_', ' ')}accuracy {result[f'{split}accuracy']:.2%}, INT8 "
             f"{result[f'{split}accuracy_int8']:.2%}, {result['tflite_bytes']:,} → {result['gzip_bytes']:,} bytes"
@@ -293,8 +296,5 @@ class Run:
 
     def _check_preserved(self, one: Finished) -> None:
         if self.experiment.strict and one.result["preserved"] is False:
-            defects = one.layers[one.layers["defect"] != ""]
-            lines = [f"{row.layer}: {row.defect}" for row in defects.itertuples()]
-            raise PreservationError(
-                f"{one.stage.name} does not preserve the zeros or clusters of {one.stage.parent}: {'; '.join(lines)}"
-            )
+            lost = "; ".join(f"{row.layer}: {row.defect}" for row in one.layers.itertuples() if row.defect)
+            raise PreservationError(f"{one.stage.name} does not preserve what {one.stage.parent} had: {lost}")

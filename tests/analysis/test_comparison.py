@@ -27,7 +27,7 @@ def make_run(seed: int = 0, wrong: int = 10, name: str = "speech_commands-ds_cnn
         more = 0 if name == "baseline" else wrong
         is_correct = {"test": np.arange(EXAMPLES) >= seed + more, "test_int8": np.arange(EXAMPLES) >= seed + more + 5}
         result = {"accuracy": is_correct["test"].mean(), "accuracy_int8": is_correct["test_int8"].mean()} | SIZES
-        return SimpleNamespace(stage=STAGES[name], result=result, is_correct=lambda: is_correct)
+        return SimpleNamespace(stage=STAGES[name], result=result, is_correct=lambda: is_correct, unavailable="")
 
     return SimpleNamespace(experiment=loading.load(name, seed=seed, **overrides), stage=stage)
 

@@ -185,7 +185,7 @@ def run(tflite: bytes, inputs: np.ndarray) -> tuple[np.ndarray, float]:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_file_has_only_int8_operators_and_agrees_with_the_model(name):
     wrapped, tflite = make_trained(name, PLAIN)
-    assert int8_rewrites.list_layers_without_qat(NETWORKS[name]()) == []
+    assert int8_rewrites.find_layers_without_qat(NETWORKS[name]()) == {}
     assert list_float_operators(tflite) == set()
     assert find_pairs(tflite) == []
     kernels = quantization.read_kernels(wrapped)
@@ -237,12 +237,12 @@ def test_layers_without_qat_are_named_and_stay_in_float():
         layers.Flatten(name="flatten"),
         layers.Dense(4, name="fc"),
     )
-    assert int8_rewrites.list_layers_without_qat(model) == ["dense_elu", "norm"]
+    assert int8_rewrites.find_layers_without_qat(model) == {"dense": "Activation elu", "norm": "LayerNormalization"}
     tflite = convert.convert_as_trained(train(model, PLAIN))
     assert "ELU" in list_float_operators(tflite)
     assert "FULLY_CONNECTED" not in list_float_operators(tflite)
     recurrent = chain((8, 6), layers.LSTM(4, return_sequences=True, name="lstm"), layers.GRU(4, name="gru"))
-    assert int8_rewrites.list_layers_without_qat(recurrent) == ["lstm", "gru"]
+    assert int8_rewrites.find_layers_without_qat(recurrent) == {"lstm": "LSTM", "gru": "GRU"}
     assert quantization.wrap(recurrent, PLAIN)(draw_inputs(recurrent)).shape == (32, 4)
 
 

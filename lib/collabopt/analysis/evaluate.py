@@ -16,7 +16,7 @@ from collabopt.config.experiment import Experiment
 from collabopt.config.stages import Stage, get_lineage
 from collabopt.datasets import Data, Split
 from collabopt.runtime.tensorflow import drop_log_records, drop_native_notices, keras
-from collabopt.techniques import layers, quantization
+from collabopt.techniques import int8_rewrites, layers, quantization
 from collabopt.tflite import convert, flatbuffer, sizes
 from collabopt.tflite.interpreter import predict_classes
 
@@ -59,6 +59,7 @@ def write_measurements(
     The files are:
     - int8.tflite, and int8-channel_ranges.tflite if channels share a range in the former but not in the latter;
     - result.json: columns of results.csv;
+    - without_qat.json: what has no int8 form in quantization-aware training, by layer; of a plain model only;
     - layers.csv: one row per kernel (`audit.audit_layers`) with its `defect`;
     - kernels.npz: float32 kernels by layer;
     - correct.npz: whether each prediction is correct (n,) bool, as `validation` and `test` for the model,
@@ -82,9 +83,8 @@ def write_measurements(
         (directory / "int8-channel_ranges.tflite").write_bytes(channel_ranges)
     is_correct = _predict_correct_everywhere(model, content, channel_ranges, data, experiment, reads_test)
     np.savez_compressed(directory / "correct.npz", **is_correct)
-    int8_values = flatbuffer.read_layer_kernels(
-        content, {name: kernel.shape for name, kernel in kernels.weights.items()}
-    )
+    shapes = {name: kernel.shape for name, kernel in kernels.weights.items()}
+    int8_values = flatbuffer.read_layer_kernels(content, shapes, _list_float_kernels(stage, experiment, kernels.kinds))
     table = audit.audit_layers(
         kernels.kinds,
         kernels.weights,
@@ -104,6 +104,8 @@ def write_measurements(
         | _describe_channel_ranges(accuracies, directory / "int8-channel_ranges.tflite")
     )
     (directory / "result.json").write_text(json.dumps(result))
+    if not stage.quantizes:
+        (directory / "without_qat.json").write_text(json.dumps(int8_rewrites.find_layers_without_qat(model)))
 
 
 def _read_kernels(model: keras.Model) -> _Kernels:
@@ -151,15 +153,17 @@ def _summarize_kernels(
 ) -> dict[str, float | int]:
     """Sparsity and unique weights over the eligible kernels that the experiment does not exclude."""
     eligible = table[table["kind"] != "depthwise"]
-    prunable = eligible[~eligible["layer"].isin(experiment.exclude.pruning)]["layer"]
-    clusterable = eligible[~eligible["layer"].isin(experiment.exclude.clustering)]
+    owners = eligible["layer"].map(layers.get_layer_name)
+    prunable = eligible[~owners.isin(experiment.exclude.pruning)]["layer"]
+    clusterable = eligible[~owners.isin(experiment.exclude.clustering)]
+    in_int8 = [name for name in prunable if name in int8_values]
     return {
         "sparsity": audit.compute_sparsity(np.concatenate([kernels[name].ravel() for name in prunable])),
         "unique_weights": int(
             clusterable["unique_channel" if experiment.cluster_per_channel else "unique_tensor"].max()
         ),
         "rounded_to_zero": audit.compute_rounded_to_zero(
-            [kernels[name] for name in prunable], [int8_values[name] for name in prunable]
+            [kernels[name] for name in in_int8], [int8_values[name] for name in in_int8]
         ),
     }
 
@@ -178,8 +182,14 @@ def _find_shared_ranges(stage: Stage, experiment: Experiment, kinds: dict[str, s
     """
     if not stage.clusters or experiment.scheme == "tfmot":
         return []
-    per_tensor = {"dense"} if experiment.cluster_per_channel else {"dense", "conv2d"}
+    per_tensor = {"dense"} if experiment.cluster_per_channel else {"dense", "conv2d", "conv2d_transpose"}
     return [name for name, kind in kinds.items() if kind in per_tensor and name not in experiment.exclude.clustering]
+
+
+def _list_float_kernels(stage: Stage, experiment: Experiment, kinds: dict[str, str]) -> list[str]:
+    """The kernels that int8 files may hold in float: of excluded layers after QAT, and of recurrent layers."""
+    excluded = experiment.exclude.quantization if stage.quantizes else ()
+    return [name for name, kind in kinds.items() if kind == "recurrent" or layers.get_layer_name(name) in excluded]
 
 
 def _convert(
@@ -198,13 +208,15 @@ def _convert(
 
 def _explain_skipped(stage: Stage, experiment: Experiment, kinds: dict[str, str]) -> dict[str, str]:
     """Why layers were not pruned or clustered, in the stage or its ancestors; all other layers are missing."""
-    lineage = get_lineage(stage.name)
-    excluded = {"pruning": experiment.exclude.pruning} if any(one.prunes for one in lineage) else {}
-    excluded |= {"clustering": experiment.exclude.clustering} if any(one.clusters for one in lineage) else {}
+    lineage, exclude = get_lineage(stage.name), experiment.exclude
+    excluded = {"pruning": exclude.pruning} if any(one.prunes for one in lineage) else {}
+    excluded |= {"clustering": exclude.clustering} if any(one.clusters for one in lineage) else {}
     reasons = {name: "depthwise, by design" for name, kind in kinds.items() if kind == "depthwise" if excluded}
-    for technique, names in excluded.items():
-        for name in names:
-            reasons[name] = f"{reasons[name]} and {technique}" if name in reasons else f"excluded from {technique}"
+    excluded |= {"quantization": exclude.quantization} if stage.quantizes else {}
+    for name in kinds:
+        techniques = [technique for technique, names in excluded.items() if layers.get_layer_name(name) in names]
+        if techniques:
+            reasons[name] = f"excluded from {' and '.join(techniques)}"
     return reasons
 
 
@@ -239,15 +251,17 @@ def _describe_defects(
             defects.append("")
             continue
         clusters = (
-            experiment.number_of_clusters if keeps_clusters and name not in experiment.exclude.clustering else None
+            experiment.number_of_clusters
+            if keeps_clusters and layers.get_layer_name(name) not in experiment.exclude.clustering
+            else None
         )
-        # Only convolutions are clustered per channel; a dense kernel is clustered as a whole.
-        per_channel = experiment.cluster_per_channel and row["kind"] == "conv2d"
+        # Only convolutions are clustered per channel; other kernels are clustered as a whole.
+        per_channel = experiment.cluster_per_channel and row["kind"] in ("conv2d", "conv2d_transpose")
         int8_per_channel = per_channel or experiment.scheme == "tfmot"
         defects.append(
             "; ".join(
                 audit.find_defects(
-                    row, parent[name], kernels[name], int8_values[name], clusters, per_channel, int8_per_channel
+                    row, parent[name], kernels[name], int8_values.get(name), clusters, per_channel, int8_per_channel
                 )
             )
         )

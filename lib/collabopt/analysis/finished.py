@@ -12,8 +12,8 @@ from collabopt.analysis import evaluate
 from collabopt.config.experiment import Experiment
 from collabopt.config.stages import Stage, get_lineage
 from collabopt.datasets import Data
-from collabopt.storage.results import make_key
-from collabopt.techniques import registry
+from collabopt.storage.results import KEY, LAYERS, RESULTS, make_key
+from collabopt.techniques import registry, training
 from collabopt.tflite import flatbuffer
 
 
@@ -23,8 +23,8 @@ class Finished:
 
     Attributes:
         stage: The stage.
-        trained: Its stored weights, history and times.
-        measured: Its stored files and measurements (`evaluate.write_measurements`).
+        trained: Its stored weights, history and times; None if the stage is not available.
+        measured: Its stored files and measurements (`evaluate.write_measurements`); None likewise.
         history: One row per epoch.
         result: Its columns of results.csv.
         layers: One row per kernel.
@@ -32,12 +32,22 @@ class Finished:
     """
 
     stage: Stage
-    trained: Path
-    measured: Path
+    trained: Path | None
+    measured: Path | None
     history: pd.DataFrame
     result: dict[str, Any]
     layers: pd.DataFrame
     key: dict[str, Any]
+
+    @property
+    def unavailable(self) -> str:
+        """Why the stage is not available, such as "GRU"; empty if it is."""
+        return self.result["unavailable"]
+
+    @property
+    def without_qat(self) -> dict[str, str]:
+        """What has no int8 form in quantization-aware training, by layer; only of stages before QAT."""
+        return json.loads((self.measured / "without_qat.json").read_text())
 
     @property
     def tflite(self) -> Path:
@@ -45,12 +55,14 @@ class Finished:
         return self.measured / "int8.tflite"
 
     def kernels(self) -> dict[str, np.ndarray]:
-        """Return the float32 kernels by layer; of a QAT stage as its fake quantization sees them."""
+        """Return the float32 kernels by name; of a QAT stage as its fake quantization sees them."""
+        if self.unavailable:
+            return {}
         with np.load(self.measured / "kernels.npz") as arrays:
             return dict(arrays)
 
     def int8_values(self) -> dict[str, np.ndarray]:
-        """Return the int8 values of the kernels by layer, in the layout of Keras."""
+        """Return the int8 values of the kernels by name, in the layout of Keras; none of kernels left in float."""
         return self._read_int8_values(self.tflite)
 
     def int8_values_with_channel_ranges(self) -> dict[str, np.ndarray]:
@@ -67,8 +79,10 @@ class Finished:
             return dict(arrays)
 
     def _read_int8_values(self, tflite: Path) -> dict[str, np.ndarray]:
+        if self.unavailable:
+            return {}
         shapes = {name: kernel.shape for name, kernel in self.kernels().items()}
-        return flatbuffer.read_layer_kernels(tflite.read_bytes(), shapes)
+        return flatbuffer.read_layer_kernels(tflite.read_bytes(), shapes, in_float=shapes)
 
 
 def read(stage: Stage, trained: Path, measured: Path, experiment: Experiment) -> Finished:
@@ -80,10 +94,44 @@ def read(stage: Stage, trained: Path, measured: Path, experiment: Experiment) ->
         measured: Entry of its measurements.
         experiment: The experiment.
     """
-    result = json.loads((measured / "result.json").read_text()) | json.loads((trained / "fit.json").read_text())
+    result = {"unavailable": ""}
+    result |= json.loads((measured / "result.json").read_text()) | json.loads((trained / "fit.json").read_text())
     layers = pd.read_csv(measured / "layers.csv", keep_default_na=False)
     history, key = pd.read_csv(trained / "history.csv"), make_key(experiment, stage)
     return Finished(stage, trained, measured, history, result, layers, key)
+
+
+def find_unavailable(stage: Stage, parent: Finished | None, experiment: Experiment) -> str:
+    """Find why a stage cannot be trained.
+
+    Args:
+        stage: The stage.
+        parent: Its finished parent; None for the root.
+        experiment: Says which layers are left in float32 on purpose.
+
+    Returns:
+        The reason, such as "GRU": the classes of layers that have no int8 form. Empty if the stage is available.
+    """
+    if parent is None or parent.unavailable:
+        return parent.unavailable if parent else ""
+    if not stage.quantizes:
+        return ""
+    kinds = [what for layer, what in parent.without_qat.items() if layer not in experiment.exclude.quantization]
+    return ", ".join(dict.fromkeys(kinds))
+
+
+def make_unavailable(stage: Stage, reason: str, experiment: Experiment) -> Finished:
+    """Return a stage that cannot be trained. It has no rows, no figures and no files.
+
+    Args:
+        stage: The stage.
+        reason: What stands in its way, such as "GRU".
+        experiment: The experiment.
+    """
+    result = dict.fromkeys(name for name in RESULTS if name not in (*KEY, "parent")) | {"unavailable": reason}
+    layers = pd.DataFrame(columns=[column for column in LAYERS if column not in KEY])
+    history = pd.DataFrame(columns=training.HISTORY_COLUMNS)
+    return Finished(stage, None, None, history, result, layers, make_key(experiment, stage))
 
 
 def describe_measurement(

@@ -69,13 +69,14 @@ def measure_layers(model: keras.Model, split: Split, experiment: Experiment) -> 
     is_correct, rows = evaluate.predict_correct(scratch, split), []
     eligible = [layer for layer in scratch.layers if layers.is_eligible(layer)]
     for number, layer in enumerate(eligible, start=1):
-        row = {"layer": layer.name, "kind": layers.get_kind(layer), "weights": layer.kernel.shape.num_elements()}
+        weights = sum(kernel.size for kernel in layers.read_layer_kernels(layer).values())
+        row = {"layer": layer.name, "kind": layers.get_kind(layer), "weights": weights}
         row |= {"examples": len(split), "baseline_accuracy": is_correct.mean()}
-        compressed = dict(_compress_kernel(layer, experiment))
+        compressed = dict(_compress_kernels(layer, experiment))
         if compressed:
             progress.log(f"sensitivity: layer {number} of {len(eligible)}, {layer.name}", "sensitivity")
-            for prefix, kernel in compressed.items():
-                row |= compute_drop(prefix, is_correct, _predict_with(scratch, layer, kernel, split))
+            for prefix, kernels in compressed.items():
+                row |= compute_drop(prefix, is_correct, _predict_with(scratch, layer, kernels, split))
             rows.append(row)
     return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -96,11 +97,11 @@ def prune_kernel(kernel: np.ndarray, sparsity: float) -> np.ndarray:
     return np.where(magnitude < threshold, 0, kernel)
 
 
-def _compress_kernel(layer: keras.layers.Layer, experiment: Experiment) -> Iterator[tuple[str, np.ndarray]]:
-    """The layer's kernel by each technique that it is not excluded from."""
-    kernel = layer.kernel.numpy()
+def _compress_kernels(layer: keras.layers.Layer, experiment: Experiment) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """The layer's kernels by each technique that it is not excluded from."""
+    kernels = layers.read_layer_kernels(layer)
     if layer.name not in experiment.exclude.pruning:
-        yield "pruned", prune_kernel(kernel, experiment.sparsity)
+        yield "pruned", {name: prune_kernel(kernel, experiment.sparsity) for name, kernel in kernels.items()}
     settings = clustering.Settings(
         experiment.number_of_clusters,
         per_channel=experiment.cluster_per_channel,
@@ -109,17 +110,19 @@ def _compress_kernel(layer: keras.layers.Layer, experiment: Experiment) -> Itera
     )
     if settings.is_eligible(layer):
         options = settings.number, settings.by_channel(layer), False, settings.initialization, experiment.seed
-        yield "clustered", kmeans.cluster_kernel(kernel, *options)
+        yield "clustered", {name: kmeans.cluster_kernel(kernel, *options) for name, kernel in kernels.items()}
 
 
-def _predict_with(model: keras.Model, layer: keras.layers.Layer, kernel: np.ndarray, split: Split) -> np.ndarray:
-    """Whether each prediction is correct (n,) while the layer holds that kernel."""
-    original = layer.kernel.numpy()
-    layer.kernel.assign(kernel)
+def _predict_with(
+    model: keras.Model, layer: keras.layers.Layer, kernels: dict[str, np.ndarray], split: Split
+) -> np.ndarray:
+    """Whether each prediction is correct (n,) while the layer holds those kernels."""
+    original = layers.read_layer_kernels(layer)
+    layers.assign_kernels(layer, kernels)
     try:
         return evaluate.predict_correct(model, split)
     finally:
-        layer.kernel.assign(original)
+        layers.assign_kernels(layer, original)
 
 
 def compute_drop(prefix: str, before: np.ndarray, after: np.ndarray) -> dict[str, float]:
@@ -208,7 +211,9 @@ def recommend(
     rows["reason"] = [_explain(row, most_weights) for row in rows.itertuples()]
     chosen = rows[rows["leave_out"]].groupby("technique")["layer"].agg(tuple)
     names = {technique: (*getattr(exclude, technique), *chosen.get(technique, ())) for technique in TECHNIQUES.values()}
-    return Recommendation(rows, Exclude(**names), _write_note(table, tolerance_points, len(rows), sum(~is_certain)))
+    return Recommendation(
+        rows, exclude.model_copy(update=names), _write_note(table, tolerance_points, len(rows), sum(~is_certain))
+    )
 
 
 def _list_costs(table: pd.DataFrame, prefix: str) -> pd.DataFrame:

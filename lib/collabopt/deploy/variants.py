@@ -30,9 +30,9 @@ _QUARTILES = ["latency_q1_ms", "latency_q3_ms"]
 COLUMNS = [
     *("experiment", "stage", "format", "scheme", "seed", "validation_accuracy", "accuracy"),
     *_MEASURED,
-    *("latency_ratio", *_QUARTILES, "accelerator", "npu_note", "tflite"),
+    *("latency_ratio", *_QUARTILES, "accelerator", "npu_note", "tflite", "unavailable"),
 ]
-"""The columns of variants.csv, one row per variant."""
+"""The columns of variants.csv, one row per variant. `unavailable` says why there is no file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,13 +42,13 @@ class Variant:
     Attributes:
         stage: The stage.
         format: Name of the format.
-        tflite: Path of the file.
+        tflite: Path of the file; None if there is none.
         row: Its columns of variants.csv, without accuracy on test and latency.
     """
 
     stage: Stage
     format: str
-    tflite: Path
+    tflite: Path | None
     row: dict[str, Any]
 
     @property
@@ -74,7 +74,8 @@ def list_levels() -> list[Stage]:
 def measure(run: Run, stage: Stage, name: str) -> Variant:
     """Measure a variant on the validation split, its sizes, and Vela's estimates for the run's accelerator.
 
-    Missing stages are trained first.
+    Missing stages are trained first. If the stage is not available, or the converter refuses the format, the variant
+    has no file, and its row says why.
 
     Args:
         run: The run.
@@ -85,6 +86,9 @@ def measure(run: Run, stage: Stage, name: str) -> Variant:
         The variant.
     """
     finished, experiment = run.stage(stage.name), run.experiment
+    about = {column: finished.key[column] for column in ("experiment", "stage", "scheme", "seed")} | {"format": name}
+    if finished.unavailable:
+        return Variant(stage, name, None, about | {"unavailable": finished.unavailable})
     material = {
         "trained": finished.trained.name,
         "measured": finished.measured.name if name == "int8" else None,
@@ -95,16 +99,21 @@ def measure(run: Run, stage: Stage, name: str) -> Variant:
     }
 
     def make(directory: Path) -> None:
-        content, is_correct = _convert(run, finished, name)
+        try:
+            content, is_correct = _convert(run, finished, name)
+        except convert.ConversionRefused as error:
+            (directory / "variant.json").write_text(json.dumps({"unavailable": str(error)}))
+            return
         file = directory / "model.tflite"
         file.write_bytes(content)
         row = {"validation_accuracy": float(is_correct.mean())} | _measure_sizes(file) | _measure_weights(content)
         (directory / "variant.json").write_text(json.dumps(row))
 
     entry = run.get_or_make(f"{stage.name}-{name}", material, make)
-    about = {column: finished.key[column] for column in ("experiment", "stage", "scheme", "seed")}
-    about |= {"format": name, "accelerator": experiment.accelerator}
-    row = about | json.loads((entry / "variant.json").read_text()) | _estimate_npu(run, entry / "model.tflite")
+    row = about | json.loads((entry / "variant.json").read_text())
+    if "unavailable" in row:
+        return Variant(stage, name, None, row)
+    row |= {"accelerator": experiment.accelerator} | _estimate_npu(run, entry / "model.tflite")
     return Variant(stage, name, entry / "model.tflite", row)
 
 

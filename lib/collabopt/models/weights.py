@@ -1,5 +1,6 @@
 """Weights of a model as arrays, with keys of the form layer/variable, such as "conv_1/kernel"."""
 
+import re
 import zipfile
 from pathlib import Path
 
@@ -7,6 +8,9 @@ import numpy as np
 
 from collabopt.models.check import ModelError
 from collabopt.runtime.tensorflow import keras, tf
+
+_COUNTER = r"_\d+(?=/)"
+"""What Keras appends to the names of layers inside a layer, such as gru_cell_1; it differs between builds."""
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:
@@ -46,7 +50,8 @@ def get_variables(model: keras.Model) -> dict[str, tf.Variable]:
     found: dict[str, tf.Variable] = {}
     for layer in model.layers:
         for variable in layer.weights:
-            key = f"{layer.name}/{variable.name.split(':')[0].removeprefix(layer.name + '/')}"
+            path = variable.name.split(":")[0].removeprefix(f"{layer.name}/")
+            key = f"{layer.name}/{re.sub(_COUNTER, '', path)}"
             if key in found:
                 raise ModelError(f"model={model.name}: two variables are named {key}; give each its own name")
             found[key] = variable

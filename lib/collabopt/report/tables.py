@@ -201,7 +201,8 @@ def _make_stage_table(
     """The metrics that any row has, one row per stage; on a page with links to pages and models of a directory."""
     rows = to_numbers(rows, [metric.name for metric in metrics])
     # Validation is left out if test was read. The raw size is in the column of gzip.
-    has_test = "accuracy" in rows and rows["accuracy"].notna().all()
+    reasons = rows.get("unavailable", pd.Series("", rows.index)).fillna("")
+    has_test = "accuracy" in rows and rows.loc[reasons == "", "accuracy"].notna().all()
     hidden = ("tflite_bytes", "validation") if has_test else ("tflite_bytes",)
     metrics = [one for one in metrics if rows[one.name].notna().any() and not one.name.startswith(hidden)]
     settings = ["parent", "scheme"] if directory and "seeds" not in rows else []
@@ -215,6 +216,7 @@ def _make_stage_table(
             **{SETTINGS.get(column, column).capitalize(): get_label(row[column]) for column in settings},
             **dict(_make_metric_cell(row, metric, with_star=directory is None) for metric in metrics),
             "Preserved": Cell.from_preserved(row.get("preserved")),
+            "Not available": Cell.from_reason(row.get("unavailable")),
             "Pareto front": "●" if row.get("front") else "",
             "File": Cell.from_file(model, stage.text),
         }
@@ -227,7 +229,8 @@ def _make_metric_cell(row: dict[str, Any], metric: Metric, with_star: bool) -> t
         cell = make_compression_cell(row.get("tflite_bytes"), row["gzip_bytes"], metric)
         return _format_compression_title(metric), cell
     cell = Cell.from_number(row[metric.name], metric, "", row.get(f"{metric.name}_std"))
-    if with_star and metric.name in ("accuracy", "validation_accuracy") and STAGES[row["stage"]].quantizes:
+    is_fake = metric.name in ("accuracy", "validation_accuracy") and STAGES[row["stage"]].quantizes
+    if with_star and is_fake and cell.kind == "number":
         cell = dataclasses.replace(cell, text=f"{cell.text} *")
     return format_head(metric), cell
 
@@ -238,7 +241,9 @@ def _format_compression_title(metric: Metric) -> str:
 
 def _make_guide_cell(values: dict[str, Any], metric: Metric) -> Cell:
     """A figure of a stage, from its result or from its published values."""
-    if metric.name in ("accuracy", "accuracy_int8"):
+    if values.get("unavailable"):
+        cell = Cell("not available")
+    elif metric.name in ("accuracy", "accuracy_int8"):
         cell = Cell.from_number(values.get(metric.name), metric, "")
     elif metric.name in values:
         cell = make_compression_cell(values.get("tflite_bytes"), values[metric.name], metric)

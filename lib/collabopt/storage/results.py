@@ -34,8 +34,9 @@ RESULTS = [
     *("sparsity", "unique_weights", "rounded_to_zero", "preserved"),
     *("accuracy_int8_channel_ranges", "gzip_bytes_channel_ranges"),
     *("setup_seconds", "fit_seconds", "epochs"),
+    "unavailable",
 ]
-"""Columns of results.csv, one row per stage, setting and seed."""
+"""Columns of results.csv, one row per stage, setting and seed. `unavailable` says why a stage has no figures."""
 
 LAYERS = [
     *KEY,
@@ -85,7 +86,8 @@ def record(directory: Path, result: dict[str, Any], layers: pd.DataFrame, about:
     with store.lock(loading.DATA / "locks" / f"{lock}.lock"):
         _drop_tables_of_another_experiment(directory, about["experiment"])
         _merge(directory / "results.csv", pd.DataFrame([result])[RESULTS])
-        _merge(directory / "layers.csv", layers.assign(**{column: result[column] for column in KEY})[LAYERS])
+        if len(layers):  # a stage that is not available has none
+            _merge(directory / "layers.csv", layers.assign(**{column: result[column] for column in KEY})[LAYERS])
         atomic.write(directory / "run.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
 
 

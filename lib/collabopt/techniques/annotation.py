@@ -24,41 +24,79 @@ class ChannelQuantizer(KernelQuantizer):
 
     Attributes:
         zeros: Whether zeros stay zero.
-        axis: The axis of output channels.
+        clusters: "channel", or None to preserve no clusters.
     """
 
-    def __init__(self, zeros: bool, axis: int) -> None:
-        super().__init__(zeros, None, per_channel=True)
-        self.axis = axis
+    def __init__(self, zeros: bool, clusters: Granularity | None) -> None:
+        super().__init__(zeros, clusters, per_channel=True)
 
     def build(self, tensor_shape, name, layer):
-        """Create the largest magnitudes, and record the zeros of the kernel of the wrapped layer."""
+        """Create the largest magnitudes, and record the zeros and clusters of the kernel of the wrapped layer."""
+        axis = layers.get_channel_axis(layer.layer)
         shape = [1] * len(tensor_shape)
-        shape[self.axis] = tensor_shape[self.axis]
+        shape[axis] = tensor_shape[axis]
         reach = layer.add_weight(f"{name}_reach", shape, initializer="zeros", trainable=False)
-        return {"reach": reach} | add_state(layer, getattr(layer.layer, name).numpy(), self.zeros, None)
+        return {"reach": reach} | add_state(layer, self.zeros, self.clusters)
 
     def __call__(self, inputs, training, weights, **kwargs):  # noqa: ARG002
         kernel, reach = apply_state(inputs, weights), weights["reach"]
         if training:
-            axes = [axis for axis in range(kernel.shape.rank) if axis != self.axis % kernel.shape.rank]
+            axes = [axis for axis, size in enumerate(reach.shape) if size == 1]
             reach = reach.assign(tf.reduce_max(tf.abs(tf.stop_gradient(kernel)), axes, keepdims=True))
         rounded = tf.round(tf.math.divide_no_nan(kernel, reach / 127)) * (reach / 127)
         return kernel + tf.stop_gradient(rounded - kernel) if training else rounded
 
     def get_config(self):
         """Return the arguments of the constructor."""
-        return {"zeros": self.zeros, "axis": self.axis}
+        return {"zeros": self.zeros, "clusters": self.clusters}
 
 
 class KernelHolder(KernelQuantizer):
-    """Preserves zeros and clusters of a kernel that stays in float32."""
+    """Preserves zeros and clusters of a kernel that stays in float32.
 
-    def __init__(self, zeros: bool, clusters: Granularity | None) -> None:
+    Attributes:
+        zeros: Whether zeros stay zero.
+        clusters: Granularity of the clusters; None preserves none.
+        place: Which of the layer's kernels (`layers.find_kernels`).
+    """
+
+    def __init__(self, zeros: bool, clusters: Granularity | None, place: int) -> None:
         super().__init__(zeros, clusters, per_channel=False)
+        self.place = place
+
+    def build(self, tensor_shape, name, layer):  # noqa: ARG002
+        """Record the zeros and clusters of the kernel of the wrapped layer."""
+        return add_state(layer, self.zeros, self.clusters, self.place)
 
     def __call__(self, inputs, training, weights, **kwargs):  # noqa: ARG002
         return apply_state(inputs, weights)
+
+    def get_config(self):
+        """Return the arguments of the constructor."""
+        return {"zeros": self.zeros, "clusters": self.clusters, "place": self.place}
+
+
+class HeldConfig(OutputConfig):
+    """Preserves zeros and clusters of the kernels of a layer that stays in float32.
+
+    Attributes:
+        zeros: Whether zeros stay zero.
+        clusters: Granularity of the clusters; None preserves none.
+    """
+
+    def __init__(self, zeros: bool, clusters: Granularity | None) -> None:
+        super().__init__(quantize_output=False)
+        self.zeros, self.clusters = zeros, clusters
+
+    def get_weights_and_quantizers(self, layer):
+        """Return the kernels, each with what preserves it."""
+        places = enumerate(layers.find_kernels(layer).values())
+        return [(getattr(*where), KernelHolder(self.zeros, self.clusters, place)) for place, where in places]
+
+    def set_quantize_weights(self, layer, quantize_weights):
+        """Set the preserved kernels."""
+        for (owner, attribute), kernel in zip(layers.find_kernels(layer).values(), quantize_weights, strict=True):
+            setattr(owner, attribute, kernel)
 
     def get_config(self):
         """Return the arguments of the constructor."""
@@ -74,7 +112,7 @@ def list_custom_objects(model: keras.Model) -> dict[str, type]:
     Returns:
         Classes by name: those of the model's layers, and our configurations and quantizers.
     """
-    ours = (KernelConfig, OutputConfig, KernelQuantizer, ChannelQuantizer, KernelHolder)
+    ours = (KernelConfig, OutputConfig, HeldConfig, KernelQuantizer, ChannelQuantizer, KernelHolder)
     return {kind.__name__: kind for kind in (*map(type, model.layers), *ours)}
 
 
@@ -98,24 +136,25 @@ def _make_mark(layer: keras.layers.Layer, scheme: PreservingScheme, is_excluded:
     annotate_layer = tfmot.quantization.keras.quantize_annotate_layer
     is_quantizable = int8_layers.is_quantizable(layer)
     if not is_excluded and is_quantizable:
-        return functools.partial(annotate_layer, quantize_config=_make_config(layer, scheme.zeros))
-    if is_excluded and layers.is_eligible(layer):
+        return functools.partial(annotate_layer, quantize_config=_make_config(layer, scheme))
+    if layers.is_eligible(layer):
         preserved = scheme.quantizer(layer)
-        holder = KernelHolder(preserved.zeros, preserved.clusters)
-        return functools.partial(annotate_layer, quantize_config=KernelConfig(holder, False))
+        held = HeldConfig(preserved.zeros, preserved.clusters)
+        return functools.partial(annotate_layer, quantize_config=held)
     # TFMOT would put a range on such a layer if it knows its kind.
     is_known = is_quantizable or isinstance(layer, keras.layers.Activation)
     return functools.partial(annotate_layer, quantize_config=OutputConfig(False)) if is_known else lambda same: same
 
 
-def _make_config(layer: keras.layers.Layer, zeros: bool) -> tfmot.quantization.keras.QuantizeConfig | None:
+def _make_config(layer: keras.layers.Layer, scheme: PreservingScheme) -> tfmot.quantization.keras.QuantizeConfig | None:
     """Our configuration of a layer, or None to take TFMOT's."""
     fuses_relu, following = int8_layers.is_before_relu(layer), int8_layers.get_only_consumer(layer)
     has_norm = following is not None and int8_layers.find_folded_layer(following) is layer
     if _has_constant_kernel(layer, has_norm):
-        axis = 2 if isinstance(layer, keras.layers.Conv2DTranspose) else -1
-        keeps_zeros = zeros and layers.is_eligible(layer)
-        return KernelConfig(ChannelQuantizer(keeps_zeros, axis), not (fuses_relu or has_norm))
+        preserved = scheme.quantizer(layer) if layers.is_eligible(layer) else ChannelQuantizer(False, None)
+        if preserved.clusters != "tensor":  # else one range serves the kernel, and the converter can transpose it
+            preserved = ChannelQuantizer(preserved.zeros, preserved.clusters)
+        return KernelConfig(preserved, not (fuses_relu or has_norm))
     if _has_constant_kernel(int8_layers.find_folded_layer(layer), True):
         return OutputConfig(not fuses_relu)
     if type(layer) in (*int8_layers.WITH_RANGE, int8_layers.ChannelAffine, int8_layers.FloatOutput):

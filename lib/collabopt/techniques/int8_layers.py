@@ -116,6 +116,20 @@ def is_quantizable(layer: keras.layers.Layer) -> bool:
     return registry.supports(layer)
 
 
+def describe(layer: keras.layers.Layer) -> str:
+    """Return what a layer computes, for messages.
+
+    Args:
+        layer: Any layer.
+
+    Returns:
+        The class, with the name of its function if it applies one.
+    """
+    function = getattr(layer, "activation", None) if isinstance(layer, keras.layers.Activation) else None
+    name = getattr(function or getattr(layer, "function", None), "__name__", getattr(layer, "function", ""))
+    return f"{type(layer).__name__} {name}".strip()
+
+
 def get_activation(layer: keras.layers.Layer) -> str | None:
     """Return the name of a layer's activation.
 

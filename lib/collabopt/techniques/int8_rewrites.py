@@ -16,6 +16,7 @@ from collabopt.techniques.int8_layers import (
     WITH_ACTIVATION,
     ChannelAffine,
     FloatOutput,
+    describe,
     find_folded_layer,
     get_activation,
     is_quantizable,
@@ -51,16 +52,19 @@ class _Replacement:
             layer.set_weights(weights)
 
 
-def list_layers_without_qat(model: keras.Model) -> list[str]:
-    """List the layers that stay in float32 in quantization-aware training.
+def find_layers_without_qat(model: keras.Model) -> dict[str, str]:
+    """Find the layers that stay in float32 in quantization-aware training.
 
     Args:
         model: A plain model.
 
     Returns:
-        Names of layers, in the model's order. An activation inside a layer has the name "layer_activation".
+        What has no int8 operator by name of the layer, in the model's order: the layer's class, or an activation.
     """
-    return [layer.name for layer in _rewrite(model, False, ()).layers if not is_quantizable(layer)]
+    names = [layer.name for layer in model.layers]
+    found = [layer for layer in _rewrite(model, False, ()).layers if not is_quantizable(layer)]
+    # An activation inside a layer has become the layer "layer_activation".
+    return {max((name for name in names if layer.name.startswith(name)), key=len): describe(layer) for layer in found}
 
 
 def make_quantizable(model: keras.Model, keeps_clusters: bool, unquantized: Sequence[str] = ()) -> keras.Model:
@@ -68,8 +72,8 @@ def make_quantizable(model: keras.Model, keeps_clusters: bool, unquantized: Sequ
 
     Args:
         model: A plain model; it stays as it is.
-        keeps_clusters: Whether clusters are preserved. The range they share in a dense kernel keeps a batch norm from
-            being folded into it.
+        keeps_clusters: Whether clusters are preserved. The range they share in a dense or transposed kernel keeps a
+            batch norm from being folded into it.
         unquantized: Names of layers that stay in float32 on purpose.
 
     Returns:
@@ -93,7 +97,7 @@ def _rewrite(model: keras.Model, keeps_clusters: bool, unquantized: Sequence[str
             return None
         if isinstance(layer, keras.layers.BatchNormalization):
             folded = find_folded_layer(layer)
-            shares_range = keeps_clusters and isinstance(folded, keras.layers.Dense)
+            shares_range = keeps_clusters and isinstance(folded, keras.layers.Dense | keras.layers.Conv2DTranspose)
             if folded and folded.name not in unquantized and not shares_range:
                 return None
         return next(filter(None, (rewrite(layer) for rewrite in _REWRITES)), None)

@@ -14,6 +14,10 @@ _CALIBRATED = {
 """Formats that need activation ranges, with the type of inputs and outputs and the converter's set of operators."""
 
 
+class ConversionRefused(RuntimeError):
+    """The converter refuses a model in a format."""
+
+
 def convert(model: keras.Model, format: str, calibration: np.ndarray | None = None) -> bytes:
     """Convert a float model to a file by post-training quantization (PTQ).
 
@@ -119,6 +123,6 @@ def _run_converter(converter: tf.lite.TFLiteConverter, format: str) -> bytes:
         try:
             return converter.convert()
         except RuntimeError as error:
-            raise RuntimeError(
+            raise ConversionRefused(
                 f"conversion to {format} failed: {error}; if the training diverged, use a lower learning_rate"
             ) from error

@@ -2,21 +2,25 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Literal
 
 import numpy as np
 
-_OPERATORS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+_BIASES = {"CONV_2D": 2, "DEPTHWISE_CONV_2D": 2, "FULLY_CONNECTED": 2, "TRANSPOSE_CONV": 3}
+"""Operators with a kernel as their second input, and which input is the bias."""
 
 
-def read_layer_kernels(tflite: bytes, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+def read_layer_kernels(
+    tflite: bytes, shapes: dict[str, tuple[int, ...]], in_float: Collection[str] = ()
+) -> dict[str, np.ndarray]:
     """Read the int8 kernels of layers in Keras's layout.
 
     Args:
         tflite: The content of the file.
         shapes: Shape of the Keras kernel by layer name: (height, width, in, out), depthwise (height, width, in,
             multiplier) or dense (in, out).
+        in_float: Layers whose kernels need not be int8.
 
     Returns:
         int8 values by layer name, in these shapes.
@@ -26,10 +30,10 @@ def read_layer_kernels(tflite: bytes, shapes: dict[str, tuple[int, ...]]) -> dic
     """
     kernels = list(list_kernels(tflite))
     found = {layer: _find_kernel(kernels, layer, shape) for layer, shape in shapes.items()}
-    missing = [layer for layer, kernel in found.items() if kernel is None]
+    missing = [layer for layer, kernel in found.items() if kernel is None and layer not in in_float]
     if missing:
         raise ValueError(f"no int8 kernel in the .tflite file for {', '.join(missing)}")
-    return {layer: found[layer].in_keras_layout(shape) for layer, shape in shapes.items()}
+    return {layer: kernel.in_keras_layout(shapes[layer]) for layer, kernel in found.items() if kernel}
 
 
 def rewrite_ranges(tflite: bytes, kernels: dict[str, np.ndarray], of: Literal["tensor", "channel"]) -> bytes:
@@ -98,7 +102,7 @@ class Kernel:
     """A kernel in a file. Its arrays are views: writing to them changes a file that is a bytearray.
 
     Attributes:
-        operator: One of CONV_2D, DEPTHWISE_CONV_2D and FULLY_CONNECTED.
+        operator: One of CONV_2D, DEPTHWISE_CONV_2D, FULLY_CONNECTED and TRANSPOSE_CONV.
         name: Name of the kernel's tensor.
         output: Name of the operator's output tensor.
         int8_values: The kernel in the file's layout.
@@ -148,7 +152,7 @@ def list_kernels(tflite: bytes | bytearray) -> Iterator[Kernel]:
     from tensorflow.lite.python import schema_py_generated as schema
 
     model = schema.Model.GetRootAs(tflite, 0)
-    kinds = {getattr(schema.BuiltinOperator, name): name for name in _OPERATORS}
+    kinds = {getattr(schema.BuiltinOperator, name): name for name in _BIASES}
     integers = {schema.TensorType.INT8: np.int8, schema.TensorType.INT32: np.int32, schema.TensorType.INT64: np.int64}
     graph = model.Subgraphs(0)
 
@@ -165,8 +169,9 @@ def list_kernels(tflite: bytes | bytearray) -> Iterator[Kernel]:
             continue
         kernel, output = graph.Tensors(operator.Inputs(1)), graph.Tensors(operator.Outputs(0))
         scales, int8_values = kernel.Quantization().ScaleAsNumpy(), read_tensor(operator.Inputs(1))
-        has_bias = operator.InputsLength() > 2 and operator.Inputs(2) >= 0
-        bias = read_tensor(operator.Inputs(2)) if has_bias else None
+        place = _BIASES[kind]
+        has_bias = operator.InputsLength() > place and operator.Inputs(place) >= 0
+        bias = read_tensor(operator.Inputs(place)) if has_bias else None
         if int8_values is not None:
             kernel_scales = scales if isinstance(scales, np.ndarray) else None
             yield Kernel(kind, kernel.Name().decode(), output.Name().decode(), int8_values, kernel_scales, bias)
