@@ -102,8 +102,9 @@ def test_the_search_tries_every_format_and_shows_what_is_not_available(run):
 @pytest.mark.parametrize("notebook", ["pqat", "deployment_tree"])
 def test_a_notebook_runs_and_its_page_says_so(notebook, run, place, recurrent, monkeypatch):  # noqa: ARG001
     monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}:{Path(figures.__file__).parents[2]}")
-    pages = place / "pages"
-    assert run_notebook(notebook, str(recurrent), {}, place / "runs", pages, "1/1") == 0
+    pages, runs = place / "pages", place / "runs"
+    runs.mkdir(exist_ok=True)
+    assert run_notebook(notebook, str(recurrent), {}, runs, pages, "1/1") == 0
     assert REASON in (pages / f"{notebook}.html").read_text()
 
 

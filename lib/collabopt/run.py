@@ -272,7 +272,7 @@ class Run:
     def _record(self, one: Finished) -> None:
         """Write the rows of a stage to the report, and its int8 file if the run's own seed trained it."""
         results.record(self.directory, self._make_row(one), one.layers, self.describe())
-        if self.experiment.seed == self.given.seed and not one.unavailable:
+        if self.experiment.seed == self.given.seed and one.tflite:
             is_other = self.experiment.scheme != self.given.scheme and one.stage.has_schemes
             name = f"{one.stage.name}-{self.experiment.scheme}" if is_other else one.stage.name
             atomic.write(self.directory / "models" / f"{name}.tflite", one.tflite.read_bytes())
@@ -286,13 +286,12 @@ class Run:
             source += f" by {self.experiment.scheme}"
         took = progress.format_duration(result["setup_seconds"] + result["fit_seconds"])
         origin = f"{result['epochs']} epochs took {took}" if stage.name in self._trained_here else "from the store"
-        progress.log(
-            f"{stage.name}{source}: {origin}; {split.replace('_', ' ')}accuracy {result[f'{split}accuracy']:.2%}, INT8 "
-            f"{result[f'{split}accuracy_int8']:.2%}, {result['tflite_bytes']:,} → {result['gzip_bytes']:,} bytes"
-            + (", NOT PRESERVED" if result["preserved"] is False else ""),
-            about=stage.name,
-            last=True,
-        )
+        text = f"{stage.name}{source}: {origin}; {split.replace('_', ' ')}accuracy {result[f'{split}accuracy']:.2%}"
+        if one.tflite:
+            text += f", INT8 {result[f'{split}accuracy_int8']:.2%}"
+            text += f", {result['tflite_bytes']:,} → {result['gzip_bytes']:,} bytes"
+        text += f", not available: {result['unavailable']}" if result["unavailable"] else ""
+        progress.log(text + (", NOT PRESERVED" if result["preserved"] is False else ""), about=stage.name, last=True)
 
     def _check_preserved(self, one: Finished) -> None:
         if self.experiment.strict and one.result["preserved"] is False:

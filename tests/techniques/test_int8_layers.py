@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from collabopt.models import ds_cnn, mobilenet
+from collabopt.models.importing.layers import Constant, Operation, Slice
 from collabopt.runtime.tensorflow import keras, seed_everything, tf
 from collabopt.techniques import int8_rewrites, quantization
 from collabopt.tflite import convert, flatbuffer
@@ -86,7 +87,21 @@ def build_conv1d() -> keras.Model:
     )
 
 
+def build_operations() -> keras.Model:
+    """Layers that imported models have for arithmetic on tensors."""
+    inputs = keras.Input((6, 6, 3), name="input")
+    first = x = layers.Conv2D(4, 3, activation="elu", padding="same", name="conv_1")(inputs)
+    x = Operation("exp", name="exp")(layers.Activation("tanh", name="tanh")(x))
+    x = Constant("add", [0.5, 1.0, 1.5, 2.0], name="add")(Constant("maximum", 0.9, name="maximum")(x))
+    x = Operation("divide", name="divide")([layers.ELU(name="elu")(first), Operation("sqrt", name="sqrt")(x)])
+    x = Slice([[None, None, None], [1, None, 2]], name="slice")(layers.Resizing(5, 5, name="resizing")(x))
+    x = Operation("reduce_max", {"axis": [1], "keepdims": True}, name="largest")(x)
+    x = Operation("reduce_sum", {"axis": [2], "keepdims": True}, name="sum")(Constant("multiply", 0.5, name="half")(x))
+    return keras.Model(inputs, layers.Conv2D(3, 1, name="conv_2")(x))
+
+
 NETWORKS = {
+    "operations": build_operations,
     "activations": build_activations,
     "shapes": build_shapes,
     "transposed": build_transposed,
@@ -232,14 +247,14 @@ def test_zeros_and_clusters_of_dense_layers_before_batch_norms_are_preserved():
 def test_layers_without_qat_are_named_and_stay_in_float():
     model = chain(
         (8, 6),
-        layers.Dense(6, activation="elu", name="dense"),
+        layers.Dense(6, activation="selu", name="dense"),
         layers.LayerNormalization(name="norm"),
         layers.Flatten(name="flatten"),
         layers.Dense(4, name="fc"),
     )
-    assert int8_rewrites.find_layers_without_qat(model) == {"dense": "Activation elu", "norm": "LayerNormalization"}
+    assert int8_rewrites.find_layers_without_qat(model) == {"dense": "Activation selu", "norm": "LayerNormalization"}
     tflite = convert.convert_as_trained(train(model, PLAIN))
-    assert "ELU" in list_float_operators(tflite)
+    assert "EXP" in list_float_operators(tflite)
     assert "FULLY_CONNECTED" not in list_float_operators(tflite)
     recurrent = chain((8, 6), layers.LSTM(4, return_sequences=True, name="lstm"), layers.GRU(4, name="gru"))
     assert int8_rewrites.find_layers_without_qat(recurrent) == {"lstm": "LSTM", "gru": "GRU"}

@@ -57,7 +57,8 @@ def write_measurements(
     """Convert and evaluate the model of a stage, and write the results to a directory.
 
     The files are:
-    - int8.tflite, and int8-channel_ranges.tflite if channels share a range in the former but not in the latter;
+    - int8.tflite, unless the converter refuses a layer that has no int8 form in quantization-aware training;
+    - int8-channel_ranges.tflite if channels share a range in the former but not in the latter;
     - result.json: columns of results.csv;
     - without_qat.json: what has no int8 form in quantization-aware training, by layer; of a plain model only;
     - layers.csv: one row per kernel (`audit.audit_layers`) with its `defect`;
@@ -77,14 +78,22 @@ def write_measurements(
     """
     kernels = _read_kernels(model)
     shared = _find_shared_ranges(stage, experiment, kernels.kinds)
-    content, channel_ranges = _convert(model, data, experiment, {name: kernels.weights[name] for name in shared})
-    (directory / "int8.tflite").write_bytes(content)
-    if channel_ranges:
-        (directory / "int8-channel_ranges.tflite").write_bytes(channel_ranges)
+    without_qat, refused = {} if stage.quantizes else int8_rewrites.find_layers_without_qat(model), ""
+    try:
+        weights = {name: kernels.weights[name] for name in shared}
+        content, channel_ranges = _convert(model, data, experiment, weights, apart=bool(without_qat))
+    except convert.ConversionRefused as error:
+        if not without_qat:
+            raise
+        content, channel_ranges, refused = None, None, f"int8 file: {error}"
+    for name, file in {"int8": content, "int8-channel_ranges": channel_ranges}.items():
+        if file:
+            (directory / f"{name}.tflite").write_bytes(file)
     is_correct = _predict_correct_everywhere(model, content, channel_ranges, data, experiment, reads_test)
     np.savez_compressed(directory / "correct.npz", **is_correct)
     shapes = {name: kernel.shape for name, kernel in kernels.weights.items()}
-    int8_values = flatbuffer.read_layer_kernels(content, shapes, _list_float_kernels(stage, experiment, kernels.kinds))
+    in_float = _list_float_kernels(stage, experiment, kernels.kinds)
+    int8_values = flatbuffer.read_layer_kernels(content, shapes, in_float) if content else {}
     table = audit.audit_layers(
         kernels.kinds,
         kernels.weights,
@@ -102,10 +111,11 @@ def write_measurements(
         | _summarize_kernels(table, kernels.weights, int8_values, experiment)
         | {"preserved": None if parent is None else bool((table["defect"] == "").all())}
         | _describe_channel_ranges(accuracies, directory / "int8-channel_ranges.tflite")
+        | {"unavailable": refused}
     )
     (directory / "result.json").write_text(json.dumps(result))
     if not stage.quantizes:
-        (directory / "without_qat.json").write_text(json.dumps(int8_rewrites.find_layers_without_qat(model)))
+        (directory / "without_qat.json").write_text(json.dumps(without_qat))
 
 
 def _read_kernels(model: keras.Model) -> _Kernels:
@@ -118,7 +128,7 @@ def _read_kernels(model: keras.Model) -> _Kernels:
 
 def _predict_correct_everywhere(
     model: keras.Model,
-    content: bytes,
+    content: bytes | None,
     channel_ranges: bytes | None,
     data: Data,
     experiment: Experiment,
@@ -128,7 +138,8 @@ def _predict_correct_everywhere(
     is_correct = {}
     for name, split in {"validation": data.validation, **({"test": data.test} if reads_test else {})}.items():
         is_correct[name] = predict_correct(model, split)
-        is_correct[f"{name}_int8"] = predict_classes(content, split, experiment.threads) == split.labels
+        if content:
+            is_correct[f"{name}_int8"] = predict_classes(content, split, experiment.threads) == split.labels
     if channel_ranges and reads_test:
         predicted = predict_classes(channel_ranges, data.test, experiment.threads)
         is_correct["test_int8_channel_ranges"] = predicted == data.test.labels
@@ -138,14 +149,15 @@ def _predict_correct_everywhere(
 def _name_accuracies(accuracies: dict[str, float]) -> dict[str, float | None]:
     return {
         "validation_accuracy": accuracies["validation"],
-        "validation_accuracy_int8": accuracies["validation_int8"],
+        "validation_accuracy_int8": accuracies.get("validation_int8"),
         "accuracy": accuracies.get("test"),
         "accuracy_int8": accuracies.get("test_int8"),
     }
 
 
-def _measure_sizes(file: Path) -> dict[str, int]:
-    return {"tflite_bytes": sizes.raw(file), "gzip_bytes": sizes.gzipped(file), "zip_bytes": sizes.zipped(file)}
+def _measure_sizes(file: Path) -> dict[str, int | None]:
+    functions = {"tflite_bytes": sizes.raw, "gzip_bytes": sizes.gzipped, "zip_bytes": sizes.zipped}
+    return {name: measure(file) if file.is_file() else None for name, measure in functions.items()}
 
 
 def _summarize_kernels(
@@ -193,16 +205,15 @@ def _list_float_kernels(stage: Stage, experiment: Experiment, kinds: dict[str, s
 
 
 def _convert(
-    model: keras.Model, data: Data, experiment: Experiment, shared: dict[str, np.ndarray]
+    model: keras.Model, data: Data, experiment: Experiment, shared: dict[str, np.ndarray], apart: bool
 ) -> tuple[bytes, bytes | None]:
     """The int8 file in which the channels of each `shared` kernel have one range. If there are such kernels, also the
     file in which each channel has its own."""
     if quantization.is_wrapped(model):
         content = convert.convert_as_trained(model)
         return content, flatbuffer.rewrite_ranges(content, shared, of="channel") if shared else None
-    content = convert.convert_to_int8(
-        model, sample_calibration(data.train, experiment.calibration_examples, experiment.seed)
-    )
+    calibration = sample_calibration(data.train, experiment.calibration_examples, experiment.seed)
+    content = convert.convert(model, "int8", calibration, apart)
     return (flatbuffer.rewrite_ranges(content, shared, of="tensor"), content) if shared else (content, None)
 
 

@@ -42,7 +42,7 @@ class Finished:
     @property
     def unavailable(self) -> str:
         """Why the stage is not available, such as "GRU"; empty if it is."""
-        return self.result["unavailable"]
+        return "" if self.trained else self.result["unavailable"]
 
     @property
     def without_qat(self) -> dict[str, str]:
@@ -50,9 +50,10 @@ class Finished:
         return json.loads((self.measured / "without_qat.json").read_text())
 
     @property
-    def tflite(self) -> Path:
-        """The full-integer file, with int8 input and output."""
-        return self.measured / "int8.tflite"
+    def tflite(self) -> Path | None:
+        """The full-integer file, with int8 input and output; None without one."""
+        file = self.measured / "int8.tflite" if self.measured else None
+        return file if file and file.is_file() else None
 
     def kernels(self) -> dict[str, np.ndarray]:
         """Return the float32 kernels by name; of a QAT stage as its fake quantization sees them."""
@@ -78,8 +79,8 @@ class Finished:
         with np.load(self.measured / "correct.npz") as arrays:
             return dict(arrays)
 
-    def _read_int8_values(self, tflite: Path) -> dict[str, np.ndarray]:
-        if self.unavailable:
+    def _read_int8_values(self, tflite: Path | None) -> dict[str, np.ndarray]:
+        if tflite is None:
             return {}
         shapes = {name: kernel.shape for name, kernel in self.kernels().items()}
         return flatbuffer.read_layer_kernels(tflite.read_bytes(), shapes, in_float=shapes)
@@ -94,8 +95,7 @@ def read(stage: Stage, trained: Path, measured: Path, experiment: Experiment) ->
         measured: Entry of its measurements.
         experiment: The experiment.
     """
-    result = {"unavailable": ""}
-    result |= json.loads((measured / "result.json").read_text()) | json.loads((trained / "fit.json").read_text())
+    result = json.loads((measured / "result.json").read_text()) | json.loads((trained / "fit.json").read_text())
     layers = pd.read_csv(measured / "layers.csv", keep_default_na=False)
     history, key = pd.read_csv(trained / "history.csv"), make_key(experiment, stage)
     return Finished(stage, trained, measured, history, result, layers, key)

@@ -150,11 +150,13 @@ def make_table(variants: list[Variant]) -> pd.DataFrame:
 
 def _convert(run: Run, finished: Finished, name: str) -> tuple[bytes, np.ndarray]:
     """The file of a stage in a format, and whether each validation example (n,) is classified correctly."""
+    if name == "int8" and finished.tflite is None:
+        raise convert.ConversionRefused(finished.result["unavailable"])
     if name == "int8":  # the stage's own file
         return finished.tflite.read_bytes(), finished.is_correct()["validation_int8"]
     experiment = run.experiment
     inputs = evaluate.sample_calibration(run.data.train, experiment.calibration_examples, experiment.seed)
-    content = convert.convert(run.model(finished.stage.name), name, inputs)
+    content = convert.convert(run.model(finished.stage.name), name, inputs, apart=bool(finished.without_qat))
     predicted = interpreter.predict_classes(content, run.data.validation, experiment.threads)
     return content, predicted == run.data.validation.labels
 

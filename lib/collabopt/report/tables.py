@@ -202,7 +202,7 @@ def _make_stage_table(
     rows = to_numbers(rows, [metric.name for metric in metrics])
     # Validation is left out if test was read. The raw size is in the column of gzip.
     reasons = rows.get("unavailable", pd.Series("", rows.index)).fillna("")
-    has_test = "accuracy" in rows and rows.loc[reasons == "", "accuracy"].notna().all()
+    has_test = "accuracy" in rows and rows.loc[reasons == "", "accuracy"].notna().all() and rows["accuracy"].any()
     hidden = ("tflite_bytes", "validation") if has_test else ("tflite_bytes",)
     metrics = [one for one in metrics if rows[one.name].notna().any() and not one.name.startswith(hidden)]
     settings = ["parent", "scheme"] if directory and "seeds" not in rows else []

@@ -160,6 +160,8 @@ def _make_config(layer: keras.layers.Layer, scheme: PreservingScheme) -> tfmot.q
     if type(layer) in (*int8_layers.WITH_RANGE, int8_layers.ChannelAffine, int8_layers.FloatOutput):
         clips = isinstance(layer, int8_layers.ChannelAffine) and layer.limit
         return OutputConfig(not (fuses_relu or clips))
+    if int8_layers.is_plain_activation(layer):
+        return OutputConfig(not fuses_relu)
     return OutputConfig(False) if type(layer) in int8_layers.WITHOUT_RANGE else None
 
 

@@ -2,11 +2,14 @@
 
 import numpy as np
 
+from collabopt.models.importing.layers import Constant, Operation, Slice
 from collabopt.runtime.tensorflow import keras, tf, tfmot
 
 FUSED_ACTIVATIONS = {"linear", "relu", "softmax", "sigmoid", "tanh"}
 """Activations that TFMOT quantizes inside a layer."""
-_ACTIVATIONS = FUSED_ACTIVATIONS | {"swish", "gelu"}
+_PLAIN_ACTIVATIONS = {"elu", "exponential"}
+"""Activations that TFMOT does not know, and that need a range on their output."""
+_ACTIVATIONS = FUSED_ACTIVATIONS | _PLAIN_ACTIVATIONS | {"swish", "gelu"}
 """Activations that LiteRT runs in int8 as a layer."""
 WITH_ACTIVATION = (
     keras.layers.Dense,
@@ -20,6 +23,10 @@ WITH_RANGE = (
     keras.layers.Maximum,
     keras.layers.Minimum,
     keras.layers.PReLU,
+    keras.layers.ELU,
+    keras.layers.Dot,
+    Operation,
+    Constant,
 )
 """Layers of one operator that TFMOT does not know, and that need a range on their output."""
 WITHOUT_RANGE = (
@@ -27,6 +34,8 @@ WITHOUT_RANGE = (
     keras.layers.MaxPooling1D,
     keras.layers.UpSampling1D,
     keras.layers.UpSampling2D,
+    keras.layers.Resizing,
+    Slice,
     keras.layers.GaussianNoise,
     keras.layers.GaussianDropout,
     keras.layers.AlphaDropout,
@@ -108,6 +117,10 @@ def is_quantizable(layer: keras.layers.Layer) -> bool:
         return get_activation(layer) in _ACTIVATIONS
     if isinstance(layer, keras.layers.ReLU):
         return not layer.threshold and not layer.negative_slope and layer.max_value in (None, 6)
+    if isinstance(layer, keras.layers.ELU):
+        return layer.alpha == 1
+    if isinstance(layer, keras.layers.Conv2DTranspose) and max(layer.dilation_rate) > 1:
+        return False  # several operators
     if type(layer) in (*WITH_RANGE, *WITHOUT_RANGE, keras.layers.Conv1D):
         return True
     if type(layer) in (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D):  # TFMOT splits them.
@@ -142,6 +155,15 @@ def get_activation(layer: keras.layers.Layer) -> str | None:
     if not isinstance(layer, (keras.layers.Activation, *WITH_ACTIVATION)):
         return None
     return getattr(layer.activation, "__name__", type(layer.activation).__name__)
+
+
+def is_plain_activation(layer: keras.layers.Layer) -> bool:
+    """Tell whether a layer is an activation that TFMOT does not know and int8 operators compute.
+
+    Args:
+        layer: Any layer.
+    """
+    return isinstance(layer, keras.layers.Activation) and get_activation(layer) in _PLAIN_ACTIVATIONS
 
 
 def is_before_relu(layer: keras.layers.Layer) -> bool:

@@ -1,24 +1,33 @@
 """Conversion of Keras models to `.tflite` files in each format."""
 
+import os
+import subprocess
+import sys
+import tempfile
 import warnings
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from collabopt.config.formats import FORMATS
 from collabopt.runtime.tensorflow import drop_log_records, drop_native_notices, keras, tf
+from collabopt.tflite import flatbuffer
 
 _CALIBRATED = {
     "int8": (tf.int8, "TFLITE_BUILTINS_INT8"),
     "int16x8": (tf.int16, "EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8"),
 }
 """Formats that need activation ranges, with the type of inputs and outputs and the converter's set of operators."""
+_MOST_STEPS = 128
+"""A loop of a recurrent layer over more steps is not written out: each step is some ten operators."""
 
 
 class ConversionRefused(RuntimeError):
     """The converter refuses a model in a format."""
 
 
-def convert(model: keras.Model, format: str, calibration: np.ndarray | None = None) -> bytes:
+def convert(model: keras.Model, format: str, calibration: np.ndarray | None = None, apart: bool = False) -> bytes:
     """Convert a float model to a file by post-training quantization (PTQ).
 
     float32 keeps the weights. float16 stores them in 16 bits and computes in float32. dynamic_range has int8 weights
@@ -30,26 +39,83 @@ def convert(model: keras.Model, format: str, calibration: np.ndarray | None = No
         model: The float model.
         format: One of `FORMATS`.
         calibration: Model inputs (n, ...) float32 for activation ranges; only int8 and int16x8 need them.
+        apart: Whether to calibrate in another process. The converter crashes for some layers, such as the loop of a
+            GRU, and LiteRT for others, such as layer normalization in int16x8.
 
     Returns:
         The content of the file.
 
     Raises:
         ValueError: For an unknown format, or if calibration inputs are missing.
+        ConversionRefused: The converter fails.
     """
     if format not in FORMATS:
         raise ValueError(f"format={format!r}: expected one of {', '.join(FORMATS)}")
-    converter = _make_converter(model)
+    if format in _CALIBRATED and calibration is None:
+        raise ValueError(f"calibration=None: {format} takes activation ranges from model inputs (n, ...)")
     if format in _CALIBRATED:
-        if calibration is None:
-            raise ValueError(f"calibration=None: {format} takes activation ranges from model inputs (n, ...)")
-        converter.representative_dataset = lambda: ([example[None]] for example in calibration)
-        dtype, operators = _CALIBRATED[format]
-        converter.inference_input_type = converter.inference_output_type = dtype
-        converter.target_spec.supported_ops = [tf.lite.OpsSet[operators]]
+        model = _unroll(model)
+    infer, module = _trace(model)
+    if apart and format in _CALIBRATED:
+        return _convert_apart(infer, module, format, calibration)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([infer], module)
+    if format in _CALIBRATED:
+        set_calibration(converter, format, calibration)
     if format == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    return _run_converter(converter, format)
+    return run_converter(converter, format)
+
+
+def set_calibration(converter: tf.lite.TFLiteConverter, format: str, calibration: np.ndarray) -> None:
+    """Let a converter take activation ranges from model inputs.
+
+    Args:
+        converter: The converter, changed in place.
+        format: "int8" or "int16x8".
+        calibration: Model inputs (n, ...) float32.
+    """
+    converter.representative_dataset = lambda: ([example[None]] for example in calibration)
+    dtype, operators = _CALIBRATED[format]
+    converter.inference_input_type = converter.inference_output_type = dtype
+    converter.target_spec.supported_ops = [tf.lite.OpsSet[operators]]
+
+
+def _convert_apart(infer: Any, module: tf.Module, format: str, calibration: np.ndarray) -> bytes:
+    """Convert in a process of its own, which takes about ten seconds more."""
+    with tempfile.TemporaryDirectory() as directory, drop_native_notices(), drop_log_records("Assets written to"):
+        tf.saved_model.save(module, directory, signatures=infer)
+        np.save(f"{directory}/calibration.npy", calibration)
+        command = [sys.executable, "-m", "collabopt.tflite.apart", directory, format]
+        search_path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | search_path)
+        if done.returncode < 0:
+            raise ConversionRefused(f"the converter or LiteRT crashes in {format}")
+        if done.returncode:
+            raise ConversionRefused(done.stderr.strip().splitlines()[-1])
+        return Path(directory, "model.tflite").read_bytes()
+
+
+def _unroll(model: keras.Model) -> keras.Model:
+    """A copy whose loops over few steps are written out, because the converter quantizes no loop. It has an operator of
+    its own for LSTM."""
+
+    def is_loop(layer: keras.layers.Layer) -> bool:
+        one = layer.forward_layer if isinstance(layer, keras.layers.Bidirectional) else layer
+        steps = layer.input_shape[1] if isinstance(one, keras.layers.GRU | keras.layers.SimpleRNN) else None
+        return steps is not None and steps <= _MOST_STEPS
+
+    def copy(layer: keras.layers.Layer) -> keras.layers.Layer:
+        config = layer.get_config()
+        directions = [config[name]["config"] for name in ("layer", "backward_layer") if name in config]
+        for one in (directions or [config]) if is_loop(layer) else ():
+            one["unroll"] = True
+        return type(layer).from_config(config)
+
+    if not any(map(is_loop, model.layers)):
+        return model
+    unrolled = keras.models.clone_model(model, clone_function=copy)
+    unrolled.set_weights(model.get_weights())
+    return unrolled
 
 
 def convert_to_int8(model: keras.Model, calibration: np.ndarray) -> bytes:
@@ -74,9 +140,10 @@ def convert_as_trained(model: keras.Model) -> bytes:
     Returns:
         The content of the file.
     """
-    converter = _make_converter(model)
+    infer, module = _trace(model)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([infer], module)
     converter.inference_input_type = converter.inference_output_type = tf.int8
-    return _run_converter(converter, "int8")
+    return run_converter(converter, "int8")
 
 
 def needs_static_batch(model: keras.Model) -> bool:
@@ -101,9 +168,9 @@ def _has_dynamic_shapes(layer: keras.layers.Layer) -> bool:
     )
 
 
-def _make_converter(model: keras.Model) -> tf.lite.TFLiteConverter:
-    """Make a converter of the inference function, several times as fast as `from_keras_model`, which traces and saves
-    every layer by itself and gives the same operators."""
+def _trace(model: keras.Model) -> tuple[Any, tf.Module]:
+    """The inference function, and what holds its variables. To convert it is several times as fast as
+    `from_keras_model`, which traces and saves every layer by itself and gives the same operators."""
     (model_input,) = model.inputs
     name = model_input.name.partition(":")[0]
     batch = 1 if needs_static_batch(model) else None
@@ -111,17 +178,29 @@ def _make_converter(model: keras.Model) -> tf.lite.TFLiteConverter:
     infer = tf.function(lambda inputs: model(inputs, training=False), [signature]).get_concrete_function()
     module = tf.Module()
     module.variables_of_model = model.variables
-    return tf.lite.TFLiteConverter.from_concrete_functions([infer], module)
+    return infer, module
 
 
-def _run_converter(converter: tf.lite.TFLiteConverter, format: str) -> bytes:
+def run_converter(converter: tf.lite.TFLiteConverter, format: str) -> bytes:
+    """Convert, without messages that appear for every model.
+
+    Args:
+        converter: The converter.
+        format: One of `FORMATS`.
+
+    Returns:
+        The content of the file.
+
+    Raises:
+        ConversionRefused: The converter fails.
+    """
     if format != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     # Two messages appear for every model: the path of its SavedModel, and that input statistics are not needed.
     with drop_native_notices(), drop_log_records("Assets written to"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Statistics for quantized inputs were expected")
         try:
-            return converter.convert()
+            return flatbuffer.run_elu_in_int8(converter.convert())
         except RuntimeError as error:
             raise ConversionRefused(
                 f"conversion to {format} failed: {error}; if the training diverged, use a lower learning_rate"

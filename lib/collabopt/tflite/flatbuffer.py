@@ -78,6 +78,42 @@ def rewrite_ranges(tflite: bytes, kernels: dict[str, np.ndarray], of: Literal["t
     return bytes(file)
 
 
+def run_elu_in_int8(tflite: bytes) -> bytes:
+    """Let ELU operators take and return int8, as LiteRT can and the converter does not know.
+
+    Args:
+        tflite: The content of the file, in which DEQUANTIZE comes before and QUANTIZE after ELU.
+
+    Returns:
+        The content of the new file; the given one if there is no such ELU.
+    """
+    import flatbuffers
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    kinds, packed = schema.BuiltinOperator, schema.Model.GetRootAs(tflite, 0)
+    codes = [packed.OperatorCodes(index).BuiltinCode() for index in range(packed.OperatorCodesLength())]
+    if kinds.ELU not in codes:
+        return tflite
+    model = schema.ModelT.InitFromPackedBuf(tflite, 0)
+    graph = model.subgraphs[0]
+    steps = [(codes[one.opcodeIndex], one) for one in graph.operators]
+    before = {one.outputs[0]: one.inputs[0] for kind, one in steps if kind == kinds.DEQUANTIZE}
+    after = {one.inputs[0]: one.outputs[0] for kind, one in steps if kind == kinds.QUANTIZE}
+    found = [one for kind, one in steps if kind == kinds.ELU and one.inputs[0] in before and one.outputs[0] in after]
+    if not found:
+        return tflite
+    for one in found:
+        one.inputs, one.outputs = np.array([before[one.inputs[0]]]), np.array([after[one.outputs[0]]])
+    written = {one.outputs[0] for one in found}
+    graph.operators = [one for kind, one in steps if kind != kinds.QUANTIZE or one.outputs[0] not in written]
+    read = {index for one in graph.operators for index in one.inputs} | {*graph.outputs}
+    is_used = {id(one): codes[one.opcodeIndex] != kinds.DEQUANTIZE or one.outputs[0] in read for one in graph.operators}
+    graph.operators = [one for one in graph.operators if is_used[id(one)]]
+    builder = flatbuffers.Builder()
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
 def read_weights(tflite: bytes) -> list[np.ndarray]:
     """Read all int8 constants of a file. These are its weights, since biases are int32, int64 or float32.
 
