@@ -5,17 +5,18 @@ import functools
 import numpy as np
 import pytest
 
+from collabopt.analysis import audit
 from collabopt.models import ds_cnn, mobilenet
 from collabopt.models.importing.layers import Constant, Operation, Slice
 from collabopt.runtime.tensorflow import keras, seed_everything, tf
-from collabopt.techniques import int8_rewrites, quantization
+from collabopt.techniques import int8_rewrites, kmeans, quantization
+from collabopt.techniques import layers as model_layers
 from collabopt.tflite import convert, flatbuffer
 from collabopt.tflite.interpreter import open_interpreter
 
 layers = keras.layers
 PLAIN = quantization.Preservation()
-BOTH = quantization.Preservation(zeros=True, clusters="tensor")
-VALUES = np.array([-0.5, -0.3, -0.1, 0, 0.2, 0.4, 0.6], np.float32)
+K = 6
 
 
 def chain(input_shape: tuple[int, ...], *middle: keras.layers.Layer) -> keras.Model:
@@ -227,21 +228,40 @@ def test_a_model_of_layers_that_tfmot_knows_is_not_rewritten(small_cnn):
         assert not convert.needs_static_batch(model)
 
 
-def test_zeros_and_clusters_of_dense_layers_before_batch_norms_are_preserved():
+def compress(model: keras.Model, zeros: bool, clusters: str | None) -> keras.Model:
+    """The model with half of the weights zero, and with `K` values per tensor or channel."""
+    generator = np.random.default_rng(0)
+    for layer in filter(model_layers.is_eligible, model.layers):
+        kernels = model_layers.read_layer_kernels(layer)
+        for name, kernel in kernels.items():
+            kernels[name] = kernel = kernel * (generator.random(kernel.shape) < 0.5) if zeros else kernel
+            if clusters:
+                is_by_channel = clusters == "channel" and model_layers.is_convolution(layer)
+                kernels[name] = kmeans.cluster_kernel(kernel, K, is_by_channel, zeros)
+        model_layers.assign_kernels(layer, kernels)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("zeros", "clusters"), [pytest.param(True, None, marks=pytest.mark.slow), (False, "channel"), (True, "tensor")]
+)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_zeros_and_clusters_are_preserved_in_int8(name, zeros, clusters):
     seed_everything(0)
-    model, generator = draw_statistics(build_dense()), np.random.default_rng(0)
-    dense = [layer for layer in model.layers if isinstance(layer, layers.Dense)]
-    for layer in dense:
-        layer.set_weights([generator.choice(VALUES, layer.kernel.shape), *layer.get_weights()[1:]])
-    wrapped = train(model, BOTH)
+    model = compress(draw_statistics(NETWORKS[name]()), zeros, clusters)
+    wrapped = train(model, quantization.Preservation(zeros, clusters))
     tflite, kernels = convert.convert_as_trained(wrapped), quantization.read_kernels(wrapped)
-    int8_values = flatbuffer.read_layer_kernels(tflite, {name: kernel.shape for name, kernel in kernels.items()})
     assert list_float_operators(tflite) == set()
-    for layer in dense:
-        assert len(np.unique(int8_values[layer.name])) <= len(VALUES)
-        assert (int8_values[layer.name][layer.kernel.numpy() == 0] == 0).all()
-        np.testing.assert_array_equal(kernels[layer.name] == 0, layer.kernel.numpy() == 0)
-        assert len(np.unique(kernels[layer.name])) <= len(VALUES)
+    assert find_pairs(tflite) == []
+    parent, kinds = model_layers.read_kernels(model), model_layers.read_kinds(model)
+    int8_values = flatbuffer.read_layer_kernels(tflite, {layer: kernel.shape for layer, kernel in kernels.items()})
+    assert all(np.any(kernels[layer] != kernel) for layer, kernel in parent.items())
+    for _, row in audit.audit_layers(kinds, kernels, int8_values).iterrows():
+        layer, by_channel = row["layer"], clusters == "channel" and row["kind"].startswith("conv2d")
+        most = K if clusters else None
+        if row["kind"] != "depthwise":
+            arrays = parent[layer], kernels[layer], int8_values[layer]
+            assert audit.find_defects(row, *arrays, most, by_channel, by_channel) == [], layer
 
 
 def test_layers_without_qat_are_named_and_stay_in_float():
