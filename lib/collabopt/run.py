@@ -45,6 +45,8 @@ def start(name: str, reports: str | None = None, **overrides: Any) -> "Run":
     """
     experiment = loading.load(name, **overrides)
     tensorflow.configure(experiment.threads)
+    if not loading.gives_stages(name):
+        experiment = loading.load(name, registry.suggest_defaults(experiment), **overrides)
     devices.list_devices(experiment.devices)
     if experiment.initial_weights:
         mobilenet.ensure_imagenet_weights(datasets.locate(experiment.initial_weights.path, loading.DATA))
@@ -200,8 +202,8 @@ class Run:
 
     def _finish(self, stage: Stage) -> Finished:
         parent = self.stage(stage.parent) if stage.parent else None
-        if unavailable := finished.find_unavailable(stage, parent, self.experiment):
-            return finished.make_unavailable(stage, unavailable, self.experiment)
+        if unavailable := finished.make_unavailable(stage, parent, self.experiment):
+            return unavailable
         trained, model = self._train(stage, parent)
 
         def make(directory: Path) -> None:
@@ -278,19 +280,21 @@ class Run:
             atomic.write(self.directory / "models" / f"{name}.tflite", one.tflite.read_bytes())
 
     def _log(self, one: Finished) -> None:
-        result, stage, split = one.result, one.stage, "" if self.reads_test else "validation_"
+        result, stage, score = one.result, one.stage, self.data.task.score
         if one.unavailable:
             return progress.log(f"{stage.name}: not available: {one.unavailable}", about=stage.name, last=True)
+        split = "" if self.reads_test else "validation "
+        columns = [f"{split}{score.name}{suffix}".replace(" ", "_") for suffix in ("", "_int8")]
         source = f" (seed {self.experiment.seed})" if self.experiment.seed != self.given.seed else ""
         if self.experiment.scheme != self.given.scheme and stage.has_schemes:
             source += f" by {self.experiment.scheme}"
         took = progress.format_duration(result["setup_seconds"] + result["fit_seconds"])
         origin = f"{result['epochs']} epochs took {took}" if stage.name in self._trained_here else "from the store"
-        text = f"{stage.name}{source}: {origin}; {split.replace('_', ' ')}accuracy {result[f'{split}accuracy']:.2%}"
+        text = f"{stage.name}{source}: {origin}; {split}{score.title} {score.format(result[columns[0]])}, INT8 "
         if one.tflite:
-            text += f", INT8 {result[f'{split}accuracy_int8']:.2%}"
-            text += f", {result['tflite_bytes']:,} → {result['gzip_bytes']:,} bytes"
-        text += f", not available: {result['unavailable']}" if result["unavailable"] else ""
+            sizes = f"{result['tflite_bytes']:,} → {result['gzip_bytes']:,} bytes"
+            text += f"{score.format(result[columns[1]])}, {sizes}"
+        text += f"not available: {result['unavailable']}" if result["unavailable"] else ""
         progress.log(text + (", NOT PRESERVED" if result["preserved"] is False else ""), about=stage.name, last=True)
 
     def _check_preserved(self, one: Finished) -> None:

@@ -119,3 +119,27 @@ def test_paths_beginning_with_data_are_below_the_data_directory(tmp_path: Path, 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "only_here.npz").touch()
     assert locate("only_here.npz", DATA) == tmp_path / "only_here.npz"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_group_is_on_both_sides_and_every_class_stays(tmp_path: Path, seed: int) -> None:
+    groups = np.repeat([f"speaker {number}" for number in range(12)], 5)
+    for arrays in ({"groups_train": groups}, {"groups": groups}):
+        path = write_npz(tmp_path, **arrays)
+        data = datasets.load(make_experiment(dataset={"path": str(path)}, validation_fraction=0.2, seed=seed))
+        own, held_out = (set(groups[split.examples[:, 0].astype(int)]) for split in (data.train, data.validation))
+        assert not own & held_out and own | held_out == set(groups)
+        assert abs(len(data.validation) - 12) <= 3
+        assert set(data.train.labels) == {0, 1, 2}
+
+
+def test_groups_that_cannot_be_held_out_are_named(tmp_path: Path) -> None:
+    for groups, message in (
+        (np.zeros(60), "all 60 training examples are in group 0.0; expected at least two groups"),
+        (np.arange(60) % 3, "each of the 3 groups has a class that no other group has"),
+    ):
+        with pytest.raises(DatasetError, match=message):
+            datasets.load(make_experiment(dataset={"path": str(write_npz(tmp_path, groups_train=groups))}))
+    # One large group: the smallest is held out.
+    labels, groups = np.arange(60) % 3, np.repeat([0, 1, 2], [40, 12, 8])
+    assert set(groups[splitting.draw_groups(labels, groups, 1, 0)]) == {2}

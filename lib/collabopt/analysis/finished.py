@@ -12,8 +12,8 @@ from collabopt.analysis import evaluate
 from collabopt.config.experiment import Experiment
 from collabopt.config.stages import Stage, get_lineage
 from collabopt.datasets import Data
-from collabopt.storage.results import KEY, LAYERS, RESULTS, make_key
-from collabopt.techniques import registry, training
+from collabopt.storage.results import make_key
+from collabopt.techniques import registry
 from collabopt.tflite import flatbuffer
 
 
@@ -74,9 +74,9 @@ class Finished:
         """Return the layers whose kernels can be pruned and clustered."""
         return list(self.layers.loc[self.layers["kind"] != "depthwise", "layer"])
 
-    def is_correct(self) -> dict[str, np.ndarray]:
-        """Return whether each prediction is correct (n,) bool, by split and file (`evaluate.write_measurements`)."""
-        with np.load(self.measured / "correct.npz") as arrays:
+    def scores(self) -> dict[str, np.ndarray]:
+        """Return the score of each example (n,), by split and file (`evaluate.write_measurements`)."""
+        with np.load(self.measured / "scores.npz") as arrays:
             return dict(arrays)
 
     def _read_int8_values(self, tflite: Path | None) -> dict[str, np.ndarray]:
@@ -101,8 +101,8 @@ def read(stage: Stage, trained: Path, measured: Path, experiment: Experiment) ->
     return Finished(stage, trained, measured, history, result, layers, key)
 
 
-def find_unavailable(stage: Stage, parent: Finished | None, experiment: Experiment) -> str:
-    """Find why a stage cannot be trained.
+def make_unavailable(stage: Stage, parent: Finished | None, experiment: Experiment) -> Finished | None:
+    """Return a stage that cannot be trained, because layers of the model have no int8 form in it.
 
     Args:
         stage: The stage.
@@ -110,28 +110,15 @@ def find_unavailable(stage: Stage, parent: Finished | None, experiment: Experime
         experiment: Says which layers are left in float32 on purpose.
 
     Returns:
-        The reason, such as "GRU": the classes of layers that have no int8 form. Empty if the stage is available.
+        The stage without figures, rows and files, and with the reason, such as "GRU". None if it can be trained.
     """
-    if parent is None or parent.unavailable:
-        return parent.unavailable if parent else ""
-    if not stage.quantizes:
-        return ""
-    kinds = [what for layer, what in parent.without_qat.items() if layer not in experiment.exclude.quantization]
-    return ", ".join(dict.fromkeys(kinds))
-
-
-def make_unavailable(stage: Stage, reason: str, experiment: Experiment) -> Finished:
-    """Return a stage that cannot be trained. It has no rows, no figures and no files.
-
-    Args:
-        stage: The stage.
-        reason: What stands in its way, such as "GRU".
-        experiment: The experiment.
-    """
-    result = dict.fromkeys(name for name in RESULTS if name not in (*KEY, "parent")) | {"unavailable": reason}
-    layers = pd.DataFrame(columns=[column for column in LAYERS if column not in KEY])
-    history = pd.DataFrame(columns=training.HISTORY_COLUMNS)
-    return Finished(stage, None, None, history, result, layers, make_key(experiment, stage))
+    if parent is None:
+        return None
+    without_qat = parent.without_qat if stage.quantizes and not parent.unavailable else {}
+    kinds = [what for layer, what in without_qat.items() if layer not in experiment.exclude.quantization]
+    reason = parent.unavailable or ", ".join(dict.fromkeys(kinds))
+    result, key = dict.fromkeys(parent.result) | {"unavailable": reason}, make_key(experiment, stage)
+    return Finished(stage, None, None, parent.history[:0], result, parent.layers[:0], key) if reason else None
 
 
 def describe_measurement(
@@ -155,5 +142,6 @@ def describe_measurement(
         "scheme": experiment.scheme if stage.has_schemes else None,
         "exclude": experiment.exclude.model_dump(mode="json"),
         "test": data.test.fingerprint() if reads_test else None,
+        "task": registry.describe_task(data.task),
         "code": registry.compute_code_digests(experiment, data, evaluate.write_measurements),
     }

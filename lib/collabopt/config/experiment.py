@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
-from collabopt.config import metrics
+from collabopt.config import metrics, tasks
 from collabopt.config.stages import BASELINE, STAGES, Stage
 
 _MACS = {"ethos-u55": (32, 64, 128, 256), "ethos-u65": (256, 512), "ethos-u85": (128, 256, 512, 1024, 2048)}
@@ -43,14 +43,39 @@ class _Source(Section):
         return self
 
 
+Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+
+
 class Dataset(_Source):
-    """A built-in data set by `name`, or the user's own: `function` ("module:function") or `path` (.npz)."""
+    """A built-in data set by `name`, or the user's own: a `function` ("module:function") or a `path`.
+
+    The path is that of an .npz file, a table (.csv, .parquet), or a folder with one folder of pictures or WAV files per
+    class. `datasets.custom` says which source takes which of the other keys.
+
+    Attributes:
+        directory: Folder of the built-in data set imagenet.
+        image_size: Side of a model input in pixels, or [height, width].
+        pixel_range: Values of black and white in a model input.
+        audio: Model inputs from WAV files: MFCC features, or the samples.
+        seconds: Length to which sounds are cut or padded.
+        target: Column of a table, or columns.
+        features: Columns that are the model input, or columns by input name. By default all others.
+        group: Column of a table, or regular expression in the paths of a folder, that tells the group of an example.
+        test_fraction: Share of the examples for the test split, if the data has none.
+    """
 
     name: Literal["digits", "mnist", "cifar10", "speech_commands", "imagenet"] | None = None
     function: str | None = Field(None, pattern=r"^[\w.]+:\w+$")
     path: str | None = None
     directory: str | None = None
-    image_size: Count | None = None
+    image_size: Count | Annotated[tuple[Count, Count], Field(strict=False)] | None = None
+    pixel_range: Annotated[tuple[float, float], Field(strict=False)] | None = None
+    audio: Literal["mfcc", "samples"] | None = None
+    seconds: Positive | None = None
+    target: str | Names | None = None
+    features: Names | dict[str, Names] | None = None
+    group: str | None = None
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
 
 
 class Model(_Source):
@@ -126,6 +151,14 @@ class InitialWeights(Section):
     training: Training
 
 
+class CustomTask(Section):
+    """A task of the user's own: two functions (labels, outputs) -> values (batch,), each "module:function"."""
+
+    loss: str = Field(pattern=r"^[\w.]+:\w+$")
+    metric: str = Field(pattern=r"^[\w.]+:\w+$")
+    higher_is_better: bool
+
+
 class Exclude(Section):
     """Names of layers that a technique leaves unchanged. `quantization` leaves them in float32 in QAT stages."""
 
@@ -138,7 +171,9 @@ def _get_limit_type(metric: metrics.Metric) -> Any:
     """The type of a target's limit: bytes are counts, a drop in accuracy is a fraction."""
     if metric.name.endswith("_bytes"):
         return Count
-    return Fraction if metric.unit == "points" else Positive
+    if metric.name.endswith("_drop"):
+        return Fraction if metric.unit == "points" else NotNegative
+    return Positive
 
 
 Targets = create_model(
@@ -148,8 +183,8 @@ Targets = create_model(
 )
 Targets.__doc__ = """Upper limits for the deployed file, one per metric with a target.
 
-The drop in accuracy is a fraction, measured on validation against the float32 baseline. NPU figures are estimates by
-Vela for the `accelerator`.
+A drop is measured on validation against the float32 baseline: `max_accuracy_drop` is a fraction, `max_metric_drop` how
+much worse the task's metric may be, in its own unit. NPU figures are estimates by Vela for the `accelerator`.
 """
 
 
@@ -165,6 +200,7 @@ class Experiment(Section):
     name: str
     dataset: Dataset
     model: Model
+    task: Literal[tuple(tasks.TASKS)] | CustomTask = "classification"
     initial_weights: InitialWeights | None = None
     seed: Seed = 0
     repeat_seeds: Annotated[tuple[Seed, ...], Field(strict=False)] = ()
@@ -173,8 +209,8 @@ class Experiment(Section):
     train_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     calibration_examples: Count = 200
-    sparsity: Fraction
-    number_of_clusters: Annotated[int, Field(ge=3, le=1024)]
+    sparsity: Fraction = 0.5
+    number_of_clusters: Annotated[int, Field(ge=3, le=1024)] = 16
     cluster_per_channel: bool = False
     centroid_initialization: Literal["kmeans_plus_plus", "linear", "density_based", "random"] = "kmeans_plus_plus"
     exclude: Exclude = Exclude()
@@ -191,10 +227,26 @@ class Experiment(Section):
             raise ValueError(f"repeat_seeds={list(self.repeat_seeds)}: expected seeds that differ, without {self.seed}")
         return self
 
+    @model_validator(mode="after")
+    def _check_task(self) -> "Experiment":
+        score = self.get_task().score
+        if self.targets.max_accuracy_drop is not None and score.name != "accuracy":
+            raise ValueError(
+                f"max_accuracy_drop={self.targets.max_accuracy_drop}: the task is scored by {score.title}; set "
+                f"max_metric_drop, in units of {score.title}"
+            )
+        return self
+
     @property
     def has_targets(self) -> bool:
         """Whether the run chooses a file. It then trains no more than it needs, and reads the test split once."""
         return self.targets != Targets()
+
+    def get_task(self) -> tasks.Task:
+        """Return the task, a row of `tasks.TASKS` or the user's own."""
+        if isinstance(self.task, str):
+            return tasks.TASKS[self.task]
+        return tasks.make_custom(**self.task.model_dump())
 
     def training(self, stage: str) -> Training:
         """Return the training section of a stage.

@@ -10,14 +10,16 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from collabopt.config.experiment import Experiment, ExperimentError, Targets, get_schema, merge_stages, validate
+from collabopt.runtime import user_modules
 
 ROOT = Path(__file__).resolve().parents[3]
 EXPERIMENTS = ROOT / "notebooks" / "experiments"
@@ -30,6 +32,12 @@ PARAMETERS = (
     *Targets.model_fields,
 )
 """The values that `load` can override. A batch can override those that the notebooks have as parameters."""
+
+PATHS = (
+    *(("dataset", "path"), ("dataset", "directory"), ("model", "path")),
+    *(("initial_weights", "path"), ("initial_weights", "validation_indices")),
+)
+"""Section and key of every path in an experiment. A relative one is looked for next to the experiment's file first."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -113,25 +121,38 @@ def compute_digest(name: str) -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in list_files(name))).hexdigest()
 
 
-def load(name: str, **overrides: Any) -> Experiment:
+def gives_stages(name: str) -> bool:
+    """Return whether the files of an experiment say how stages are trained.
+
+    Args:
+        name: Name or path of the experiment.
+    """
+    return any("stages" in _read(file) for file in list_files(name))
+
+
+def load(name: str, /, suggested: Mapping[str, Any] = MappingProxyType({}), **overrides: Any) -> Experiment:
     """Load an experiment.
 
     Args:
         name: Name or path of the experiment.
+        suggested: Values for keys that the files do not give, such as those of `defaults.suggest`.
         **overrides: Values of `PARAMETERS` that replace the experiment's own; None keeps them. A `seed` also clears
             `repeat_seeds`.
 
     Returns:
         The validated experiment. Keys of a file take precedence over those of the file that it extends. The sections of
-        stages are merged key by key.
+        stages are merged key by key. Paths and modules are found next to the file that names them.
 
     Raises:
         ExperimentError: One line per unknown key, wrong type or value out of range.
     """
     path, *extended = list_files(name)
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = dict(suggested)
+    folders: dict[str, Path] = {}
     for file in (*extended, path):
+        user_modules.add_folder(file.parent)
         own = {key: value for key, value in _read(file).items() if key != "extends"}
+        folders |= dict.fromkeys(own, file.parent)
         values |= own | {"stages": merge_stages(values.get("stages", {}), own.get("stages", {}))}
     overrides = {key: value for key, value in overrides.items() if value is not None}
     for key in overrides:
@@ -144,7 +165,7 @@ def load(name: str, **overrides: Any) -> Experiment:
     if "seed" in overrides:
         overrides["repeat_seeds"] = ()
     try:
-        return validate({"name": path.stem, **values, **overrides})
+        return _resolve_paths(validate({"name": path.stem, **values, **overrides}), folders)
     except ValidationError as error:
         raise ExperimentError("\n".join(f"{path.name}: {_explain(mistake)}" for mistake in error.errors())) from None
 
@@ -201,6 +222,18 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ExperimentError(f"{path.name}: expected keys and values, found {type(values).__name__}")
     return values
+
+
+def _resolve_paths(experiment: Experiment, folders: dict[str, Path]) -> Experiment:
+    """Make the paths absolute that are found next to the experiment's file, or nowhere else; see `datasets.locate`."""
+    for section, key in PATHS:
+        part = getattr(experiment, section)
+        given = Path(getattr(part, key, None) or "~")
+        is_elsewhere = given.parts[:1] in (("data",), ("~",)) or (ROOT / given).exists() or given.exists()
+        if (folders.get(section, ROOT) / given).exists() or not is_elsewhere:
+            part = part.model_copy(update={key: str(folders[section] / given)})
+            experiment = experiment.model_copy(update={section: part})
+    return experiment
 
 
 def _explain(mistake: dict[str, Any]) -> str:

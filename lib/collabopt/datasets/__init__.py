@@ -3,13 +3,16 @@
 data = datasets.load(experiment.load("digits"))
 """
 
-from dataclasses import dataclass
+import dataclasses
 from pathlib import Path
+
+import numpy as np
 
 from collabopt.config.experiment import Dataset, Experiment
 from collabopt.config.loading import DATA
+from collabopt.config.tasks import TASKS, Task
 from collabopt.datasets import cifar10, custom, digits, imagenet, mnist, speech_commands, splitting
-from collabopt.datasets.dataset import DatasetError, Parts, locate
+from collabopt.datasets.dataset import DatasetError, Parts, Shape, locate
 from collabopt.datasets.split import Split
 
 __all__ = ["Data", "DatasetError", "Split", "load", "locate"]
@@ -22,18 +25,20 @@ _BY_NAME = {
 }
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Data:
     """A data set ready for training.
 
     Attributes:
         name: Name of the data set, or its function or file.
-        classes: Names of the classes, by label.
+        classes: Names of the classes, by label; empty for tasks without classes.
         train: Training examples.
         validation: Validation examples.
         test: Test examples. They depend on no parameter of the experiment.
         fingerprint: Hex digest of the whole data set, before validation is split off.
-        input_shape: Shape of one model input, without batch.
+        input_shape: Shape of one model input, without batch; a dict by input name for several inputs.
+        outputs: Shape of one model output, without batch; None if the task leaves it open.
+        task: What outputs mean and how they are scored.
     """
 
     name: str
@@ -42,15 +47,41 @@ class Data:
     validation: Split
     test: Split
     fingerprint: str
-    input_shape: tuple[int, ...]
+    input_shape: Shape | dict[str, Shape]
+    outputs: Shape | None = None
+    task: Task = TASKS["classification"]
+
+    def with_channel_axis(self, *inputs: str) -> "Data":
+        """Return the same data with a last axis of size 1, as for images (height, width) without channels.
+
+        Args:
+            *inputs: Names of the inputs that get the axis, where the data has several.
+
+        Returns:
+            The data. The output of a reconstruction gets the axis too.
+        """
+
+        def extend(split: Split) -> Split:
+            if not isinstance(split.examples, dict):
+                return dataclasses.replace(split, examples=split.examples[..., np.newaxis])
+            changed = {name: split.examples[name][..., np.newaxis] for name in inputs}
+            return dataclasses.replace(split, examples=split.examples | changed)
+
+        splits = {name: extend(getattr(self, name)) for name in ("train", "validation", "test")}
+        if isinstance(self.input_shape, dict):
+            shape = self.input_shape | {name: (*self.input_shape[name], 1) for name in inputs}
+            return dataclasses.replace(self, **splits, input_shape=shape)
+        shape = (*self.input_shape, 1)
+        outputs = shape if self.train.reconstructs else self.outputs
+        return dataclasses.replace(self, **splits, input_shape=shape, outputs=outputs)
 
 
 def load(experiment: Experiment, data_directory: Path = DATA) -> Data:
     """Load the data set of an experiment.
 
     The validation split is the data set's own if it has one. Otherwise it is split off train: the examples that
-    `initial_weights.validation_indices` lists, else a stratified random fraction. Train is then reduced to
-    `train_fraction`.
+    `initial_weights.validation_indices` lists, else a random fraction, which is stratified by class and keeps groups
+    together. Train is then reduced to `train_fraction`.
 
     Args:
         experiment: The experiment.
@@ -62,29 +93,49 @@ def load(experiment: Experiment, data_directory: Path = DATA) -> Data:
     Raises:
         DatasetError: The data set is missing or wrong, or does not fit the experiment.
     """
-    dataset = experiment.dataset
-    parts = _read(dataset, Path(data_directory))
+    dataset, task = experiment.dataset, experiment.get_task()
+    parts = _read(dataset, task, Path(data_directory))
     train, validation = _hold_out_validation(parts, experiment, Path(data_directory))
     train = splitting.take_fraction(train, experiment.train_fraction, experiment.seed, len(parts.classes))
-    name = dataset.name or dataset.function or dataset.path
-    return Data(name, parts.classes, train, validation, parts.test, parts.fingerprint, parts.input_shape)
+    splits = [train, validation, parts.test]
+    if task.name == "reconstruction":
+        splits = [dataclasses.replace(split, reconstructs=True) for split in splits]
+    name = dataset.name or dataset.function or Path(dataset.path).name
+    return Data(name, parts.classes, *splits, parts.fingerprint, parts.input_shape, parts.outputs, task)
 
 
-def _read(dataset: Dataset, data_directory: Path) -> Parts:
+def _read(dataset: Dataset, task: Task, data_directory: Path) -> Parts:
+    if dataset.path is not None:
+        return custom.read(locate(dataset.path, data_directory), dataset, task)
+    custom.check_keys(dataset, dataset.name or "functions")
+    if dataset.function is not None:
+        return custom.call(dataset.function, data_directory, task)
+    parts = _read_built_in(dataset, data_directory)
+    if task == TASKS["classification"]:
+        return dataclasses.replace(parts, outputs=(len(parts.classes),))
+    if task.name != "reconstruction":
+        raise DatasetError(
+            f"task={task.name}: dataset.name={dataset.name} has classes; expected task classification or reconstruction"
+        )
+    normal = {
+        name: split and dataclasses.replace(split, labels=np.zeros_like(split.labels))
+        for name, split in (("train", parts.train), ("validation", parts.validation), ("test", parts.test))
+    }
+    return dataclasses.replace(parts, **normal, classes=(), outputs=parts.input_shape)
+
+
+def _read_built_in(dataset: Dataset, data_directory: Path) -> Parts:
     if dataset.name == "imagenet":
         if dataset.directory is None:
             raise DatasetError(
                 "dataset.directory: missing; imagenet is not downloaded. Set it to the folder that has "
                 "train/<class>/*.JPEG and validation/<class>/*.JPEG"
             )
+        if isinstance(dataset.image_size, tuple):
+            raise DatasetError(
+                f"dataset.image_size={list(dataset.image_size)}: imagenet needs one number; give the side"
+            )
         return imagenet.read(locate(dataset.directory, data_directory), dataset.image_size or imagenet.IMAGE_SIZE)
-    for key in ("directory", "image_size"):
-        if getattr(dataset, key) is not None:
-            raise DatasetError(f"dataset.{key}={getattr(dataset, key)}: only imagenet takes it; remove the key")
-    if dataset.path is not None:
-        return custom.read(locate(dataset.path, data_directory))
-    if dataset.function is not None:
-        return custom.call(dataset.function, data_directory)
     return _BY_NAME[dataset.name](data_directory)
 
 
@@ -94,7 +145,8 @@ def _hold_out_validation(parts: Parts, experiment: Experiment, data_directory: P
     listed = weights.validation_indices if weights else None
     if parts.validation is None:
         if listed is None:
-            return splitting.hold_out(parts.train, experiment.validation_fraction, experiment.seed)
+            seed = (experiment.seed, splitting.VALIDATION)
+            return splitting.hold_out(parts.train, experiment.validation_fraction, seed, parts.groups)
         return splitting.hold_out_listed(parts.train, locate(listed, data_directory))
     if listed is not None:
         raise DatasetError(f"validation_indices={listed}: the data set has its own validation split; remove the key")

@@ -1,4 +1,8 @@
-"""Data sets of arrays: x_train, y_train, x_test, y_test and optionally x_validation, y_validation, classes."""
+"""Data sets of arrays.
+
+They are x_train, y_train, x_test, y_test and optionally x_validation, y_validation, groups_train and classes. For
+several inputs, x_train is a dict of arrays by input name, or there are arrays x_train/<input>.
+"""
 
 import zipfile
 import zlib
@@ -8,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from collabopt.datasets.dataset import DatasetError, Parts, compute_fingerprint
-from collabopt.datasets.split import Split
+from collabopt.config.tasks import TASKS, Task
+from collabopt.datasets import labels
+from collabopt.datasets.dataset import DatasetError, Mistakes, Parts, Shape, Shapes, compute_fingerprint
+from collabopt.datasets.split import Examples, Split
 
 NEEDED = ("x_train", "y_train", "x_test", "y_test")
 UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
@@ -39,40 +45,57 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def make_parts(
-    arrays: Mapping[str, Any],
+    given: Mapping[str, Any],
     source: str,
-    input_shape: tuple[int, ...] | None = None,
+    task: Task = TASKS["classification"],
+    input_shape: Shape | None = None,
     classes: tuple[str, ...] | None = None,
     **handling: Any,
 ) -> Parts:
     """Check arrays and make a data set of them.
 
     Args:
-        arrays: x_train, y_train, x_test, y_test and optionally x_validation, y_validation and classes. Examples are
-            (n, ...) uint8 or floating point, labels (n,) or (n, 1) integers.
+        given: x_train, y_train, x_test, y_test and optionally x_validation, y_validation, groups_train (n,) and
+            classes. Examples are (n, ...) of any numeric type, or a dict of such arrays by input name. Labels have one
+            of the forms in `labels`; a reconstruction needs none.
         source: Origin of the arrays, for errors.
+        task: The task, which decides the form of the labels.
         input_shape: Shape of one model input, without batch. By default the shape of one example.
-        classes: Names of the classes. By default those in `arrays`, else the labels themselves.
+        classes: Names of the classes. By default those in `given`, else see `labels.convert`.
         **handling: `prepare` and `augment` of every split.
 
     Returns:
         The data set.
 
     Raises:
-        DatasetError: An array is missing, empty, of a wrong type or shape, not finite, or does not fit another.
+        DatasetError: One line per array that is missing, empty, of a wrong type or shape, not finite, or does not fit
+            another.
     """
-    missing = [key for key in NEEDED if key not in arrays]
-    if ("x_validation" in arrays) != ("y_validation" in arrays):
-        missing += [key for key in ("x_validation", "y_validation") if key not in arrays]
-    if missing:
-        raise DatasetError(f"{source}: no {', '.join(missing)}; it has {', '.join(sorted(arrays)) or 'no arrays'}")
-    names = ("train", "validation", "test") if "x_validation" in arrays else ("train", "test")
-    splits = {name: _split(arrays, name, source, handling) for name in names}
-    _check_shapes(splits, source)
-    classes = _classes(splits, classes or arrays.get("classes"), source)
-    train, validation, test = (splits.get(name) for name in ("train", "validation", "test"))
-    fingerprint = compute_fingerprint((train, validation, test), classes)
-    return Parts(train, validation, test, classes, fingerprint, input_shape or train.examples.shape[1:])
+    given = _group_inputs(given)
+    names = [name for name in ("train", "validation", "test") if name != "validation" or _has(given, name)]
+    _check_presence(given, names, source, task)
+    mistakes, examples = Mistakes(), {}
+    for name in names:
+        with mistakes.collect():
+            examples[name] = _read_examples(given[f"x_{name}"], f"{source}: x_{name}")
+    with mistakes.collect():
+        _check_shapes(examples, source)
+    train = examples.get("train")
+    shape = input_shape or (None if train is None else _get_shape(train))
+    named = classes if classes is not None else given.get("classes")
+    with mistakes.collect():
+        y, classes = _convert_labels(task, given, examples, named, source)
+    with mistakes.collect():
+        groups = _read_groups(given, examples, source)
+    try:
+        mistakes.raise_any()
+    except DatasetError as error:
+        error.shapes = _find_shapes(task, given, shape, named, source)
+        raise
+    splits = {name: Split(examples[name], y[name], **handling) for name in names}
+    ordered = tuple(splits.get(name) for name in ("train", "validation", "test"))
+    outputs = labels.get_outputs(task, y["train"], classes, shape)
+    return Parts(*ordered, classes, compute_fingerprint(ordered, classes), shape, outputs, groups)
 
 
 def check_images(arrays: Mapping[str, np.ndarray], source: Path, shape: tuple[int, ...], dtype: type) -> None:
@@ -94,75 +117,124 @@ def check_images(arrays: Mapping[str, np.ndarray], source: Path, shape: tuple[in
             raise DatasetError(f"{source}: {key} is {found}; expected {wanted}. Delete the file to make it again")
 
 
-def _split(arrays: Mapping[str, Any], name: str, source: str, handling: dict[str, Any]) -> Split:
-    x, y = f"x_{name}", f"y_{name}"
-    examples = _array(arrays[x], f"{source}: {x}")
-    labels = _labels(_array(arrays[y], f"{source}: {y}"), f"{source}: {y}")
-    _check_examples(examples, f"{source}: {x}")
-    if len(examples) != len(labels):
-        raise DatasetError(
-            f"{source}: {x} has {len(examples)} examples and {y} {len(labels)} labels; expected equal numbers"
-        )
-    return Split(examples, labels, **handling)
+def _has(given: Mapping[str, Any], split: str) -> bool:
+    return f"x_{split}" in given or f"y_{split}" in given
 
 
-def _array(values: Any, name: str) -> np.ndarray:
-    try:
-        return np.asarray(values)
-    except ValueError as error:  # rows of different lengths
-        raise DatasetError(f"{name}: cannot be converted to an array ({error}); expected rows of one length") from error
+def _group_inputs(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Collect the arrays x_train/<input> of several inputs in a dict x_train."""
+    grouped: dict[str, Any] = {}
+    for key, values in given.items():
+        name, slash, input_name = key.partition("/")
+        if slash and name.startswith("x_"):
+            grouped.setdefault(name, {})[input_name] = values
+        else:
+            grouped[key] = values
+    return grouped
 
 
-def _check_examples(examples: np.ndarray, name: str) -> None:
-    if examples.dtype != np.uint8 and not np.issubdtype(examples.dtype, np.floating):
-        raise DatasetError(f"{name} is of type {examples.dtype}; expected floating point or uint8")
+def _check_presence(given: Mapping[str, Any], splits: list[str], source: str, task: Task) -> None:
+    needed = [f"{kind}_{name}" for name in splits for kind in "xy" if kind == "x" or task.name != "reconstruction"]
+    missing = [key for key in needed if key not in given]
+    if missing:
+        raise DatasetError(f"{source}: no {', '.join(missing)}; it has {', '.join(sorted(given)) or 'no arrays'}")
+
+
+def _read_examples(values: Any, name: str) -> Examples:
+    """Check the examples of a split, of one input or several."""
+    if not isinstance(values, Mapping):
+        return _check_examples(labels.make_array(values, name), name)
+    mistakes, arrays = Mistakes(), {}
+    for key, one in values.items():
+        with mistakes.collect():
+            arrays[key] = _check_examples(labels.make_array(one, f"{name}/{key}"), f"{name}/{key}")
+    counts = {len(array) for array in arrays.values()}
+    if not values or len(counts) > 1:
+        found = ", ".join(f"{key} {len(array)}" for key, array in arrays.items()) or "no inputs"
+        mistakes.append(f"{name} has {found}; expected an equal number of examples for each input")
+    mistakes.raise_any()
+    return arrays
+
+
+def _check_examples(examples: np.ndarray, name: str) -> np.ndarray:
+    if examples.dtype.kind not in "fiub":
+        raise DatasetError(f"{name} is of type {examples.dtype}; expected floating point, integers or bool")
     if examples.ndim < 2 or not examples.size:
         raise DatasetError(f"{name} has shape {examples.shape}; expected (n, ...) with at least one example")
-    if examples.dtype == np.uint8:
-        return
-    bad = np.flatnonzero(~np.isfinite(examples).all(axis=tuple(range(1, examples.ndim))))
-    if len(bad):
-        raise DatasetError(f"{name} has NaN or infinity in {len(bad)} examples, first in number {bad[0]}; remove them")
+    return labels.check_finite(examples, name)
 
 
-def _labels(labels: np.ndarray, name: str) -> np.ndarray:
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        raise DatasetError(f"{name} is {labels.dtype} of shape {labels.shape}; expected integers of shape (n,)")
-    if len(labels) and labels.min() < 0:
-        raise DatasetError(f"{name} has the label {labels.min()}; expected 0 to number of classes - 1")
-    return labels
+def _get_shape(examples: Examples) -> Shape | dict[str, Shape]:
+    if isinstance(examples, dict):
+        return {name: array.shape[1:] for name, array in examples.items()}
+    return examples.shape[1:]
 
 
-def _check_shapes(splits: dict[str, Split], source: str) -> None:
-    train = splits["train"].examples
-    for name, split in splits.items():
-        if split.examples.shape[1:] != train.shape[1:] or split.examples.dtype != train.dtype:
-            raise DatasetError(
-                f"{source}: x_{name} is {split.examples.dtype} of shape {split.examples.shape} and x_train "
-                f"{train.dtype} of shape {train.shape}; expected the same except for the first dimension"
+def _count(examples: Examples) -> int:
+    return len(next(iter(examples.values())) if isinstance(examples, dict) else examples)
+
+
+def _check_shapes(examples: dict[str, Examples], source: str) -> None:
+    """Check that all splits have the type and shape of train."""
+    mistakes = Mistakes()
+    by_input = {name: one if isinstance(one, dict) else {"": one} for name, one in examples.items()}
+    train = by_input.pop("train", {})
+    for name, arrays in by_input.items():
+        if train and arrays.keys() != train.keys():
+            mistakes.append(
+                f"{source}: x_{name} has the inputs {sorted(arrays)}; expected those of x_train, {sorted(train)}"
             )
+            continue
+        for key, one in train.items():
+            other, label = arrays[key], f"/{key}" if key else ""
+            if other.shape[1:] != one.shape[1:] or other.dtype != one.dtype:
+                mistakes.append(
+                    f"{source}: x_{name}{label} is {other.dtype} of shape {other.shape} and x_train{label} {one.dtype} "
+                    f"of shape {one.shape}; expected the same except for the first dimension"
+                )
+    mistakes.raise_any()
 
 
-def _classes(splits: dict[str, Split], names: Any, source: str) -> tuple[str, ...]:
-    """Return the names of the classes. Without `names`, the training labels must be 0 to n - 1 without a gap."""
-    present = np.unique(splits["train"].labels)
-    if names is None:
-        gaps = np.setdiff1d(np.arange(present[-1] + 1), present)
-        if len(gaps):
-            raise DatasetError(
-                f"{source}: y_train has labels up to {present[-1]} but no {gaps[0]}; expected 0 to number of "
-                "classes - 1, or an array `classes` with the names of all classes"
+def _convert_labels(
+    task: Task, given: Mapping[str, Any], examples: dict[str, Examples], classes: Any, source: str
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """Return the labels of each split, and the classes."""
+    keys = {name: f"{source}: y_{name}" for name in ("train", "validation", "test") if _has(given, name)}
+    found = {key: given[f"y_{name}"] for name, key in keys.items() if f"y_{name}" in given}
+    made, classes = labels.convert(task, found, classes) if found else ({}, ())
+    y, mistakes = {}, Mistakes()
+    for name, key in keys.items():
+        # Without labels, all examples of a reconstruction are normal.
+        y[name] = made[key] if key in made else np.zeros(_count(examples.get(name, ())), np.int64)
+        count = _count(examples[name]) if name in examples else len(y[name])
+        if count != len(y[name]):
+            mistakes.append(
+                f"{source}: x_{name} has {count} examples and y_{name} {len(y[name])} labels; expected equal numbers"
             )
-        names = present
-    classes = tuple(str(name) for name in np.asarray(names).ravel())
-    for name, split in splits.items():
-        if split.labels.max() >= len(classes):
-            raise DatasetError(
-                f"{source}: y_{name} has the label {split.labels.max()}; expected 0 to {len(classes) - 1}, as there "
-                f"are {len(classes)} classes"
-            )
-    if len(classes) < 2:
-        raise DatasetError(f"{source}: y_train has {len(classes)} class; expected at least two")
-    return classes
+    mistakes.raise_any()
+    return y, classes
+
+
+def _find_shapes(task: Task, given: Mapping[str, Any], shape: Any, classes: Any, source: str) -> Shapes | None:
+    """Return what the arrays of train alone tell, in spite of mistakes elsewhere."""
+    if shape is None:
+        return None
+    labels_of_train = {key: given[key] for key in ("y_train",) if key in given}
+    try:
+        y, classes = _convert_labels(task, labels_of_train, {}, classes, source)
+    except DatasetError:
+        return Shapes(shape, None, ())
+    return Shapes(shape, labels.get_outputs(task, y.get("train"), classes, shape), classes)
+
+
+def _read_groups(given: Mapping[str, Any], examples: dict[str, Examples], source: str) -> np.ndarray | None:
+    key = next((key for key in ("groups_train", "groups") if key in given), None)
+    if key is None:
+        return None
+    groups = labels.make_array(given[key], f"{source}: {key}")
+    count = _count(examples["train"]) if "train" in examples else len(groups)
+    if groups.shape != (count,):
+        raise DatasetError(
+            f"{source}: {key} has shape {groups.shape}; expected ({count},), the group of each training example"
+        )
+    return groups

@@ -39,7 +39,7 @@ def read(data_directory: Path, url: str = URL, sha256: str = SHA256) -> Parts:
             _convert_archive(archive, path)
     arrays = read_npz(path)
     check_images(arrays, path, IMAGE, np.uint8)
-    return make_parts(arrays, str(path), IMAGE, CLASSES, prepare=prepare, augment=augment)
+    return make_parts(arrays, str(path), classes=CLASSES, prepare=prepare, augment=augment)
 
 
 def prepare(images: tf.Tensor) -> tf.Tensor:

@@ -1,26 +1,65 @@
-"""Custom data sets: an .npz file, or a function that returns a dict of arrays.
+"""Custom data sets: a file or folder, or a function.
 
-The arrays are x_train, y_train, x_test, y_test and optionally x_validation, y_validation and classes (names). Floating
-point examples reach the model unchanged, uint8 examples as float32 in 0 to 255. Scale the latter beforehand, or begin
-the model with a layer that scales.
+| source | keys of the experiment's `dataset` |
+| --- | --- |
+| .npz file of arrays (`arrays`) | |
+| .csv or .parquet table, or a folder with train.csv and test.csv (`tables`) | target, features, group, test_fraction |
+| folder of pictures (`pictures`) | image_size, pixel_range, group, test_fraction |
+| folder of WAV files (`sounds`) | audio, seconds, group, test_fraction |
+| function that returns a dict of arrays (`arrays`) or of `tf.data` (`streams`) | |
+
+Examples reach the model as float32 with their values unchanged, such as 0 to 255 for uint8. Scale them beforehand, or
+begin the model with a layer that scales.
 """
 
-import contextlib
-import importlib
 import inspect
-import sys
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from collabopt.config.experiment import Dataset
+from collabopt.config.tasks import TASKS, Task
+from collabopt.datasets import pictures, sounds, streams, tables
 from collabopt.datasets.arrays import NEEDED, make_parts, read_npz
 from collabopt.datasets.dataset import DatasetError, Parts
+from collabopt.runtime import user_modules
+from collabopt.runtime.tensorflow import tf
+
+KEYS = {
+    "imagenet": ("directory", "image_size"),
+    "tables": ("target", "features", "group", "test_fraction"),
+    "folders of pictures": ("image_size", "pixel_range", "group", "test_fraction"),
+    "folders of WAV files": ("audio", "seconds", "group", "test_fraction"),
+}
+"""The keys that each source takes besides name, path or function."""
 
 
-def read(path: Path) -> Parts:
-    """Read a data set from an .npz file.
+def check_keys(dataset: Dataset, source: str) -> None:
+    """Check that every key of a dataset section has an effect.
 
     Args:
-        path: The file.
+        dataset: The section.
+        source: A key of `KEYS`, or any other source, which takes no further keys.
+
+    Raises:
+        DatasetError: One line per key without effect.
+    """
+    given = dataset.model_dump(exclude_none=True, exclude={"name", "path", "function"})
+    lines = []
+    for key in sorted(given.keys() - set(KEYS.get(source, ()))):
+        takers = " and ".join(taker for taker, keys in KEYS.items() if key in keys)
+        lines.append(f"dataset.{key}={given[key]}: only {takers} take it; remove the key")
+    if lines:
+        raise DatasetError("\n".join(lines))
+
+
+def read(path: Path, dataset: Dataset, task: Task = TASKS["classification"]) -> Parts:
+    """Read a data set from a file or folder.
+
+    Args:
+        path: The file or folder.
+        dataset: The section of the experiment.
+        task: The task, which decides the form of the labels.
 
     Returns:
         The data set.
@@ -28,17 +67,41 @@ def read(path: Path) -> Parts:
     Raises:
         DatasetError: The file cannot be read, or an array is wrong.
     """
-    return make_parts(read_npz(path), str(path))
+    source, function = _find_source(path)
+    check_keys(dataset, source)
+    return function(path, dataset, task)
 
 
-def call(name: str, data_directory: Path) -> Parts:
-    """Call a function that returns a data set as a dict of arrays.
+def _find_source(path: Path) -> tuple[str, Callable[[Path, Dataset, Task], Parts]]:
+    """Return the kind of a file or folder, and the function that reads it."""
+    if path.suffix in tables.ENDINGS and path.is_file():
+        return "tables", tables.read
+    if path.is_dir() and tables.has_tables(path):
+        return "tables", tables.read
+    if path.is_dir():
+        kinds = {"folders of pictures": pictures, "folders of WAV files": sounds}
+        for _, _, files in os.walk(path):
+            for source, module in kinds.items():
+                if any(name.lower().endswith(module.ENDINGS) for name in files):
+                    return source, module.read
+    if path.suffix == ".npz" or path.is_file():
+        return "arrays", lambda path, dataset, task: make_parts(read_npz(path), str(path), task)  # noqa: ARG005
+    found = "a folder without such files" if path.is_dir() else "no such file"
+    raise DatasetError(
+        f"dataset.path={path}: {found}; expected an .npz file with the arrays {', '.join(NEEDED)}, a .csv or .parquet "
+        "table, or a folder with one folder of pictures (JPEG, PNG) or WAV files per class"
+    )
+
+
+def call(name: str, data_directory: Path, task: Task = TASKS["classification"]) -> Parts:
+    """Call a function that returns a data set as a dict, of arrays or of `tf.data`.
 
     Errors that the module or the function raises are passed on.
 
     Args:
-        name: "module:function". The module is installed or in the current directory.
-        data_directory: Folder of the data sets, passed to the function if it takes an argument.
+        name: "module:function". The module is found as in `user_modules`.
+        data_directory: Folder of the data sets, passed to the function if it has a parameter `data_directory`.
+        task: The task, which decides the form of the labels.
 
     Returns:
         The data set.
@@ -46,48 +109,19 @@ def call(name: str, data_directory: Path) -> Parts:
     Raises:
         DatasetError: The function does not exist, it returns something else, or an array is wrong.
     """
-    with allow_imports_from_current_directory():
-        function = _import_function(name)
-        arrays = function(data_directory) if _takes_an_argument(function) else function()
+    try:
+        function = user_modules.import_object(name)
+    except user_modules.UserModuleError as error:
+        raise DatasetError(f"dataset.function={name}: {error}") from error
+    takes_directory = "data_directory" in inspect.signature(function).parameters
+    with user_modules.allow_imports():
+        tf.random.set_seed(0)  # so that tf.data shuffles the same way each time
+        arrays = function(data_directory=data_directory) if takes_directory else function()
     if not isinstance(arrays, Mapping):
         raise DatasetError(
-            f"function={name}: returned {type(arrays).__name__}; expected a dict of the arrays {', '.join(NEEDED)}"
+            f"dataset.function={name}: returned {type(arrays).__name__}; expected a dict of the arrays "
+            f"{', '.join(NEEDED)}"
         )
-    return make_parts(arrays, f"function={name}")
-
-
-def _import_function(name: str) -> Callable:
-    module_name, function_name = name.split(":")
-    if module_name.startswith("."):
-        raise DatasetError(f"function={name}: the module is relative; expected its full name, such as package.module")
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # an import of the module itself failed
-        raise DatasetError(
-            f"function={name}: no module {error.name}; expected one that is installed or in {Path.cwd()}"
-        ) from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        found = sorted(key for key, value in vars(module).items() if inspect.isfunction(value))
-        raise DatasetError(f"function={name}: no function {function_name} in {module_name}, which has {found}")
-    return function
-
-
-def _takes_an_argument(function: Callable) -> bool:
-    kinds = {parameter.kind for parameter in inspect.signature(function).parameters.values()}
-    named = inspect.Parameter
-    return bool(kinds & {named.POSITIONAL_ONLY, named.POSITIONAL_OR_KEYWORD, named.VAR_POSITIONAL})
-
-
-@contextlib.contextmanager
-def allow_imports_from_current_directory() -> Iterator[None]:
-    """Put the current directory first on the import path, for the duration of the block."""
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        sys.path.remove(here)
+    if streams.has_streams(arrays):
+        arrays = streams.read(arrays, f"dataset.function={name}")
+    return make_parts(arrays, f"dataset.function={name}", task)

@@ -1,19 +1,66 @@
 """A data set as it is stored, before validation is split off."""
 
+import contextlib
+import dataclasses
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+import numpy as np
 
 from collabopt.config.loading import ROOT
 from collabopt.datasets.split import Split
 
+Shape = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Shapes:
+    """What a data set asks of a model.
+
+    Attributes:
+        input_shape: Shape of one model input without batch, or shapes by input name.
+        outputs: Shape of one model output without batch; None if the task leaves it open.
+        classes: Names of the classes, by label.
+    """
+
+    input_shape: Shape | dict[str, Shape]
+    outputs: Shape | None
+    classes: tuple[str, ...]
+
 
 class DatasetError(ValueError):
-    """A data set cannot be used. The message names the parameter, array or file, its value, and what would be right."""
+    """A data set cannot be used. Each line names the parameter, array or file, its value, and what would be right.
+
+    Attributes:
+        shapes: What the data set asks of a model, where this is known in spite of the mistakes.
+    """
+
+    shapes: Shapes | None = None
 
 
-@dataclass(frozen=True)
+class Mistakes(list[str]):
+    """Lines about what is wrong, collected so that all are reported at once."""
+
+    @contextlib.contextmanager
+    def collect(self) -> Iterator[None]:
+        """Add the lines of a `DatasetError` that the block raises."""
+        try:
+            yield
+        except DatasetError as error:
+            self.extend(str(error).splitlines())
+
+    def raise_any(self) -> None:
+        """Raise the lines as one error.
+
+        Raises:
+            DatasetError: There is at least one.
+        """
+        if self:
+            raise DatasetError("\n".join(dict.fromkeys(self)))
+
+
+@dataclasses.dataclass(frozen=True)
 class Parts:
     """The parts of a stored data set.
 
@@ -21,9 +68,11 @@ class Parts:
         train: Training examples.
         validation: Validation examples, or None to split them off `train`.
         test: Test examples.
-        classes: Names of the classes, by label.
+        classes: Names of the classes, by label; empty for tasks without classes.
         fingerprint: Hex digest of all examples and labels.
-        input_shape: Shape of one model input, as `Split.prepare` returns it, without batch.
+        input_shape: Shape of one model input, as `Split.prepare` returns it, without batch; a dict for several inputs.
+        outputs: Shape of one model output without batch; None if the task leaves it open.
+        groups: Group of each training example (n,), such as its speaker. Validation is then split off by group.
     """
 
     train: Split
@@ -31,7 +80,9 @@ class Parts:
     test: Split
     classes: tuple[str, ...]
     fingerprint: str
-    input_shape: tuple[int, ...]
+    input_shape: Shape | dict[str, Shape]
+    outputs: Shape | None = None
+    groups: np.ndarray | None = None
 
 
 def compute_fingerprint(splits: Iterable[Split | None], classes: Iterable[str]) -> str:

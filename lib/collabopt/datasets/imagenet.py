@@ -5,18 +5,17 @@ The validation folder is the test split, because its labels are public. Validati
 
 import hashlib
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from collabopt.datasets import pictures
 from collabopt.datasets.dataset import DatasetError, Parts
 from collabopt.datasets.split import Split
 from collabopt.runtime.tensorflow import tf
 
 IMAGE_SIZE = 224
 CENTRAL = 0.875  # share of the shorter side that evaluation sees
-KINDS = (".jpeg", ".jpg", ".png")
 
 
 def read(directory: Path, image_size: int = IMAGE_SIZE) -> Parts:
@@ -66,9 +65,9 @@ def _classes(train: Path, test: Path) -> tuple[str, ...]:
 def _split(directory: Path, folder: Path, classes: tuple[str, ...], image_size: int, digest: "hashlib._Hash") -> Split:
     paths, labels = [], []
     for label, name in enumerate(classes):
-        images = sorted(path for path in (folder / name).iterdir() if path.suffix.lower() in KINDS)
+        images = sorted(path for path in (folder / name).iterdir() if path.suffix.lower() in pictures.ENDINGS)
         if not images:
-            raise DatasetError(f"{folder / name}: no images; expected files that end in {', '.join(KINDS)}")
+            raise DatasetError(f"{folder / name}: no images; expected files that end in {', '.join(pictures.ENDINGS)}")
         for path in images:
             size = path.stat().st_size
             if not size:
@@ -77,28 +76,21 @@ def _split(directory: Path, folder: Path, classes: tuple[str, ...], image_size: 
         paths += [os.fsencode(path.absolute()) for path in images]
         labels += [label] * len(images)
 
+    shape = (image_size, image_size, 3)
+
     def prepare(batch: tf.Tensor) -> tf.Tensor:
-        return _map(lambda path: _crop_center(path, image_size), batch, image_size)
+        return pictures.map_paths(lambda path: _crop_center(path, image_size), batch, shape)
 
     def augment(batch: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         seeds = tf.random.experimental.stateless_split(seed, tf.size(batch))
-        return _map(lambda pair: _crop_randomly(*pair, image_size), (batch, seeds), image_size)
+        return pictures.map_paths(lambda pair: _crop_randomly(*pair, image_size), (batch, seeds), shape)
 
     return Split(np.array(paths), np.array(labels), prepare, augment)
 
 
-def _map(function: Callable, batch: tf.Tensor | tuple[tf.Tensor, ...], image_size: int) -> tf.Tensor:
-    return tf.map_fn(function, batch, fn_output_signature=tf.TensorSpec((image_size, image_size, 3), tf.float32))
-
-
-def _decode(path: tf.Tensor) -> tf.Tensor:
-    image = tf.io.decode_image(tf.io.read_file(path), channels=3, expand_animations=False)
-    return tf.ensure_shape(image, (None, None, 3))
-
-
 def _crop_center(path: tf.Tensor, image_size: int) -> tf.Tensor:
     """Scale the shorter side to image_size / 0.875 pixels and take the central square."""
-    image = _decode(path)
+    image = pictures.decode(path)
     sides = tf.cast(tf.shape(image)[:2], tf.float32)
     scaled = tf.round(sides * (round(image_size / CENTRAL) / tf.reduce_min(sides)))
     resized = tf.image.resize(image, tf.cast(scaled, tf.int32))
@@ -110,7 +102,7 @@ def _crop_randomly(path: tf.Tensor, seed: tf.Tensor, image_size: int) -> tf.Tens
 
     Szegedy et al. 2015, "Going deeper with convolutions" (arXiv:1409.4842).
     """
-    image = _decode(path)
+    image = pictures.decode(path)
     for_crop, for_flip = tf.unstack(tf.random.experimental.stateless_split(seed, 2), num=2)
     begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
         tf.shape(image),

@@ -49,10 +49,10 @@ def compute_features(audio: np.ndarray) -> np.ndarray:
     """Compute the features of clips.
 
     Args:
-        audio: Samples (n, 16000) float32 in [-1, 1].
+        audio: Samples (n, samples) float32 in [-1, 1], 16000 per second.
 
     Returns:
-        Features (n, 49, 10, 1) float32.
+        Features (n, windows, 10, 1) float32, with 49 windows for one second.
     """
     # The channel axis of the spectrogram holds the clips.
     spectrogram = tf.raw_ops.AudioSpectrogram(input=audio.T, **SPECTROGRAM)

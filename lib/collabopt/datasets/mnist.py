@@ -33,7 +33,7 @@ def read(data_directory: Path, url: str = URL, sha256: str = SHA256) -> Parts:
         fetch(url, path, sha256, "MNIST")
     arrays = read_npz(path)
     check_images(arrays, path, IMAGE, np.uint8)
-    return make_parts(arrays, str(path), (*IMAGE, 1), tuple("0123456789"), prepare=prepare)
+    return make_parts(arrays, str(path), input_shape=(*IMAGE, 1), classes=tuple("0123456789"), prepare=prepare)
 
 
 def prepare(images: tf.Tensor) -> tf.Tensor:

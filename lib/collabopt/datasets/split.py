@@ -8,9 +8,20 @@ import numpy as np
 
 from collabopt.runtime.tensorflow import tf
 
+Examples = np.ndarray | dict[str, np.ndarray]
+Inputs = tf.Tensor | dict[str, tf.Tensor]
 
-def _float32(examples: tf.Tensor) -> tf.Tensor:
-    return tf.cast(examples, tf.float32)
+
+def convert_to_float32(examples: Inputs) -> Inputs:
+    """Convert stored examples to model inputs without scaling.
+
+    Args:
+        examples: A batch of any numeric type; a dict for several inputs.
+
+    Returns:
+        The same values as float32.
+    """
+    return tf.nest.map_structure(lambda one: tf.cast(one, tf.float32), examples)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,41 +29,54 @@ class Split:
     """Examples with labels.
 
     Attributes:
-        examples: Stored examples (n, ...), such as float32 features or uint8 images, or file paths (n,) bytes.
-        labels: Class indices (n,).
+        examples: Stored examples (n, ...), such as float32 features or uint8 images, or file paths (n,) bytes. A dict
+            of such arrays by input name for several inputs.
+        labels: Labels (n, ...) in the form of the task; see `labels`.
         prepare: Maps a batch of stored examples to float32 model inputs (batch, ...), for evaluation.
         augment: Maps a batch of stored examples and a seed (2,) int32 to float32 model inputs, for training. None
             trains on `prepare`.
+        reconstructs: Whether batches hold the inputs as their own targets, instead of labels.
     """
 
-    examples: np.ndarray
+    examples: Examples
     labels: np.ndarray
-    prepare: Callable[[tf.Tensor], tf.Tensor] = _float32
-    augment: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None
+    prepare: Callable[[Inputs], Inputs] = convert_to_float32
+    augment: Callable[[Inputs, tf.Tensor], Inputs] | None = None
+    reconstructs: bool = False
 
     def __post_init__(self) -> None:
-        if len(self.examples) != len(self.labels):
-            raise ValueError(f"{len(self.examples)} examples with {len(self.labels)} labels: expected equal numbers")
+        for array in self._arrays().values():
+            if len(array) != len(self.labels):
+                raise ValueError(f"{len(array)} examples with {len(self.labels)} labels: expected equal numbers")
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, indices: np.ndarray) -> "Split":
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return self.examples if isinstance(self.examples, dict) else {"": self.examples}
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether the stored examples are paths of files, which `prepare` reads."""
+        return all(array.ndim == 1 and array.dtype.kind == "S" for array in self._arrays().values())
+
+    def take(self, indices: np.ndarray | slice) -> "Split":
         """Select examples.
 
         Args:
-            indices: Indices (m,).
+            indices: Indices (m,), or a slice.
 
         Returns:
             The examples at `indices`, in that order.
         """
-        return dataclasses.replace(self, examples=self.examples[indices], labels=self.labels[indices])
+        examples = tf.nest.map_structure(lambda array: array[indices], self.examples)
+        return dataclasses.replace(self, examples=examples, labels=self.labels[indices])
 
     def fingerprint(self) -> str:
         """Return the hex digest of examples and labels. Of files, only the paths are read, not the contents."""
         digest = hashlib.blake2b(digest_size=16)
-        for array in (self.examples, self.labels):
-            digest.update(f"{array.dtype.str}{array.shape}".encode())
+        for name, array in (*sorted(self._arrays().items()), ("", self.labels)):
+            digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data if array.dtype != object else repr(array.tolist()).encode())
         return digest.hexdigest()
 
@@ -67,10 +91,11 @@ class Split:
             batch_size: Examples per batch.
 
         Returns:
-            Model inputs (batch, ...) float32 and labels (batch,) int64.
+            Model inputs (batch, ...) float32, or a dict of them, and labels (batch, ...); the inputs again if the split
+            `reconstructs`.
         """
-        examples = tf.data.Dataset.from_tensor_slices((self._on_host(), self.labels.astype(np.int64)))
-        return examples.batch(batch_size).map(lambda x, y: (self.prepare(x), y), tf.data.AUTOTUNE).prefetch(2)
+        examples = tf.data.Dataset.from_tensor_slices((self._on_host(), self.labels))
+        return examples.batch(batch_size).map(self._pair, tf.data.AUTOTUNE).prefetch(2)
 
     def training_batches(self, batch_size: int, seed: int, epochs: range) -> tf.data.Dataset:
         """Shuffle, augment and batch the examples, for training.
@@ -84,16 +109,14 @@ class Split:
             epochs: Epochs to run, one after another.
 
         Returns:
-            Model inputs (batch, ...) float32 and labels (batch,) int64.
+            As `batches`.
         """
-        examples, labels = self._on_host(), tf.constant(self.labels.astype(np.int64))
+        examples, labels = self._on_host(), tf.constant(self.labels)
 
-        def batch(step: tf.Tensor, members: tf.Tensor, epoch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            chosen = tf.gather(examples, members)
-            if self.augment is None:
-                return self.prepare(chosen), tf.gather(labels, members)
+        def batch(step: tf.Tensor, members: tf.Tensor, epoch: tf.Tensor) -> tuple[Inputs, Inputs]:
+            chosen = tf.nest.map_structure(lambda array: tf.gather(array, members), examples)
             at = tf.stack([tf.cast(seed, tf.int64) * 1_000_003 + epoch, step])
-            return self.augment(chosen, tf.cast(at % (2**31 - 1), tf.int32)), tf.gather(labels, members)
+            return self._pair(chosen, tf.gather(labels, members), tf.cast(at % (2**31 - 1), tf.int32))
 
         def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
             at = tf.stack([tf.cast(seed, tf.int64), epoch])
@@ -103,6 +126,12 @@ class Split:
 
         return tf.data.Dataset.range(epochs.start, epochs.stop).flat_map(one_epoch).prefetch(2)
 
-    def _on_host(self) -> tf.Tensor:
+    def _pair(self, examples: Inputs, labels: tf.Tensor, seed: tf.Tensor | None = None) -> tuple[Inputs, Inputs]:
+        """Return the inputs and targets of a batch, augmented if there is a seed."""
+        is_augmented = self.augment is not None and seed is not None
+        inputs = self.augment(examples, seed) if is_augmented else self.prepare(examples)
+        return inputs, inputs if self.reconstructs else labels
+
+    def _on_host(self) -> Inputs:
         with tf.device("CPU:0"):
-            return tf.constant(self.examples)
+            return tf.nest.map_structure(tf.constant, self.examples)

@@ -25,7 +25,7 @@ class Search:
     Attributes:
         run: The run whose stages were tried. With targets it measures them on validation only.
         tried: The variants with a file by label, in the order of the search.
-        table: One row per variant, with the columns `variants.COLUMNS`.
+        table: One row per variant, with the columns of `variants.list_columns`.
         unavailable: The same columns, one row per variant that has no file.
         chosen: Label of the first variant that meets all targets; None if none does or there are no targets.
         nearest: Label of the chosen variant, or else of the one that misses the targets by least.
@@ -74,7 +74,7 @@ class Search:
         Args:
             label: Label of the variant.
         """
-        return targets.find_misses(self.table.loc[label], self.targets, targets.get_baseline_accuracy(self.table))
+        return targets.find_misses(self.table.loc[label], self.targets, targets.get_baseline_score(self.table))
 
 
 def search(run: Run) -> Search:
@@ -93,10 +93,12 @@ def search(run: Run) -> Search:
     tried, missing, chosen = _try_variants(run)
     table = variants.make_table(list(tried.values()))
     labels = [variant.name for variant in missing]
-    unavailable = pd.DataFrame([variant.row for variant in missing], labels).reindex(columns=variants.COLUMNS)
+    unavailable = pd.DataFrame([variant.row for variant in missing], labels).reindex(columns=table.columns)
     nearest = chosen or str(targets.find_nearest(table, run.experiment.targets))
     tested = [nearest] if has_targets else list(tried)
-    table["accuracy"] = pd.Series({label: variants.measure_on_test(run, tried[label]) for label in tested})
+    table[run.data.task.score.test] = pd.Series(
+        {label: variants.measure_on_test(run, tried[label]) for label in tested}
+    )
     found = Search(run, tried, table, unavailable, chosen, nearest)
     _record(found)
     return found
@@ -114,7 +116,7 @@ def _try_variants(run: Run) -> tuple[dict[str, Variant], list[Variant], str | No
                 missing.append(variant)
                 continue
             tried[variant.name] = variant
-            base = next(iter(tried.values())).row["validation_accuracy"]  # the float32 baseline comes first
+            base = next(iter(tried.values())).row[run.data.task.score.validation]  # the float32 baseline comes first
             if run.experiment.has_targets and not targets.find_misses(variant.row, run.experiment.targets, base):
                 progress.log(f"{variant.name} meets all targets", about=variant.name)
                 return tried, missing, variant.name

@@ -1,16 +1,13 @@
 """Custom models: a function of a module, or a saved file."""
 
 import functools
-import importlib
-import importlib.util
 from pathlib import Path
 
 from collabopt.config.loading import DATA
 from collabopt.datasets import locate
-from collabopt.datasets.custom import allow_imports_from_current_directory
 from collabopt.models import importing
 from collabopt.models.check import ModelError
-from collabopt.runtime import progress
+from collabopt.runtime import progress, user_modules
 from collabopt.runtime.tensorflow import keras
 
 
@@ -18,7 +15,7 @@ def find_source(function: str) -> Path:
     """Find the file of a function's module.
 
     Args:
-        function: "module:function". The module is installed or in the current directory.
+        function: "module:function". The module is found as in `user_modules`.
 
     Returns:
         The file.
@@ -26,26 +23,17 @@ def find_source(function: str) -> Path:
     Raises:
         ModelError: There is no such module.
     """
-    name = function.partition(":")[0]
-    with allow_imports_from_current_directory():
-        try:
-            spec = importlib.util.find_spec(name)
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-                raise  # an import of the package itself failed
-            spec = None
-        except ValueError:  # __main__ in a notebook, which has no file
-            spec = None
-    if spec is None or not spec.origin or not Path(spec.origin).is_file():
-        raise ModelError(f"function={function}: no module {name}; expected one that is installed or in {Path.cwd()}")
-    return Path(spec.origin)
+    try:
+        return user_modules.find_source(function)
+    except user_modules.UserModuleError as error:
+        raise ModelError(f"function={function}: {error}") from error
 
 
 def call(function: str, input_shape: tuple[int, ...], classes: int) -> object:
     """Call a function that builds a model. Its errors are passed on.
 
     Args:
-        function: "module:function". The module is installed or in the current directory.
+        function: "module:function". The module is found as in `user_modules`.
         input_shape: Shape of one input, without batch.
         classes: Number of classes.
 
@@ -55,15 +43,16 @@ def call(function: str, input_shape: tuple[int, ...], classes: int) -> object:
     Raises:
         ModelError: There is no such function, or its file changed after its import.
     """
-    source, (module_name, _, name) = find_source(function), function.partition(":")
+    source = find_source(function)
     # Results are stored under the source's hash, but Python keeps the imported module.
     if source.read_bytes() != _read_once(source):
         raise ModelError(f"function={function}: {source.name} changed after it was imported; restart the kernel")
-    with allow_imports_from_current_directory():
-        module = importlib.import_module(module_name)
-        if not callable(getattr(module, name, None)):
-            raise ModelError(f"function={function}: {source.name} has no function {name}")
-        return getattr(module, name)(input_shape, classes)
+    try:
+        build = user_modules.import_object(function)
+    except user_modules.UserModuleError as error:
+        raise ModelError(f"function={function}: {error}") from error
+    with user_modules.allow_imports():
+        return build(input_shape, classes)
 
 
 def find_saved_model(path: str) -> Path:

@@ -1,0 +1,148 @@
+"""Data sets of files: one folder per class, with or without a folder per split.
+
+    mine/train/cat/1.png, mine/validation/cat/2.png, mine/test/dog/3.png, …    or    mine/cat/1.png, mine/dog/2.png, …
+
+Without test/, the test split is drawn from the other files; without validation/ (or val/), so is validation.
+"""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import numpy as np
+
+from collabopt.config.tasks import Task
+from collabopt.datasets import splitting
+from collabopt.datasets.dataset import DatasetError, Mistakes
+from collabopt.runtime import progress
+
+LAYOUT = "<class>/<file>, or train/<class>/<file> and test/<class>/<file>"
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """The files of a data set.
+
+    Attributes:
+        files: Files by split: train, test and perhaps validation.
+        labels: Class indices (n,) int64 by split; for a reconstruction 1 where train has no such class.
+        classes: Names of the classes; empty for a reconstruction.
+        groups: Group of each training file (n,), or None.
+    """
+
+    files: dict[str, list[Path]]
+    labels: dict[str, np.ndarray]
+    classes: tuple[str, ...]
+    groups: np.ndarray | None
+
+
+def list_files(
+    directory: Path, endings: tuple[str, ...], task: Task, group: str | None = None, test_fraction: float | None = None
+) -> Listing:
+    """List the files of a data set.
+
+    Args:
+        directory: The folder.
+        endings: Endings of the files, in lower case.
+        task: Classification, binary, or reconstruction, which regards the classes of train as normal.
+        group: Regular expression; what it matches in a path below the class is the group of the file.
+        test_fraction: Share of the test split if there is no folder test; None takes a fifth.
+
+    Returns:
+        The files and their labels, sorted by class and path.
+
+    Raises:
+        DatasetError: One line per folder that is missing, empty or unexpected, or `group` does not match.
+    """
+    if task.name not in ("classification", "binary", "reconstruction"):
+        raise DatasetError(
+            f"task={task.name}: {directory} has one folder per class; expected task classification, binary or "
+            "reconstruction, or a dataset.function for other labels"
+        )
+    folders = _find_splits(directory)
+    by_class = {split: _list_classes(folder, endings) for split, folder in folders.items()}
+    classes, mistakes = tuple(by_class["train"]), Mistakes()
+    for split, found in by_class.items():
+        unknown = sorted(set(found) - set(classes))
+        if unknown and task.name != "reconstruction":
+            mistakes.append(f"{folders[split] / unknown[0]}: train has no class {unknown[0]}; expected {LAYOUT}")
+    minimum = {"classification": 2, "binary": 2, "reconstruction": 1}[task.name]
+    if len(classes) < minimum or (task.name == "binary" and len(classes) > 2):
+        number = "two" if task.name == "binary" else f"at least {minimum}"
+        mistakes.append(
+            f"{folders['train']}: {len(classes)} class folders ({', '.join(classes) or 'none'}); expected {number} for "
+            f"task={task.name}, as {LAYOUT}"
+        )
+    mistakes.raise_any()
+    files = {split: [file for name in found for file in found[name]] for split, found in by_class.items()}
+    labels = {split: _make_labels(found, classes, task) for split, found in by_class.items()}
+    groups = _find_groups(files["train"], folders["train"], group) if group else None
+    if "test" not in files:
+        files, labels, groups = _split_off_test(files, labels, groups, test_fraction, directory)
+    elif test_fraction is not None:
+        raise DatasetError(f"dataset.test_fraction={test_fraction}: {directory} has a folder test; remove the key")
+    return Listing(files, labels, () if task.name == "reconstruction" else classes, groups)
+
+
+def _find_splits(directory: Path) -> dict[str, Path]:
+    """The folders of the splits; the directory itself is train if it has no folder of this name."""
+    if not (directory / "train").is_dir():
+        return {"train": directory}
+    names = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
+    found = {split: [directory / name for name in all_ if (directory / name).is_dir()] for split, all_ in names.items()}
+    return {split: folders[0] for split, folders in found.items() if folders}
+
+
+def _list_classes(folder: Path, endings: tuple[str, ...]) -> dict[str, list[Path]]:
+    """The files of each class, in order."""
+    mistakes, found, ignored = Mistakes(), {}, []
+    for path in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        files = sorted(one for one in path.rglob("*") if one.is_file() and not one.name.startswith("."))
+        found[path.name] = [one for one in files if one.suffix.lower() in endings]
+        ignored += [one for one in files if one.suffix.lower() not in endings]
+        if not found[path.name]:
+            mistakes.append(f"{path}: no files that end in {', '.join(endings)}; add some, or delete the folder")
+        mistakes.extend(
+            f"{one}: empty file; replace or delete it" for one in found[path.name] if not one.stat().st_size
+        )
+    mistakes.raise_any()
+    if ignored:
+        progress.log(f"{folder}: {len(ignored)} files do not end in {', '.join(endings)} and are ignored: {ignored[0]}")
+    return found
+
+
+def _make_labels(found: dict[str, list[Path]], classes: tuple[str, ...], task: Task) -> np.ndarray:
+    index = {name: 0 if task.name == "reconstruction" else number for number, name in enumerate(classes)}
+    return np.array([index.get(name, 1) for name, files in found.items() for _ in files], np.int64)
+
+
+def _find_groups(files: list[Path], folder: Path, pattern: str) -> np.ndarray:
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise DatasetError(f"dataset.group={pattern}: not a regular expression ({error})") from error
+    groups = []
+    for file in files:
+        below = "/".join(file.relative_to(folder).parts[1:])
+        match = compiled.search(below)
+        if not match or not match.group():
+            raise DatasetError(
+                f"dataset.group={pattern}: matches nothing in {below}; expected a regular expression for the part that "
+                "names the group, such as ^[^_]+ for the text before the first _"
+            )
+        groups.append(match.group())
+    return np.array(groups)
+
+
+def _split_off_test(
+    files: dict[str, list[Path]],
+    labels: dict[str, np.ndarray],
+    groups: np.ndarray | None,
+    fraction: float | None,
+    directory: Path,
+) -> tuple[dict[str, list[Path]], dict[str, np.ndarray], np.ndarray | None]:
+    is_test = splitting.draw_test(labels["train"], fraction, groups, str(directory))
+    chosen = {"train": ~is_test, "test": is_test}
+    files = files | {split: [files["train"][number] for number in np.flatnonzero(one)] for split, one in chosen.items()}
+    labels = labels | {split: labels["train"][one] for split, one in chosen.items()}
+    return files, labels, None if groups is None else groups[~is_test]

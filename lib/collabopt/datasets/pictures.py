@@ -1,0 +1,131 @@
+"""Pictures in folders, read from disk batch by batch; see `folders` for their layout."""
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from collabopt.config.experiment import Dataset
+from collabopt.config.tasks import Task
+from collabopt.datasets import folders, labels
+from collabopt.datasets.dataset import DatasetError, Mistakes, Parts, Shape
+from collabopt.datasets.split import Split
+from collabopt.runtime.tensorflow import tf
+
+ENDINGS = (".jpeg", ".jpg", ".png")
+_MAGIC = {b"\xff\xd8\xff": "JPEG", b"\x89PN": "PNG"}
+_SAMPLE = 100  # pictures that are opened to find their common size
+_GRAY = ("1", "L", "LA", "I", "I;16", "F")
+_DEFAULT_RANGE = (0.0, 255.0)
+
+
+def read(directory: Path, dataset: Dataset, task: Task) -> Parts:
+    """List the pictures of a folder. They are decoded batch by batch, and resized without keeping their proportions.
+
+    Args:
+        directory: The folder.
+        dataset: Gives `image_size`, by default that of the pictures if all have one; `pixel_range`, by default
+            [0, 255]; `group` and `test_fraction`.
+        task: The task.
+
+    Returns:
+        The data set. Examples are paths, model inputs (height, width, channels) float32, with one channel if the
+        pictures are gray. The fingerprint covers relative paths and file sizes.
+
+    Raises:
+        DatasetError: One line per folder or file that is missing or wrong, or the sizes differ.
+    """
+    listing = folders.list_files(directory, ENDINGS, task, dataset.group, dataset.test_fraction)
+    digest, mistakes = hashlib.blake2b(digest_size=16), Mistakes()
+    for split, files in listing.files.items():
+        for file in files:
+            with mistakes.collect():
+                _check_kind(file)
+            digest.update(f"{split} {file.relative_to(directory).as_posix()} {file.stat().st_size}\n".encode())
+    mistakes.raise_any()
+    train = listing.files["train"]
+    shape = _find_shape(train, dataset.image_size)
+    low, high = dataset.pixel_range or _DEFAULT_RANGE
+    if low >= high:
+        raise DatasetError(f"dataset.pixel_range={[low, high]}: expected [black, white], such as [0, 1] or [-1, 1]")
+    digest.update(f"{shape} {low} {high} {listing.classes}".encode())
+
+    def prepare(batch: tf.Tensor) -> tf.Tensor:
+        pixels = map_paths(lambda path: _read_resized(path, shape), batch, shape)
+        return pixels * ((high - low) / 255) + low
+
+    splits = [
+        Split(np.array([os.fsencode(path.absolute()) for path in listing.files[name]]), listing.labels[name], prepare)
+        if name in listing.files
+        else None
+        for name in ("train", "validation", "test")
+    ]
+    outputs = labels.get_outputs(task, listing.labels["train"], listing.classes, shape)
+    return Parts(*splits, listing.classes, digest.hexdigest(), shape, outputs, listing.groups)
+
+
+def map_paths(function: Callable, batch: tf.Tensor | tuple[tf.Tensor, ...], shape: Shape) -> tf.Tensor:
+    """Make model inputs of paths, one by one.
+
+    Args:
+        function: Maps a path, or a tuple that begins with one, to a model input.
+        batch: Paths (n,), or a tuple of tensors (n, ...).
+        shape: Shape of one model input.
+
+    Returns:
+        Model inputs (n, *shape) float32.
+    """
+    return tf.map_fn(function, batch, fn_output_signature=tf.TensorSpec(shape, tf.float32))
+
+
+def decode(path: tf.Tensor, channels: int = 3) -> tf.Tensor:
+    """Read a picture.
+
+    Args:
+        path: Path of a JPEG, PNG, GIF or BMP file.
+        channels: 3 for colours, 1 for gray.
+
+    Returns:
+        Pixels (height, width, channels) uint8.
+    """
+    image = tf.io.decode_image(tf.io.read_file(path), channels=channels, expand_animations=False)
+    return tf.ensure_shape(image, (None, None, channels))
+
+
+def _read_resized(path: tf.Tensor, shape: Shape) -> tf.Tensor:
+    # As keras.utils.image_dataset_from_directory does by default.
+    return tf.image.resize(decode(path, shape[-1]), shape[:2])
+
+
+def _check_kind(file: Path) -> None:
+    """Check the first bytes, which is fast enough for every picture."""
+    with file.open("rb") as opened:
+        kind = _MAGIC.get(opened.read(3))
+    if kind is None:
+        raise DatasetError(f"{file}: neither a JPEG nor a PNG picture, whatever its name; convert or delete it")
+
+
+def _find_shape(files: list[Path], image_size: int | tuple[int, int] | None) -> Shape:
+    """Find height, width and channels of the model's input from the setting and some pictures."""
+    sizes, modes = set(), set()
+    for file in files[:: -(-len(files) // _SAMPLE)]:
+        try:
+            with Image.open(file) as image:
+                sizes.add((image.height, image.width))
+                modes.add(image.mode)
+        except (OSError, UnidentifiedImageError) as error:
+            raise DatasetError(f"{file}: cannot be opened ({error}); replace or delete it") from error
+    channels = 1 if modes <= set(_GRAY) else 3
+    if image_size is not None:
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        return height, width, channels
+    if len(sizes) > 1:
+        (height, width), (other_height, other_width) = sorted(sizes)[0], sorted(sizes)[-1]
+        raise DatasetError(
+            f"dataset.image_size: missing; the pictures have sizes from {height}×{width} to "
+            f"{other_height}×{other_width} (height×width). Set it to the size of the model's input, as 96 or [96, 128]"
+        )
+    return (*sizes.pop(), channels)

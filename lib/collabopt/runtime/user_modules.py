@@ -1,0 +1,118 @@
+"""Modules of the user, named "module:function" in an experiment.
+
+They are found next to the experiment's file, in the current directory, or among the installed ones, in this order.
+"""
+
+import contextlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+_folders: list[Path] = []
+
+
+class UserModuleError(ValueError):
+    """A module or function of the user cannot be found. The message says where it was looked for."""
+
+
+def add_folder(folder: Path) -> None:
+    """Make the modules of a folder importable inside `allow_imports`.
+
+    Args:
+        folder: Folder of an experiment's file.
+    """
+    if folder not in _folders:
+        _folders.append(folder)
+
+
+@contextlib.contextmanager
+def allow_imports() -> Iterator[None]:
+    """Put the folders of the experiments and the current directory first on the import path, inside the block."""
+    path, first = sys.path[:], [str(folder) for folder in (*_folders, Path.cwd())]
+    sys.path[:0] = first
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path[:] = path
+
+
+def find_source(place: str) -> Path:
+    """Find the file of a module.
+
+    Args:
+        place: "module:function".
+
+    Returns:
+        The file.
+
+    Raises:
+        UserModuleError: There is no such module, or it cannot be told from another.
+    """
+    name = place.partition(":")[0]
+    if name.startswith("."):
+        raise UserModuleError("the module is relative; expected its full name, such as package.module")
+    own = _find_beside(name)
+    with allow_imports():
+        try:
+            spec = importlib.util.find_spec(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise  # an import of the package itself failed
+            spec = None
+        except ValueError:  # __main__ in a notebook, which has no file
+            spec = None
+    if spec is None or not spec.origin or not Path(spec.origin).is_file():
+        folders = " or ".join(str(folder) for folder in dict.fromkeys([*_folders[-1:], Path.cwd()]))
+        raise UserModuleError(f"no module {name}; expected one that is installed or in {folders}")
+    source = Path(spec.origin).resolve()
+    if own and not any(source.is_relative_to(folder) for folder in own):
+        raise UserModuleError(
+            f"module {name} is already imported from {source}, so that in {own[0]} cannot be; give it another name, "
+            "and restart the kernel"
+        )
+    return source
+
+
+def import_object(place: str) -> Any:
+    """Import a function or class.
+
+    Errors that the module raises are passed on.
+
+    Args:
+        place: "module:function".
+
+    Returns:
+        The function or class.
+
+    Raises:
+        UserModuleError: There is no such module or function.
+    """
+    module_name, _, name = place.partition(":")
+    source = find_source(place)
+    with allow_imports():
+        module = importlib.import_module(module_name)
+    if not callable(getattr(module, name, None)):
+        found = sorted(key for key, value in vars(module).items() if inspect.isfunction(value))
+        raise UserModuleError(f"{source.name} has no function {name}; it has {', '.join(found) or 'none'}")
+    return getattr(module, name)
+
+
+def _find_beside(name: str) -> list[Path]:
+    """Return the folders of experiments that have a module.
+
+    Raises:
+        UserModuleError: They have different modules of this name, of which one process can import only one.
+    """
+    top = name.partition(".")[0]
+    files = [file for folder in _folders for file in (folder / f"{top}.py", folder / top / "__init__.py")]
+    files = [file for file in files if file.is_file()]
+    if len({file.read_bytes() for file in files}) > 1:
+        raise UserModuleError(
+            f"{' and '.join(map(str, files))} differ, but have one name; rename one, and restart the kernel"
+        )
+    return [folder for folder in _folders if any(file.is_relative_to(folder) for file in files)]

@@ -1,0 +1,206 @@
+"""Folders of pictures and WAV files: one folder per class, with or without folders per split."""
+
+import re
+import shutil
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+from example_data import make_experiment
+from PIL import Image
+
+from collabopt import datasets
+from collabopt.datasets import DatasetError, mfcc
+
+CLASSES = ("ant", "bee")
+RATE = 16_000
+
+
+def load(path: Path, task: str = "classification", **keys: object) -> datasets.Data:
+    return datasets.load(make_experiment(dataset={"path": str(path), **keys}, task=task))
+
+
+def write_picture(path: Path, number: int, label: int, gray: bool = False) -> None:
+    """Write a plain picture of 6×4 pixels: red for label 0, blue for label 1, as bright as its number."""
+    pixels = np.zeros((4, 6, 3), np.uint8)
+    pixels[..., 2 * label] = 100 + number
+    Image.fromarray(pixels.max(axis=-1) if gray else pixels).save(path)
+
+
+def write_sound(path: Path, number: int, label: int, rate: int = RATE, samples: int = RATE) -> None:
+    """Write a tone whose pitch tells the label, and its number as the first sample."""
+    tone = np.round(8000 * np.sin(np.arange(samples) * (0.1 + 0.3 * label))).astype("<i2")
+    tone[0] = number
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, rate, len(tone), "NONE", ""))
+        file.writeframes(tone.tobytes())
+
+
+def fill(folder: Path, write, ending: str, numbers: range, **options: object) -> Path:
+    """Write a file per class and number, named by one speaker for two files."""
+    for label, name in enumerate(CLASSES):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for number in numbers:
+            write(folder / name / f"speaker{number // 2}_{number}.{ending}", number, label, **options)
+    return folder
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    return fill(tmp_path / "pictures", write_picture, "png", range(20))
+
+
+@pytest.fixture
+def sounds(tmp_path: Path) -> Path:
+    return fill(tmp_path / "sounds", write_sound, "wav", range(20))
+
+
+def read_numbers(split: datasets.Split) -> list[tuple[int, int]]:
+    """Label and number of each file, from its name."""
+    names = [Path(path.decode()) for path in split.examples]
+    return [(CLASSES.index(path.parent.name), int(path.stem.split("_")[1])) for path in names]
+
+
+def test_pictures_without_splits_get_a_stratified_test_split(pictures: Path, caplog) -> None:
+    with caplog.at_level("INFO", "collabopt"):
+        data = load(pictures)
+    assert "no test split; 8 of 40 examples are drawn for it (dataset.test_fraction=0.2)" in caplog.text
+    assert (data.classes, data.input_shape, data.outputs) == (CLASSES, (4, 6, 3), (2,))
+    splits = data.train, data.validation, data.test
+    assert [np.bincount(split.labels).tolist() for split in splits] in (
+        [[14, 15], [2, 1], [4, 4]],
+        [[15, 14], [1, 2], [4, 4]],
+    )
+    assert sorted(one for split in splits for one in read_numbers(split)) == [
+        (label, n) for label in (0, 1) for n in range(20)
+    ]
+    for split in splits:
+        assert split.is_streamed
+        for inputs, labels in split.batches(16):
+            assert inputs.dtype == np.float32
+            assert np.array_equal(inputs.numpy()[..., 2].max((1, 2)) > 0, labels == 1)
+        inputs = split.prepare(split.examples).numpy()
+        assert np.array_equal(inputs.max((1, 2, 3)), [100 + number for _, number in read_numbers(split)])
+
+
+def test_folders_of_splits_are_used(tmp_path: Path) -> None:
+    fill(tmp_path / "train", write_picture, "png", range(4), gray=True)
+    fill(tmp_path / "val", write_picture, "png", range(4, 6), gray=True)
+    fill(tmp_path / "test", write_picture, "png", range(6, 9), gray=True)
+    data = load(tmp_path, "binary", image_size=[8, 12], pixel_range=[-1, 1])
+    assert [len(split) for split in (data.train, data.validation, data.test)] == [8, 4, 6]
+    assert (data.input_shape, data.outputs) == ((8, 12, 1), (1,))
+    inputs = data.test.prepare(data.test.examples).numpy()
+    assert np.allclose(inputs.max((1, 2, 3)), [(100 + number) / 127.5 - 1 for _, number in read_numbers(data.test)])
+    assert load(tmp_path, "binary", image_size=[8, 12]).fingerprint != data.fingerprint
+    with pytest.raises(DatasetError, match=r"test_fraction=0\.2: .* has a folder test; remove the key"):
+        load(tmp_path, test_fraction=0.2)
+
+
+def test_groups_in_file_names_stay_together(pictures: Path) -> None:
+    data = load(pictures, group="^[^_]+", test_fraction=0.3)
+    speakers = [
+        {number // 2 for _, number in read_numbers(split)} for split in (data.train, data.validation, data.test)
+    ]
+    assert sum(map(len, speakers)) == len(set.union(*speakers)) == 10
+    with pytest.raises(DatasetError, match=r"dataset\.group=person: matches nothing in speaker0_0\.png; expected"):
+        load(pictures, group="person")
+
+
+def test_classes_outside_train_are_anomalies_of_a_reconstruction(pictures: Path, tmp_path: Path) -> None:
+    for split, names in (("train", CLASSES[:1]), ("test", CLASSES)):
+        for name in names:
+            shutil.copytree(pictures / name, tmp_path / "machine" / split / name)
+    data = load(tmp_path / "machine", "reconstruction")
+    assert (data.classes, data.outputs, data.train.labels.max()) == ((), (4, 6, 3), 0)
+    assert np.array_equal(data.test.labels, [label for label, _ in read_numbers(data.test)])
+
+
+def test_wrong_pictures_are_named(pictures: Path) -> None:
+    (pictures / "ant" / "no_picture.jpg").write_text("<html>")
+    (pictures / "ant" / "empty.png").touch()
+    with pytest.raises(DatasetError, match=r"empty\.png: empty file; replace or delete it"):
+        load(pictures)
+    (pictures / "ant" / "empty.png").unlink()
+    (pictures / "bee" / "neither.png").write_text("<html>")
+    with pytest.raises(DatasetError) as caught:
+        load(pictures)
+    assert re.findall(r"(\w+\.\w+): neither a JPEG nor a PNG", str(caught.value)) == ["no_picture.jpg", "neither.png"]
+    (pictures / "ant" / "no_picture.jpg").unlink()
+    (pictures / "bee" / "neither.png").unlink()
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(pictures / "ant" / "speaker0_0.png")
+    with pytest.raises(DatasetError, match=r"dataset\.image_size: missing; the pictures have sizes from 4×6 to 9×9"):
+        load(pictures)
+    assert load(pictures, image_size=5).input_shape == (5, 5, 3)
+
+
+def test_wrong_folders_are_named(pictures: Path, tmp_path: Path) -> None:
+    for keys, task, message in (
+        (
+            {"audio": "mfcc"},
+            "classification",
+            r"dataset\.audio=mfcc: only folders of WAV files take it; remove the key",
+        ),
+        ({}, "regression", "task=regression: .* has one folder per class; expected task classification, binary"),
+        ({"pixel_range": [1, 0]}, "binary", r"dataset\.pixel_range=\[1\.0, 0\.0\]: expected \[black, white\]"),
+    ):
+        with pytest.raises(DatasetError, match=message):
+            load(pictures, task, **keys)
+    (pictures / "cat").mkdir()
+    with pytest.raises(
+        DatasetError, match=r"pictures/cat: no files that end in \.jpeg, \.jpg, \.png; add some, or del"
+    ):
+        load(pictures)
+    shutil.copy(pictures / "ant" / "speaker0_0.png", pictures / "cat")
+    with pytest.raises(DatasetError, match=r"3 class folders \(ant, bee, cat\); expected two for task=binary"):
+        load(pictures, "binary")
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(DatasetError, match=r"nothing: a folder without such files; expected an \.npz file"):
+        load(tmp_path / "nothing")
+
+
+def test_sounds_are_features_or_samples(sounds: Path) -> None:
+    samples = load(sounds, audio="samples", group="^[^_]+")
+    assert (samples.classes, samples.input_shape, len(samples.test)) == (CLASSES, (RATE,), 8)
+    assert samples.with_channel_axis().input_shape == (RATE, 1)
+    features = load(sounds, audio="mfcc", group="^[^_]+")
+    assert features.input_shape == mfcc.SHAPE
+    for data in (samples, features):
+        assert np.bincount(data.test.labels).tolist() == [4, 4]
+    inputs = samples.test.prepare(samples.test.examples).numpy()
+    assert np.array_equal(inputs, samples.test.examples / np.float32(32768))
+    assert np.array_equal(mfcc.compute_features(inputs), features.test.examples)
+    path = sounds / "ant" / "speaker0_0.wav"
+    assert np.array_equal(mfcc.decode(path), np.frombuffer(path.read_bytes()[44:], "<i2") / np.float32(32768))
+
+
+def test_sounds_are_cut_or_padded_to_the_given_length(sounds: Path) -> None:
+    write_sound(sounds / "ant" / "speaker0_0.wav", 0, 0, samples=500)
+    with pytest.raises(DatasetError, match=r"dataset\.seconds: missing; the sounds are 0\.03125 to 1 s long"):
+        load(sounds, audio="samples")
+    data = load(sounds, audio="samples", seconds=0.5)
+    assert data.input_shape == (8000,)
+    lengths = [
+        int(np.flatnonzero(example)[-1])
+        for split in (data.train, data.validation, data.test)
+        for example in split.examples
+    ]
+    assert min(lengths) == 499 and sorted(lengths)[1] >= 7998
+
+
+def test_wrong_sounds_are_named(sounds: Path) -> None:
+    with pytest.raises(DatasetError, match=r"dataset\.audio: missing; .* holds WAV files. Set it to mfcc"):
+        load(sounds)
+    write_sound(sounds / "ant" / "speaker0_1.wav", 0, 0, rate=8000)
+    (sounds / "bee" / "speaker0_0.wav").write_bytes(b"no sound")
+    with wave.open(str(sounds / "bee" / "speaker0_1.wav"), "wb") as file:
+        file.setparams((2, 2, RATE, 4, "NONE", ""))
+        file.writeframes(bytes(16))
+    with pytest.raises(DatasetError) as caught:
+        load(sounds, audio="mfcc")
+    lines = sorted(str(caught.value).splitlines())
+    assert len(lines) == 3
+    assert "ant/speaker0_1.wav: 8000 samples per second; expected 16000, as nothing resamples" in lines[0]
+    assert "bee/speaker0_0.wav: not a WAV file of 16-bit samples" in lines[1]
+    assert "bee/speaker0_1.wav: 2 channels of 16 bits; expected one channel of 16 bits" in lines[2]
