@@ -73,8 +73,7 @@ class Run:
         self.store_directory, self.given, self.reads_test = store_directory, experiment, True
         retention.hold(store_directory, experiment.name)
         self.began = progress.now()
-        self._finished: dict[str, Finished] = {}
-        self._trained_here: set[str] = set()
+        self._finished, self._trained_here = dict[str, Finished](), set[str]()
 
     @cached_property
     def data(self) -> datasets.Data:
@@ -87,7 +86,7 @@ class Run:
         return self.directory / "figures"
 
     def stage(self, name: str) -> Finished:
-        """Return a finished stage. It and its ancestors are trained if they are missing, and recorded in the report.
+        """Return a finished stage, trained with its ancestors if they are missing; `unavailable` if that is impossible.
 
         Args:
             name: Name of the stage.
@@ -208,6 +207,8 @@ class Run:
 
     def _finish(self, stage: Stage) -> Finished:
         parent = self.stage(stage.parent) if stage.parent else None
+        if unavailable := finished.make_unavailable(stage, parent, self.experiment):
+            return unavailable
         trained, model = self._train(stage, parent)
 
         def make(directory: Path) -> None:
@@ -280,32 +281,30 @@ class Run:
     def _record(self, one: Finished) -> None:
         """Write the rows of a stage to the report, and its int8 file if the run's own seed trained it."""
         results.record(self.directory, self._make_row(one), one.layers, self.describe())
-        if self.experiment.seed == self.given.seed:
+        if self.experiment.seed == self.given.seed and one.tflite:
             is_other = self.experiment.scheme != self.given.scheme and one.stage.has_schemes
             name = f"{one.stage.name}-{self.experiment.scheme}" if is_other else one.stage.name
             atomic.write(self.directory / "models" / f"{name}.tflite", one.tflite.read_bytes())
 
     def _log(self, one: Finished) -> None:
         result, stage, score = one.result, one.stage, self.data.task.score
+        if one.unavailable:
+            return progress.log(f"{stage.name}: not available: {one.unavailable}", about=stage.name, last=True)
         split = "" if self.reads_test else "validation "
         columns = [f"{split}{score.name}{suffix}".replace(" ", "_") for suffix in ("", "_int8")]
         source = f" (seed {self.experiment.seed})" if self.experiment.seed != self.given.seed else ""
         if self.experiment.scheme != self.given.scheme and stage.has_schemes:
             source += f" by {self.experiment.scheme}"
-        duration = progress.format_duration(result["setup_seconds"] + result["fit_seconds"])
-        origin = f"{result['epochs']} epochs took {duration}" if stage.name in self._trained_here else "from the store"
-        progress.log(
-            f"{stage.name}{source}: {origin}; {split}{score.title} {score.format(result[columns[0]])}, INT8 "
-            f"{score.format(result[columns[1]])}, {result['tflite_bytes']:,} → {result['gzip_bytes']:,} bytes"
-            + (", NOT PRESERVED" if result["preserved"] is False else ""),
-            about=stage.name,
-            last=True,
-        )
+        took = progress.format_duration(result["setup_seconds"] + result["fit_seconds"])
+        origin = f"{result['epochs']} epochs took {took}" if stage.name in self._trained_here else "from the store"
+        text = f"{stage.name}{source}: {origin}; {split}{score.title} {score.format(result[columns[0]])}, INT8 "
+        if one.tflite:
+            sizes = f"{result['tflite_bytes']:,} → {result['gzip_bytes']:,} bytes"
+            text += f"{score.format(result[columns[1]])}, {sizes}"
+        text += f"not available: {result['unavailable']}" if result["unavailable"] else ""
+        progress.log(text + (", NOT PRESERVED" if result["preserved"] is False else ""), about=stage.name, last=True)
 
     def _check_preserved(self, one: Finished) -> None:
         if self.experiment.strict and one.result["preserved"] is False:
-            defects = one.layers[one.layers["defect"] != ""]
-            lines = [f"{row.layer}: {row.defect}" for row in defects.itertuples()]
-            raise PreservationError(
-                f"{one.stage.name} does not preserve the zeros or clusters of {one.stage.parent}: {'; '.join(lines)}"
-            )
+            lost = "; ".join(f"{row.layer}: {row.defect}" for row in one.layers.itertuples() if row.defect)
+            raise PreservationError(f"{one.stage.name} does not preserve what {one.stage.parent} had: {lost}")

@@ -31,7 +31,7 @@ def make_run(seed: int = 0, wrong: int = 10, name: str = "speech_commands-ds_cnn
             "accuracy": scores["test"].mean(dtype=float),
             "accuracy_int8": scores["test_int8"].mean(dtype=float),
         } | SIZES
-        return SimpleNamespace(stage=STAGES[name], result=result, scores=lambda: scores)
+        return SimpleNamespace(stage=STAGES[name], result=result, scores=lambda: scores, unavailable="")
 
     return SimpleNamespace(experiment=loading.load(name, seed=seed, **overrides), stage=stage)
 

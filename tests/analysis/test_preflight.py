@@ -13,8 +13,8 @@ layers = keras.layers
 def make_experiment(tiny):
     """Makes the tiny experiment with overrides, and with excluded layers."""
 
-    def make(pruning: tuple[str, ...] = (), clustering: tuple[str, ...] = (), **overrides) -> experiment.Experiment:
-        exclude = experiment.Exclude(pruning=pruning, clustering=clustering)
+    def make(pruning=(), clustering=(), quantization=(), **overrides) -> experiment.Experiment:
+        exclude = experiment.Exclude(pruning=pruning, clustering=clustering, quantization=quantization)
         return loading.load(str(tiny), **overrides).model_copy(update={"exclude": exclude})
 
     return make
@@ -93,9 +93,10 @@ def test_a_layer_with_no_more_weights_than_clusters_is_found(make_experiment):
 
 
 def test_a_layer_that_is_neither_pruned_nor_clustered_is_found(make_experiment):
-    findings = find_problems(build_network(layers.Conv2DTranspose(8, 2, name="up")), make_experiment())
-    assert set(findings) == {"up"}
-    assert "Conv2DTranspose with 264 weights" in findings["up"].reason
+    findings = find_problems(build_network(layers.PReLU("ones", name="prelu")), make_experiment())
+    assert set(findings) == {"prelu"}
+    assert "PReLU with 512 weights" in findings["prelu"].reason
+    assert find_problems(build_network(layers.Conv2DTranspose(8, 2, name="up")), make_experiment()) == {}
 
 
 def test_an_unknown_excluded_layer_stops_and_the_known_ones_are_listed(make_experiment):
@@ -107,17 +108,26 @@ def test_an_unknown_excluded_layer_stops_and_the_known_ones_are_listed(make_expe
         preflight.check(build_network_with_norm(), make_experiment(clustering=("bn",)), every_layer=False)
 
 
-def test_a_layer_that_tfmot_cannot_quantize_stops_and_is_named(make_experiment):
-    with pytest.raises(preflight.PreflightError, match=r"norm: TFMOT cannot quantize it: .*LayerNormalization"):
-        preflight.check(build_network(layers.LayerNormalization(name="norm")), make_experiment())
+def test_a_layer_left_in_float_is_any_layer_and_an_unknown_one_stops_with_a_suggestion(make_experiment):
+    preflight.check(build_network_with_norm(), make_experiment(quantization=("bn", "relu", "conv")))
+    with pytest.raises(preflight.PreflightError, match=r"^rel: exclude.quantization .*did you mean relu\?"):
+        preflight.check(build_network_with_norm(), make_experiment(quantization=("rel",)))
 
 
-def test_a_dense_layer_before_batch_norm_stops(make_experiment):
-    inputs = keras.Input((6,), name="input")
+def test_a_layer_without_int8_form_is_named_and_does_not_stop(make_experiment):
+    model = build_network(layers.LayerNormalization(name="norm"))
+    findings = preflight.find_problems(model, make_experiment())
+    assert {one.layer for one in findings} == {"norm"}
+    assert any("QAT stages are not available: LayerNormalization" in one.reason for one in findings)
+    preflight.check(model, make_experiment())
+    findings = preflight.find_problems(model, make_experiment(quantization=("norm",)))
+    assert not any("QAT" in one.reason for one in findings)
+
+
+def test_a_dense_layer_before_batch_norm_has_no_finding(make_experiment):
+    inputs = keras.Input((60,), name="input")
     x = layers.BatchNormalization(name="bn")(layers.Dense(8, name="hidden")(inputs))
-    model = keras.Model(inputs, layers.Dense(10, name="fc")(x))
-    with pytest.raises(preflight.PreflightError, match=r"^hidden: "):
-        preflight.check(model, make_experiment())
+    assert find_problems(keras.Model(inputs, layers.Dense(10, name="fc")(x)), make_experiment()) == {}
 
 
 def test_a_separable_convolution_stops(make_experiment):

@@ -58,7 +58,7 @@ def make_finished(stage: str, preserved: bool | None = None, key: dict | None = 
     key = KEY | {"stage": stage} | (key or {})
     result = RESULT | {"preserved": preserved}
     eligible = {"eligible_layers": lambda: list(layers["layer"])}
-    return SimpleNamespace(stage=STAGES[stage], key=key, result=result, layers=layers, **eligible)
+    return SimpleNamespace(stage=STAGES[stage], key=key, result=result, layers=layers, unavailable="", **eligible)
 
 
 def make_run(model: str, dataset: str) -> SimpleNamespace:

@@ -81,6 +81,15 @@ def every_convolution() -> keras.Model:
     return add_head(inputs, x)
 
 
+def transposed() -> keras.Model:
+    """Transposed convolutions with and without batch norm, and a dilated one."""
+    inputs = x = keras.Input((4, 4, 3), name="input")
+    x = add_with_norm(x, layers.Conv2DTranspose(5, 3, strides=2, padding="same", name="up_1"))
+    x = layers.ReLU(name="relu")(layers.Conv2DTranspose(6, 3, use_bias=False, name="up_2")(x))
+    x = layers.Conv2DTranspose(4, 3, strides=2, activation="relu", name="up_3")(x)
+    return add_head(inputs, add_with_norm(x, layers.Conv2D(6, 3, dilation_rate=2, padding="same", name="dilated")))
+
+
 def residual() -> keras.Model:
     """Blocks of a ResNet on 32×32 images, as in tensorflow/model-optimization #979 and #1056."""
     inputs = x = keras.Input((32, 32, 3), name="input")
@@ -172,7 +181,7 @@ def find_defects(
         name = row["layer"]
         if kinds[name] == "depthwise":
             continue
-        per_channel = clusters == "channel" and kinds[name] == "conv2d"
+        per_channel = clusters == "channel" and kinds[name] in ("conv2d", "conv2d_transpose")
         most = k if clusters and name not in unclustered else None
         defects = audit.find_defects(
             row, before[name], kernels[name], int8_values[name], most, per_channel, per_channel
@@ -215,6 +224,9 @@ def prepare_and_quantize(
     [
         (relu_without_norm, "channel", True),
         (every_convolution, "channel", True),
+        (transposed, "channel", True),
+        (transposed, "tensor", False),
+        (transposed, None, True),
         pytest.param(relu_without_norm, None, True, marks=pytest.mark.slow),
         pytest.param(relu_without_norm, "tensor", True, marks=pytest.mark.slow),
         pytest.param(every_convolution, "tensor", True, marks=pytest.mark.slow),

@@ -39,6 +39,13 @@ def count_unique_per_channel(kernel: np.ndarray) -> int:
     return int(1 + np.max(np.sum(values[1:] != values[:-1], axis=0, initial=0)))
 
 
+_INT8_COLUMNS = {
+    "int8_sparsity": compute_sparsity,
+    "int8_unique_tensor": count_unique,
+    "int8_unique_channel": count_unique_per_channel,
+}
+
+
 def audit_layers(
     kinds: dict[str, str],
     kernels: dict[str, np.ndarray],
@@ -49,9 +56,9 @@ def audit_layers(
     """Tabulate what each kernel holds.
 
     Args:
-        kinds: Kind of each layer's kernel ("conv2d", "dense" or "depthwise").
-        kernels: float32 kernels by layer.
-        int8_values: int8 kernels by layer, of the same shapes.
+        kinds: Kind of each kernel (`layers.get_kind`).
+        kernels: float32 kernels by name.
+        int8_values: int8 kernels by name, of the same shapes; kernels that the file holds in float are missing.
         quantizers: Class name of each layer's weight quantizer, for quantization-aware stages.
         skipped: Why layers were not pruned or clustered.
 
@@ -67,9 +74,10 @@ def audit_layers(
             "sparsity": compute_sparsity(kernel),
             "unique_tensor": count_unique(kernel),
             "unique_channel": count_unique_per_channel(kernel),
-            "int8_sparsity": compute_sparsity(int8_values[name]),
-            "int8_unique_tensor": count_unique(int8_values[name]),
-            "int8_unique_channel": count_unique_per_channel(int8_values[name]),
+            **{
+                column: compute(int8_values[name]) if name in int8_values else None
+                for column, compute in _INT8_COLUMNS.items()
+            },
             "quantizer": (quantizers or {}).get(name, ""),
             "skipped": (skipped or {}).get(name, ""),
         }
@@ -98,7 +106,7 @@ def find_defects(
     row: pd.Series,
     parent: np.ndarray,
     kernel: np.ndarray,
-    int8_values: np.ndarray,
+    int8_values: np.ndarray | None,
     clusters: int | None,
     per_channel: bool,
     int8_per_channel: bool = True,
@@ -109,7 +117,7 @@ def find_defects(
         row: The kernel's row of `audit_layers`.
         parent: The parent's kernel.
         kernel: The stage's kernel, of the same shape.
-        int8_values: The stage's int8 kernel, of the same shape.
+        int8_values: The stage's int8 kernel, of the same shape; None if the file holds it in float.
         clusters: Most values that a tensor, or a channel with `per_channel`, may hold; None preserves no clusters.
         per_channel: Whether clusters are counted per output channel.
         int8_per_channel: Whether int8 values are counted per output channel, as where each channel has its own range.
@@ -119,7 +127,8 @@ def find_defects(
     """
     defects = []
     zeros = parent == 0
-    lost, lost_int8 = np.mean(zeros & (kernel != 0)), np.mean(zeros & (int8_values != 0))
+    lost = np.mean(zeros & (kernel != 0))
+    lost_int8 = 0.0 if int8_values is None else np.mean(zeros & (int8_values != 0))
     gained = np.mean(~zeros & (kernel == 0))
     if lost:
         defects.append(f"{lost:.1%} of the weights are zeros of the parent that were lost")
@@ -132,6 +141,6 @@ def find_defects(
         if unique > clusters:
             defects.append(f"{unique:,} values in a {'channel' if per_channel else 'tensor'} instead of {clusters}")
         where = "channel" if int8_per_channel else "tensor"
-        if row[f"int8_unique_{where}"] > clusters:
-            defects.append(f"{row[f'int8_unique_{where}']} int8 codes in a {where} instead of {clusters}")
+        if int8_values is not None and row[f"int8_unique_{where}"] > clusters:
+            defects.append(f"{row[f'int8_unique_{where}']:.0f} int8 codes in a {where} instead of {clusters}")
     return defects

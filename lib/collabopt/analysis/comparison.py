@@ -105,6 +105,8 @@ def _derive_figures(values: dict[str, float], baseline: pd.Series) -> dict[str, 
 def _measure_figures(runs: Sequence, stage: str) -> dict[str, dict[str, float | None]]:
     """Mean (`ours`), standard deviation and, of drops, standard error over the runs, by figure."""
     finished = [(run.stage(BASELINE), run.stage(stage)) for run in runs]
+    if any(one.unavailable for _, one in finished):
+        return {}
     results = pd.DataFrame([one.result for _, one in finished])
     for archive in ("zip", "gzip"):
         results[f"{archive}_saved"] = 1 - results[f"{archive}_bytes"] / results["tflite_bytes"]

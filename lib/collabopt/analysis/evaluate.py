@@ -17,7 +17,7 @@ from collabopt.config.experiment import Experiment
 from collabopt.config.stages import Stage, get_lineage
 from collabopt.datasets import Data, Split
 from collabopt.runtime.tensorflow import keras
-from collabopt.techniques import layers, quantization, registry
+from collabopt.techniques import int8_rewrites, layers, quantization, registry
 from collabopt.tflite import convert, flatbuffer, sizes
 
 
@@ -42,8 +42,10 @@ def write_measurements(
     """Convert and evaluate the model of a stage, and write the results to a directory.
 
     The files are:
-    - int8.tflite, and int8-channel_ranges.tflite if channels share a range in the former but not in the latter;
+    - int8.tflite, unless the converter refuses a layer that has no int8 form in quantization-aware training;
+    - int8-channel_ranges.tflite if channels share a range in the former but not in the latter;
     - result.json: columns of results.csv;
+    - without_qat.json: what has no int8 form in quantization-aware training, by layer; of a plain model only;
     - layers.csv: one row per kernel (`audit.audit_layers`) with its `defect`;
     - kernels.npz: float32 kernels by layer;
     - scores.npz: the score of each example (n,), as `validation` and `test` for the model, `validation_int8`,
@@ -62,19 +64,25 @@ def write_measurements(
     kernels = _read_kernels(model)
     shared = _find_shared_ranges(stage, experiment, kernels.kinds)
     activations = models.get_output_activations(experiment.model, *registry.get_ends(data))
-    content, channel_ranges = _convert(
-        model, data, experiment, {name: kernels.weights[name] for name in shared}, activations
-    )
-    (directory / "int8.tflite").write_bytes(content)
-    channel_file = directory / "int8-channel_ranges.tflite"
-    if channel_ranges:
-        channel_file.write_bytes(channel_ranges)
-    files = {"_int8": content} | ({"_int8_channel_ranges": channel_ranges} if channel_ranges else {})
+    without_qat, refused = {} if stage.quantizes else int8_rewrites.find_layers_without_qat(model), ""
+    files: dict[str, bytes] = {}
+    try:
+        weights = {name: kernels.weights[name] for name in shared}
+        content, channel_ranges = _convert(model, data, experiment, weights, activations, apart=bool(without_qat))
+        files = {"_int8": content} | ({"_int8_channel_ranges": channel_ranges} if channel_ranges else {})
+    except convert.ConversionRefused as error:
+        if not without_qat:
+            raise
+        refused = f"int8 file: {error}"
+    int8_file, channel_file = directory / "int8.tflite", directory / "int8-channel_ranges.tflite"
+    for suffix, file in {"_int8": int8_file, "_int8_channel_ranges": channel_file}.items():
+        if suffix in files:
+            file.write_bytes(files[suffix])
     scores = scoring.score_splits(model, files, data, experiment.threads, reads_test, bool(activations))
     np.savez_compressed(directory / "scores.npz", **scores)
-    int8_values = flatbuffer.read_layer_kernels(
-        content, {name: kernel.shape for name, kernel in kernels.weights.items()}
-    )
+    shapes = {name: kernel.shape for name, kernel in kernels.weights.items()}
+    in_float = _list_float_kernels(stage, experiment, kernels.kinds)
+    int8_values = flatbuffer.read_layer_kernels(files["_int8"], shapes, in_float) if files else {}
     table = audit.audit_layers(
         kernels.kinds,
         kernels.weights,
@@ -87,12 +95,15 @@ def write_measurements(
     table.to_csv(directory / "layers.csv", index=False)
     result = (
         scoring.describe_scores(scores, data)
-        | _measure_sizes(directory / "int8.tflite")
+        | _measure_sizes(int8_file)
         | _summarize_kernels(table, kernels.weights, int8_values, experiment)
         | {"preserved": None if parent is None else bool((table["defect"] == "").all())}
-        | {"gzip_bytes_channel_ranges": sizes.gzipped(channel_file) if channel_ranges else None}
+        | {"gzip_bytes_channel_ranges": sizes.gzipped(channel_file) if channel_file.is_file() else None}
+        | {"unavailable": refused}
     )
     (directory / "result.json").write_text(json.dumps(result))
+    if not stage.quantizes:
+        (directory / "without_qat.json").write_text(json.dumps(without_qat))
 
 
 def _read_kernels(model: keras.Model) -> _Kernels:
@@ -103,8 +114,9 @@ def _read_kernels(model: keras.Model) -> _Kernels:
     return _Kernels(layers.read_kernels(model), layers.read_kinds(model), None)
 
 
-def _measure_sizes(file: Path) -> dict[str, int]:
-    return {"tflite_bytes": sizes.raw(file), "gzip_bytes": sizes.gzipped(file), "zip_bytes": sizes.zipped(file)}
+def _measure_sizes(file: Path) -> dict[str, int | None]:
+    functions = {"tflite_bytes": sizes.raw, "gzip_bytes": sizes.gzipped, "zip_bytes": sizes.zipped}
+    return {name: measure(file) if file.is_file() else None for name, measure in functions.items()}
 
 
 def _summarize_kernels(
@@ -112,15 +124,17 @@ def _summarize_kernels(
 ) -> dict[str, float | int]:
     """Sparsity and unique weights over the eligible kernels that the experiment does not exclude."""
     eligible = table[table["kind"] != "depthwise"]
-    prunable = eligible[~eligible["layer"].isin(experiment.exclude.pruning)]["layer"]
-    clusterable = eligible[~eligible["layer"].isin(experiment.exclude.clustering)]
+    owners = eligible["layer"].map(layers.get_layer_name)
+    prunable = eligible[~owners.isin(experiment.exclude.pruning)]["layer"]
+    clusterable = eligible[~owners.isin(experiment.exclude.clustering)]
+    in_int8 = [name for name in prunable if name in int8_values]
     return {
         "sparsity": audit.compute_sparsity(np.concatenate([kernels[name].ravel() for name in prunable])),
         "unique_weights": int(
             clusterable["unique_channel" if experiment.cluster_per_channel else "unique_tensor"].max()
         ),
         "rounded_to_zero": audit.compute_rounded_to_zero(
-            [kernels[name] for name in prunable], [int8_values[name] for name in prunable]
+            [kernels[name] for name in in_int8], [int8_values[name] for name in in_int8]
         ),
     }
 
@@ -132,8 +146,14 @@ def _find_shared_ranges(stage: Stage, experiment: Experiment, kinds: dict[str, s
     """
     if not stage.clusters or experiment.scheme == "tfmot":
         return []
-    per_tensor = {"dense"} if experiment.cluster_per_channel else {"dense", "conv2d"}
+    per_tensor = {"dense"} if experiment.cluster_per_channel else {"dense", "conv2d", "conv2d_transpose"}
     return [name for name, kind in kinds.items() if kind in per_tensor and name not in experiment.exclude.clustering]
+
+
+def _list_float_kernels(stage: Stage, experiment: Experiment, kinds: dict[str, str]) -> list[str]:
+    """The kernels that int8 files may hold in float: of excluded layers after QAT, and of recurrent layers."""
+    excluded = experiment.exclude.quantization if stage.quantizes else ()
+    return [name for name, kind in kinds.items() if kind == "recurrent" or layers.get_layer_name(name) in excluded]
 
 
 def _convert(
@@ -142,6 +162,7 @@ def _convert(
     experiment: Experiment,
     shared: dict[str, np.ndarray],
     activations: list[str | None],
+    apart: bool,
 ) -> tuple[bytes, bytes | None]:
     """The int8 file in which the channels of each `shared` kernel have one range. If there are such kernels, also the
     file in which each channel has its own."""
@@ -149,19 +170,21 @@ def _convert(
         content = convert.convert_as_trained(model, activations)
         return content, flatbuffer.rewrite_ranges(content, shared, of="channel") if shared else None
     calibration = sample_calibration(data.train, experiment.calibration_examples, experiment.seed)
-    content = convert.convert_to_int8(model, calibration, activations)
+    content = convert.convert(model, "int8", calibration, activations, apart)
     return (flatbuffer.rewrite_ranges(content, shared, of="tensor"), content) if shared else (content, None)
 
 
 def _explain_skipped(stage: Stage, experiment: Experiment, kinds: dict[str, str]) -> dict[str, str]:
     """Why layers were not pruned or clustered, in the stage or its ancestors; all other layers are missing."""
-    lineage = get_lineage(stage.name)
-    excluded = {"pruning": experiment.exclude.pruning} if any(one.prunes for one in lineage) else {}
-    excluded |= {"clustering": experiment.exclude.clustering} if any(one.clusters for one in lineage) else {}
+    lineage, exclude = get_lineage(stage.name), experiment.exclude
+    excluded = {"pruning": exclude.pruning} if any(one.prunes for one in lineage) else {}
+    excluded |= {"clustering": exclude.clustering} if any(one.clusters for one in lineage) else {}
     reasons = {name: "depthwise, by design" for name, kind in kinds.items() if kind == "depthwise" if excluded}
-    for technique, names in excluded.items():
-        for name in names:
-            reasons[name] = f"{reasons[name]} and {technique}" if name in reasons else f"excluded from {technique}"
+    excluded |= {"quantization": exclude.quantization} if stage.quantizes else {}
+    for name in kinds:
+        techniques = [technique for technique, names in excluded.items() if layers.get_layer_name(name) in names]
+        if techniques:
+            reasons[name] = f"excluded from {' and '.join(techniques)}"
     return reasons
 
 
@@ -196,15 +219,17 @@ def _describe_defects(
             defects.append("")
             continue
         clusters = (
-            experiment.number_of_clusters if keeps_clusters and name not in experiment.exclude.clustering else None
+            experiment.number_of_clusters
+            if keeps_clusters and layers.get_layer_name(name) not in experiment.exclude.clustering
+            else None
         )
-        # Only convolutions are clustered per channel; a dense kernel is clustered as a whole.
-        per_channel = experiment.cluster_per_channel and row["kind"] == "conv2d"
+        # Only convolutions are clustered per channel; other kernels are clustered as a whole.
+        per_channel = experiment.cluster_per_channel and row["kind"] in ("conv2d", "conv2d_transpose")
         int8_per_channel = per_channel or experiment.scheme == "tfmot"
         defects.append(
             "; ".join(
                 audit.find_defects(
-                    row, parent[name], kernels[name], int8_values[name], clusters, per_channel, int8_per_channel
+                    row, parent[name], kernels[name], int8_values.get(name), clusters, per_channel, int8_per_channel
                 )
             )
         )

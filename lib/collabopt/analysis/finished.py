@@ -23,8 +23,8 @@ class Finished:
 
     Attributes:
         stage: The stage.
-        trained: Its stored weights, history and times.
-        measured: Its stored files and measurements (`evaluate.write_measurements`).
+        trained: Its stored weights, history and times; None if the stage is not available.
+        measured: Its stored files and measurements (`evaluate.write_measurements`); None likewise.
         history: One row per epoch.
         result: Its columns of results.csv.
         layers: One row per kernel.
@@ -32,25 +32,38 @@ class Finished:
     """
 
     stage: Stage
-    trained: Path
-    measured: Path
+    trained: Path | None
+    measured: Path | None
     history: pd.DataFrame
     result: dict[str, Any]
     layers: pd.DataFrame
     key: dict[str, Any]
 
     @property
-    def tflite(self) -> Path:
-        """The full-integer file, with int8 input and output."""
-        return self.measured / "int8.tflite"
+    def unavailable(self) -> str:
+        """Why the stage is not available, such as "GRU"; empty if it is."""
+        return "" if self.trained else self.result["unavailable"]
+
+    @property
+    def without_qat(self) -> dict[str, str]:
+        """What has no int8 form in quantization-aware training, by layer; only of stages before QAT."""
+        return json.loads((self.measured / "without_qat.json").read_text())
+
+    @property
+    def tflite(self) -> Path | None:
+        """The full-integer file, with int8 input and output; None without one."""
+        file = self.measured / "int8.tflite" if self.measured else None
+        return file if file and file.is_file() else None
 
     def kernels(self) -> dict[str, np.ndarray]:
-        """Return the float32 kernels by layer; of a QAT stage as its fake quantization sees them."""
+        """Return the float32 kernels by name; of a QAT stage as its fake quantization sees them."""
+        if self.unavailable:
+            return {}
         with np.load(self.measured / "kernels.npz") as arrays:
             return dict(arrays)
 
     def int8_values(self) -> dict[str, np.ndarray]:
-        """Return the int8 values of the kernels by layer, in the layout of Keras."""
+        """Return the int8 values of the kernels by name, in the layout of Keras; none of kernels left in float."""
         return self._read_int8_values(self.tflite)
 
     def int8_values_with_channel_ranges(self) -> dict[str, np.ndarray]:
@@ -66,9 +79,11 @@ class Finished:
         with np.load(self.measured / "scores.npz") as arrays:
             return dict(arrays)
 
-    def _read_int8_values(self, tflite: Path) -> dict[str, np.ndarray]:
+    def _read_int8_values(self, tflite: Path | None) -> dict[str, np.ndarray]:
+        if tflite is None:
+            return {}
         shapes = {name: kernel.shape for name, kernel in self.kernels().items()}
-        return flatbuffer.read_layer_kernels(tflite.read_bytes(), shapes)
+        return flatbuffer.read_layer_kernels(tflite.read_bytes(), shapes, in_float=shapes)
 
 
 def read(stage: Stage, trained: Path, measured: Path, experiment: Experiment) -> Finished:
@@ -84,6 +99,26 @@ def read(stage: Stage, trained: Path, measured: Path, experiment: Experiment) ->
     layers = pd.read_csv(measured / "layers.csv", keep_default_na=False)
     history, key = pd.read_csv(trained / "history.csv"), make_key(experiment, stage)
     return Finished(stage, trained, measured, history, result, layers, key)
+
+
+def make_unavailable(stage: Stage, parent: Finished | None, experiment: Experiment) -> Finished | None:
+    """Return a stage that cannot be trained, because layers of the model have no int8 form in it.
+
+    Args:
+        stage: The stage.
+        parent: Its finished parent; None for the root.
+        experiment: Says which layers are left in float32 on purpose.
+
+    Returns:
+        The stage without figures, rows and files, and with the reason, such as "GRU". None if it can be trained.
+    """
+    if parent is None:
+        return None
+    without_qat = parent.without_qat if stage.quantizes and not parent.unavailable else {}
+    kinds = [what for layer, what in without_qat.items() if layer not in experiment.exclude.quantization]
+    reason = parent.unavailable or ", ".join(dict.fromkeys(kinds))
+    result, key = dict.fromkeys(parent.result) | {"unavailable": reason}, make_key(experiment, stage)
+    return Finished(stage, None, None, parent.history[:0], result, parent.layers[:0], key) if reason else None
 
 
 def describe_measurement(

@@ -6,11 +6,12 @@ tests/techniques/test_preserving_scheme.py does. Our scheme has none of them, so
 """
 
 import dataclasses
+import difflib
 from collections.abc import Iterator
 
 from collabopt.config.experiment import Experiment
 from collabopt.runtime.tensorflow import keras
-from collabopt.techniques import layers, quantization
+from collabopt.techniques import int8_rewrites, layers, quantization
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +45,11 @@ def find_problems(model: keras.Model, experiment: Experiment) -> list[Finding]:
     Returns:
         One finding per problem and layer; empty if none is known.
     """
-    checks = [_check_number_of_weights, _check_kind, _check_dense_before_norm]
+    checks = [_check_number_of_weights, _check_kind]
     if experiment.scheme == "tfmot":
         checks += [_check_relu_without_norm, _check_bias, _check_zeros_per_channel, _check_exclusion_from_pruning]
     found = [finding for find in checks for layer in model.layers for finding in find(layer, experiment)]
-    return [*_find_unknown_names(model, experiment), *found, *_find_unquantizable(model)]
+    return [*_find_unknown_names(model, experiment), *found, *_find_unquantizable(model, experiment)]
 
 
 def check(model: keras.Model, experiment: Experiment, every_layer: bool = True) -> None:
@@ -69,23 +70,26 @@ def check(model: keras.Model, experiment: Experiment, every_layer: bool = True) 
 
 
 def _find_unknown_names(model: keras.Model, experiment: Experiment) -> list[Finding]:
-    """Names under `exclude` that no eligible layer has."""
+    """Names under `exclude` that no layer has to which the technique applies."""
     eligible = [layer.name for layer in filter(layers.is_eligible, model.layers)]
-    remedy = f"expected some of {eligible}"
-    return [
-        Finding(name, f"exclude.{technique} names no layer that it could apply to", remedy, stops=True)
-        for technique, names in experiment.exclude.model_dump().items()
-        for name in names
-        if name not in eligible
-    ]
+    every = [layer.name for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
+    findings = []
+    for technique, names in experiment.exclude.model_dump().items():
+        known = every if technique == "quantization" else eligible
+        for name in (name for name in names if name not in known):
+            near = "".join(f"did you mean {one}? " for one in difflib.get_close_matches(name, known, 1))
+            reason = f"exclude.{technique} names no layer that it could apply to"
+            findings.append(Finding(name, reason, f"{near}expected some of {known}", stops=True))
+    return findings
 
 
 def _check_number_of_weights(layer: keras.layers.Layer, experiment: Experiment) -> Iterator[Finding]:
     if not layers.is_eligible(layer) or layer.name in experiment.exclude.clustering:
         return
-    per_channel = experiment.cluster_per_channel and isinstance(layer, keras.layers.Conv2D)
-    kernel, clusters = layers.read_kernel(layer), experiment.number_of_clusters
-    weights, where = (kernel.size // kernel.shape[-1], "channel") if per_channel else (kernel.size, "tensor")
+    per_channel = experiment.cluster_per_channel and layers.is_convolution(layer)
+    kernels, clusters = layers.read_layer_kernels(layer).values(), experiment.number_of_clusters
+    weights = min(kernel.size // kernel.shape[-1] if per_channel else kernel.size for kernel in kernels)
+    where = "channel" if per_channel else "tensor"
     if weights <= clusters:
         reason = f"{clusters} clusters for {weights} weights per {where} have no effect"
         yield Finding(layer.name, reason, "list the layer in exclude.clustering, or lower number_of_clusters")
@@ -102,14 +106,6 @@ def _check_kind(layer: keras.layers.Layer, experiment: Experiment) -> Iterator[F
     else:
         reason = f"a {kind} with {layer.count_params():,} weights is neither pruned nor clustered"
         yield Finding(layer.name, reason, "use Conv2D or Dense instead if its weights matter for the file's size")
-
-
-def _check_dense_before_norm(layer: keras.layers.Layer, experiment: Experiment) -> Iterator[Finding]:  # noqa: ARG001
-    is_norm = [isinstance(node.outbound_layer, keras.layers.BatchNormalization) for node in layer.outbound_nodes]
-    if isinstance(layer, keras.layers.Dense) and any(is_norm):
-        # A dense kernel has one range for all channels, whatever the scales of a batch norm.
-        reason = "the converter cannot fold a batch norm into the dense layer before it: its kernel stays in float32"
-        yield Finding(layer.name, reason, "use a 1×1 Conv2D instead, or fold the batch norm into the layer", stops=True)
 
 
 def _check_relu_without_norm(layer: keras.layers.Layer, experiment: Experiment) -> Iterator[Finding]:  # noqa: ARG001
@@ -150,14 +146,21 @@ def _check_exclusion_from_pruning(layer: keras.layers.Layer, experiment: Experim
         yield Finding(layer.name, reason, "prune the layer too, or use scheme: collabopt")
 
 
-def _find_unquantizable(model: keras.Model) -> list[Finding]:
-    """The first layer that TFMOT cannot quantize, found by trying; TFMOT publishes no complete list."""
+def _find_unquantizable(model: keras.Model, experiment: Experiment) -> list[Finding]:
+    """Layers that quantization-aware training has no int8 form of, or the first that stops it, found by trying."""
+    excluded = experiment.exclude.quantization
+    without_qat = int8_rewrites.find_layers_without_qat(model)
+    if not without_qat.keys() <= {*excluded}:
+        remedy = "deploy by PTQ, or list the layer in exclude.quantization to leave it in float32"
+        reasons = {name: f"QAT stages are not available: {what} has no int8 form" for name, what in without_qat.items()}
+        return [Finding(name, reason, remedy) for name, reason in reasons.items() if name not in excluded]
     try:
-        quantization.wrap(model, quantization.Preservation())
+        quantization.wrap(model, quantization.Preservation(unquantized=excluded))
     except (RuntimeError, ValueError) as error:
         message = " ".join(str(error).split())
         name = next((layer.name for layer in model.layers if layer.name in message), model.name)
-        return [Finding(name, f"TFMOT cannot quantize it: {message}", "use a layer that TFMOT supports", stops=True)]
+        remedy = "list the layer in exclude.quantization, or use a layer that TFMOT supports"
+        return [Finding(name, f"TFMOT cannot quantize it: {message}", remedy, stops=True)]
     return []
 
 

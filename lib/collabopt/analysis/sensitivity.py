@@ -75,13 +75,14 @@ def measure_layers(
     scores, rows = scoring.score_model(scratch, split, task), []
     eligible = [layer for layer in scratch.layers if layers.is_eligible(layer)]
     for number, layer in enumerate(eligible, start=1):
-        row = {"layer": layer.name, "kind": layers.get_kind(layer), "weights": layer.kernel.shape.num_elements()}
+        weights = sum(kernel.size for kernel in layers.read_layer_kernels(layer).values())
+        row = {"layer": layer.name, "kind": layers.get_kind(layer), "weights": weights}
         row |= {"examples": len(split), "score": task.score.name, "baseline_score": scores.mean(dtype=float)}
-        compressed = dict(_compress_kernel(layer, experiment))
+        compressed = dict(_compress_kernels(layer, experiment))
         if compressed:
             progress.log(f"sensitivity: layer {number} of {len(eligible)}, {layer.name}", "sensitivity")
-            for prefix, kernel in compressed.items():
-                row |= compute_drop(prefix, scores, _score_with(scratch, layer, kernel, split, task), task.score)
+            for prefix, kernels in compressed.items():
+                row |= compute_drop(prefix, scores, _score_with(scratch, layer, kernels, split, task), task.score)
             rows.append(row)
     return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -102,11 +103,11 @@ def prune_kernel(kernel: np.ndarray, sparsity: float) -> np.ndarray:
     return np.where(magnitude < threshold, 0, kernel)
 
 
-def _compress_kernel(layer: keras.layers.Layer, experiment: Experiment) -> Iterator[tuple[str, np.ndarray]]:
-    """The layer's kernel by each technique that it is not excluded from."""
-    kernel = layer.kernel.numpy()
+def _compress_kernels(layer: keras.layers.Layer, experiment: Experiment) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """The layer's kernels by each technique that it is not excluded from."""
+    kernels = layers.read_layer_kernels(layer)
     if layer.name not in experiment.exclude.pruning:
-        yield "pruned", prune_kernel(kernel, experiment.sparsity)
+        yield "pruned", {name: prune_kernel(kernel, experiment.sparsity) for name, kernel in kernels.items()}
     settings = clustering.Settings(
         experiment.number_of_clusters,
         per_channel=experiment.cluster_per_channel,
@@ -115,19 +116,19 @@ def _compress_kernel(layer: keras.layers.Layer, experiment: Experiment) -> Itera
     )
     if settings.is_eligible(layer):
         options = settings.number, settings.by_channel(layer), False, settings.initialization, experiment.seed
-        yield "clustered", kmeans.cluster_kernel(kernel, *options)
+        yield "clustered", {name: kmeans.cluster_kernel(kernel, *options) for name, kernel in kernels.items()}
 
 
 def _score_with(
-    model: keras.Model, layer: keras.layers.Layer, kernel: np.ndarray, split: Split, task: Task
+    model: keras.Model, layer: keras.layers.Layer, kernels: dict[str, np.ndarray], split: Split, task: Task
 ) -> np.ndarray:
-    """The score of each example (n,) while the layer holds that kernel."""
-    original = layer.kernel.numpy()
-    layer.kernel.assign(kernel)
+    """The score of each example (n,) while the layer holds those kernels."""
+    original = layers.read_layer_kernels(layer)
+    layers.assign_kernels(layer, kernels)
     try:
         return scoring.score_model(model, split, task)
     finally:
-        layer.kernel.assign(original)
+        layers.assign_kernels(layer, original)
 
 
 def compute_drop(prefix: str, before: np.ndarray, after: np.ndarray, score: Score) -> dict[str, float]:
@@ -225,7 +226,8 @@ def recommend(table: pd.DataFrame, exclude: Exclude, tolerance: float, most_weig
     rows["reason"] = [_explain(row, most_weights, _get_score(table)) for row in rows.itertuples()]
     chosen = rows[rows["leave_out"]].groupby("technique")["layer"].agg(tuple)
     names = {technique: (*getattr(exclude, technique), *chosen.get(technique, ())) for technique in TECHNIQUES.values()}
-    return Recommendation(rows, Exclude(**names), _write_note(table, tolerance, len(rows), sum(~is_certain)))
+    note = _write_note(table, tolerance, len(rows), sum(~is_certain))
+    return Recommendation(rows, exclude.model_copy(update=names), note)
 
 
 def _get_score(table: pd.DataFrame) -> Score:

@@ -192,10 +192,11 @@ class CustomTask(Section):
 
 
 class Exclude(Section):
-    """Names of layers that a technique leaves unchanged."""
+    """Names of layers that a technique leaves unchanged. `quantization` leaves them in float32 in QAT stages."""
 
     pruning: Annotated[tuple[str, ...], Field(strict=False)] = ()
     clustering: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    quantization: Annotated[tuple[str, ...], Field(strict=False)] = ()
 
 
 def _get_limit_type(metric: metrics.Metric) -> Any:

@@ -24,8 +24,9 @@ class Search:
 
     Attributes:
         run: The run whose stages were tried. With targets it measures them on validation only.
-        tried: The variants by label, in the order of the search.
+        tried: The variants with a file by label, in the order of the search.
         table: One row per variant, with the columns of `variants.list_columns`.
+        unavailable: The same columns, one row per variant that has no file.
         chosen: Label of the first variant that meets all targets; None if none does or there are no targets.
         nearest: Label of the chosen variant, or else of the one that misses the targets by least.
     """
@@ -33,6 +34,7 @@ class Search:
     run: Run
     tried: dict[str, Variant]
     table: pd.DataFrame
+    unavailable: pd.DataFrame
     chosen: str | None
     nearest: str
 
@@ -43,8 +45,8 @@ class Search:
 
     @property
     def stages(self) -> list[str]:
-        """Names of the stages that were tried, in order."""
-        return list(dict.fromkeys(variant.stage.name for variant in self.tried.values()))
+        """Names of the stages that were tried, in order, and then of those that are not available."""
+        return list(dict.fromkeys([*self.table["stage"], *self.unavailable["stage"]]))
 
     @property
     def finished(self) -> list[Finished]:
@@ -88,30 +90,37 @@ def search(run: Run) -> Search:
     """
     has_targets = run.experiment.has_targets
     run = run.without_test() if has_targets else run
-    tried, chosen = _try_variants(run)
+    tried, missing, chosen = _try_variants(run)
     table = variants.make_table(list(tried.values()))
+    labels = [variant.name for variant in missing]
+    unavailable = pd.DataFrame([variant.row for variant in missing], labels).reindex(columns=table.columns)
     nearest = chosen or str(targets.find_nearest(table, run.experiment.targets))
     tested = [nearest] if has_targets else list(tried)
     table[run.data.task.score.test] = pd.Series(
         {label: variants.measure_on_test(run, tried[label]) for label in tested}
     )
-    found = Search(run, tried, table, chosen, nearest)
+    found = Search(run, tried, table, unavailable, chosen, nearest)
     _record(found)
     return found
 
 
-def _try_variants(run: Run) -> tuple[dict[str, Variant], str | None]:
-    """The variants up to the first that meets all targets, and the label of that one."""
+def _try_variants(run: Run) -> tuple[dict[str, Variant], list[Variant], str | None]:
+    """The variants up to the first that meets all targets, those among them without a file, and the label of that
+    one."""
     tried: dict[str, Variant] = {}
+    missing: list[Variant] = []
     for stage in variants.list_levels():
         for name in variants.list_formats(stage):
             variant = variants.measure(run, stage, name)
+            if variant.tflite is None:
+                missing.append(variant)
+                continue
             tried[variant.name] = variant
             base = next(iter(tried.values())).row[run.data.task.score.validation]  # the float32 baseline comes first
             if run.experiment.has_targets and not targets.find_misses(variant.row, run.experiment.targets, base):
                 progress.log(f"{variant.name} meets all targets", about=variant.name)
-                return tried, variant.name
-    return tried, None
+                return tried, missing, variant.name
+    return tried, missing, None
 
 
 def _record(found: Search) -> None:
@@ -123,4 +132,5 @@ def _record(found: Search) -> None:
         # The int8 file of a stage has the name of the stage.
         files[label] = f"models/{variant.stage.name if variant.format == 'int8' else label}.tflite"
         atomic.write(directory / files[label], variant.tflite.read_bytes())
-    atomic.write(directory / "variants.csv", found.table.assign(tflite=files).to_csv(index=False))
+    rows = pd.concat([found.table.assign(tflite=files), *([found.unavailable] if len(found.unavailable) else [])])
+    atomic.write(directory / "variants.csv", rows.to_csv(index=False))

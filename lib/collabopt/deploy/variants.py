@@ -32,7 +32,7 @@ _QUARTILES = ["latency_q1_ms", "latency_q3_ms"]
 
 
 def list_columns(score: Score) -> list[str]:
-    """Return the columns of variants.csv, which has one row per variant.
+    """Return the columns of variants.csv, which has one row per variant. `unavailable` says why there is no file.
 
     Args:
         score: Score of the task, whose columns carry its name.
@@ -40,7 +40,7 @@ def list_columns(score: Score) -> list[str]:
     return [
         *("experiment", "stage", "format", "scheme", "seed", score.validation, score.test),
         *_MEASURED,
-        *("latency_ratio", *_QUARTILES, "accelerator", "npu_note", "tflite"),
+        *("latency_ratio", *_QUARTILES, "accelerator", "npu_note", "tflite", "unavailable"),
     ]
 
 
@@ -51,13 +51,13 @@ class Variant:
     Attributes:
         stage: The stage.
         format: Name of the format.
-        tflite: Path of the file.
+        tflite: Path of the file; None if there is none.
         row: Its columns of variants.csv, without the score on test and latency.
     """
 
     stage: Stage
     format: str
-    tflite: Path
+    tflite: Path | None
     row: dict[str, Any]
 
     @property
@@ -83,7 +83,8 @@ def list_levels() -> list[Stage]:
 def measure(run: Run, stage: Stage, name: str) -> Variant:
     """Measure a variant on the validation split, its sizes, and Vela's estimates for the run's accelerator.
 
-    Missing stages are trained first.
+    Missing stages are trained first. If the stage is not available, or the converter refuses the format, the variant
+    has no file, and its row says why.
 
     Args:
         run: The run.
@@ -94,6 +95,9 @@ def measure(run: Run, stage: Stage, name: str) -> Variant:
         The variant.
     """
     finished, experiment = run.stage(stage.name), run.experiment
+    about = {column: finished.key[column] for column in ("experiment", "stage", "scheme", "seed")} | {"format": name}
+    if finished.unavailable:
+        return Variant(stage, name, None, about | {"unavailable": finished.unavailable})
     material = {
         "trained": finished.trained.name,
         "measured": finished.measured.name if name == "int8" else None,
@@ -105,7 +109,11 @@ def measure(run: Run, stage: Stage, name: str) -> Variant:
     }
 
     def make(directory: Path) -> None:
-        content, scores = _convert(run, finished, name)
+        try:
+            content, scores = _convert(run, finished, name)
+        except convert.ConversionRefused as error:
+            (directory / "variant.json").write_text(json.dumps({"unavailable": str(error)}))
+            return
         file = directory / "model.tflite"
         file.write_bytes(content)
         score = scoring.summarize(scores, run.data.validation, run.data.task)
@@ -113,9 +121,10 @@ def measure(run: Run, stage: Stage, name: str) -> Variant:
         (directory / "variant.json").write_text(json.dumps(row))
 
     entry = run.get_or_make(f"{stage.name}-{name}", material, make)
-    about = {column: finished.key[column] for column in ("experiment", "stage", "scheme", "seed")}
-    about |= {"format": name, "accelerator": experiment.accelerator}
-    row = about | json.loads((entry / "variant.json").read_text()) | _estimate_npu(run, entry / "model.tflite")
+    row = about | json.loads((entry / "variant.json").read_text())
+    if "unavailable" in row:
+        return Variant(stage, name, None, row)
+    row |= {"accelerator": experiment.accelerator} | _estimate_npu(run, entry / "model.tflite")
     return Variant(stage, name, entry / "model.tflite", row)
 
 
@@ -153,12 +162,15 @@ def make_table(variants: list[Variant]) -> pd.DataFrame:
 
 def _convert(run: Run, finished: Finished, name: str) -> tuple[bytes, np.ndarray]:
     """The file of a stage in a format, and the score of each validation example (n,)."""
+    if name == "int8" and finished.tflite is None:
+        raise convert.ConversionRefused(finished.result["unavailable"])
     if name == "int8":  # the stage's own file
         return finished.tflite.read_bytes(), finished.scores()["validation_int8"]
     experiment = run.experiment
     inputs = evaluate.sample_calibration(run.data.train, experiment.calibration_examples, experiment.seed)
     activations = models.get_output_activations(experiment.model, *registry.get_ends(run.data))
-    content = convert.convert(run.model(finished.stage.name), name, inputs, activations)
+    model, apart = run.model(finished.stage.name), bool(finished.without_qat)
+    content = convert.convert(model, name, inputs, activations, apart)
     return content, scoring.score_file(
         content, run.data.validation, run.data.task, experiment.threads, bool(activations)
     )

@@ -88,6 +88,7 @@ def show_kernels(finished: Sequence, kernel: str | None = None) -> Explorer:
     Raises:
         ValueError: There is no stage, or no such kernel.
     """
+    finished = [one for one in finished if not one.unavailable]
     if not finished:
         raise ValueError("finished=[]: expected at least one finished stage")
     weights = finished[-1].layers.set_index("layer")["weights"]
@@ -106,7 +107,8 @@ def show_kernels(finished: Sequence, kernel: str | None = None) -> Explorer:
         return {one.stage.label: one.kernels(), f"{one.stage.label} int8": one.int8_values()}
 
     def draw(stage: int, layer: str) -> Described:
-        return draw_density({label: kernels[layer] for label, kernels in read(stage).items()}, layer)
+        panels = {label: kernels[layer] for label, kernels in read(stage).items() if layer in kernels}
+        return draw_density(panels, layer)
 
     return Explorer([line], draw)
 

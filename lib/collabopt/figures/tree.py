@@ -132,8 +132,10 @@ def _draw_card(
     stripe.set_clip_path(shape)
     title = textwrap.shorten(get_label(stage), 18, placeholder="…") or get_label(stage)[:17] + "…"
     axes.text(left, y + 0.2, style.escape(title), fontsize=10.5, fontweight="bold", va="center", color=shade)
-    if not row:
-        axes.text(left, y + 0.5, "not run", va="center", color=shade)
+    reason = row.get("unavailable") if row else None
+    if not row or (isinstance(reason, str) and reason):
+        text = f"not available:\n{textwrap.shorten(reason, _LONGEST, placeholder='…')}" if row else "not run"
+        axes.text(left, y + 0.5, style.escape(text), va="center", color=shade)
         return
     if preserved is not None:
         text, colour, weight = ("✓ preserved", MUTED, "normal") if preserved else ("✗ NOT preserved", ALARM, "bold")

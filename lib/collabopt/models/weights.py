@@ -9,6 +9,9 @@ import numpy as np
 from collabopt.models.check import ModelError
 from collabopt.runtime.tensorflow import keras, tf
 
+_COUNTER = r"_\d+(?=/)"
+"""What Keras appends to the names of layers inside a layer, such as gru_cell_1; it differs between builds."""
+
 
 def read(path: str | Path) -> dict[str, np.ndarray]:
     """Read weights from an .npz file.
@@ -48,8 +51,8 @@ def get_variables(model: keras.Model) -> dict[str, tf.Variable]:
     found: dict[str, tf.Variable] = {}
     for layer in model.layers:
         for variable in layer.weights:
-            inner = variable.name.split(":")[0].removeprefix(layer.name + "/")
-            key = f"{layer.name}/{re.sub(r'_[0-9]+/', '/', inner)}"
+            path = variable.name.split(":")[0].removeprefix(f"{layer.name}/")
+            key = f"{layer.name}/{re.sub(_COUNTER, '', path)}"
             if key in found:
                 raise ModelError(f"model={model.name}: two variables are named {key}; give each its own name")
             found[key] = variable

@@ -51,7 +51,9 @@ def layers(finished: Finished) -> Table:
         }
         for row in to_numbers(finished.layers, [*_KERNEL_COLUMNS]).to_dict("records")
     ]
-    return Table(f"Kernels of {finished.stage.title}", rows).drop_empty_columns()
+    caption = f"Kernels of {finished.stage.title}"
+    caption += f": not available: {finished.unavailable}" if finished.unavailable else ""
+    return Table(caption, rows).drop_empty_columns()
 
 
 def kernel_by_kernel(ours: Finished, theirs: Finished) -> Table:
@@ -64,7 +66,8 @@ def kernel_by_kernel(ours: Finished, theirs: Finished) -> Table:
     Returns:
         The table, one row per kernel.
     """
-    sides = {"TFMOT": theirs.layers.set_index("layer"), "ours": ours.layers.set_index("layer")}
+    tables = {"TFMOT": theirs.layers, "ours": ours.layers}
+    sides = {side: to_numbers(table, [*_KERNEL_COLUMNS]).set_index("layer") for side, table in tables.items()}
     rows = []
     for layer in ours.eligible_layers():
         row = {"Layer": layer}
@@ -95,10 +98,11 @@ def verdicts(finished: Sequence[Finished]) -> Table:
             "Preserved": Cell.from_preserved(one.result["preserved"]),
             "Failing kernels": Cell(", ".join(failing["layer"]) or "none", kind="wrap"),
             "First failure": Cell(next(iter(failing["defect"]), ""), kind="wrap"),
+            "Not available": Cell.from_reason(one.unavailable),
         }
         rows += [row] if duties else []
     empty = "None of these stages has zeros or clusters to keep."
-    return Table("Zeros and clusters" if rows else empty, rows, PRESERVED)
+    return Table("Zeros and clusters" if rows else empty, rows, PRESERVED).drop_empty_columns()
 
 
 def coding(finished: Sequence[Finished]) -> Table:
@@ -113,6 +117,7 @@ def coding(finished: Sequence[Finished]) -> Table:
     rows = [
         {"Stage": Cell.from_stage(one.stage.name), **_make_coding_cells(_select_eligible(one, one.int8_values()))}
         for one in finished
+        if not one.unavailable
     ]
     return Table("Size of the int8 kernels", rows)
 
@@ -144,7 +149,7 @@ def ranges(finished: Sequence[Finished]) -> Table:
 
 
 def _select_eligible(finished: Finished, values: dict[str, np.ndarray]) -> list[np.ndarray]:
-    return [values[name] for name in finished.eligible_layers()]
+    return [values[name] for name in finished.eligible_layers() if name in values]
 
 
 def _make_coding_cells(kernels: list[np.ndarray], group: str = "") -> dict[str, Cell]:

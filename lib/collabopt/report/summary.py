@@ -73,6 +73,8 @@ def average_over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
     for metric in list_metrics(rows):
         table[metric.name], table[f"{metric.name}_std"] = groups[metric.name].mean(), groups[metric.name].std()
     table["preserved"] = groups["preserved"].agg(_is_every_seed_preserved)
+    if "unavailable" in rows:
+        table["unavailable"] = groups["unavailable"].first()
     if "cell" in rows:
         table["cell"] = groups["cell"].first()
     table = table.reset_index()

@@ -79,6 +79,15 @@ class Cell:
         return {True: cls("yes"), False: cls("NO", kind="no"), None: cls()}[parse_preserved(value)]
 
     @classmethod
+    def from_reason(cls, value: object) -> "Cell":
+        """Return why a stage or variant is not available; empty if it is.
+
+        Args:
+            value: Value of the column `unavailable`.
+        """
+        return cls() if pd.isna(value) or not value else cls(f"not available: {value}", kind="wrap")
+
+    @classmethod
     def from_file(cls, href: str, name: str) -> "Cell":
         """Return a link to a `.tflite` file; empty without a file.
 

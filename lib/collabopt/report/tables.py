@@ -235,8 +235,8 @@ def _make_stage_table(
     """The metrics that any row has, one row per stage; on a page with links to pages and models of a directory."""
     rows = to_numbers(rows, [metric.name for metric in metrics])
     # Validation is left out if test was read. The raw size is in the column of gzip.
-    score = find_score(rows)
-    has_test = score.test in rows and rows[score.test].notna().all()
+    score, reasons = find_score(rows), rows.get("unavailable", pd.Series("", rows.index)).fillna("")
+    has_test = score.test in rows and rows.loc[reasons == "", score.test].notna().all() and rows[score.test].any()
     hidden = ("tflite_bytes", "validation") if has_test else ("tflite_bytes",)
     metrics = [one for one in metrics if rows[one.name].notna().any() and not one.name.startswith(hidden)]
     settings = ["parent", "scheme"] if directory and "seeds" not in rows else []
@@ -250,6 +250,7 @@ def _make_stage_table(
             **{SETTINGS.get(column, column).capitalize(): get_label(row[column]) for column in settings},
             **dict(_make_metric_cell(row, metric, with_star=directory is None) for metric in metrics),
             "Preserved": Cell.from_preserved(row.get("preserved")),
+            "Not available": Cell.from_reason(row.get("unavailable")),
             "Pareto front": "●" if row.get("front") else "",
             "File": Cell.from_file(model, stage.text),
         }
@@ -262,11 +263,12 @@ def _make_metric_cell(row: dict[str, Any], metric: Metric, with_star: bool) -> t
         cell = make_compression_cell(row.get("tflite_bytes"), row["gzip_bytes"], metric)
         return _format_compression_title(metric), cell
     cell = Cell.from_number(row[metric.name], metric, "", row.get(f"{metric.name}_std"))
-    if (
-        with_star
-        and metric.name in (find_score(row).test, find_score(row).validation)
+    is_fake = (
+        metric.name in (find_score(row).test, find_score(row).validation)
         and STAGES[row["stage"]].quantizes
-    ):
+        and cell.kind == "number"
+    )
+    if with_star and is_fake:
         cell = dataclasses.replace(cell, text=f"{cell.text} *")
     return format_head(metric), cell
 
@@ -277,7 +279,9 @@ def _format_compression_title(metric: Metric) -> str:
 
 def _make_guide_cell(values: dict[str, Any], metric: Metric) -> Cell:
     """A figure of a stage, from its result or from its published values."""
-    if metric.name in ("accuracy", "accuracy_int8"):
+    if values.get("unavailable"):
+        cell = Cell("not available")
+    elif metric.name in ("accuracy", "accuracy_int8"):
         cell = Cell.from_number(values.get(metric.name), metric, "")
     elif metric.name in values:
         cell = make_compression_cell(values.get("tflite_bytes"), values[metric.name], metric)

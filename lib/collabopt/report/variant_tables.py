@@ -58,8 +58,11 @@ def search(found: Search) -> Table:
         if limits:
             verdict = ("nearest: " if label == found.nearest else "") + found.verdicts.loc[label, "verdict"]
             row["Verdict"] = Cell("chosen", kind="chosen") if label == found.chosen else Cell(verdict, kind="wrap")
-        rows.append(row)
-    return Table("The search, level by level", rows, is_grouped=True)
+        rows.append(row | {"Not available": ""})
+    for variant in found.unavailable.to_dict("records"):
+        known = {"Stage": Cell.from_stage(variant["stage"]), "Format": get_format_label(variant["format"])}
+        rows.append(dict.fromkeys(rows[0], "") | known | {"Not available": Cell.from_reason(variant["unavailable"])})
+    return Table("The search, level by level", rows, is_grouped=True).drop_empty_columns()
 
 
 def sizes(found: Search) -> Table:
@@ -125,6 +128,7 @@ def _make_variant_table(
             "Format": get_format_label(row["format"]),
             **{SETTINGS[column].capitalize(): row[column] for column in settings},
             **{_format_head(metric, npu): _make_metric_cell(row, metric) for metric in metrics},
+            "Not available": Cell.from_reason(row.get("unavailable")),
             "File": Cell.from_file(file, targets.format_variant(row)),
         }
         lines.append(cells)

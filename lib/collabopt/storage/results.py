@@ -75,7 +75,7 @@ def list_columns(score: Score) -> list[str]:
         *("tflite_bytes", "gzip_bytes", "zip_bytes"),
         *("sparsity", "unique_weights", "rounded_to_zero", "preserved"),
         *(f"{score.test_int8}_channel_ranges", "gzip_bytes_channel_ranges"),
-        *("setup_seconds", "fit_seconds", "epochs"),
+        *("setup_seconds", "fit_seconds", "epochs", "unavailable"),
     ]
 
 
@@ -96,7 +96,8 @@ def record(directory: Path, result: dict[str, Any], layers: pd.DataFrame, about:
         _drop_tables_of_another_experiment(directory, about["experiment"])
         columns = list_columns(find_score(result)) + [column for column in _AUC if column in result]
         _merge(directory / "results.csv", pd.DataFrame([result])[columns])
-        _merge(directory / "layers.csv", layers.assign(**{column: result[column] for column in KEY})[LAYERS])
+        if len(layers):  # a stage that is not available has none
+            _merge(directory / "layers.csv", layers.assign(**{column: result[column] for column in KEY})[LAYERS])
         atomic.write(directory / "run.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
 
 

@@ -52,7 +52,7 @@ class Settings:
         Args:
             layer: An eligible layer.
         """
-        return self.per_channel and isinstance(layer, keras.layers.Conv2D)
+        return self.per_channel and layers.is_convolution(layer)
 
 
 def train(
@@ -118,15 +118,9 @@ def fine_tune(
 def _wrap(model: keras.Model, settings: Settings, seed: int) -> keras.Model:
     start = layers.make_gammas_positive(model)
     for layer in filter(settings.is_eligible, start.layers):
-        kernel = kmeans.cluster_kernel(
-            layer.kernel.numpy(),
-            settings.number,
-            settings.by_channel(layer),
-            settings.preserve_sparsity,
-            settings.initialization,
-            seed,
-        )
-        layer.kernel.assign(kernel)
+        options = settings.number, settings.by_channel(layer), settings.preserve_sparsity, settings.initialization, seed
+        kernels = layers.read_layer_kernels(layer).items()
+        layers.assign_kernels(layer, {name: kmeans.cluster_kernel(kernel, *options) for name, kernel in kernels})
 
     def wrap(layer: keras.layers.Layer) -> keras.layers.Layer:
         if not settings.is_eligible(layer):
@@ -144,9 +138,8 @@ def _unwrap(wrapped: keras.Model, model: keras.Model) -> keras.Model:
     for layer in wrapped.layers:
         inner = getattr(layer, "layer", layer)
         if isinstance(layer, preserving_scheme.PreservingLayer):
-            _, *biases = plain.get_layer(inner.name).get_weights()
-            bias = [inner.bias.numpy()] if biases else []
-            plain.get_layer(inner.name).set_weights([layer.release(), *bias])
+            layers.assign_kernels(plain.get_layer(inner.name), layer.release())
+            layers.copy_biases(inner, plain.get_layer(inner.name))
         else:
             plain.get_layer(inner.name).set_weights(layer.get_weights())
     return plain

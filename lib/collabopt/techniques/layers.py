@@ -1,8 +1,9 @@
 """Which layers the techniques work on, and how their kernels are read.
 
-Convolutions and dense layers are eligible for pruning and clustering. Depthwise kernels are not: they hold few weights,
-and TFMOT leaves them out as well. A batch norm with negative gammas is rewritten here, because it would double the int8
-values of a clustered kernel.
+Convolutions, dense and recurrent layers are eligible for pruning and clustering. Depthwise kernels are not: they hold
+few weights, and TFMOT leaves them out as well. Neither are embeddings: their rows are looked up and not multiplied, and
+magnitude pruning would remove the rows of rare words. A batch norm with negative gammas is rewritten here, because it
+would double the int8 values of a clustered kernel.
 """
 
 from collections.abc import Sequence
@@ -11,20 +12,78 @@ import numpy as np
 
 from collabopt.runtime.tensorflow import keras, tf
 
+_KINDS = {
+    "depthwise": keras.layers.DepthwiseConv2D,
+    "conv2d_transpose": keras.layers.Conv2DTranspose,
+    "conv2d": keras.layers.Conv2D,
+    "dense": keras.layers.Dense,
+    "recurrent": (keras.layers.GRU, keras.layers.LSTM, keras.layers.SimpleRNN),
+}
+"""Classes by kind of kernel, subclasses first."""
+
 
 def is_eligible(layer: keras.layers.Layer) -> bool:
-    """Tell whether a layer's kernel can be pruned and clustered.
+    """Tell whether a layer's kernels can be pruned and clustered.
 
     Args:
         layer: Any layer.
 
     Returns:
-        True for convolutions and dense layers. False for depthwise convolutions, and for transposed ones, whose kernels
-        end in their input channels.
+        True for convolutions, also transposed ones, dense and recurrent layers. False for depthwise convolutions.
     """
-    return isinstance(layer, keras.layers.Conv2D | keras.layers.Dense) and not isinstance(
-        layer, keras.layers.DepthwiseConv2D | keras.layers.Conv2DTranspose
-    )
+    return get_kind(layer) not in (None, "depthwise")
+
+
+def is_convolution(layer: keras.layers.Layer) -> bool:
+    """Tell whether a layer is an eligible convolution, which may have clusters per output channel.
+
+    Args:
+        layer: Any layer.
+    """
+    return get_kind(layer) in ("conv2d", "conv2d_transpose")
+
+
+def get_channel_axis(layer: keras.layers.Layer) -> int:
+    """Return the axis of a layer's output channels in the kernel that Keras holds.
+
+    Args:
+        layer: A layer with a kernel.
+
+    Returns:
+        The axis, counted from the end: that before the last for transposed convolutions.
+    """
+    return -2 if isinstance(layer, keras.layers.Conv2DTranspose) else -1
+
+
+def find_kernels(layer: keras.layers.Layer) -> dict[str, tuple[keras.layers.Layer, str]]:
+    """Find where a layer holds its kernels.
+
+    Args:
+        layer: A layer that has a kind (`get_kind`).
+
+    Returns:
+        Owner and attribute by name of the kernel: that of the layer, or "layer:kernel" and "layer:recurrent_kernel" for
+        a recurrent layer, whose cell holds two, and one cell for each direction.
+    """
+    if isinstance(layer, keras.layers.Bidirectional):
+        directions = {"forward": layer.forward_layer, "backward": layer.backward_layer}
+        return {
+            f"{layer.name}:{direction}_{attribute}": (one.cell, attribute)
+            for direction, one in directions.items()
+            for attribute in ("kernel", "recurrent_kernel")
+        }
+    if isinstance(layer, keras.layers.RNN):
+        return {f"{layer.name}:{attribute}": (layer.cell, attribute) for attribute in ("kernel", "recurrent_kernel")}
+    return {layer.name: (layer, "depthwise_kernel" if get_kind(layer) == "depthwise" else "kernel")}
+
+
+def get_layer_name(kernel: str) -> str:
+    """Return the layer of a kernel.
+
+    Args:
+        kernel: Name of the kernel (`find_kernels`).
+    """
+    return kernel.partition(":")[0]
 
 
 def clone_model(model: keras.Model, arrays: Sequence[np.ndarray] | None = None) -> keras.Model:
@@ -89,7 +148,8 @@ def has_negative_gamma(model: keras.Model) -> bool:
 def _find_scaling_norm(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     """The batch norm with a gamma that alone follows a linear convolution or dense layer, or an empty list."""
     following = [node.outbound_layer for node in layer.outbound_nodes]
-    is_linear = is_eligible(layer) and layer.activation is keras.activations.linear
+    kinds = keras.layers.Conv2D | keras.layers.Dense
+    is_linear = is_eligible(layer) and isinstance(layer, kinds) and layer.activation is keras.activations.linear
     return [norm for norm in following if is_linear and len(following) == 1 and _has_gamma(norm)]
 
 
@@ -99,23 +159,24 @@ def _has_gamma(layer: keras.layers.Layer) -> bool:
 
 def _flip_negative_channels(layer: keras.layers.Layer, norm: keras.layers.BatchNormalization) -> None:
     sign = np.where(norm.gamma.numpy() < 0, -1, 1).astype(np.float32)
-    for variable in (layer.kernel, layer.bias, norm.gamma, norm.moving_mean):
+    assign_kernels(layer, {name: kernel * sign for name, kernel in read_layer_kernels(layer).items()})
+    for variable in (layer.bias, norm.gamma, norm.moving_mean):
         if variable is not None:
             variable.assign(variable * sign)
 
 
 def get_kind(layer: keras.layers.Layer) -> str | None:
-    """Return the kind of a layer's kernel.
+    """Return the kind of a layer's kernels.
 
     Args:
         layer: Any layer.
 
     Returns:
-        "conv2d" or "dense" for an eligible layer, "depthwise", or None without such a kernel.
+        "conv2d", "conv2d_transpose", "dense" or "recurrent" for an eligible layer, "depthwise", or None without such a
+        kernel.
     """
-    if isinstance(layer, keras.layers.DepthwiseConv2D):
-        return "depthwise"
-    return {True: "dense", False: "conv2d"}[isinstance(layer, keras.layers.Dense)] if is_eligible(layer) else None
+    one = layer.forward_layer if isinstance(layer, keras.layers.Bidirectional) else layer
+    return next((kind for kind, classes in _KINDS.items() if isinstance(one, classes)), None)
 
 
 def read_kernels(model: keras.Model) -> dict[str, np.ndarray]:
@@ -125,21 +186,50 @@ def read_kernels(model: keras.Model) -> dict[str, np.ndarray]:
         model: A plain model.
 
     Returns:
-        float32 kernels by layer name, depthwise ones included.
+        float32 kernels by name (`find_kernels`), depthwise ones included.
     """
-    return {layer.name: read_kernel(layer) for layer in model.layers if get_kind(layer)}
+    return {
+        name: kernel for layer in model.layers if get_kind(layer) for name, kernel in read_layer_kernels(layer).items()
+    }
 
 
-def read_kernel(layer: keras.layers.Layer) -> np.ndarray:
-    """Read the kernel of a layer.
+def read_layer_kernels(layer: keras.layers.Layer) -> dict[str, np.ndarray]:
+    """Read the kernels of a layer.
 
     Args:
         layer: A layer that has a kind (`get_kind`).
 
     Returns:
-        The float32 kernel: (height, width, in, out), (height, width, in, multiplier) if depthwise, (in, out) if dense.
+        float32 kernels by name (`find_kernels`): (height, width, in, out), (height, width, in, multiplier) if
+        depthwise, (in, out) if dense or recurrent.
     """
-    return (layer.depthwise_kernel if get_kind(layer) == "depthwise" else layer.kernel).numpy()
+    axis = get_channel_axis(layer)
+    places = find_kernels(layer).items()
+    return {name: np.moveaxis(getattr(owner, attribute).numpy(), axis, -1) for name, (owner, attribute) in places}
+
+
+def assign_kernels(layer: keras.layers.Layer, kernels: dict[str, np.ndarray]) -> None:
+    """Give an eligible layer kernels.
+
+    Args:
+        layer: The layer, changed in place.
+        kernels: Kernels as `read_layer_kernels` returns them.
+    """
+    for name, (owner, attribute) in find_kernels(layer).items():
+        getattr(owner, attribute).assign(np.moveaxis(kernels[name], -1, get_channel_axis(layer)))
+
+
+def copy_biases(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
+    """Give an eligible layer the biases of another one of the same kind.
+
+    Args:
+        source: The layer with the biases.
+        target: The other layer, changed in place.
+    """
+    pairs = zip(find_kernels(source).values(), find_kernels(target).values(), strict=True)
+    for (owner, _), (other, _) in pairs:
+        if owner.bias is not None:
+            other.bias.assign(owner.bias)
 
 
 def read_kinds(model: keras.Model) -> dict[str, str]:
@@ -149,6 +239,6 @@ def read_kinds(model: keras.Model) -> dict[str, str]:
         model: A plain model.
 
     Returns:
-        The kind (`get_kind`) by layer name.
+        The kind (`get_kind`) by name of the kernel.
     """
-    return {layer.name: get_kind(layer) for layer in model.layers if get_kind(layer)}
+    return {name: get_kind(layer) for layer in model.layers if get_kind(layer) for name in find_kernels(layer)}

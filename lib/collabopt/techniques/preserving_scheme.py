@@ -6,12 +6,21 @@ clusters, share one quantizer among layers, and leave out a convolution before a
 granularity is a setting, each kernel has its own quantizer, and no eligible layer is left out.
 """
 
+import copy
 from typing import Literal
 
 import numpy as np
 
 from collabopt.runtime.tensorflow import keras, tf, tfmot
-from collabopt.techniques.layers import is_eligible
+from collabopt.techniques.layers import (
+    find_kernels,
+    get_channel_axis,
+    get_kind,
+    is_convolution,
+    is_eligible,
+    read_layer_kernels,
+)
+from collabopt.techniques.quantize_configs import KernelConfig
 
 Granularity = Literal["tensor", "channel"]
 """Whether a kernel's clusters are shared by the whole tensor, or each output channel has its own."""
@@ -58,16 +67,29 @@ def gather_centroids(centroids: tf.Tensor, indices: tf.Tensor):
     return tf.gather(centroids, indices), gradient
 
 
-def _add_state(layer: keras.layers.Layer, kernel: np.ndarray, zeros: bool, clusters: Granularity | None) -> dict:
-    """Variables of `layer` that hold the zeros and clusters of `kernel`: mask, centroids, and where each weight has its
-    centroid."""
-    state = {}
+def add_state(
+    wrapper: keras.layers.Wrapper, zeros: bool, clusters: Granularity | None, place: int = 0
+) -> dict[str, tf.Variable]:
+    """Add variables to a wrapper that hold the zeros and clusters of a kernel of its layer.
+
+    Args:
+        wrapper: The wrapper that gets the variables.
+        zeros: Whether zeros stay zero.
+        clusters: Granularity of the clusters; None preserves none.
+        place: Which of the layer's kernels (`layers.find_kernels`).
+
+    Returns:
+        The variables by name: `mask` for zeros, `centroids` and `where` for clusters.
+    """
+    state, axis = {}, get_channel_axis(wrapper.layer)
+    name, kernel = f"kernel_{place}" if place else "kernel", [*read_layer_kernels(wrapper.layer).values()][place]
     if zeros:
-        state["mask"] = _add_variable(layer, "kernel_mask", (kernel != 0).astype(np.float32))
+        mask = np.moveaxis(kernel != 0, -1, axis).astype(np.float32)
+        state["mask"] = _add_variable(wrapper, f"{name}_mask", mask)
     if clusters:
         values, indices = make_lookup(kernel, clusters)
-        state["centroids"] = _add_variable(layer, "kernel_centroids", values, trainable=True)
-        state["where"] = _add_variable(layer, "kernel_where", indices)
+        state["centroids"] = _add_variable(wrapper, f"{name}_centroids", values, trainable=True)
+        state["where"] = _add_variable(wrapper, f"{name}_where", np.moveaxis(indices, -1, axis))
     return state
 
 
@@ -92,7 +114,7 @@ def _add_variable(layer: keras.layers.Layer, name: str, value: np.ndarray, train
 
 
 class PreservingLayer(keras.layers.Wrapper):
-    """A layer whose kernel keeps its zeros and clusters during training in float32.
+    """A layer whose kernels keep their zeros and clusters during training in float32.
 
     Attributes:
         zeros: Whether zeros stay zero.
@@ -104,27 +126,37 @@ class PreservingLayer(keras.layers.Wrapper):
         self.zeros, self.clusters = zeros, clusters
 
     def build(self, input_shape) -> None:
-        """Build the layer, and record the zeros and clusters of its kernel.
+        """Build the layer, and record the zeros and clusters of its kernels.
 
         Args:
             input_shape: Shape of the inputs, the batch included.
         """
         super().build(input_shape)
-        self.variable = self.layer.kernel
-        self.state = _add_state(self, self.variable.numpy(), self.zeros, self.clusters)
+        places = find_kernels(self.layer).values()
+        self.kernels = [getattr(owner, attribute) for owner, attribute in places]
+        self.states = [add_state(self, self.zeros, self.clusters, place) for place in range(len(places))]
 
-    def call(self, inputs):
+    def call(self, inputs, training=None, mask=None):
         """Call the layer with its zeros and clusters applied.
 
         Args:
             inputs: The layer's inputs.
+            training: Whether a recurrent layer drops out.
+            mask: Which steps a recurrent layer skips.
         """
-        self.layer.kernel = apply_state(self.variable, self.state)
-        return self.layer.call(inputs)
+        for (owner, attribute), kernel in zip(find_kernels(self.layer).values(), self._apply(), strict=True):
+            setattr(owner, attribute, kernel)
+        arguments = {"training": training, "mask": mask} if get_kind(self.layer) == "recurrent" else {}
+        return self.layer.call(inputs, **arguments)
 
-    def release(self) -> np.ndarray:
-        """Return the trained kernel, float32."""
-        return apply_state(self.variable, self.state).numpy()
+    def release(self) -> dict[str, np.ndarray]:
+        """Return the trained kernels by name, as `layers.read_layer_kernels` does."""
+        axis, kernels = get_channel_axis(self.layer), self._apply()
+        names = find_kernels(self.layer)
+        return {name: np.moveaxis(kernel.numpy(), axis, -1) for name, kernel in zip(names, kernels, strict=True)}
+
+    def _apply(self) -> list[tf.Tensor]:
+        return [apply_state(kernel, state) for kernel, state in zip(self.kernels, self.states, strict=True)]
 
 
 class KernelQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
@@ -154,7 +186,7 @@ class KernelQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
             bound: layer.add_weight(f"{name}_{bound}", range_shape, initializer="zeros", trainable=False)
             for bound in ("min", "max")
         }
-        return bounds | _add_state(layer, getattr(layer.layer, name).numpy(), self.zeros, self.clusters)
+        return bounds | add_state(layer, self.zeros, self.clusters)
 
     def __call__(self, inputs, training, weights, **kwargs):  # noqa: ARG002
         kernel = apply_state(inputs, weights)
@@ -183,52 +215,30 @@ class KernelQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
         return {"zeros": self.zeros, "clusters": self.clusters, "per_channel": self.per_channel}
 
 
-class _KernelConfig(tfmot.quantization.keras.QuantizeConfig):
-    """Our quantizer for a layer's kernel, and TFMOT's for its activation if it has one."""
-
-    def __init__(self, quantizer: KernelQuantizer, activation: bool) -> None:
-        self.quantizer, self.activation = quantizer, activation
-
-    def get_weights_and_quantizers(self, layer):
-        return [(layer.kernel, self.quantizer)]
-
-    def get_activations_and_quantizers(self, layer):
-        quantizer = tfmot.quantization.keras.quantizers.MovingAverageQuantizer(
-            num_bits=8, per_axis=False, symmetric=False, narrow_range=False
-        )
-        return [(layer.activation, quantizer)] if self.activation else []
-
-    def set_quantize_weights(self, layer, quantize_weights):
-        (layer.kernel,) = quantize_weights
-
-    def set_quantize_activations(self, layer, quantize_activations):
-        if self.activation:
-            (layer.activation,) = quantize_activations
-
-    def get_output_quantizers(self, layer):  # noqa: ARG002
-        return []
-
-    def get_config(self):
-        return {"quantizer": self.quantizer, "activation": self.activation}
-
-
 class _Layout:
-    """TFMOT's layout, with our quantizer for every eligible kernel."""
+    """TFMOT's layout, with a quantizer for every kernel: ours for eligible kernels that preserve something."""
 
     def __init__(self, scheme: "PreservingScheme") -> None:
         self.scheme = scheme
 
     def apply(self, model: keras.Model, layer_quantize_map: dict) -> tuple[keras.Model, dict]:
+        given = {name: entry.get("quantize_config") for name, entry in layer_quantize_map.items()}
         model, quantize_map = (
-            tfmot.quantization.keras.default_8bit.Default8BitQuantizeScheme()
-            .get_layout_transformer()
-            .apply(model, layer_quantize_map)
+            super(PreservingScheme, self.scheme).get_layout_transformer().apply(model, layer_quantize_map)
         )
-        for layer in filter(is_eligible, model.layers):
+        registry, preserves = self.scheme.get_quantize_registry(), self.scheme.zeros or self.scheme.clusters
+        for layer in model.layers:
+            entry = quantize_map.get(layer.name, {})
             # TFMOT gives a layer before a ReLU a NoOpQuantizeConfig: no quantizer for its activation, which needs none,
             # and none for its kernel, which needs one.
-            before_relu = type(quantize_map[layer.name].get("quantize_config")).__name__ == "NoOpQuantizeConfig"
-            quantize_map[layer.name]["quantize_config"] = _KernelConfig(self.scheme.quantizer(layer), not before_relu)
+            before_relu = type(entry.get("quantize_config")).__name__ == "NoOpQuantizeConfig"
+            if given.get(layer.name):
+                entry["quantize_config"] = given[layer.name]
+            elif preserves and is_eligible(layer):
+                entry["quantize_config"] = KernelConfig(self.scheme.quantizer(layer), not before_relu)
+            elif before_relu and get_kind(layer):
+                entry["quantize_config"] = copy.copy(registry.get_quantize_config(layer))
+                entry["quantize_config"].activation_attrs = []
         return model, quantize_map
 
 
@@ -254,11 +264,10 @@ class PreservingScheme(tfmot.quantization.keras.default_8bit.Default8BitQuantize
         Returns:
             A new quantizer.
         """
-        is_convolution = isinstance(layer, keras.layers.Conv2D)
-        # Only convolutions are clustered per channel; a dense kernel is clustered as a whole.
-        clusters = "tensor" if self.clusters and not is_convolution else self.clusters
+        # Only convolutions are clustered per channel; other kernels are clustered as a whole.
+        clusters = "tensor" if self.clusters and not is_convolution(layer) else self.clusters
         preserved = None if layer.name in self.unclustered else clusters
-        return KernelQuantizer(self.zeros, preserved, per_channel=is_convolution)
+        return KernelQuantizer(self.zeros, preserved, per_channel=get_kind(layer) == "conv2d")
 
     def get_layout_transformer(self):
         """Return TFMOT's layout with our quantizers."""

@@ -5,6 +5,7 @@ one mask per kernel and renews it while the sparsity rises or is held (Zhu and G
 wrappers stay inside this module: plain Keras models go in and come out.
 """
 
+import functools
 import math
 
 import numpy as np
@@ -101,6 +102,7 @@ def fine_tune(
         clone = layer.__class__.from_config(layer.get_config())
         if not is_eligible(layer) or layer.name in exclude:
             return clone
+        clone.get_prunable_weights = functools.partial(_list_kernels, clone)
         return tfmot.sparsity.keras.prune_low_magnitude(clone, pruning_schedule=schedule)
 
     wrapped = keras.models.clone_model(model, clone_function=wrap)
@@ -114,13 +116,18 @@ def fine_tune(
     return pruned, fit
 
 
+def _list_kernels(layer: keras.layers.Layer) -> list:
+    """The variables that TFMOT prunes. It knows transposed, recurrent and bidirectional layers only in part."""
+    return [getattr(owner, attribute) for owner, attribute in layers.find_kernels(layer).values()]
+
+
 def _check_sparsity(pruned: keras.Model, sparsity: float, exclude: tuple[str, ...]) -> None:
     for layer in pruned.layers:
-        if is_eligible(layer) and layer.name not in exclude:
-            kernel = layer.kernel.numpy()
+        pruned_kernels = layers.read_layer_kernels(layer) if is_eligible(layer) and layer.name not in exclude else {}
+        for name, kernel in pruned_kernels.items():
             # A small kernel cannot hold every fraction of zeros, and TFMOT keeps equal weights at the threshold.
             if np.mean(kernel == 0) < sparsity - max(0.01, 1 / kernel.size):
                 raise RuntimeError(
-                    f"pruned: layer {layer.name} reached sparsity {np.mean(kernel == 0):.3f} instead of {sparsity}; "
+                    f"pruned: layer {name} reached sparsity {np.mean(kernel == 0):.3f} instead of {sparsity}; "
                     "give pruning more epochs, an earlier begin_epoch or a lower frequency"
                 )

@@ -6,6 +6,7 @@ fake-quantized model, so this module returns wrapped models.
 """
 
 import dataclasses
+import itertools
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from collabopt.config.stages import Stage
 from collabopt.datasets import Data
 from collabopt.runtime import progress
 from collabopt.runtime.tensorflow import drop_log_records, drop_native_notices, keras, tf, tfmot
-from collabopt.techniques import layers, preserving_scheme, training
+from collabopt.techniques import annotation, int8_rewrites, layers, preserving_scheme, training
 from collabopt.techniques.checkpoints import NO_CHECKPOINT, Checkpoint
 
 
@@ -27,12 +28,14 @@ class Preservation:
         clusters: "tensor" or "channel", as the parent was clustered; None preserves no clusters.
         unclustered: Names of layers that clustering left out.
         scheme: "collabopt" (ours), or "tfmot", which guesses how kernels were clustered.
+        unquantized: Names of layers that stay in float32 on purpose.
     """
 
     zeros: bool = False
     clusters: preserving_scheme.Granularity | None = None
     unclustered: tuple[str, ...] = ()
     scheme: str = "collabopt"
+    unquantized: tuple[str, ...] = ()
 
 
 def get_preservation(stage: Stage, experiment: Experiment) -> Preservation:
@@ -43,7 +46,8 @@ def get_preservation(stage: Stage, experiment: Experiment) -> Preservation:
         experiment: Gives granularity, excluded layers and scheme.
     """
     clusters = ("channel" if experiment.cluster_per_channel else "tensor") if stage.clusters else None
-    return Preservation(stage.keeps_zeros, clusters, experiment.exclude.clustering, experiment.scheme)
+    exclude = experiment.exclude
+    return Preservation(stage.keeps_zeros, clusters, exclude.clustering, experiment.scheme, exclude.quantization)
 
 
 def train(
@@ -65,12 +69,14 @@ def train(
     return fine_tune(parent, data, section, experiment.seed, stage.name, preservation, checkpoint)
 
 
+def _make_preserving_scheme(preservation: Preservation) -> preserving_scheme.PreservingScheme:
+    return preserving_scheme.PreservingScheme(preservation.zeros, preservation.clusters, preservation.unclustered)
+
+
 def _make_scheme(preservation: Preservation) -> tfmot.quantization.keras.QuantizeScheme:
     """The 8-bit scheme that preserves what it must: ours, or one of TFMOT's."""
-    if not (preservation.zeros or preservation.clusters):
-        return tfmot.quantization.keras.default_8bit.Default8BitQuantizeScheme()
-    if preservation.scheme == "collabopt":
-        return preserving_scheme.PreservingScheme(preservation.zeros, preservation.clusters, preservation.unclustered)
+    if preservation.scheme == "collabopt" or not (preservation.zeros or preservation.clusters):
+        return _make_preserving_scheme(preservation)
     combine = tfmot.experimental.combine
     if preservation.clusters:
         return combine.Default8BitClusterPreserveQuantizeScheme(preserve_sparsity=preservation.zeros)
@@ -90,8 +96,10 @@ def wrap(model: keras.Model, preservation: Preservation) -> keras.Model:
     # Gammas stay positive where they are. Changing signs of a clustered kernel would double its values per tensor.
     constrained = preservation.scheme == "collabopt" and preservation.clusters and not layers.has_negative_gamma(model)
     start = layers.make_gammas_positive(model) if constrained else layers.clone_model(model)
-    annotated = tfmot.quantization.keras.quantize_annotate_model(start)
-    with tfmot.quantization.keras.quantize_scope(), drop_native_notices():
+    start = int8_rewrites.make_quantizable(start, bool(preservation.clusters), preservation.unquantized)
+    annotated = annotation.annotate(start, _make_preserving_scheme(preservation), preservation.unquantized)
+    custom_objects = annotation.list_custom_objects(start)
+    with tfmot.quantization.keras.quantize_scope(custom_objects), drop_native_notices():
         return tfmot.quantization.keras.quantize_apply(annotated, scheme=_make_scheme(preservation))
 
 
@@ -134,10 +142,16 @@ def is_wrapped(model: keras.Model) -> bool:
     return any(hasattr(layer, "quantize_config") for layer in model.layers)
 
 
-def _find_kernel_layers(wrapped: keras.Model) -> dict[str, tuple[keras.layers.Layer, list]]:
-    """The layers with a kernel by plain name, each with its quantized weights: (variable, quantizer, state)."""
-    pairs = [(getattr(wrapper, "layer", wrapper), getattr(wrapper, "_weight_vars", [])) for wrapper in wrapped.layers]
-    return {layer.name: (layer, quantized) for layer, quantized in pairs if layers.get_kind(layer)}
+def _find_kernels(wrapped: keras.Model) -> dict[str, tuple[keras.layers.Layer, tuple | None]]:
+    """The plain layer of each kernel by name, and what quantizes the kernel: variable, quantizer and state, or None."""
+    found = {}
+    for wrapper in wrapped.layers:
+        is_quantized = hasattr(wrapper, "quantize_config")
+        layer, quantized = (wrapper.layer, wrapper._weight_vars) if is_quantized else (wrapper, [])
+        if layers.get_kind(layer):
+            names = layers.find_kernels(layer)
+            found |= {name: (layer, one) for name, one in itertools.zip_longest(names, quantized)}
+    return found
 
 
 def read_kinds(wrapped: keras.Model) -> dict[str, str]:
@@ -147,24 +161,21 @@ def read_kinds(wrapped: keras.Model) -> dict[str, str]:
         wrapped: A fake-quantized model.
 
     Returns:
-        The kind (`layers.get_kind`) by name of the plain layer.
+        The kind (`layers.get_kind`) by name of the kernel (`layers.find_kernels`).
     """
-    return {name: layers.get_kind(layer) for name, (layer, _) in _find_kernel_layers(wrapped).items()}
+    return {name: layers.get_kind(layer) for name, (layer, _) in _find_kernels(wrapped).items()}
 
 
 def read_quantizers(wrapped: keras.Model) -> dict[str, str]:
-    """Read which weight quantizer each layer actually got.
+    """Read which weight quantizer each kernel actually got.
 
     Args:
         wrapped: A fake-quantized model.
 
     Returns:
-        Class name of the quantizer, or "none", by name of the plain layer.
+        Class name of the quantizer, or "none", by name of the kernel.
     """
-    return {
-        name: ", ".join(type(quantizer).__name__ for _, quantizer, _ in quantized) or "none"
-        for name, (_, quantized) in _find_kernel_layers(wrapped).items()
-    }
+    return {name: type(one[1]).__name__ if one else "none" for name, (_, one) in _find_kernels(wrapped).items()}
 
 
 def read_kernels(wrapped: keras.Model) -> dict[str, np.ndarray]:
@@ -174,16 +185,18 @@ def read_kernels(wrapped: keras.Model) -> dict[str, np.ndarray]:
         wrapped: A fake-quantized model.
 
     Returns:
-        float32 kernels by name of the plain layer, depthwise ones included.
+        float32 kernels by name, in the layout of `layers.read_layer_kernels`, depthwise ones included.
     """
     kernels = {}
-    for name, (layer, quantized) in _find_kernel_layers(wrapped).items():
+    for name, (layer, quantized) in _find_kernels(wrapped).items():
         if not quantized:
-            kernels[name] = layers.read_kernel(layer)
-        for variable, quantizer, state in quantized:
-            if isinstance(quantizer, preserving_scheme.KernelQuantizer):
-                kernels[name] = preserving_scheme.apply_state(variable, state).numpy()
-            else:
-                mask = state.get("sparsity_mask")
-                kernels[name] = (variable if mask is None else tf.multiply(variable, mask)).numpy()
+            kernels[name] = layers.read_layer_kernels(layer)[name]
+            continue
+        variable, quantizer, state = quantized
+        if isinstance(quantizer, preserving_scheme.KernelQuantizer):
+            kernel = preserving_scheme.apply_state(variable, state)
+        else:
+            mask = state.get("sparsity_mask")
+            kernel = variable if mask is None else tf.multiply(variable, mask)
+        kernels[name] = np.moveaxis(kernel.numpy(), layers.get_channel_axis(layer), -1)
     return kernels

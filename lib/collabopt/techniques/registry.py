@@ -174,8 +174,12 @@ def describe_training(
     }
     if experiment.devices > 1:
         material["devices"] = experiment.devices
+    exclude = experiment.exclude.model_dump(mode="json")
+    unquantized = exclude.pop("quantization")
     if stage.prunes or stage.clusters:
-        material["exclude"] = experiment.exclude.model_dump(mode="json")
+        material["exclude"] = exclude
+    if stage.quantizes and unquantized:
+        material["unquantized"] = unquantized
     if stage.has_schemes:
         material["scheme"] = experiment.scheme
     if not parent:

@@ -1,25 +1,42 @@
 """Conversion of Keras models to `.tflite` files in each format."""
 
+import os
+import subprocess
+import sys
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from collabopt.config.formats import FORMATS
 from collabopt.runtime.tensorflow import drop_log_records, drop_native_notices, keras, tf
+from collabopt.tflite import flatbuffer
 
 _CALIBRATED = {
     "int8": (tf.int8, "TFLITE_BUILTINS_INT8"),
     "int16x8": (tf.int16, "EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8"),
 }
 """Formats that need activation ranges, with the type of inputs and outputs and the converter's set of operators."""
+_MOST_STEPS = 128
+"""A loop of a recurrent layer over more steps is not written out: each step is some ten operators."""
 
 Inputs = np.ndarray | dict[str, np.ndarray]
 """Model inputs (n, ...) float32; arrays by the name of the input where a model has several."""
 
 
+class ConversionRefused(RuntimeError):
+    """The converter refuses a model in a format."""
+
+
 def convert(
-    model: keras.Model, format: str, calibration: Inputs | None = None, activations: Sequence[str | None] = ()
+    model: keras.Model,
+    format: str,
+    calibration: Inputs | None = None,
+    activations: Sequence[str | None] = (),
+    apart: bool = False,
 ) -> bytes:
     """Convert a float model to a file by post-training quantization (PTQ).
 
@@ -33,26 +50,84 @@ def convert(
         format: One of `FORMATS`.
         calibration: Model inputs (n, ...) float32 for activation ranges; only int8 and int16x8 need them.
         activations: "softmax", "sigmoid" or None, to be appended to each output; empty appends nothing.
+        apart: Whether to calibrate in another process. The converter crashes for some layers, such as the loop of a
+            GRU, and LiteRT for others, such as layer normalization in int16x8.
 
     Returns:
         The content of the file. The names of several inputs and outputs are in its signature.
 
     Raises:
         ValueError: For an unknown format, or if calibration inputs are missing.
+        ConversionRefused: The converter fails.
     """
     if format not in FORMATS:
         raise ValueError(f"format={format!r}: expected one of {', '.join(FORMATS)}")
-    converter = _make_converter(model, activations)
+    if format in _CALIBRATED and calibration is None:
+        raise ValueError(f"calibration=None: {format} takes activation ranges from model inputs (n, ...)")
     if format in _CALIBRATED:
-        if calibration is None:
-            raise ValueError(f"calibration=None: {format} takes activation ranges from model inputs (n, ...)")
-        converter.representative_dataset = lambda: _list_examples(model, calibration)
-        dtype, operators = _CALIBRATED[format]
-        converter.inference_input_type = converter.inference_output_type = dtype
-        converter.target_spec.supported_ops = [tf.lite.OpsSet[operators]]
+        model = _unroll(model)
+    infer, module = _trace(model, activations)
+    if apart and format in _CALIBRATED:
+        return _convert_apart(infer, module, format, calibration)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([infer], module)
+    if format in _CALIBRATED:
+        set_calibration(converter, format, calibration)
     if format == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    return _run_converter(converter, format)
+    return run_converter(converter, format)
+
+
+def set_calibration(converter: tf.lite.TFLiteConverter, format: str, calibration: Inputs) -> None:
+    """Let a converter take activation ranges from model inputs.
+
+    Args:
+        converter: The converter, changed in place.
+        format: "int8" or "int16x8".
+        calibration: Model inputs (n, ...) float32.
+    """
+    converter.representative_dataset = lambda: _list_examples(calibration)
+    dtype, operators = _CALIBRATED[format]
+    converter.inference_input_type = converter.inference_output_type = dtype
+    converter.target_spec.supported_ops = [tf.lite.OpsSet[operators]]
+
+
+def _convert_apart(infer: Any, module: tf.Module, format: str, calibration: Inputs) -> bytes:
+    """Convert in a process of its own, which takes about ten seconds more."""
+    with tempfile.TemporaryDirectory() as directory, drop_native_notices(), drop_log_records("Assets written to"):
+        tf.saved_model.save(module, directory, signatures=infer)
+        arrays = calibration if isinstance(calibration, dict) else {"": calibration}
+        np.savez(f"{directory}/calibration.npz", **arrays)
+        command = [sys.executable, "-m", "collabopt.tflite.apart", directory, format]
+        search_path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | search_path)
+        if done.returncode < 0:
+            raise ConversionRefused(f"the converter or LiteRT crashes in {format}")
+        if done.returncode:
+            raise ConversionRefused(done.stderr.strip().splitlines()[-1])
+        return Path(directory, "model.tflite").read_bytes()
+
+
+def _unroll(model: keras.Model) -> keras.Model:
+    """A copy whose loops over few steps are written out, because the converter quantizes no loop. It has an operator of
+    its own for LSTM."""
+
+    def is_loop(layer: keras.layers.Layer) -> bool:
+        one = layer.forward_layer if isinstance(layer, keras.layers.Bidirectional) else layer
+        steps = layer.input_shape[1] if isinstance(one, keras.layers.GRU | keras.layers.SimpleRNN) else None
+        return steps is not None and steps <= _MOST_STEPS
+
+    def copy(layer: keras.layers.Layer) -> keras.layers.Layer:
+        config = layer.get_config()
+        directions = [config[name]["config"] for name in ("layer", "backward_layer") if name in config]
+        for one in (directions or [config]) if is_loop(layer) else ():
+            one["unroll"] = True
+        return type(layer).from_config(config)
+
+    if not any(map(is_loop, model.layers)):
+        return model
+    unrolled = keras.models.clone_model(model, clone_function=copy)
+    unrolled.set_weights(model.get_weights())
+    return unrolled
 
 
 def convert_to_int8(model: keras.Model, calibration: Inputs, activations: Sequence[str | None] = ()) -> bytes:
@@ -80,15 +155,39 @@ def convert_as_trained(model: keras.Model, activations: Sequence[str | None] = (
     Returns:
         The content of the file.
     """
-    converter = _make_converter(model, activations)
+    infer, module = _trace(model, activations)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([infer], module)
     converter.inference_input_type = converter.inference_output_type = tf.int8
-    return _run_converter(converter, "int8")
+    return run_converter(converter, "int8")
 
 
-def _make_converter(model: keras.Model, activations: Sequence[str | None]) -> tf.lite.TFLiteConverter:
-    """Make a converter of the inference function, several times as fast as `from_keras_model`, which traces and saves
-    every layer by itself and gives the same operators."""
-    signature = [tf.TensorSpec([None, *one.shape[1:]], one.dtype, one.name.partition(":")[0]) for one in model.inputs]
+def needs_static_batch(model: keras.Model) -> bool:
+    """Tell whether a model converts well only with a batch of one example.
+
+    With a dynamic batch the converter leaves dilated convolutions and dense layers on more than two axes in float32,
+    computes the shapes of transposed convolutions at run time, and refuses recurrent layers.
+
+    Args:
+        model: Plain or fake-quantized.
+    """
+    return any(_has_dynamic_shapes(layer) for layer in model.layers)
+
+
+def _has_dynamic_shapes(layer: keras.layers.Layer) -> bool:
+    inner = getattr(layer, "layer", layer)
+    if isinstance(inner, keras.layers.Dense):
+        return len(layer.output_shape) > 2
+    return (
+        isinstance(inner, keras.layers.Conv2DTranspose | keras.layers.RNN)
+        or np.max(getattr(inner, "dilation_rate", 1)) > 1
+    )
+
+
+def _trace(model: keras.Model, activations: Sequence[str | None]) -> tuple[Any, tf.Module]:
+    """The inference function, and what holds its variables. To convert it is several times as fast as
+    `from_keras_model`, which traces and saves every layer by itself and gives the same operators."""
+    batch = 1 if needs_static_batch(model) else None
+    signature = [tf.TensorSpec([batch, *one.shape[1:]], one.dtype, one.name.partition(":")[0]) for one in model.inputs]
 
     def infer(*inputs: tf.Tensor) -> tf.Tensor | dict[str, tf.Tensor]:
         outputs = model(list(inputs) if len(inputs) > 1 else inputs[0], training=False)
@@ -99,31 +198,40 @@ def _make_converter(model: keras.Model, activations: Sequence[str | None]) -> tf
 
     module = tf.Module()
     module.variables_of_model = model.variables
-    return tf.lite.TFLiteConverter.from_concrete_functions(
-        [tf.function(infer, signature).get_concrete_function()], module
-    )
+    return tf.function(infer, signature).get_concrete_function(), module
 
 
-def _list_examples(model: keras.Model, calibration: Inputs) -> Iterator[list[np.ndarray] | dict[str, np.ndarray]]:
+def _list_examples(calibration: Inputs) -> Iterator[list[np.ndarray] | dict[str, np.ndarray]]:
     """One example after the other; by the name of the input, since the file orders several inputs as it likes."""
     if not isinstance(calibration, dict):
         yield from ([example[None]] for example in calibration)
         return
-    arrays = [calibration[name] for name in model.input_names]
-    for example in zip(*arrays, strict=True):
+    for example in zip(*calibration.values(), strict=True):
         parts = [part[None] for part in example]
-        yield dict(zip(model.input_names, parts, strict=True)) if len(parts) > 1 else parts
+        yield dict(zip(calibration, parts, strict=True)) if len(parts) > 1 else parts
 
 
-def _run_converter(converter: tf.lite.TFLiteConverter, format: str) -> bytes:
+def run_converter(converter: tf.lite.TFLiteConverter, format: str) -> bytes:
+    """Convert, without messages that appear for every model.
+
+    Args:
+        converter: The converter.
+        format: One of `FORMATS`.
+
+    Returns:
+        The content of the file.
+
+    Raises:
+        ConversionRefused: The converter fails.
+    """
     if format != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     # Two messages appear for every model: the path of its SavedModel, and that input statistics are not needed.
     with drop_native_notices(), drop_log_records("Assets written to"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Statistics for quantized inputs were expected")
         try:
-            return converter.convert()
+            return flatbuffer.run_elu_in_int8(converter.convert())
         except RuntimeError as error:
-            raise RuntimeError(
+            raise ConversionRefused(
                 f"conversion to {format} failed: {error}; if the training diverged, use a lower learning_rate"
             ) from error

@@ -2,21 +2,25 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Literal
 
 import numpy as np
 
-_OPERATORS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+_BIASES = {"CONV_2D": 2, "DEPTHWISE_CONV_2D": 2, "FULLY_CONNECTED": 2, "TRANSPOSE_CONV": 3}
+"""Operators with a kernel as their second input, and which input is the bias."""
 
 
-def read_layer_kernels(tflite: bytes, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+def read_layer_kernels(
+    tflite: bytes, shapes: dict[str, tuple[int, ...]], in_float: Collection[str] = ()
+) -> dict[str, np.ndarray]:
     """Read the int8 kernels of layers in Keras's layout.
 
     Args:
         tflite: The content of the file.
         shapes: Shape of the Keras kernel by layer name: (height, width, in, out), depthwise (height, width, in,
             multiplier) or dense (in, out).
+        in_float: Layers whose kernels need not be int8.
 
     Returns:
         int8 values by layer name, in these shapes.
@@ -26,10 +30,10 @@ def read_layer_kernels(tflite: bytes, shapes: dict[str, tuple[int, ...]]) -> dic
     """
     kernels = list(list_kernels(tflite))
     found = {layer: _find_kernel(kernels, layer, shape) for layer, shape in shapes.items()}
-    missing = [layer for layer, kernel in found.items() if kernel is None]
+    missing = [layer for layer, kernel in found.items() if kernel is None and layer not in in_float]
     if missing:
         raise ValueError(f"no int8 kernel in the .tflite file for {', '.join(missing)}")
-    return {layer: found[layer].in_keras_layout(shape) for layer, shape in shapes.items()}
+    return {layer: kernel.in_keras_layout(shapes[layer]) for layer, kernel in found.items() if kernel}
 
 
 def rewrite_ranges(tflite: bytes, kernels: dict[str, np.ndarray], of: Literal["tensor", "channel"]) -> bytes:
@@ -74,6 +78,42 @@ def rewrite_ranges(tflite: bytes, kernels: dict[str, np.ndarray], of: Literal["t
     return bytes(file)
 
 
+def run_elu_in_int8(tflite: bytes) -> bytes:
+    """Let ELU operators take and return int8, as LiteRT can and the converter does not know.
+
+    Args:
+        tflite: The content of the file, in which DEQUANTIZE comes before and QUANTIZE after ELU.
+
+    Returns:
+        The content of the new file; the given one if there is no such ELU.
+    """
+    import flatbuffers
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    kinds, packed = schema.BuiltinOperator, schema.Model.GetRootAs(tflite, 0)
+    codes = [packed.OperatorCodes(index).BuiltinCode() for index in range(packed.OperatorCodesLength())]
+    if kinds.ELU not in codes:
+        return tflite
+    model = schema.ModelT.InitFromPackedBuf(tflite, 0)
+    graph = model.subgraphs[0]
+    steps = [(codes[one.opcodeIndex], one) for one in graph.operators]
+    before = {one.outputs[0]: one.inputs[0] for kind, one in steps if kind == kinds.DEQUANTIZE}
+    after = {one.inputs[0]: one.outputs[0] for kind, one in steps if kind == kinds.QUANTIZE}
+    found = [one for kind, one in steps if kind == kinds.ELU and one.inputs[0] in before and one.outputs[0] in after]
+    if not found:
+        return tflite
+    for one in found:
+        one.inputs, one.outputs = np.array([before[one.inputs[0]]]), np.array([after[one.outputs[0]]])
+    written = {one.outputs[0] for one in found}
+    graph.operators = [one for kind, one in steps if kind != kinds.QUANTIZE or one.outputs[0] not in written]
+    read = {index for one in graph.operators for index in one.inputs} | {*graph.outputs}
+    is_used = {id(one): codes[one.opcodeIndex] != kinds.DEQUANTIZE or one.outputs[0] in read for one in graph.operators}
+    graph.operators = [one for one in graph.operators if is_used[id(one)]]
+    builder = flatbuffers.Builder()
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
 def read_weights(tflite: bytes) -> list[np.ndarray]:
     """Read all int8 constants of a file. These are its weights, since biases are int32, int64 or float32.
 
@@ -98,7 +138,7 @@ class Kernel:
     """A kernel in a file. Its arrays are views: writing to them changes a file that is a bytearray.
 
     Attributes:
-        operator: One of CONV_2D, DEPTHWISE_CONV_2D and FULLY_CONNECTED.
+        operator: One of CONV_2D, DEPTHWISE_CONV_2D, FULLY_CONNECTED and TRANSPOSE_CONV.
         name: Name of the kernel's tensor.
         output: Name of the operator's output tensor.
         int8_values: The kernel in the file's layout.
@@ -148,7 +188,7 @@ def list_kernels(tflite: bytes | bytearray) -> Iterator[Kernel]:
     from tensorflow.lite.python import schema_py_generated as schema
 
     model = schema.Model.GetRootAs(tflite, 0)
-    kinds = {getattr(schema.BuiltinOperator, name): name for name in _OPERATORS}
+    kinds = {getattr(schema.BuiltinOperator, name): name for name in _BIASES}
     integers = {schema.TensorType.INT8: np.int8, schema.TensorType.INT32: np.int32, schema.TensorType.INT64: np.int64}
     graph = model.Subgraphs(0)
 
@@ -165,8 +205,9 @@ def list_kernels(tflite: bytes | bytearray) -> Iterator[Kernel]:
             continue
         kernel, output = graph.Tensors(operator.Inputs(1)), graph.Tensors(operator.Outputs(0))
         scales, int8_values = kernel.Quantization().ScaleAsNumpy(), read_tensor(operator.Inputs(1))
-        has_bias = operator.InputsLength() > 2 and operator.Inputs(2) >= 0
-        bias = read_tensor(operator.Inputs(2)) if has_bias else None
+        place = _BIASES[kind]
+        has_bias = operator.InputsLength() > place and operator.Inputs(place) >= 0
+        bias = read_tensor(operator.Inputs(place)) if has_bias else None
         if int8_values is not None:
             kernel_scales = scales if isinstance(scales, np.ndarray) else None
             yield Kernel(kind, kernel.Name().decode(), output.Name().decode(), int8_values, kernel_scales, bias)

@@ -54,7 +54,7 @@ def open_interpreter(tflite: bytes, batch_size: int = 1) -> "Interpreter":
 
     Args:
         tflite: The content of the file.
-        batch_size: First dimension of the inputs.
+        batch_size: First dimension of the inputs, unless the file has a fixed one.
 
     Returns:
         The interpreter with its tensors allocated.
@@ -64,7 +64,8 @@ def open_interpreter(tflite: bytes, batch_size: int = 1) -> "Interpreter":
     with drop_native_notices():
         interpreter = Interpreter(model_content=tflite, num_threads=1)
         (details,) = interpreter.get_input_details()
-        interpreter.resize_tensor_input(details["index"], [batch_size, *details["shape"][1:]])
+        if details["shape_signature"][0] == -1:
+            interpreter.resize_tensor_input(details["index"], [batch_size, *details["shape"][1:]])
         interpreter.allocate_tensors()
     return interpreter
 
@@ -73,6 +74,7 @@ def _make_runner(tflite: bytes, batch_size: int) -> Callable[[np.ndarray], np.nd
     """Make a function from model inputs (m, ...) float32 to the outputs (m, ...) of a file as float32."""
     interpreter = open_interpreter(tflite, batch_size)
     (input_,), (output,) = interpreter.get_input_details(), interpreter.get_output_details()
+    batch_size = input_["shape"][0]
 
     def run(inputs: np.ndarray) -> np.ndarray:
         values = inputs if input_["dtype"] == np.float32 else _quantize(inputs, input_)

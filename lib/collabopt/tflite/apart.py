@@ -1,0 +1,40 @@
+"""A process that converts one SavedModel to a calibrated format, started by `convert`: directory and format.
+
+The directory holds calibration.npz and gets model.tflite. If the converter fails, the last line of stderr says why.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from collabopt.runtime.tensorflow import tf
+from collabopt.tflite import convert, interpreter
+
+
+def main(directory: str, format: str) -> int:
+    """Convert the SavedModel, and run the file once, since LiteRT may crash as well.
+
+    Args:
+        directory: Its directory.
+        format: "int8" or "int16x8".
+
+    Returns:
+        The exit status.
+    """
+    with np.load(Path(directory) / "calibration.npz") as file:
+        arrays = dict(file)
+    converter = tf.lite.TFLiteConverter.from_saved_model(directory)
+    convert.set_calibration(converter, format, arrays.get("", arrays))
+    try:
+        content = convert.run_converter(converter, format)
+    except convert.ConversionRefused as error:
+        print(" ".join(str(error).split()), file=sys.stderr)
+        return 1
+    interpreter.open_interpreter(content).invoke()
+    (Path(directory) / "model.tflite").write_bytes(content)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
