@@ -1,0 +1,54 @@
+"""What a user's trained model is, as far as its file tells: its size, and the tasks that its output may be for."""
+
+import dataclasses
+
+from collabopt.config.experiment import Model
+from collabopt.models import custom
+from collabopt.models.check import Shape, find_inputs
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """A trained model.
+
+    Attributes:
+        weights: Number of its weights.
+        inputs: Shapes of its inputs, without batch.
+        output: Shape of its output, without batch; of the first of several.
+        activation: "softmax" or "sigmoid" if it ends in one.
+    """
+
+    weights: int
+    inputs: tuple[Shape, ...]
+    output: Shape
+    activation: str | None
+
+    def list_tasks(self) -> list[str]:
+        """List the tasks that the output may be for, the most likely first."""
+        if self.output in self.inputs:
+            return ["reconstruction", *(["segmentation"] if len(self.output) > 2 else [])]
+        if len(self.output) > 2:
+            return ["segmentation", "regression"]
+        if self.activation == "softmax":
+            return ["classification"]
+        if self.activation == "sigmoid":
+            return ["binary"] if self.output == (1,) else ["multilabel", "classification"]
+        return ["regression"] if self.output == (1,) else ["classification", "regression"]
+
+
+def describe(section: Model) -> Description:
+    """Describe a saved model.
+
+    Args:
+        section: The model section of an experiment, with a path.
+
+    Returns:
+        The description.
+
+    Raises:
+        ModelError: There is no such file, or the model cannot be imported.
+    """
+    imported = custom.get_imported(section, (), None)
+    model, inputs = imported.model, find_inputs(imported.model)
+    activation = next(iter(imported.output_activations.values()))
+    return Description(model.count_params(), tuple(inputs.values()), tuple(model.outputs[0].shape[1:]), activation)
