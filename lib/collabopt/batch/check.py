@@ -61,7 +61,7 @@ def find_mistakes(experiment: Experiment) -> list[str]:
     shapes: Shapes | None = None
     try:
         data = datasets.load(experiment)
-        shapes = Shapes(data.input_shape, data.outputs, data.classes)
+        shapes = data.shapes
         for name in ("train", "validation", "test"):
             _check_inputs(getattr(data, name), name, data.input_shape)
     except DatasetError as error:

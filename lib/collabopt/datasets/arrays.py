@@ -88,11 +88,9 @@ def make_parts(
         y, classes = _convert_labels(task, given, examples, named, source)
     with mistakes.collect():
         groups = _read_groups(given, examples, source)
-    try:
-        mistakes.raise_any()
-    except DatasetError as error:
-        error.shapes = _find_shapes(task, given, shape, named, source)
-        raise
+    if mistakes:
+        mistakes.shapes = _find_shapes(task, given, shape, named, source)
+    mistakes.raise_any()
     splits = {name: Split(examples[name], y[name], **handling) for name in names}
     ordered = tuple(splits.get(name) for name in ("train", "validation", "test"))
     outputs = labels.get_outputs(task, y["train"], classes, shape)
