@@ -1,5 +1,5 @@
-# make report | test | test-all | lab | store | verify | metrics | bench
-#     EXPERIMENT=digits  SET="sparsity=0.5,0.8 seed=0,1"  CORES=2
+# make report | shrink | test | test-all | lab | store | verify | metrics | bench
+#     EXPERIMENT=digits  SET="sparsity=0.5,0.8 seed=0,1"  CORES=2  MODEL=mine.keras  DATA=mine.npz
 EXPERIMENT ?= digits
 SET ?=
 CORES ?= all
@@ -8,20 +8,29 @@ PROFILE ?=
 PRUNE ?=
 PARTS ?=
 PYTHON ?=
-export EXPERIMENT SET CORES NOTEBOOKS PROFILE PRUNE PARTS PYTHON
+MODEL ?=
+DATA ?=
+TASK ?=
+TARGET ?=
+NAME ?=
+export EXPERIMENT SET CORES NOTEBOOKS PROFILE PRUNE PARTS PYTHON MODEL DATA TASK TARGET NAME
 
-.PHONY: report test test-all lint lab store verify metrics bench bench-accuracy setup lock
+.PHONY: report shrink test test-all lint lab store verify metrics bench bench-accuracy setup lock
 
 report: setup
 	@.venv/bin/python -m collabopt report --experiment "$$EXPERIMENT" --set "$$SET" --cores "$$CORES" --profile "$$PROFILE" \
 	    --notebooks "$$NOTEBOOKS"
 
+# From a trained model and data to the file to deploy.
+shrink: setup
+	@.venv/bin/python -m collabopt shrink "$$MODEL" "$$DATA" --task "$$TASK" --target "$$TARGET" --name "$$NAME" --cores "$$CORES"
+
 # Without the slow tests of real components. Each kind of them has a fast representative here.
 test: lint
-	@.venv/bin/python -m pytest --numprocesses auto --dist loadgroup --no-loadscope-reorder --durations 10 -m "not slow"
+	@.venv/bin/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --durations 10 -m "not slow"
 
 test-all: lint
-	@.venv/bin/python -m pytest --numprocesses auto --dist loadgroup --no-loadscope-reorder --durations 10
+	@.venv/bin/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --durations 10
 
 lint: setup
 	@.venv/bin/ruff check .

@@ -19,9 +19,7 @@ STAGES = ("cqat", "pcqat")
 def compute_difference(ours: list[Finished], theirs: list[Finished]) -> np.ndarray:
     """Correctness of our int8 files minus that of TFMOT's per test example (n,), averaged over runs."""
     pairs = zip(ours, theirs, strict=True)
-    return np.mean(
-        [our.is_correct()["test_int8"].astype(float) - their.is_correct()["test_int8"] for our, their in pairs], axis=0
-    )
+    return np.mean([our.scores()["test_int8"] - their.scores()["test_int8"] for our, their in pairs], axis=0)
 
 
 def measure_figures() -> list[dict]:

@@ -24,7 +24,7 @@ def measure_figures() -> list[dict]:
     rows, known = [], published.read()
     pictures = np.random.default_rng(0).uniform(-1, 1, (2, 224, 224, 3)).astype(np.float32)
     for (name, stage), (source, metric, unit) in PUBLISHED.items():
-        model = models.build(models.experiment.Model(name=name), (224, 224, 3), 1000)
+        model = models.build(models.experiment.Model(name=name), (224, 224, 3), (1000,))
         if stage == "qat":
             content = convert.convert_as_trained(quantization.wrap(model, quantization.Preservation()))
         else:

@@ -144,7 +144,7 @@ def measure_again(subject: str, place: Path) -> dict[str, float]:
     The result represents the batch only if the machine is as busy as it was then. Otherwise the remainder in
     `compute_shares` may be negative.
     """
-    from collabopt.analysis import evaluate
+    from collabopt.analysis import scoring
     from collabopt.run import Run
     from collabopt.runtime import tensorflow
     from collabopt.tflite import convert
@@ -162,7 +162,7 @@ def measure_again(subject: str, place: Path) -> dict[str, float]:
 
     convert.convert_to_int8 = timed("conversion", convert.convert_to_int8)
     convert.convert_as_trained = timed("conversion", convert.convert_as_trained)
-    evaluate.predict_classes = timed("int8 evaluation", evaluate.predict_classes)
+    scoring.score_file = timed("int8 evaluation", scoring.score_file)
     run = Run(experiment, None, loading.find_experiment(subject), store_directory)
     for scheme, rows in read_results(place).fillna({"scheme": experiment.scheme}).groupby("scheme"):
         run.with_scheme(scheme).stages(*rows["stage"])
@@ -175,7 +175,7 @@ def compare_steps_and_evaluation(subject: str) -> dict[str, float]:
     from collabopt.runtime import tensorflow
     from collabopt.techniques import registry
     from collabopt.tflite import convert
-    from collabopt.tflite.interpreter import predict_classes
+    from collabopt.tflite.interpreter import score_examples
 
     experiment = loading.load(subject, seed=SEED)
     tensorflow.configure(experiment.threads)
@@ -190,7 +190,7 @@ def compare_steps_and_evaluation(subject: str) -> dict[str, float]:
     for _ in pairs:
         parts = chains.Parts()
         with parts.timed("ours"):
-            ours = predict_classes(file, data.test, experiment.threads)
+            ours = score_examples(file, data.test, lambda _, outputs: outputs.argmax(axis=-1), experiment.threads)
         with parts.timed("theirs"):
             theirs = chains.predict_one_by_one(file, test)
         if not np.array_equal(ours, theirs):

@@ -30,8 +30,8 @@ stages:
 """
 
 LONGEST_FIRST = (
-    "batch",
-    "small_experiment",
+    "test_batch",
+    "test_run",
     "test_preserving_scheme",
     "test_sweep",
     "test_browser",
@@ -41,7 +41,8 @@ LONGEST_FIRST = (
     "test_devices",
     "test_kills",
 )
-"""Groups of tests by duration. All others are short."""
+"""Files of tests by duration. All others are short. `--dist loadfile` keeps a file on one worker, so that its
+fixtures are made once."""
 
 
 def pytest_collection_finish() -> None:
@@ -54,12 +55,9 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep each file on one worker, so that its fixtures are made once, and start with the longest groups."""
-    for item in items:
-        if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    """Start with the longest files."""
     places = {name: place for place, name in enumerate(LONGEST_FIRST)}
-    items.sort(key=lambda item: places.get(item.get_closest_marker("xdist_group").args[0], len(places)))
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 @pytest.fixture(scope="session")

@@ -10,15 +10,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from collabopt.analysis import scoring
 from collabopt.config import loading
+from collabopt.config.metrics import ACCURACY
 from collabopt.config.stages import STAGES
 from collabopt.run import Run
 from collabopt.storage import results, store
 from collabopt.techniques import registry
 from collabopt.tflite import sizes
-from collabopt.tflite.interpreter import predict_classes
 
-pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("small_experiment")]
+pytestmark = pytest.mark.timeout(900)
 
 KERNELS = ["conv", "dw", "pw", "fc"]
 FREE = ["baseline", "qat", "pruned"]
@@ -65,7 +66,7 @@ def list_entries(place: Path) -> set[str]:
 
 def test_results_have_one_row_per_stage_in_the_order_of_the_tree(finished):
     rows = pd.read_csv(finished.directory / "results.csv")
-    assert list(rows.columns) == results.RESULTS
+    assert list(rows.columns) == results.list_columns(ACCURACY)
     assert list(rows["stage"]) == list(STAGES)
     assert list(rows["parent"].fillna("")) == [stage.parent or "" for stage in STAGES.values()]
     assert not rows.duplicated(results.KEY).any()
@@ -149,9 +150,9 @@ def test_run_json_records_experiment_data_and_versions(finished):
 def test_the_file_in_the_report_is_the_measured_one(finished, name):
     file, one = finished.directory / "models" / f"{name}.tflite", finished.stage(name)
     assert file.read_bytes() == one.tflite.read_bytes()
-    is_correct = predict_classes(file.read_bytes(), finished.data.test) == finished.data.test.labels
-    assert is_correct.mean() == one.result["accuracy_int8"]
-    np.testing.assert_array_equal(is_correct, one.is_correct()["test_int8"])
+    scores = scoring.score_file(file.read_bytes(), finished.data.test, finished.data.task)
+    assert scores.mean(dtype=float) == one.result["accuracy_int8"]
+    np.testing.assert_array_equal(scores, one.scores()["test_int8"])
     assert sizes.gzipped(file) == one.result["gzip_bytes"]
     assert list(one.int8_values()) == KERNELS
 

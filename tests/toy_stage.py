@@ -14,4 +14,6 @@ def train(stage, parent, data, experiment, checkpoint):  # noqa: ARG001 - the fo
     """Round the weights of the parent to multiples of `STEP`."""
     arrays = [np.round(array / STEP) * STEP if array.ndim > 1 else array for array in parent.get_weights()]
     model = layers.clone_model(parent, arrays)
-    return model, training.Fit(pd.DataFrame(columns=training.HISTORY_COLUMNS), setup_seconds=0.0, fit_seconds=0.0)
+    return model, training.Fit(
+        pd.DataFrame(columns=training.list_history_columns(data.task.score)), setup_seconds=0.0, fit_seconds=0.0
+    )

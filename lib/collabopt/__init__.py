@@ -19,12 +19,13 @@ _PUBLIC = {
     "explorer": "collabopt.figures.explorer",
     "tables": "collabopt.report.tables",
 }
-__all__ = [*_PUBLIC, "start"]
+_FUNCTIONS = {"start": "collabopt.run", "shrink": "collabopt.batch.shrink"}
+__all__ = [*_PUBLIC, *_FUNCTIONS]
 
 
 def __getattr__(name: str):
-    if name == "start":
-        return importlib.import_module("collabopt.run").start
+    if name in _FUNCTIONS:
+        return getattr(importlib.import_module(_FUNCTIONS[name]), name)
     if name in _PUBLIC:
         return importlib.import_module(_PUBLIC[name])
     raise AttributeError(f"module collabopt has no attribute {name}; expected one of {', '.join(__all__)}")

@@ -1,4 +1,4 @@
-"""The command line: `python -m collabopt report|import|verify|store`, and the jobs of the Snakefile."""
+"""The command line: `python -m collabopt report|shrink|import|verify|store`, and the jobs of the Snakefile."""
 
 import argparse
 import json
@@ -48,6 +48,10 @@ def _make_parser() -> argparse.ArgumentParser:
 
     options = {"experiment": "digits", "set": "", "cores": "all", "profile": None, "notebooks": ""}
     add("report", "run every notebook of an experiment, or a sweep", **options)
+    job = add("shrink", "from a trained model and data to the file to deploy", task=None, target=None, cores="all")
+    job.add_argument("--name", help="name of the experiment; by default that of the model's file")
+    job.add_argument("model", help="a saved Keras model, or module:function")
+    job.add_argument("data", help=".npz, folder of classes, .csv, .parquet or module:function")
     job = add("import", "import a trained model alone; the last line is JSON", weights=None)
     job.add_argument("source", help=".keras, .h5 or .hdf5 file, folder of a SavedModel, or module:function")
     job.add_argument("--trust-code", action="store_true", help="run code that the file holds")
@@ -78,6 +82,12 @@ def _run(words: argparse.Namespace) -> int:
             from collabopt.storage import retention
 
             return retention.list_or_prune(words.prune)
+        case "shrink":
+            from collabopt.batch import shrink
+
+            dataset = {"target": words.target} if words.target else {}
+            task, name = words.task or None, words.name or None  # make passes empty words
+            return shrink.print_shrunk(words.model, words.data, task, name, words.cores, **dataset)
         case "report":
             from collabopt.batch import scheduler
 

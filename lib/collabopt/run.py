@@ -45,6 +45,8 @@ def start(name: str, reports: str | None = None, **overrides: Any) -> "Run":
     """
     experiment = loading.load(name, **overrides)
     tensorflow.configure(experiment.threads)
+    if not loading.gives_stages(name):
+        experiment = loading.load(name, registry.suggest_defaults(experiment), **overrides)
     devices.list_devices(experiment.devices)
     if experiment.initial_weights:
         mobilenet.ensure_imagenet_weights(datasets.locate(experiment.initial_weights.path, loading.DATA))
@@ -277,15 +279,17 @@ class Run:
             atomic.write(self.directory / "models" / f"{name}.tflite", one.tflite.read_bytes())
 
     def _log(self, one: Finished) -> None:
-        result, stage, split = one.result, one.stage, "" if self.reads_test else "validation_"
+        result, stage, score = one.result, one.stage, self.data.task.score
+        split = "" if self.reads_test else "validation "
+        columns = [f"{split}{score.name}{suffix}".replace(" ", "_") for suffix in ("", "_int8")]
         source = f" (seed {self.experiment.seed})" if self.experiment.seed != self.given.seed else ""
         if self.experiment.scheme != self.given.scheme and stage.has_schemes:
             source += f" by {self.experiment.scheme}"
         duration = progress.format_duration(result["setup_seconds"] + result["fit_seconds"])
         origin = f"{result['epochs']} epochs took {duration}" if stage.name in self._trained_here else "from the store"
         progress.log(
-            f"{stage.name}{source}: {origin}; {split.replace('_', ' ')}accuracy {result[f'{split}accuracy']:.2%}, INT8 "
-            f"{result[f'{split}accuracy_int8']:.2%}, {result['tflite_bytes']:,} → {result['gzip_bytes']:,} bytes"
+            f"{stage.name}{source}: {origin}; {split}{score.title} {score.format(result[columns[0]])}, INT8 "
+            f"{score.format(result[columns[1]])}, {result['tflite_bytes']:,} → {result['gzip_bytes']:,} bytes"
             + (", NOT PRESERVED" if result["preserved"] is False else ""),
             about=stage.name,
             last=True,

@@ -25,9 +25,13 @@ def make_run(seed: int = 0, wrong: int = 10, name: str = "speech_commands-ds_cnn
 
     def stage(name: str) -> SimpleNamespace:
         more = 0 if name == "baseline" else wrong
-        is_correct = {"test": np.arange(EXAMPLES) >= seed + more, "test_int8": np.arange(EXAMPLES) >= seed + more + 5}
-        result = {"accuracy": is_correct["test"].mean(), "accuracy_int8": is_correct["test_int8"].mean()} | SIZES
-        return SimpleNamespace(stage=STAGES[name], result=result, is_correct=lambda: is_correct)
+        limits = {"test": seed + more, "test_int8": seed + more + 5}
+        scores = {name: (np.arange(EXAMPLES) >= limit).astype(np.float32) for name, limit in limits.items()}
+        result = {
+            "accuracy": scores["test"].mean(dtype=float),
+            "accuracy_int8": scores["test_int8"].mean(dtype=float),
+        } | SIZES
+        return SimpleNamespace(stage=STAGES[name], result=result, scores=lambda: scores)
 
     return SimpleNamespace(experiment=loading.load(name, seed=seed, **overrides), stage=stage)
 

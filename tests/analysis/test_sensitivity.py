@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from tensorflow_model_optimization.python.core.sparsity.keras import pruning_impl, pruning_schedule
 
 from collabopt import figures
-from collabopt.analysis import comparison, evaluate, sensitivity
+from collabopt.analysis import comparison, scoring, sensitivity
 from collabopt.config import experiment, loading
 from collabopt.config.experiment import Exclude
+from collabopt.config.metrics import ACCURACY
+from collabopt.config.tasks import TASKS
 from collabopt.run import Run
 from collabopt.runtime.tensorflow import tf
 from collabopt.techniques import registry
@@ -53,9 +55,9 @@ def test_the_table_has_one_row_per_eligible_layer_in_network_order(table, networ
     assert list(table.columns) == sensitivity.COLUMNS
     assert list(table["layer"]) == KERNELS
     assert list(table["weights"]) == [model.get_layer(name).kernel.numpy().size for name in KERNELS]
-    assert set(table["baseline_accuracy"]) == {1.0}
+    assert set(table["baseline_score"]) == {1.0}
     assert set(table["examples"]) == {len(split)}
-    assert (table[["pruned_drop_points", "clustered_drop_points"]] > 0).any(axis=1).all()
+    assert (table[["pruned_drop", "clustered_drop"]] > 0).any(axis=1).all()
 
 
 def test_the_model_stays_bit_identical(network):
@@ -70,30 +72,30 @@ def test_a_row_agrees_with_a_model_pruned_by_hand(table, network):
     kernel = model.get_layer("pw").kernel
     original = kernel.numpy()
     kernel.assign(np.where(np.abs(original) < np.quantile(np.abs(original), 0.9), 0, original))
-    is_correct = evaluate.predict_correct(model, split)
+    is_correct = scoring.score_model(model, split, TASKS["classification"])
     kernel.assign(original)
     row = table.set_index("layer").loc["pw"]
-    assert row["pruned_accuracy"] == pytest.approx(is_correct.mean())
-    assert row["pruned_drop_points"] == pytest.approx(100 * (1 - is_correct.mean()))
+    assert row["pruned_score"] == pytest.approx(is_correct.mean())
+    assert row["pruned_drop"] == pytest.approx(100 * (1 - is_correct.mean()))
     # All predictions are correct before, so the error is the binomial one.
     share = 1 - is_correct.mean()
-    assert row["pruned_error_points"] == pytest.approx(100 * np.sqrt(share * (1 - share) / (len(split) - 1)))
+    assert row["pruned_error"] == pytest.approx(100 * np.sqrt(share * (1 - share) / (len(split) - 1)))
 
 
 def test_zero_sparsity_and_one_centroid_per_value_cost_nothing(network):
     model, split = network
     table = sensitivity.measure_layers(model, split, make_experiment(sparsity=0.0, number_of_clusters=1024))
     for technique in sensitivity.TECHNIQUES:
-        assert list(table[f"{technique}_drop_points"]) == [0, 0, 0]
-        assert list(table[f"{technique}_error_points"]) == [0, 0, 0]
+        assert list(table[f"{technique}_drop"]) == [0, 0, 0]
+        assert list(table[f"{technique}_error"]) == [0, 0, 0]
 
 
 def test_excluded_layers_are_missing(network):
     exclude = Exclude(pruning=("conv", "fc"), clustering=("conv",))
     found = sensitivity.measure_layers(*network, make_experiment(exclude=exclude)).set_index("layer")
     assert list(found.index) == ["pw", "fc"]
-    assert np.isnan(found.loc["fc", "pruned_drop_points"])
-    assert np.isfinite(found.loc["fc", "clustered_drop_points"])
+    assert np.isnan(found.loc["fc", "pruned_drop"])
+    assert np.isfinite(found.loc["fc", "clustered_drop"])
     everything = Exclude(pruning=("conv", "pw", "fc"), clustering=("conv", "pw", "fc"))
     assert sensitivity.measure_layers(*network, make_experiment(exclude=everything)).empty
 
@@ -108,7 +110,7 @@ def test_a_layer_of_zeros_costs_nothing(small_cnn, tiny_data):
     model = small_cnn()
     model.get_layer("pw").kernel.assign(tf.zeros_like(model.get_layer("pw").kernel))
     row = sensitivity.measure_layers(model, tiny_data.validation, make_experiment()).set_index("layer").loc["pw"]
-    assert row["pruned_drop_points"] == row["clustered_drop_points"] == 0
+    assert row["pruned_drop"] == row["clustered_drop"] == 0
 
 
 def test_layers_are_clustered_per_tensor_or_per_channel(network):
@@ -117,7 +119,7 @@ def test_layers_are_clustered_per_tensor_or_per_channel(network):
     per_channel = sensitivity.measure_layers(
         model, split, make_experiment(number_of_clusters=9, cluster_per_channel=True)
     )
-    assert per_channel.set_index("layer").loc["conv", "clustered_drop_points"] == 0
+    assert per_channel.set_index("layer").loc["conv", "clustered_drop"] == 0
 
 
 @settings(deadline=None)
@@ -142,7 +144,7 @@ def test_measure_uses_the_stored_baseline_and_trains_nothing(tiny, tmp_path):
     stored = sorted(path.name for path in (tmp_path / "stages").iterdir())
     table = sensitivity.measure(run)
     assert sorted(path.name for path in (tmp_path / "stages").iterdir()) == stored
-    assert set(table["baseline_accuracy"]) == {baseline.result["validation_accuracy"]}
+    assert set(table["baseline_score"]) == {baseline.result["validation_accuracy"]}
     assert list(table["layer"]) == baseline.eligible_layers()
     with np.load(baseline.trained / "weights.npz") as stored_arrays:
         arrays = dict(stored_arrays)
@@ -153,16 +155,16 @@ def test_measure_uses_the_stored_baseline_and_trains_nothing(tiny, tmp_path):
 def make_table(**drops: tuple[int, float, float]) -> pd.DataFrame:
     """A table of layers by name: weights, drop by pruning and its error. Clustering costs nothing."""
     rows = [
-        {"layer": name, "weights": weights, "examples": 400, "pruned_drop_points": drop, "pruned_error_points": error}
+        {"layer": name, "weights": weights, "examples": 400, "pruned_drop": drop, "pruned_error": error}
         for name, (weights, drop, error) in drops.items()
     ]
-    nothing = {"clustered_drop_points": 0.0, "clustered_error_points": 0.0}
-    return pd.DataFrame(rows).assign(**nothing).reindex(columns=sensitivity.COLUMNS)
+    nothing = {"clustered_drop": 0.0, "clustered_error": 0.0}
+    return pd.DataFrame(rows).assign(score="accuracy", **nothing).reindex(columns=sensitivity.COLUMNS)
 
 
 def test_a_small_layer_that_certainly_costs_too_much_is_recommended():
     table = make_table(first=(10, 5.0, 1.0), noisy=(10, 5.0, 2.5), cheap=(10, 0.4, 0.0), large=(970, 5.0, 1.0))
-    advice = sensitivity.recommend(table, Exclude(), tolerance_points=0.5, most_weights=0.1)
+    advice = sensitivity.recommend(table, Exclude(), tolerance=0.5, most_weights=0.1)
     found = advice.rows.set_index("layer")
     assert dict(found["leave_out"]) == {"first": True, "large": False}
     assert set(found["technique"]) == {"pruning"}
@@ -175,17 +177,17 @@ def test_a_small_layer_that_certainly_costs_too_much_is_recommended():
 
 def test_layers_with_the_highest_drop_per_weight_come_first():
     table = make_table(a=(6, 3.0, 0.1), b=(5, 9.0, 0.1), c=(4, 8.0, 0.1), rest=(85, 0.0, 0.0))
-    advice = sensitivity.recommend(table, Exclude(), most_weights=0.09)
+    advice = sensitivity.recommend(table, Exclude(), 0.5, most_weights=0.09)
     assert advice.exclude.pruning == ("b", "c")
     assert list(advice.rows["layer"]) == ["a", "b", "c"]
-    assert sensitivity.recommend(table, Exclude(), most_weights=1.0).exclude.pruning == ("a", "b", "c")
-    assert sensitivity.recommend(table, Exclude(), most_weights=0.0).exclude == Exclude()
+    assert sensitivity.recommend(table, Exclude(), 0.5, most_weights=1.0).exclude.pruning == ("a", "b", "c")
+    assert sensitivity.recommend(table, Exclude(), 0.5, most_weights=0.0).exclude == Exclude()
 
 
 def test_the_yaml_keeps_earlier_exclusions(tiny, tmp_path):
     earlier = Exclude(pruning=("conv_1",), clustering=("fc",))
     table = make_table(pw_1=(10, 5.0, 1.0), rest=(990, 0.0, 0.0))
-    advice = sensitivity.recommend(table, earlier)
+    advice = sensitivity.recommend(table, earlier, 0.5)
     assert yaml.safe_load(advice.yaml) == {"exclude": {"pruning": ["conv_1", "pw_1"], "clustering": ["fc"]}}
     mine = tmp_path / "mine.yaml"
     mine.write_text(f"{tiny.read_text()}\n{advice.yaml}\n")
@@ -193,15 +195,15 @@ def test_the_yaml_keeps_earlier_exclusions(tiny, tmp_path):
 
 
 def test_nothing_to_exclude_is_said_in_the_note():
-    advice = sensitivity.recommend(make_table(a=(1, 0.0, 0.0)), Exclude())
+    advice = sensitivity.recommend(make_table(a=(1, 0.0, 0.0)), Exclude(), 0.5)
     assert advice.rows.empty
     assert advice.note.startswith("No layer alone costs surely more than 0.5 points.")
     assert yaml.safe_load(advice.yaml) == {"exclude": {}}
-    assert "nothing to leave out" in sensitivity.recommend(make_table(a=(1, 0.0, 0.0)).head(0), Exclude()).note
+    assert "nothing to leave out" in sensitivity.recommend(make_table(a=(1, 0.0, 0.0)).head(0), Exclude(), 0.5).note
 
 
 def test_a_recommendation_is_displayed_as_a_table_with_reasons():
-    advice = sensitivity.recommend(make_table(**{"<first>": (10, 5.0, 1.0), "rest": (990, 0.0, 0.0)}), Exclude())
+    advice = sensitivity.recommend(make_table(**{"<first>": (10, 5.0, 1.0), "rest": (990, 0.0, 0.0)}), Exclude(), 0.5)
     for shown in (repr(advice), advice._repr_html_()):
         assert "leave out" in shown
         assert "5.00 ± 2.00 points alone" in shown
@@ -211,27 +213,25 @@ def test_a_recommendation_is_displayed_as_a_table_with_reasons():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"tolerance_points": -1}, "tolerance_points=-1: expected"),
-        ({"tolerance_points": float("nan")}, "tolerance_points=nan: expected"),
+        ({"tolerance": -1}, "tolerance=-1: expected"),
+        ({"tolerance": float("nan")}, "tolerance=nan: expected"),
         ({"most_weights": 10}, "most_weights=10: expected a fraction"),
     ],
 )
 def test_a_wrong_setting_is_named(wrong, message):
     with pytest.raises(ValueError, match=message):
-        sensitivity.recommend(make_table(a=(1, 0.0, 0.0)), Exclude(), **wrong)
+        sensitivity.recommend(make_table(a=(1, 0.0, 0.0)), Exclude(), **{"tolerance": 0.5} | wrong)
 
 
 def test_the_error_is_paired_by_example():
     """Two models with the same wrong predictions do not differ, however many these are."""
     before = np.arange(100) % 2 == 0
-    assert sensitivity.compute_drop("pruned", before, before)["pruned_error_points"] == 0
+    assert sensitivity.compute_drop("pruned", before, before, ACCURACY)["pruned_error"] == 0
     after = before ^ (np.arange(100) < 10)
-    found = sensitivity.compute_drop("pruned", before, after)
-    assert found["pruned_drop_points"] == pytest.approx(0)
-    assert found["pruned_error_points"] == pytest.approx(
-        100 * comparison.compute_standard_error((before * 1 - after)[None])
-    )
-    assert found["pruned_error_points"] > 0
+    found = sensitivity.compute_drop("pruned", before, after, ACCURACY)
+    assert found["pruned_drop"] == pytest.approx(0)
+    assert found["pruned_error"] == pytest.approx(100 * comparison.compute_standard_error((before * 1 - after)[None]))
+    assert found["pruned_error"] > 0
 
 
 def test_the_figure_draws_the_table(table, tmp_path):

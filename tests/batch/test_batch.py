@@ -22,7 +22,7 @@ from collabopt.batch import plan
 from collabopt.config import loading
 
 # The fixtures run for minutes on a busy machine.
-pytestmark = [pytest.mark.timeout(1500), pytest.mark.xdist_group("batch")]
+pytestmark = pytest.mark.timeout(1500)
 
 NOTEBOOKS = [
     "baseline",

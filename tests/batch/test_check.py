@@ -8,6 +8,7 @@ from example_batch import Place
 
 from collabopt.batch import check
 from collabopt.config import loading
+from collabopt.runtime.tensorflow import keras
 
 pytestmark = pytest.mark.xdist_group("batch")
 
@@ -57,6 +58,16 @@ def test_all_mistakes_in_data_and_model_are_found_at_once(experiment: Path) -> N
     ] * 3
     assert mistakes[-1].startswith("model: function=") and "input shape=(None, 4, 4, 3)" in mistakes[-1]
     assert len(mistakes) == 4
+
+
+def test_the_input_of_a_saved_model_is_checked_even_with_wrong_labels(experiment: Path) -> None:
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)])
+    model.save(experiment.with_name("mine.keras"))
+    text = experiment.read_text()
+    experiment.write_text(text.replace(text.splitlines()[2], "model: {path: mine.keras}"))
+    change(experiment.with_name("mine.npz"), y_train=np.arange(60) % 3 - 1)
+    mistakes = find_mistakes(experiment)
+    assert len(mistakes) == 2 and "y_train has the label -1" in mistakes[0] and "input shape=(None, 5)" in mistakes[1]
 
 
 def test_a_model_that_cannot_be_trained_is_found(experiment: Path) -> None:

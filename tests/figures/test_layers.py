@@ -17,7 +17,7 @@ def test_training_curves_name_stages_without_training(tmp_path):
     histories = {"pruned": epochs.assign(val_accuracy=[0.4, 0.7]), "pqat": epochs.head(1), "qat": epochs.head(0)}
     figure = figures.draw_training(histories, tmp_path / "curves.csv")
     assert "0 epochs" in get_texts(figure)
-    told = "pruned after 2 epochs validation accuracy 70.0 %; PQAT after 1 epoch; QAT not trained"
+    told = "pruned after 2 epochs validation accuracy 70.00%; PQAT after 1 epoch; QAT not trained"
     assert figure.alt == f"Training curves: {told}."
     assert pd.read_csv(tmp_path / "curves.csv")["stage"].tolist() == ["pruned", "pruned", "pqat"]
     assert draw_png(figure).startswith(PNG)
@@ -41,11 +41,11 @@ def test_layer_drops_name_every_layer_and_no_name_covers_another(count):
         {
             "layer": [f"block_{number}_project_conv" for number in range(count)],
             "weights": draw.integers(1, 1000, count),
-            **{f"{one}_drop_points": draw.gamma(0.5, 9, count) for one in ("pruned", "clustered")},
-            **{f"{one}_error_points": draw.uniform(0, 1, count) for one in ("pruned", "clustered")},
+            **{f"{one}_drop": draw.gamma(0.5, 9, count) for one in ("pruned", "clustered")},
+            **{f"{one}_error": draw.uniform(0, 1, count) for one in ("pruned", "clustered")},
         }
     )
-    figure = figures.draw_layer_drops(table, tolerance_points=0.5)
+    figure = figures.draw_layer_drops(table, tolerance=0.5)
     figure.draw_without_rendering()
     names = figure.axes[0].get_yticklabels()
     assert [name.get_text() for name in names] == list(table["layer"])
@@ -62,7 +62,7 @@ def test_layer_drops_of_no_layer_is_an_error():
 def test_layer_drops_of_a_stage_that_was_registered_later(monkeypatch):
     thinned = dataclasses.replace(STAGES["pruned"], name="thinned", label="thinned", colour="#aa0055")
     monkeypatch.setitem(STAGES, "thinned", thinned)
-    values = {f"{name}_{kind}_points": [0.1, 0.4] for name in ("pruned", "thinned") for kind in ("drop", "error")}
+    values = {f"{name}_{kind}": [0.1, 0.4] for name in ("pruned", "thinned") for kind in ("drop", "error")}
     figure = figures.draw_layer_drops(pd.DataFrame({"layer": ["a", "b"], "weights": [10, 20]} | values))
     assert {"pruned alone", "thinned alone"} <= set(get_texts(figure).splitlines())
     assert figure.alt.endswith("thinned alone, b costs most, 0.4 points.")

@@ -73,7 +73,7 @@ def test_tree_marks_a_chosen_file_of_another_format_and_counts_names_without_roo
     figure = figures.draw_tree(variants.head(0), verdicts=targets.judge(variants, everything))
     figure.draw_without_rendering()
     (verdict, *_) = (text for text in figure.axes[0].texts if text.get_text().startswith("✗"))
-    assert verdict.get_text() == "✗ accuracy, file + 4"
+    assert verdict.get_text() == "✗ accuracy, drop + 5"
     cards = [patch.get_window_extent() for patch in figure.axes[0].patches]
     assert any(card.x0 < verdict.get_window_extent().x0 < verdict.get_window_extent().x1 < card.x1 for card in cards)
     chosen = targets.judge(variants, Targets(max_gzip_bytes=1100, max_accuracy_drop=0.006))

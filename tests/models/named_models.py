@@ -21,7 +21,7 @@ SIZES = {
 def build_named(name: str, seed: int = 0) -> keras.Model:
     """Build a model with weights drawn from `seed`."""
     seed_everything(seed)
-    return models.build(experiment.Model(name=name), *SIZES[name][:2])
+    return models.build(experiment.Model(name=name), SIZES[name][0], (SIZES[name][1],))
 
 
 @functools.cache

@@ -48,7 +48,7 @@ return keras.Model(inputs, x)
 )
 def test_a_function_of_the_current_directory(function, body):
     section = function(body)
-    model = models.build(section, (8, 8, 1), 10)
+    model = models.build(section, (8, 8, 1), (10,))
     assert (model.input_shape, model.output_shape) == ((None, 8, 8, 1), (None, 10))
     assert len(models.compute_code_digest(section)) == 16
 
@@ -124,7 +124,7 @@ def test_models_that_cannot_be_used_are_named(function, case):
     body, message = BAD_MODELS[case]
     section = function(body)
     with pytest.raises(models.ModelError, match=f"^function={section.function}: .*{message}"):
-        models.build(section, (8, 8, 1), 10)
+        models.build(section, (8, 8, 1), (10,))
 
 
 def test_a_layer_also_called_in_another_model_is_not_shared(function):
@@ -132,7 +132,7 @@ def test_a_layer_also_called_in_another_model_is_not_shared(function):
         "inputs = keras.Input(input_shape)\ndense = layers.Dense(classes)\nx = layers.Flatten()(inputs)\n"
         "keras.Model(inputs, dense(x))\nreturn keras.Model(inputs, dense(x))"
     )
-    assert models.build(section, (8, 8, 1), 10).count_params() == 650
+    assert models.build(section, (8, 8, 1), (10,)).count_params() == 650
 
 
 def test_missing_functions_are_named(function, monkeypatch):
@@ -145,20 +145,20 @@ def test_missing_functions_are_named(function, monkeypatch):
         ("__main__:net", "no module __main__"),
     ):
         with pytest.raises(models.ModelError, match=f"^function={given}: .*{message}"):
-            models.build(experiment.Model(function=given), (8, 8, 1), 10)
+            models.build(experiment.Model(function=given), (8, 8, 1), (10,))
 
 
 def test_errors_of_the_function_are_passed_on(function):
     with pytest.raises(ZeroDivisionError):
-        models.build(function("1 / 0"), (8, 8, 1), 10)
+        models.build(function("1 / 0"), (8, 8, 1), (10,))
 
 
 def test_a_function_that_changed_after_its_import_is_rejected(function):
     section = function(GRAPH.format("x = layers.Dense(classes)(x)"))
-    models.build(section, (8, 8, 1), 10)
+    models.build(section, (8, 8, 1), (10,))
     function(GRAPH.format("x = layers.Dense(classes, use_bias=False)(x)"))
     with pytest.raises(models.ModelError, match="changed after it was imported; restart the kernel"):
-        models.build(section, (8, 8, 1), 10)
+        models.build(section, (8, 8, 1), (10,))
 
 
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
@@ -167,11 +167,11 @@ def test_a_saved_model_keeps_its_weights(tmp_path, ending):
     saved, path = build_named("digits_cnn", 3), tmp_path / f"model.{ending}"
     saved.save(path)
     section = experiment.Model(path=str(path))
-    loaded = weights.get_arrays(models.build(section, (8, 8, 1), 10))
+    loaded = weights.get_arrays(models.build(section, (8, 8, 1), (10,)))
     assert all(np.array_equal(array, loaded[key]) for key, array in weights.get_arrays(saved).items())
     assert models.compute_code_digest(section).startswith(hashlib.sha256(path.read_bytes()).hexdigest())
     with pytest.raises(models.ModelError, match=r"^path=.*input shape=\(None, 8, 8, 1\): expected \(None, 9, 9, 1\)"):
-        models.build(section, (9, 9, 1), 10)
+        models.build(section, (9, 9, 1), (10,))
 
 
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
@@ -179,12 +179,12 @@ def test_a_saved_model_keeps_its_weights(tmp_path, ending):
 def test_files_that_cannot_be_loaded_are_named(tmp_path, ending):
     path = tmp_path / f"model.{ending}"
     section = experiment.Model(path=str(path))
-    for use in (models.compute_code_digest, lambda section: models.build(section, (8, 8, 1), 10)):
+    for use in (models.compute_code_digest, lambda section: models.build(section, (8, 8, 1), (10,))):
         with pytest.raises(models.ModelError, match=f"^path=.*{ending}: no such file"):
             use(section)
     path.write_bytes(b"not a model")
     with pytest.raises(models.ModelError, match=f"^path=.*{ending}: .*; .*"):
-        models.build(section, (8, 8, 1), 10)
+        models.build(section, (8, 8, 1), (10,))
 
 
 @pytest.mark.parametrize("ending", ["keras", "h5"])
@@ -193,7 +193,7 @@ def test_a_softmax_model_of_keras_3_is_imported_with_its_softmax_taken_off(tmp_p
     layers = [keras_3.layers.Flatten(), keras_3.layers.Dense(10, activation="softmax")]
     original = keras_3.Sequential([keras_3.Input((8, 8, 1)), *layers])
     original.save(path)
-    model = models.build(experiment.Model(path=str(path)), (8, 8, 1), 10)
+    model = models.build(experiment.Model(path=str(path)), (8, 8, 1), (10,))
     inputs = np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype("float32")
     logits = model.predict(inputs, verbose=0)
     expected = original.predict(inputs, verbose=0)

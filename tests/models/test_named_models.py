@@ -124,7 +124,7 @@ def test_inputs_that_do_not_fit_a_named_model():
         ("mobilenet_v1", (8, 8, 3), "expected sides of at least 16 pixels"),
     ):
         with pytest.raises(models.ModelError, match=rf"^name={name}, input_shape=\({shape[0]}, .*: .*{message}"):
-            models.build(experiment.Model(name=name), shape, 10)
+            models.build(experiment.Model(name=name), shape, (10,))
 
 
 def test_the_code_digest_tells_models_apart():

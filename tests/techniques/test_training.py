@@ -14,9 +14,11 @@ import pytest
 from collabopt import datasets, models
 from collabopt.config import experiment
 from collabopt.config.experiment import Training
+from collabopt.config.metrics import ACCURACY
+from collabopt.config.tasks import TASKS
 from collabopt.runtime import progress
 from collabopt.runtime.tensorflow import keras, seed_everything, tf
-from collabopt.techniques import training
+from collabopt.techniques import objectives, training
 
 STEPS = 10
 
@@ -81,7 +83,7 @@ def test_without_label_smoothing_the_loss_is_sparse_cross_entropy():
     generator = np.random.default_rng(0)
     logits, labels = generator.normal(size=(20, 5)).astype(np.float32), generator.integers(5, size=20)
     expected = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
-    np.testing.assert_allclose(training.make_loss(5)(labels, logits), expected, rtol=1e-5)
+    np.testing.assert_allclose(objectives.make_loss(TASKS["classification"])(labels, logits), expected, rtol=1e-5)
 
 
 def test_label_smoothing_spreads_its_share_evenly_over_all_classes():
@@ -89,13 +91,13 @@ def test_label_smoothing_spreads_its_share_evenly_over_all_classes():
     logits, labels = generator.normal(size=(20, 5)).astype(np.float32), generator.integers(5, size=20)
     log_likelihood = tf.nn.log_softmax(logits).numpy()
     expected = -0.9 * log_likelihood[np.arange(20), labels] - 0.1 * log_likelihood.mean(axis=1)
-    np.testing.assert_allclose(training.make_loss(5, 0.1)(labels, logits), expected, rtol=1e-5)
+    np.testing.assert_allclose(objectives.make_loss(TASKS["classification"], 0.1)(labels, logits), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_weight_decay_shrinks_only_kernels(optimizer):
     seed_everything(0)
-    model = models.build(experiment.Model(name="digits_cnn"), (8, 8, 1), 10)
+    model = models.build(experiment.Model(name="digits_cnn"), (8, 8, 1), (10,))
     for variable in model.trainable_variables:  # biases and betas start at zero, which would hide a decay
         variable.assign(variable + 0.5)
     before = [variable.numpy() for variable in model.trainable_variables]
@@ -127,13 +129,13 @@ def test_zero_epochs_change_no_weight(tiny_data, small_cnn):
     before = model.get_weights()
     fit = training.fit(model, tiny_data, make_section(epochs=0), 0, "baseline", progress.Clock())
     assert compute_digest(model.get_weights()) == compute_digest(before)
-    assert list(fit.history) == training.HISTORY_COLUMNS
+    assert list(fit.history) == training.list_history_columns(ACCURACY)
     assert len(fit.history) == 0
 
 
 def test_the_history_has_one_row_per_epoch(tiny_data, small_cnn):
     fit = training.fit(small_cnn(), tiny_data, make_section(epochs=2), 0, "baseline", progress.Clock())
-    assert list(fit.history) == training.HISTORY_COLUMNS
+    assert list(fit.history) == training.list_history_columns(ACCURACY)
     assert list(fit.history["epoch"]) == [1, 2]
     assert fit.history[["accuracy", "val_accuracy"]].stack().between(0, 1).all()
 

@@ -7,7 +7,12 @@ from example_files import make_file, make_inputs, make_network, run_each
 from collabopt.datasets import Split
 from collabopt.runtime.tensorflow import keras, tf
 from collabopt.tflite import convert
-from collabopt.tflite.interpreter import predict_classes
+from collabopt.tflite.interpreter import score_examples
+
+
+def predict_classes(tflite: bytes, split: Split, *settings: int) -> np.ndarray:
+    """The class of each example (n,)."""
+    return score_examples(tflite, split, lambda _, outputs: outputs.argmax(axis=-1), *settings)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +50,7 @@ def test_predictions_do_not_depend_on_the_batch_size(batch_size):
 def test_stored_examples_are_prepared(perfect):
     """Stored as one value per example, as paths of images are."""
     split = Split(np.arange(10), np.arange(10), prepare=lambda stored: tf.one_hot(stored, 10))
-    np.testing.assert_array_equal(predict_classes(perfect, split, threads=2, batch_size=3), np.arange(10))
+    np.testing.assert_array_equal(predict_classes(perfect, split, 2, 3), np.arange(10))
 
 
 def test_an_error_in_a_thread_is_raised(perfect):
@@ -53,7 +58,7 @@ def test_an_error_in_a_thread_is_raised(perfect):
         np.array([b"nowhere.jpeg"] * 9), np.arange(9), prepare=lambda paths: tf.map_fn(tf.io.read_file, paths)
     )
     with pytest.raises(tf.errors.NotFoundError, match=r"nowhere\.jpeg"):
-        predict_classes(perfect, split, threads=2)
+        predict_classes(perfect, split, 2)
 
 
 def test_inputs_beyond_the_calibrated_range_are_clipped(perfect):

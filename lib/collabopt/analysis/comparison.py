@@ -113,7 +113,7 @@ def _measure_figures(runs: Sequence, stage: str) -> dict[str, dict[str, float | 
     }
     for drop, split in (("drop", "test"), ("drop_int8", "test_int8")):
         # (seeds, examples): 1 where the baseline is correct and the stage is not, -1 where only the stage is.
-        lost = np.array([base.is_correct()["test"].astype(float) - one.is_correct()[split] for base, one in finished])
+        lost = np.array([base.scores()["test"] - one.scores()[split] for base, one in finished])
         deviation = pd.Series(lost.mean(axis=1)).std()
         figures[drop] = {"ours": lost.mean(), "deviation": deviation, "error": compute_standard_error(lost)}
     return figures

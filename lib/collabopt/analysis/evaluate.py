@@ -1,6 +1,6 @@
-"""What a finished stage achieves: accuracy in float32 and int8, file sizes, and what its kernels hold.
+"""What a finished stage achieves: its score in float32 and int8, file sizes, and what its kernels hold.
 
-The int8 file is written here, too. Accuracy on the test split is computed here and for the deployed variant only, so
+The int8 file is written here, too. The score on the test split is computed here and for the deployed variant only, so
 that no choice depends on it.
 """
 
@@ -11,29 +11,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from collabopt.analysis import audit
+from collabopt.analysis import audit, scoring
 from collabopt.config.experiment import Experiment
 from collabopt.config.stages import Stage, get_lineage
 from collabopt.datasets import Data, Split
-from collabopt.runtime.tensorflow import drop_log_records, drop_native_notices, keras
+from collabopt.runtime.tensorflow import keras
 from collabopt.techniques import layers, quantization
 from collabopt.tflite import convert, flatbuffer, sizes
-from collabopt.tflite.interpreter import predict_classes
-
-
-def predict_correct(model: keras.Model, split: Split) -> np.ndarray:
-    """Predict the class of each example, and compare it with the label.
-
-    Args:
-        model: Plain or fake-quantized.
-        split: Examples with labels.
-
-    Returns:
-        Whether each prediction is correct (n,) bool.
-    """
-    # Each stage is another model, traced once. TensorFlow mistakes this for one model traced again and again.
-    with drop_log_records("triggered tf.function retracing"), drop_native_notices():
-        return model.predict(split.batches(256), verbose=0).argmax(axis=-1) == split.labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +45,8 @@ def write_measurements(
     - result.json: columns of results.csv;
     - layers.csv: one row per kernel (`audit.audit_layers`) with its `defect`;
     - kernels.npz: float32 kernels by layer;
-    - correct.npz: whether each prediction is correct (n,) bool, as `validation` and `test` for the model,
-      `validation_int8`, `test_int8` and `test_int8_channel_ranges` for the files.
+    - scores.npz: the score of each example (n,), as `validation` and `test` for the model, `validation_int8`,
+      `test_int8` and `test_int8_channel_ranges` for the files.
 
     Args:
         directory: An existing directory.
@@ -78,10 +62,12 @@ def write_measurements(
     shared = _find_shared_ranges(stage, experiment, kernels.kinds)
     content, channel_ranges = _convert(model, data, experiment, {name: kernels.weights[name] for name in shared})
     (directory / "int8.tflite").write_bytes(content)
+    channel_file = directory / "int8-channel_ranges.tflite"
     if channel_ranges:
-        (directory / "int8-channel_ranges.tflite").write_bytes(channel_ranges)
-    is_correct = _predict_correct_everywhere(model, content, channel_ranges, data, experiment, reads_test)
-    np.savez_compressed(directory / "correct.npz", **is_correct)
+        channel_file.write_bytes(channel_ranges)
+    files = {"_int8": content} | ({"_int8_channel_ranges": channel_ranges} if channel_ranges else {})
+    scores = scoring.score_splits(model, files, data, experiment.threads, reads_test)
+    np.savez_compressed(directory / "scores.npz", **scores)
     int8_values = flatbuffer.read_layer_kernels(
         content, {name: kernel.shape for name, kernel in kernels.weights.items()}
     )
@@ -95,13 +81,12 @@ def write_measurements(
     table["defect"] = _describe_defects(table, kernels.weights, int8_values, parent, experiment, stage.clusters)
     np.savez_compressed(directory / "kernels.npz", **kernels.weights)
     table.to_csv(directory / "layers.csv", index=False)
-    accuracies = {name: float(correct.mean()) for name, correct in is_correct.items()}
     result = (
-        _name_accuracies(accuracies)
+        scoring.describe_scores(scores, data)
         | _measure_sizes(directory / "int8.tflite")
         | _summarize_kernels(table, kernels.weights, int8_values, experiment)
         | {"preserved": None if parent is None else bool((table["defect"] == "").all())}
-        | _describe_channel_ranges(accuracies, directory / "int8-channel_ranges.tflite")
+        | {"gzip_bytes_channel_ranges": sizes.gzipped(channel_file) if channel_ranges else None}
     )
     (directory / "result.json").write_text(json.dumps(result))
 
@@ -112,34 +97,6 @@ def _read_kernels(model: keras.Model) -> _Kernels:
             quantization.read_kernels(model), quantization.read_kinds(model), quantization.read_quantizers(model)
         )
     return _Kernels(layers.read_kernels(model), layers.read_kinds(model), None)
-
-
-def _predict_correct_everywhere(
-    model: keras.Model,
-    content: bytes,
-    channel_ranges: bytes | None,
-    data: Data,
-    experiment: Experiment,
-    reads_test: bool,
-) -> dict[str, np.ndarray]:
-    """Whether each prediction is correct (n,), by split and file: the arrays of correct.npz."""
-    is_correct = {}
-    for name, split in {"validation": data.validation, **({"test": data.test} if reads_test else {})}.items():
-        is_correct[name] = predict_correct(model, split)
-        is_correct[f"{name}_int8"] = predict_classes(content, split, experiment.threads) == split.labels
-    if channel_ranges and reads_test:
-        predicted = predict_classes(channel_ranges, data.test, experiment.threads)
-        is_correct["test_int8_channel_ranges"] = predicted == data.test.labels
-    return is_correct
-
-
-def _name_accuracies(accuracies: dict[str, float]) -> dict[str, float | None]:
-    return {
-        "validation_accuracy": accuracies["validation"],
-        "validation_accuracy_int8": accuracies["validation_int8"],
-        "accuracy": accuracies.get("test"),
-        "accuracy_int8": accuracies.get("test_int8"),
-    }
 
 
 def _measure_sizes(file: Path) -> dict[str, int]:
@@ -161,13 +118,6 @@ def _summarize_kernels(
         "rounded_to_zero": audit.compute_rounded_to_zero(
             [kernels[name] for name in prunable], [int8_values[name] for name in prunable]
         ),
-    }
-
-
-def _describe_channel_ranges(accuracies: dict[str, float], file: Path) -> dict[str, float | int | None]:
-    return {
-        "accuracy_int8_channel_ranges": accuracies.get("test_int8_channel_ranges"),
-        "gzip_bytes_channel_ranges": sizes.gzipped(file) if file.is_file() else None,
     }
 
 

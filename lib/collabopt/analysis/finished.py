@@ -61,9 +61,9 @@ class Finished:
         """Return the layers whose kernels can be pruned and clustered."""
         return list(self.layers.loc[self.layers["kind"] != "depthwise", "layer"])
 
-    def is_correct(self) -> dict[str, np.ndarray]:
-        """Return whether each prediction is correct (n,) bool, by split and file (`evaluate.write_measurements`)."""
-        with np.load(self.measured / "correct.npz") as arrays:
+    def scores(self) -> dict[str, np.ndarray]:
+        """Return the score of each example (n,), by split and file (`evaluate.write_measurements`)."""
+        with np.load(self.measured / "scores.npz") as arrays:
             return dict(arrays)
 
     def _read_int8_values(self, tflite: Path) -> dict[str, np.ndarray]:
@@ -107,5 +107,6 @@ def describe_measurement(
         "scheme": experiment.scheme if stage.has_schemes else None,
         "exclude": experiment.exclude.model_dump(mode="json"),
         "test": data.test.fingerprint() if reads_test else None,
+        "task": registry.describe_task(data.task),
         "code": registry.compute_code_digests(experiment, data, evaluate.write_measurements),
     }

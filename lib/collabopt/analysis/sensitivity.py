@@ -5,7 +5,7 @@ evaluated (Han et al. 2015, arXiv:1506.02626, figure 6). The drops rank the laye
 recovers most of them, so they do not predict what a stage costs.
 
     table = sensitivity.measure(run)
-    sensitivity.recommend(table, run.experiment.exclude, tolerance_points=0.5)
+    sensitivity.recommend(table, run.experiment.exclude, sensitivity.get_tolerance(table))
 """
 
 import dataclasses
@@ -15,9 +15,11 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from collabopt.analysis import comparison, evaluate
+from collabopt.analysis import comparison, scoring
 from collabopt.config.experiment import Exclude, Experiment
+from collabopt.config.metrics import ACCURACY, SCORES, Score
 from collabopt.config.stages import BASELINE
+from collabopt.config.tasks import TASKS, Task
 from collabopt.datasets import Split
 from collabopt.runtime import progress, tensorflow
 from collabopt.runtime.tensorflow import keras
@@ -27,11 +29,12 @@ TECHNIQUES = {"pruned": "pruning", "clustered": "clustering"}
 """Prefix of the table's columns, and key of `exclude` in an experiment."""
 
 COLUMNS = [
-    *("layer", "kind", "weights", "examples", "baseline_accuracy"),
-    *(f"{prefix}_{figure}" for prefix in TECHNIQUES for figure in ("accuracy", "drop_points", "error_points")),
+    *("layer", "kind", "weights", "examples", "score", "baseline_score"),
+    *(f"{prefix}_{figure}" for prefix in TECHNIQUES for figure in ("score", "drop", "error")),
 ]
-"""The table: one row per layer. Accuracies are fractions. Drops against the baseline and their standard errors, paired
-by example, are points; they are empty where the layer is excluded from the technique."""
+"""The table: one row per layer. `score` names the task's score. Drops against the baseline and their standard errors,
+paired by example, are in the unit that readers see (points of accuracy); they are empty where the layer is excluded
+from the technique."""
 
 
 def measure(run) -> pd.DataFrame:
@@ -47,35 +50,38 @@ def measure(run) -> pd.DataFrame:
     tensorflow.seed_everything(experiment.seed)  # Keras numbers unnamed layers from one again
     with np.load(baseline.trained / "weights.npz") as arrays:
         model = registry.restore_model(baseline.stage, dict(arrays), None, experiment, run.data)
-    table = measure_layers(model, run.data.validation, experiment)
+    table = measure_layers(model, run.data.validation, experiment, run.data.task)
     took = progress.format_duration(clock.seconds())
     progress.log(f"sensitivity: {len(table)} layers took {took}", "sensitivity", last=True)
     return table
 
 
-def measure_layers(model: keras.Model, split: Split, experiment: Experiment) -> pd.DataFrame:
+def measure_layers(
+    model: keras.Model, split: Split, experiment: Experiment, task: Task = TASKS["classification"]
+) -> pd.DataFrame:
     """Measure what pruning and clustering each layer alone costs.
 
     Args:
         model: A plain model; it stays as it is.
         split: Examples to evaluate on.
         experiment: Gives sparsity, settings of clustering, excluded layers and seed.
+        task: Gives the score.
 
     Returns:
         One row per eligible layer (`COLUMNS`), in network order, without layers excluded from both techniques.
     """
     # Clustering starts from this copy, which computes the same. One model is traced once, whatever its kernels hold.
     scratch = layers.make_gammas_positive(model)
-    is_correct, rows = evaluate.predict_correct(scratch, split), []
+    scores, rows = scoring.score_model(scratch, split, task), []
     eligible = [layer for layer in scratch.layers if layers.is_eligible(layer)]
     for number, layer in enumerate(eligible, start=1):
         row = {"layer": layer.name, "kind": layers.get_kind(layer), "weights": layer.kernel.shape.num_elements()}
-        row |= {"examples": len(split), "baseline_accuracy": is_correct.mean()}
+        row |= {"examples": len(split), "score": task.score.name, "baseline_score": scores.mean(dtype=float)}
         compressed = dict(_compress_kernel(layer, experiment))
         if compressed:
             progress.log(f"sensitivity: layer {number} of {len(eligible)}, {layer.name}", "sensitivity")
             for prefix, kernel in compressed.items():
-                row |= compute_drop(prefix, is_correct, _predict_with(scratch, layer, kernel, split))
+                row |= compute_drop(prefix, scores, _score_with(scratch, layer, kernel, split, task), task.score)
             rows.append(row)
     return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -112,32 +118,35 @@ def _compress_kernel(layer: keras.layers.Layer, experiment: Experiment) -> Itera
         yield "clustered", kmeans.cluster_kernel(kernel, *options)
 
 
-def _predict_with(model: keras.Model, layer: keras.layers.Layer, kernel: np.ndarray, split: Split) -> np.ndarray:
-    """Whether each prediction is correct (n,) while the layer holds that kernel."""
+def _score_with(
+    model: keras.Model, layer: keras.layers.Layer, kernel: np.ndarray, split: Split, task: Task
+) -> np.ndarray:
+    """The score of each example (n,) while the layer holds that kernel."""
     original = layer.kernel.numpy()
     layer.kernel.assign(kernel)
     try:
-        return evaluate.predict_correct(model, split)
+        return scoring.score_model(model, split, task)
     finally:
         layer.kernel.assign(original)
 
 
-def compute_drop(prefix: str, before: np.ndarray, after: np.ndarray) -> dict[str, float]:
+def compute_drop(prefix: str, before: np.ndarray, after: np.ndarray, score: Score) -> dict[str, float]:
     """Compute the columns of one technique for one layer.
 
     Args:
         prefix: A key of `TECHNIQUES`.
-        before: Whether each prediction of the baseline is correct (n,).
-        after: Whether each prediction with the compressed layer is correct (n,).
+        before: Scores of the baseline (n,).
+        after: Scores with the compressed layer (n,).
+        score: The task's score.
 
     Returns:
-        Accuracy as a fraction; drop and its standard error, paired by example, in points.
+        Mean score; drop and its standard error, paired by example, in the unit that readers see.
     """
-    lost = before.astype(float) - after
+    lost = score.compute_drop(before.astype(float), after) / score.scale
     return {
-        f"{prefix}_accuracy": after.mean(),
-        f"{prefix}_drop_points": 100 * lost.mean(),
-        f"{prefix}_error_points": 100 * comparison.compute_standard_error(lost[None]),
+        f"{prefix}_score": after.mean(dtype=float),
+        f"{prefix}_drop": lost.mean(),
+        f"{prefix}_error": comparison.compute_standard_error(lost[None]),
     }
 
 
@@ -146,7 +155,7 @@ class Recommendation:
     """Layers to exclude, with reasons.
 
     Attributes:
-        rows: One row per layer and technique that costs too much: technique, layer, drop_points, error_points, share of
+        rows: One row per layer and technique that costs too much: technique, layer, drop, error, share of
             the weights, leave_out, reason.
         exclude: All layers to exclude, with those that the experiment already excludes.
         note: What the figures cannot tell.
@@ -176,9 +185,17 @@ class Recommendation:
         return pd.DataFrame(columns | {"Why": self.rows["reason"]})
 
 
-def recommend(
-    table: pd.DataFrame, exclude: Exclude, tolerance_points: float = 0.5, most_weights: float = 0.1
-) -> Recommendation:
+def get_tolerance(table: pd.DataFrame) -> float:
+    """Return an acceptable drop of one layer: half a point, or 2 % of a baseline's error.
+
+    Args:
+        table: The table of `measure_layers`.
+    """
+    score = _get_score(table)
+    return 0.5 if score.unit == "%" or table.empty else 0.02 * abs(table["baseline_score"].iloc[0]) / score.scale
+
+
+def recommend(table: pd.DataFrame, exclude: Exclude, tolerance: float, most_weights: float = 0.1) -> Recommendation:
     """Recommend to exclude layers whose drop exceeds a tolerance by more than two standard errors.
 
     Of many layers, some exceed the tolerance by chance: one in forty, if each costs exactly the tolerance.
@@ -186,7 +203,7 @@ def recommend(
     Args:
         table: The table of `measure_layers`.
         exclude: Layers that the experiment already excludes.
-        tolerance_points: Acceptable drop of one layer, in points of accuracy.
+        tolerance: Acceptable drop of one layer, in the unit of the table's drops.
         most_weights: Largest share of the table's weights, in [0, 1], that the layers excluded from one technique may
             hold together. Layers with the highest drop per weight come first.
 
@@ -196,32 +213,36 @@ def recommend(
     Raises:
         ValueError: The tolerance is negative, or the share is not in [0, 1].
     """
-    if not tolerance_points >= 0:
-        raise ValueError(f"tolerance_points={tolerance_points}: expected points of accuracy, 0 or more")
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance={tolerance}: expected an acceptable drop, 0 or more")
     if not 0 <= most_weights <= 1:
         raise ValueError(f"most_weights={most_weights}: expected a fraction in [0, 1]")
     costs = pd.concat([_list_costs(table, prefix) for prefix in TECHNIQUES], ignore_index=True)
-    above = costs[costs["drop_points"] > tolerance_points]
-    is_certain = above["drop_points"] - 2 * above["error_points"] > tolerance_points
+    above = costs[costs["drop"] > tolerance]
+    is_certain = above["drop"] - 2 * above["error"] > tolerance
     rows = above[is_certain].reset_index(drop=True)
     rows["leave_out"] = _choose(rows, most_weights)
-    rows["reason"] = [_explain(row, most_weights) for row in rows.itertuples()]
+    rows["reason"] = [_explain(row, most_weights, _get_score(table)) for row in rows.itertuples()]
     chosen = rows[rows["leave_out"]].groupby("technique")["layer"].agg(tuple)
     names = {technique: (*getattr(exclude, technique), *chosen.get(technique, ())) for technique in TECHNIQUES.values()}
-    return Recommendation(rows, Exclude(**names), _write_note(table, tolerance_points, len(rows), sum(~is_certain)))
+    return Recommendation(rows, Exclude(**names), _write_note(table, tolerance, len(rows), sum(~is_certain)))
+
+
+def _get_score(table: pd.DataFrame) -> Score:
+    return SCORES[table["score"].iloc[0]] if len(table) else ACCURACY
 
 
 def _list_costs(table: pd.DataFrame, prefix: str) -> pd.DataFrame:
     """One row per layer: what one technique costs in it, and its share of the weights."""
-    columns = {"technique": TECHNIQUES[prefix], "layer": table["layer"], "drop_points": table[f"{prefix}_drop_points"]}
-    columns |= {"error_points": table[f"{prefix}_error_points"], "share": table["weights"] / table["weights"].sum()}
+    columns = {"technique": TECHNIQUES[prefix], "layer": table["layer"], "drop": table[f"{prefix}_drop"]}
+    columns |= {"error": table[f"{prefix}_error"], "share": table["weights"] / table["weights"].sum()}
     return pd.DataFrame(columns)
 
 
 def _choose(rows: pd.DataFrame, most_weights: float) -> pd.Series:
     """Which layers to exclude: per technique, greedily by drop per weight, while together they hold few weights."""
     is_chosen, held = pd.Series(False, rows.index), dict.fromkeys(TECHNIQUES.values(), 0.0)
-    by_weight = (rows["drop_points"] / rows["share"]).sort_values(ascending=False, kind="stable")
+    by_weight = (rows["drop"] / rows["share"]).sort_values(ascending=False, kind="stable")
     for row in rows.loc[by_weight.index].itertuples():
         if held[row.technique] + row.share <= most_weights:
             is_chosen[row.Index] = True
@@ -229,14 +250,16 @@ def _choose(rows: pd.DataFrame, most_weights: float) -> pd.Series:
     return is_chosen
 
 
-def _explain(row: tuple, most_weights: float) -> str:
-    cost = f"{row.drop_points:.2f} ± {2 * row.error_points:.2f} points alone, and {row.share:.1%} of the weights"
+def _explain(row: tuple, most_weights: float, score: Score) -> str:
+    drop, error = (f"{value:.{score.digits}f}" for value in (row.drop, 2 * row.error))
+    cost = f"{drop} ± {error} {score.drop_unit or score.title} alone, and {row.share:.1%} of the weights"
     return cost if row.leave_out else f"{cost}; with it, more than {most_weights:.0%} of them would be left out"
 
 
 def _write_note(table: pd.DataFrame, tolerance: float, certain: int, uncertain: int) -> str:
     if table.empty:
         return "No layer is pruned or clustered: there is nothing to leave out."
-    note = "" if certain else f"No layer alone costs surely more than {tolerance:g} points. "
+    amount = f"{tolerance:.3g} {_get_score(table).drop_unit or _get_score(table).title}"
+    note = "" if certain else f"No layer alone costs surely more than {amount}. "
     note += f"± is two standard errors on {table['examples'].iloc[0]:,} validation examples."
-    return note + (f" {uncertain} more drops above {tolerance:g} points may be chance." if uncertain else "")
+    return note + (f" {uncertain} more drops above {amount} may be chance." if uncertain else "")

@@ -1,6 +1,5 @@
 """Checks of an experiment's data and model, the first job of a batch: all mistakes at once, before any training."""
 
-import os
 import traceback
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,11 @@ import collabopt
 from collabopt import datasets
 from collabopt.analysis import preflight
 from collabopt.batch.plan import CHECK_FAILURE
+from collabopt.config import loading
 from collabopt.config.experiment import Experiment
 from collabopt.datasets import DatasetError
 from collabopt.datasets.dataset import Shapes
-from collabopt.models import ModelError
-from collabopt.run import start
+from collabopt.models import ModelError, mobilenet
 from collabopt.runtime import progress, tensorflow
 from collabopt.runtime.tensorflow import tf
 from collabopt.techniques import registry
@@ -34,10 +33,11 @@ def run_check(name: str, overrides: dict[str, Any], done: Path) -> int:
     Returns:
         The exit status.
     """
-    os.environ["COLLABOPT_NOTEBOOK"] = "check"
-    clock = progress.Clock()
+    progress.attach("check")
+    clock, experiment = progress.Clock(), loading.load(name, **overrides)
+    tensorflow.configure(experiment.threads)
     done.with_name(CHECK_FAILURE).unlink(missing_ok=True)
-    mistakes = find_mistakes(start(name, **overrides).experiment)
+    mistakes = find_mistakes(experiment)
     if mistakes:
         done.with_name(CHECK_FAILURE).write_text("\n".join(mistakes), encoding="utf-8")
         return 1
@@ -69,11 +69,14 @@ def find_mistakes(experiment: Experiment) -> list[str]:
         shapes = shapes or error.shapes
     except Exception as error:  # a function of the user raises anything
         mistakes.append(f"dataset: {_describe(error)}")
-    is_known = shapes and (shapes.outputs is not None or not isinstance(experiment.task, str))
-    if not is_known:
+    # A function builds the model for a number of outputs.
+    is_buildable = experiment.model.path or not isinstance(experiment.task, str)
+    if not shapes or not (shapes.outputs or is_buildable):
         return [*mistakes, "model: not checked, because the data does not tell the shapes of its input and output"]
     try:
         tensorflow.seed_everything(experiment.seed)
+        if experiment.initial_weights:
+            mobilenet.ensure_imagenet_weights(datasets.locate(experiment.initial_weights.path, loading.DATA))
         preflight.check(registry.build_initial_model(experiment, shapes), experiment)
     except (ModelError, preflight.PreflightError) as error:
         mistakes += [f"model: {line}" for line in str(error).splitlines()]

@@ -170,7 +170,9 @@ def _get_limit_type(metric: metrics.Metric) -> Any:
     """The type of a target's limit: bytes are counts, a drop in accuracy is a fraction."""
     if metric.name.endswith("_bytes"):
         return Count
-    return Fraction if metric.unit == "points" else Positive
+    if metric.name.endswith("_drop"):
+        return Fraction if metric.unit == "points" else NotNegative
+    return Positive
 
 
 Targets = create_model(
@@ -180,8 +182,8 @@ Targets = create_model(
 )
 Targets.__doc__ = """Upper limits for the deployed file, one per metric with a target.
 
-The drop in accuracy is a fraction, measured on validation against the float32 baseline. NPU figures are estimates by
-Vela for the `accelerator`.
+A drop is measured on validation against the float32 baseline: `max_accuracy_drop` is a fraction, `max_metric_drop` how
+much worse the task's metric may be, in its own unit. NPU figures are estimates by Vela for the `accelerator`.
 """
 
 
@@ -206,8 +208,8 @@ class Experiment(Section):
     train_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     calibration_examples: Count = 200
-    sparsity: Fraction
-    number_of_clusters: Annotated[int, Field(ge=3, le=1024)]
+    sparsity: Fraction = 0.5
+    number_of_clusters: Annotated[int, Field(ge=3, le=1024)] = 16
     cluster_per_channel: bool = False
     centroid_initialization: Literal["kmeans_plus_plus", "linear", "density_based", "random"] = "kmeans_plus_plus"
     exclude: Exclude = Exclude()
@@ -222,6 +224,16 @@ class Experiment(Section):
     def _check_seeds(self) -> "Experiment":
         if len({self.seed, *self.repeat_seeds}) <= len(self.repeat_seeds):
             raise ValueError(f"repeat_seeds={list(self.repeat_seeds)}: expected seeds that differ, without {self.seed}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_task(self) -> "Experiment":
+        score = self.get_task().score
+        if self.targets.max_accuracy_drop is not None and score.name != "accuracy":
+            raise ValueError(
+                f"max_accuracy_drop={self.targets.max_accuracy_drop}: the task is scored by {score.title}; set "
+                f"max_metric_drop, in units of {score.title}"
+            )
         return self
 
     @property

@@ -10,8 +10,9 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -120,11 +121,21 @@ def compute_digest(name: str) -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in list_files(name))).hexdigest()
 
 
-def load(name: str, **overrides: Any) -> Experiment:
+def gives_stages(name: str) -> bool:
+    """Return whether the files of an experiment say how stages are trained.
+
+    Args:
+        name: Name or path of the experiment.
+    """
+    return any("stages" in _read(file) for file in list_files(name))
+
+
+def load(name: str, /, suggested: Mapping[str, Any] = MappingProxyType({}), **overrides: Any) -> Experiment:
     """Load an experiment.
 
     Args:
         name: Name or path of the experiment.
+        suggested: Values for keys that the files do not give, such as those of `defaults.suggest`.
         **overrides: Values of `PARAMETERS` that replace the experiment's own; None keeps them. A `seed` also clears
             `repeat_seeds`.
 
@@ -136,7 +147,7 @@ def load(name: str, **overrides: Any) -> Experiment:
         ExperimentError: One line per unknown key, wrong type or value out of range.
     """
     path, *extended = list_files(name)
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = dict(suggested)
     folders: dict[str, Path] = {}
     for file in (*extended, path):
         user_modules.add_folder(file.parent)

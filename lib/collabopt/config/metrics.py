@@ -2,11 +2,15 @@
 
 Tables, axes, targets, model cards and results.csv read these rows. To add a target, give a metric a `target`, and the
 notebook `deployment_tree` a parameter of that name.
+
+A score becomes five metrics: on validation and test, of the model and of its int8 file, and the drop. Their columns
+carry its name: `accuracy`, `accuracy_int8`, `validation_accuracy`, …
 """
 
 import dataclasses
 import difflib
 import math
+from collections.abc import Iterable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +76,82 @@ class Metric:
         return f"{self.title} {amount} {self.unit} over"
 
 
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """A figure per example, such as whether its class is right. Its mean over a split is the metric of a task.
+
+    Attributes:
+        name: Stem of its columns.
+        title: Name as readers see it.
+        unit: Unit of a value as readers see it.
+        drop_unit: Unit of a difference.
+        scale: The shown unit in units of the column.
+        digits: Decimals shown.
+        lower_is_better: Direction of improvement.
+    """
+
+    name: str
+    title: str
+    unit: str = "%"
+    drop_unit: str = "points"
+    scale: float = 0.01
+    digits: int = 2
+    lower_is_better: bool = False
+
+    @property
+    def test(self) -> str:
+        """Column of the float model's score on test."""
+        return self.name
+
+    @property
+    def test_int8(self) -> str:
+        """Column of the int8 file's score on test."""
+        return f"{self.name}_int8"
+
+    @property
+    def validation(self) -> str:
+        """Column of the score on validation."""
+        return f"validation_{self.name}"
+
+    @property
+    def validation_int8(self) -> str:
+        """Column of the int8 file's score on validation."""
+        return f"validation_{self.name}_int8"
+
+    @property
+    def drop(self) -> str:
+        """Column of the loss against the baseline."""
+        return f"{self.name}_drop"
+
+    def compute_drop(self, baseline, value):
+        """Compute how much worse a score is than the baseline's; negative if it is better.
+
+        Args:
+            baseline: Score of the baseline, a number or an array.
+            value: Score to compare, of the same shape.
+
+        Returns:
+            The difference in units of the column.
+        """
+        return value - baseline if self.lower_is_better else baseline - value
+
+    def get_tolerance(self, baseline: float) -> float:
+        """Return the drop that counts as nothing: a point of a score in percent, 5 % of another baseline's score.
+
+        Args:
+            baseline: Score of the baseline.
+        """
+        return 0.01 if self.unit == "%" else 0.05 * abs(baseline)
+
+    def format(self, value: float) -> str:
+        """Format a value with its unit: "98.61 %" or "0.0123".
+
+        Args:
+            value: Value of the column.
+        """
+        return f"{value / self.scale:,.{self.digits}f} {self.unit}".rstrip().replace("-", "−").replace(" %", "%")
+
+
 METRICS: dict[str, Metric] = {}
 """Every metric by name, in the order of table columns."""
 
@@ -120,17 +200,77 @@ def get_targets() -> dict[str, Metric]:
     return {metric.target: metric for metric in METRICS.values() if metric.target}
 
 
-_PERCENT = {"unit": "%", "scale": 0.01, "digits": 2, "lower_is_better": False}
+SCORES: dict[str, Score] = {}
+"""Every score by name."""
+
+
+def register_score(score: Score) -> Score:
+    """Add a score and its metrics, before all other metrics.
+
+    Args:
+        score: The row.
+
+    Returns:
+        The same row.
+
+    Raises:
+        ValueError: Another score or metric has the name.
+    """
+    if SCORES.get(score.name) == score:
+        return score
+    others, rows = dict(METRICS), _list_score_metrics(score)
+    if {row.name for row in rows} & set(others):
+        raise ValueError(f"score name={score.name!r}: another figure has this name; choose another")
+    METRICS.clear()
+    METRICS.update({row.name: row for row in rows} | others)
+    SCORES[score.name] = score
+    return score
+
+
+def find_score(columns: Iterable[str]) -> Score:
+    """Find the score that a table holds.
+
+    Args:
+        columns: Columns of results.csv, variants.csv or of the history of a training.
+
+    Returns:
+        The score; accuracy if the table holds none.
+    """
+    columns = set(columns)
+    held = [one for one in SCORES.values() if columns & {one.test, one.test_int8, one.validation, one.validation_int8}]
+    return held[0] if held else ACCURACY
+
+
+def _list_score_metrics(score: Score) -> list[Metric]:
+    form = {"unit": score.unit, "scale": score.scale, "digits": score.digits, "lower_is_better": score.lower_is_better}
+    form |= {"group": score.title, "missing": "not read"}
+    is_accuracy = score.name == "accuracy"
+    return [
+        Metric(score.validation, f"validation {score.title}", **form),
+        Metric(score.validation_int8, f"INT8 validation {score.title}", **form),
+        Metric(score.test, score.title, **form),
+        Metric(score.test_int8, f"INT8 {score.title}", **form),
+        Metric(
+            *(score.drop, f"{score.title} {'rise' if score.lower_is_better else 'drop'}", score.drop_unit),
+            scale=score.scale, digits=score.digits, target="max_accuracy_drop" if is_accuracy else None,
+        ),
+    ]  # fmt: skip
+
+
+ACCURACY = Score("accuracy", "accuracy")
 _KB = {"unit": "kB", "scale": 1000, "digits": 1}
 _FILE, _WEIGHTS = {"group": "file", **_KB}, {"group": "weights", "missing": "not int8", **_KB}
 _HOST, _NPU = {"group": "latency on this host", "missing": "not timed"}, {"group": "NPU", "missing": "–"}
 
+PLAIN = {"unit": "", "drop_unit": "", "scale": 1.0, "digits": 4}
+"""Form of a score without a unit."""
+
 for _metric in (
-    Metric("validation_accuracy", "validation accuracy", group="accuracy", missing="not read", **_PERCENT),
-    Metric("validation_accuracy_int8", "INT8 validation accuracy", group="accuracy", **_PERCENT),
-    Metric("accuracy", "accuracy", group="accuracy", missing="not read", **_PERCENT),
-    Metric("accuracy_int8", "INT8 accuracy", group="accuracy", **_PERCENT),
-    Metric("accuracy_drop", "accuracy drop", "points", scale=0.01, digits=2, target="max_accuracy_drop"),
+    Metric("validation_auc", "validation AUC", digits=4, lower_is_better=False),
+    Metric("validation_auc_int8", "INT8 validation AUC", digits=4, lower_is_better=False),
+    Metric("auc", "AUC", digits=4, lower_is_better=False),
+    Metric("auc_int8", "INT8 AUC", digits=4, lower_is_better=False),
+    Metric("metric_drop", "drop", digits=4, target="max_metric_drop"),
     Metric("saved", "saved", "%", scale=0.01, digits=1, lower_is_better=False),
     Metric("tflite_bytes", "file", description="File", target="max_tflite_bytes", **_FILE),
     Metric("zip_bytes", "ZIP", description="File after ZIP", **_FILE),
@@ -154,3 +294,12 @@ for _metric in (
     Metric("epochs", "epochs"),
 ):
     register(_metric)
+
+for _score in (
+    Score("mse", "MSE", lower_is_better=True, **PLAIN),
+    Score("mae", "MAE", lower_is_better=True, **PLAIN),
+    Score("miou", "mean IoU"),
+    Score("f1", "F1"),
+    ACCURACY,
+):
+    register_score(_score)

@@ -1,81 +1,12 @@
-"""Tasks: what the outputs of a model mean, how its labels look, and the score of an example.
+"""Tasks: what the outputs of a model mean, how its labels look, and which score an example gets.
 
-The mean score over a split is the task's metric, such as accuracy. Its columns in results.csv carry its name:
-`accuracy`, `accuracy_int8`, `validation_accuracy`, … `techniques/objectives.py` computes losses and scores. Nothing
-here imports TensorFlow.
+`techniques/objectives.py` computes losses and scores. Nothing here imports TensorFlow.
 """
 
 import dataclasses
 import functools
-from collections.abc import Iterable
 
-
-@dataclasses.dataclass(frozen=True)
-class Score:
-    """A figure per example.
-
-    Attributes:
-        name: Stem of its columns.
-        title: Name as readers see it.
-        unit: Unit of a value as readers see it.
-        drop_unit: Unit of a difference.
-        scale: The shown unit in units of the column.
-        digits: Decimals shown.
-        lower_is_better: Direction of improvement.
-    """
-
-    name: str
-    title: str
-    unit: str = "%"
-    drop_unit: str = "points"
-    scale: float = 0.01
-    digits: int = 2
-    lower_is_better: bool = False
-
-    @property
-    def test(self) -> str:
-        """Column of the float model's score on test."""
-        return self.name
-
-    @property
-    def test_int8(self) -> str:
-        """Column of the int8 file's score on test."""
-        return f"{self.name}_int8"
-
-    @property
-    def validation(self) -> str:
-        """Column of the score on validation."""
-        return f"validation_{self.name}"
-
-    @property
-    def validation_int8(self) -> str:
-        """Column of the int8 file's score on validation."""
-        return f"validation_{self.name}_int8"
-
-    @property
-    def drop(self) -> str:
-        """Column of the loss against the baseline."""
-        return f"{self.name}_drop"
-
-    def compute_drop(self, baseline, value):
-        """Compute how much worse a score is than the baseline's; negative if it is better.
-
-        Args:
-            baseline: Score of the baseline, a number or an array.
-            value: Score to compare, of the same shape.
-
-        Returns:
-            The difference in units of the column.
-        """
-        return value - baseline if self.lower_is_better else baseline - value
-
-    def format(self, value: float) -> str:
-        """Format a value with its unit: "98.61 %" or "0.0123".
-
-        Args:
-            value: Value of the column.
-        """
-        return f"{value / self.scale:,.{self.digits}f} {self.unit}".rstrip().replace("-", "−").replace(" %", "%")
+from collabopt.config.metrics import PLAIN, SCORES, Score, register_score
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +18,8 @@ class Task:
         score: Its score.
         labels: Form of the labels, as readers see it.
         has_classes: Whether the labels are indices of named classes.
+        takes_logits: Whether its loss takes logits, so that a softmax or sigmoid at the end of a model is removed for
+            training. The deployed file has it again.
         loss: "module:function" of a custom task: (labels, outputs) -> losses (batch,).
         metric: The same for its score.
     """
@@ -95,28 +28,29 @@ class Task:
     score: Score
     labels: str
     has_classes: bool = False
+    takes_logits: bool = False
     loss: str | None = None
     metric: str | None = None
 
 
-ACCURACY = Score("accuracy", "accuracy")
-_PLAIN = {"unit": "", "drop_unit": "", "scale": 1.0, "digits": 4, "lower_is_better": True}
-
 TASKS = {
     task.name: task
     for task in (
-        Task("classification", ACCURACY, "class indices (n,), one-hot rows (n, classes) or names (n,)", True),
-        Task("binary", ACCURACY, "0 and 1, or two names (n,)", True),
-        Task("multilabel", Score("f1", "F1"), "0 and 1 (n, labels)"),
-        Task("regression", Score("mae", "MAE", **_PLAIN), "numbers (n,) or (n, outputs)"),
-        Task("reconstruction", Score("mse", "MSE", **_PLAIN), "none, or 1 for anomalies (n,)"),
-        Task("segmentation", Score("miou", "mean IoU"), "class indices per pixel (n, height, width)", True),
+        Task(
+            "classification",
+            SCORES["accuracy"],
+            "class indices (n,), one-hot rows (n, classes) or names (n,)",
+            True,
+            True,
+        ),
+        Task("binary", SCORES["accuracy"], "0 and 1, or two names (n,)", True, True),
+        Task("multilabel", SCORES["f1"], "0 and 1 (n, labels)", takes_logits=True),
+        Task("regression", SCORES["mae"], "numbers (n,) or (n, outputs)"),
+        Task("reconstruction", SCORES["mse"], "none, or 1 for anomalies (n,)"),
+        Task("segmentation", SCORES["miou"], "class indices per pixel (n, height, width)", True, True),
     )
 }
 """Every built-in task by name."""
-
-SCORES: dict[str, Score] = {task.score.name: task.score for task in TASKS.values()}
-"""Every score by name, those of custom tasks of this process among them."""
 
 
 @functools.cache
@@ -129,25 +63,8 @@ def make_custom(loss: str, metric: str, higher_is_better: bool) -> Task:
         higher_is_better: Direction of the score.
 
     Raises:
-        ValueError: A score of another direction has the name.
+        ValueError: Another score or figure has the function's name.
     """
     name = metric.partition(":")[2]
-    score = Score(name, name.replace("_", " "), **(_PLAIN | {"lower_is_better": not higher_is_better}))
-    if SCORES.setdefault(name, score) != score:
-        raise ValueError(f"metric={metric}: another score is named {name}; give the function another name")
+    score = register_score(Score(name, name.replace("_", " "), lower_is_better=not higher_is_better, **PLAIN))
     return Task("custom", score, "numbers (n, ...)", loss=loss, metric=metric)
-
-
-def find_score(columns: Iterable[str]) -> Score:
-    """Find the score that a table holds.
-
-    Args:
-        columns: Columns of results.csv, variants.csv or of the history of a training.
-
-    Returns:
-        The score; accuracy if the table holds none.
-    """
-    columns = set(columns)
-    held = [one for one in SCORES.values() if columns & {one.test, one.test_int8, one.validation, one.validation_int8}]
-    return held[0] if held else ACCURACY
-

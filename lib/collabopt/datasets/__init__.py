@@ -38,6 +38,7 @@ class Data:
         fingerprint: Hex digest of the whole data set, before validation is split off.
         input_shape: Shape of one model input, without batch; a dict by input name for several inputs.
         outputs: Shape of one model output, without batch; None if the task leaves it open.
+        task: What outputs mean and how they are scored.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Data:
     fingerprint: str
     input_shape: Shape | dict[str, Shape]
     outputs: Shape | None = None
+    task: Task = TASKS["classification"]
 
     @property
     def shapes(self) -> Shapes:
@@ -108,7 +110,7 @@ def load(experiment: Experiment, data_directory: Path = DATA) -> Data:
     if task.name == "reconstruction":
         splits = [dataclasses.replace(split, reconstructs=True) for split in splits]
     name = dataset.name or dataset.function or Path(dataset.path).name
-    return Data(name, parts.classes, *splits, parts.fingerprint, parts.input_shape, parts.outputs)
+    return Data(name, parts.classes, *splits, parts.fingerprint, parts.input_shape, parts.outputs, task)
 
 
 def _read(dataset: Dataset, task: Task, data_directory: Path) -> Parts:

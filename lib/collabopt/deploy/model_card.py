@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from collabopt.config.formats import get_format_label
-from collabopt.config.metrics import METRICS, get_metric, get_targets
+from collabopt.config.metrics import METRICS, SCORES, get_metric, get_targets
 from collabopt.config.stages import get_label, get_lineage
 from collabopt.deploy import targets
 from collabopt.deploy.search import Search
@@ -75,7 +75,8 @@ def write(search: Search) -> ModelCard:
 
 def _make_content(search: Search, tflite: bytes) -> dict[str, Any]:
     experiment, row = search.run.experiment, search.table.loc[search.nearest]
-    interpreter, base = open_interpreter(tflite), targets.get_baseline_accuracy(search.table)
+    score = search.run.data.task.score
+    interpreter, base = open_interpreter(tflite), targets.get_baseline_score(search.table)
     costs = [name for name, metric in METRICS.items() if metric.description and pd.notna(row.get(name))]
     return {
         "model": experiment.name,
@@ -85,10 +86,12 @@ def _make_content(search: Search, tflite: bytes) -> dict[str, Any]:
         "sha256": hashlib.sha256(tflite).hexdigest(),
         "meets_all_targets": search.chosen is not None,
         "targets": _judge_targets(search, row, base),
+        "task": search.run.data.task.name,
+        "metric": score.name,
         "metrics": {
-            "validation_accuracy": row["validation_accuracy"],
-            "validation_accuracy_of_float32_baseline": base,
-            "test_accuracy": row["accuracy"],
+            score.validation: row[score.validation],
+            f"{score.validation}_of_float32_baseline": base,
+            f"test_{score.name}": row[score.test],
         },
         "costs": {name: _to_json(row[name]) for name in costs},
         "accelerator": experiment.accelerator,
@@ -100,11 +103,11 @@ def _make_content(search: Search, tflite: bytes) -> dict[str, Any]:
     }
 
 
-def _judge_targets(search: Search, row: pd.Series, baseline_accuracy: float) -> dict[str, dict[str, Any]]:
+def _judge_targets(search: Search, row: pd.Series, baseline_score: float) -> dict[str, dict[str, Any]]:
     """Limit, value (None if not known) and verdict of each target."""
     missed, judged = search.find_misses(search.nearest), {}
     for name, limit in targets.list_targets(search.targets).items():
-        cost = targets.get_cost(row, name, baseline_accuracy)
+        cost = targets.get_cost(row, name, baseline_score)
         judged[name] = {"limit": limit, "found": cost if math.isfinite(cost) else None, "met": name not in missed}
     return judged
 
@@ -130,7 +133,8 @@ def _to_json(value: Any) -> Any:
 def _format_markdown(content: dict[str, Any], file: str) -> str:
     environment = jinja2.Environment(trim_blocks=True, keep_trailing_newline=True)
     template = environment.from_string(Path(__file__).with_suffix(".md.j2").read_text(encoding="utf-8"))
-    functions = {"get_label": get_label, "get_format_label": get_format_label, "format_value": _format}
+    score = SCORES[content["metric"]]
+    functions = {"score": score, "get_label": get_label, "get_format_label": get_format_label, "format_value": _format}
     labels, inputs = map(get_label, content["path"]), _format_inputs(content["input"])
     names = {"file": file, "path_labels": labels, "inputs": inputs, "definitions": METRICS, "bounded": get_targets()}
     return template.render(content | functions | names)

@@ -25,7 +25,7 @@ class Search:
     Attributes:
         run: The run whose stages were tried. With targets it measures them on validation only.
         tried: The variants by label, in the order of the search.
-        table: One row per variant, with the columns `variants.COLUMNS`.
+        table: One row per variant, with the columns of `variants.list_columns`.
         chosen: Label of the first variant that meets all targets; None if none does or there are no targets.
         nearest: Label of the chosen variant, or else of the one that misses the targets by least.
     """
@@ -72,7 +72,7 @@ class Search:
         Args:
             label: Label of the variant.
         """
-        return targets.find_misses(self.table.loc[label], self.targets, targets.get_baseline_accuracy(self.table))
+        return targets.find_misses(self.table.loc[label], self.targets, targets.get_baseline_score(self.table))
 
 
 def search(run: Run) -> Search:
@@ -92,7 +92,9 @@ def search(run: Run) -> Search:
     table = variants.make_table(list(tried.values()))
     nearest = chosen or str(targets.find_nearest(table, run.experiment.targets))
     tested = [nearest] if has_targets else list(tried)
-    table["accuracy"] = pd.Series({label: variants.measure_on_test(run, tried[label]) for label in tested})
+    table[run.data.task.score.test] = pd.Series(
+        {label: variants.measure_on_test(run, tried[label]) for label in tested}
+    )
     found = Search(run, tried, table, chosen, nearest)
     _record(found)
     return found
@@ -105,7 +107,7 @@ def _try_variants(run: Run) -> tuple[dict[str, Variant], str | None]:
         for name in variants.list_formats(stage):
             variant = variants.measure(run, stage, name)
             tried[variant.name] = variant
-            base = next(iter(tried.values())).row["validation_accuracy"]  # the float32 baseline comes first
+            base = next(iter(tried.values())).row[run.data.task.score.validation]  # the float32 baseline comes first
             if run.experiment.has_targets and not targets.find_misses(variant.row, run.experiment.targets, base):
                 progress.log(f"{variant.name} meets all targets", about=variant.name)
                 return tried, variant.name

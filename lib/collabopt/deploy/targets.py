@@ -12,12 +12,12 @@ import pandas as pd
 
 from collabopt.config.experiment import Targets
 from collabopt.config.formats import get_format_label
-from collabopt.config.metrics import get_targets
+from collabopt.config.metrics import find_score, get_targets
 from collabopt.config.stages import BASELINE, get_label
 
-_DROP = "max_accuracy_drop"
+_DROPS = ("max_accuracy_drop", "max_metric_drop")
 _SMALLEST_DROP = 0.01
-"""A miss of the accuracy target is compared with at least this drop (one point)."""
+"""A miss of a drop is compared with at least this share of the score's unit (one point of accuracy)."""
 
 
 def list_targets(targets: Targets) -> dict[str, float]:
@@ -29,33 +29,34 @@ def list_targets(targets: Targets) -> dict[str, float]:
     return targets.model_dump(exclude_none=True)
 
 
-def get_cost(variant: Mapping[str, Any], target: str, baseline_accuracy: float) -> float:
+def get_cost(variant: Mapping[str, Any], target: str, baseline_score: float) -> float:
     """Return a variant's value for a target.
 
     Args:
         variant: Row of variants.csv.
         target: Name of the target.
-        baseline_accuracy: Validation accuracy of the float32 baseline, in [0, 1].
+        baseline_score: Score of the float32 baseline on validation.
 
     Returns:
         The value in the unit of the target, or infinity if it is not known (for example the NPU time of a file that
         Vela cannot compile).
     """
-    if target == _DROP:
-        return baseline_accuracy - variant["validation_accuracy"]
+    if target in _DROPS:
+        score = find_score(variant.keys())
+        return score.compute_drop(baseline_score, variant[score.validation])
     cost = variant.get(get_targets()[target].name)
     return math.inf if cost is None or pd.isna(cost) else float(cost)
 
 
-def find_misses(variant: Mapping[str, Any], targets: Targets, baseline_accuracy: float) -> dict[str, float]:
+def find_misses(variant: Mapping[str, Any], targets: Targets, baseline_score: float) -> dict[str, float]:
     """Return by how much a variant exceeds each target that it does not meet.
 
     Args:
         variant: Row of variants.csv.
         targets: The limits.
-        baseline_accuracy: Validation accuracy of the float32 baseline, in [0, 1].
+        baseline_score: Score of the float32 baseline on validation.
     """
-    excess = {name: get_cost(variant, name, baseline_accuracy) - limit for name, limit in list_targets(targets).items()}
+    excess = {name: get_cost(variant, name, baseline_score) - limit for name, limit in list_targets(targets).items()}
     # Accuracies are counts of correct examples: their difference is exact up to floating point.
     return {name: amount for name, amount in excess.items() if amount > 1e-9}
 
@@ -67,7 +68,7 @@ def choose(variants: pd.DataFrame, targets: Targets) -> Hashable | None:
         variants: Rows of variants.csv in the order of the search, the float32 baseline among them.
         targets: The limits.
     """
-    base = get_baseline_accuracy(variants)
+    base = get_baseline_score(variants)
     return next((label for label, row in variants.iterrows() if not find_misses(row, targets, base)), None)
 
 
@@ -78,25 +79,49 @@ def find_nearest(variants: pd.DataFrame, targets: Targets) -> Hashable:
         variants: Rows of variants.csv, the float32 baseline among them.
         targets: The limits.
     """
-    base, limits = get_baseline_accuracy(variants), list_targets(targets)
+    base, limits = get_baseline_score(variants), list_targets(targets)
 
     def get_misses(row: pd.Series) -> tuple[float, float]:
         misses = find_misses(row, targets, base)
-        shares = [excess / max(limits[name], _SMALLEST_DROP if name == _DROP else 0) for name, excess in misses.items()]
+        shares = [
+            excess / max(limits[name], _SMALLEST_DROP if name in _DROPS else 0) for name, excess in misses.items()
+        ]
         return max(shares, default=0.0), sum(shares)
 
     return min(variants.index, key=lambda label: get_misses(variants.loc[label]))
 
 
-def get_baseline_accuracy(variants: pd.DataFrame) -> float:
-    """Return the validation accuracy of the float32 baseline, in [0, 1].
+def recommend(variants: pd.DataFrame) -> Hashable:
+    """Return the label of the smallest file after gzip that is about as good as the float32 baseline on validation.
+
+    Args:
+        variants: Rows of variants.csv, the float32 baseline among them.
+
+    Returns:
+        The label. A drop within the score's tolerance (`Score.get_tolerance`) counts as nothing.
+    """
+    base, score = get_baseline_score(variants), find_score(variants)
+    drops = score.compute_drop(base, variants[score.validation])
+    return variants["gzip_bytes"][drops <= score.get_tolerance(base)].idxmin()
+
+
+def find_baseline(variants: pd.DataFrame) -> Hashable:
+    """Return the label of the float32 baseline.
 
     Args:
         variants: Rows of variants.csv.
     """
-    is_baseline = (variants["stage"] == BASELINE) & (variants["format"] == "float32")
-    (accuracy,) = variants.loc[is_baseline, "validation_accuracy"]
-    return float(accuracy)
+    (label,) = variants.index[(variants["stage"] == BASELINE) & (variants["format"] == "float32")]
+    return label
+
+
+def get_baseline_score(variants: pd.DataFrame) -> float:
+    """Return the score of the float32 baseline on validation.
+
+    Args:
+        variants: Rows of variants.csv.
+    """
+    return float(variants.loc[find_baseline(variants), find_score(variants).validation])
 
 
 def judge(variants: pd.DataFrame, targets: Targets) -> pd.DataFrame:
@@ -110,7 +135,7 @@ def judge(variants: pd.DataFrame, targets: Targets) -> pd.DataFrame:
         The rows with three more columns: `missed`, a dict of target and excess; `verdict`, the same in words; `chosen`,
         true for one row at most.
     """
-    base, chosen = get_baseline_accuracy(variants), choose(variants, targets)
+    base, chosen = get_baseline_score(variants), choose(variants, targets)
     missed = [find_misses(row, targets, base) for row in variants.to_dict("records")]
     texts = [[get_targets()[name].describe_excess(excess) for name, excess in one.items()] for one in missed]
     verdicts = [", ".join(text) or "meets all targets" for text in texts]

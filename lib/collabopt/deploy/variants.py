@@ -14,25 +14,33 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from collabopt.analysis import evaluate
+from collabopt.analysis import evaluate, scoring
 from collabopt.analysis.finished import Finished
 from collabopt.config.formats import FORMATS
-from collabopt.config.metrics import METRICS
+from collabopt.config.metrics import METRICS, Score, find_score
 from collabopt.config.stages import STAGES, Stage, get_lineage
 from collabopt.datasets import Split
 from collabopt.run import Run
 from collabopt.storage import atomic
 from collabopt.storage.source_digest import compute_digest
-from collabopt.tflite import convert, flatbuffer, interpreter, latency, sizes, vela
+from collabopt.techniques import registry
+from collabopt.tflite import convert, flatbuffer, latency, sizes, vela
 
 _MEASURED = [name for name, metric in METRICS.items() if metric.description]
 _QUARTILES = ["latency_q1_ms", "latency_q3_ms"]
-COLUMNS = [
-    *("experiment", "stage", "format", "scheme", "seed", "validation_accuracy", "accuracy"),
-    *_MEASURED,
-    *("latency_ratio", *_QUARTILES, "accelerator", "npu_note", "tflite"),
-]
-"""The columns of variants.csv, one row per variant."""
+
+
+def list_columns(score: Score) -> list[str]:
+    """Return the columns of variants.csv, which has one row per variant.
+
+    Args:
+        score: Score of the task, whose columns carry its name.
+    """
+    return [
+        *("experiment", "stage", "format", "scheme", "seed", score.validation, score.test),
+        *_MEASURED,
+        *("latency_ratio", *_QUARTILES, "accelerator", "npu_note", "tflite"),
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +51,7 @@ class Variant:
         stage: The stage.
         format: Name of the format.
         tflite: Path of the file.
-        row: Its columns of variants.csv, without accuracy on test and latency.
+        row: Its columns of variants.csv, without the score on test and latency.
     """
 
     stage: Stage
@@ -95,10 +103,11 @@ def measure(run: Run, stage: Stage, name: str) -> Variant:
     }
 
     def make(directory: Path) -> None:
-        content, is_correct = _convert(run, finished, name)
+        content, scores = _convert(run, finished, name)
         file = directory / "model.tflite"
         file.write_bytes(content)
-        row = {"validation_accuracy": float(is_correct.mean())} | _measure_sizes(file) | _measure_weights(content)
+        score = scoring.summarize(scores, run.data.validation, run.data.task)
+        row = {run.data.task.score.validation: score} | _measure_sizes(file) | _measure_weights(content)
         (directory / "variant.json").write_text(json.dumps(row))
 
     entry = run.get_or_make(f"{stage.name}-{name}", material, make)
@@ -109,7 +118,7 @@ def measure(run: Run, stage: Stage, name: str) -> Variant:
 
 
 def measure_on_test(run: Run, variant: Variant) -> float:
-    """Return a variant's top-1 accuracy on the test split, in [0, 1].
+    """Return a variant's score on the test split.
 
     Args:
         run: The run.
@@ -118,6 +127,7 @@ def measure_on_test(run: Run, variant: Variant) -> float:
     material = {
         "tflite": atomic.compute_sha256(variant.tflite),
         "test": run.data.test.fingerprint(),
+        "task": registry.describe_task(run.data.task),
         "code": compute_digest(_score_on_test, Split, *run.data.test.code()),
     }
     name = f"{variant.name}-test"
@@ -135,24 +145,23 @@ def make_table(variants: list[Variant]) -> pd.DataFrame:
     """
     frame = pd.DataFrame([variant.row for variant in variants], index=[variant.name for variant in variants])
     times = latency.measure_latency({variant.name: variant.tflite.read_bytes() for variant in variants})
-    frame = frame.join(times).reindex(columns=COLUMNS)
+    frame = frame.join(times).reindex(columns=list_columns(find_score(frame)))
     return frame.astype(dict.fromkeys([*_MEASURED[_MEASURED.index("weight_bytes") :], *_QUARTILES], float))
 
 
 def _convert(run: Run, finished: Finished, name: str) -> tuple[bytes, np.ndarray]:
-    """The file of a stage in a format, and whether each validation example (n,) is classified correctly."""
+    """The file of a stage in a format, and the score of each validation example (n,)."""
     if name == "int8":  # the stage's own file
-        return finished.tflite.read_bytes(), finished.is_correct()["validation_int8"]
+        return finished.tflite.read_bytes(), finished.scores()["validation_int8"]
     experiment = run.experiment
     inputs = evaluate.sample_calibration(run.data.train, experiment.calibration_examples, experiment.seed)
     content = convert.convert(run.model(finished.stage.name), name, inputs)
-    predicted = interpreter.predict_classes(content, run.data.validation, experiment.threads)
-    return content, predicted == run.data.validation.labels
+    return content, scoring.score_file(content, run.data.validation, run.data.task, experiment.threads)
 
 
 def _score_on_test(run: Run, tflite: Path) -> float:
-    predicted = interpreter.predict_classes(tflite.read_bytes(), run.data.test, run.experiment.threads)
-    return float((predicted == run.data.test.labels).mean())
+    scores = scoring.score_file(tflite.read_bytes(), run.data.test, run.data.task, run.experiment.threads)
+    return scoring.summarize(scores, run.data.test, run.data.task)
 
 
 def _estimate_npu(run: Run, tflite: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from collabopt.analysis import comparison
+from collabopt.config.metrics import ACCURACY, SCORES
 from collabopt.config.stages import STAGES
 from collabopt.figures import style
 from collabopt.figures.style import FAINT, INK, MUTED, get_colour, use_style
@@ -54,12 +55,12 @@ def draw_drops(rows: pd.DataFrame, csv: Path | None = None) -> Figure:
 
 
 @use_style()
-def draw_layer_drops(table: pd.DataFrame, tolerance_points: float | None = None, csv: Path | None = None) -> Figure:
-    """Draw the validation accuracy that each layer loses if it alone is compressed, and its share of the weights.
+def draw_layer_drops(table: pd.DataFrame, tolerance: float | None = None, csv: Path | None = None) -> Figure:
+    """Draw what each layer costs on validation if it alone is compressed, and its share of the weights.
 
     Args:
         table: Rows of `sensitivity.measure`, one per layer. Empty drops are not drawn.
-        tolerance_points: Drop for a dashed line, in points.
+        tolerance: Drop for a dashed line, in the unit of the drops.
         csv: File for the data.
 
     Returns:
@@ -70,9 +71,11 @@ def draw_layer_drops(table: pd.DataFrame, tolerance_points: float | None = None,
     """
     if table.empty:
         raise ValueError("table: expected one row per layer; the experiment leaves every layer out")
-    techniques = [stage for stage in STAGES.values() if f"{stage.name}_drop_points" in table]
-    drops = table[[f"{stage.name}_drop_points" for stage in techniques]].astype(float)
-    errors = 2 * table[[f"{stage.name}_error_points" for stage in techniques]].astype(float)
+    techniques = [stage for stage in STAGES.values() if f"{stage.name}_drop" in table]
+    drops = table[[f"{stage.name}_drop" for stage in techniques]].astype(float)
+    errors = 2 * table[[f"{stage.name}_error" for stage in techniques]].astype(float)
+    score = SCORES[table["score"].iloc[0]] if "score" in table and len(table) else ACCURACY
+    digits, unit = max(score.digits - 1, 1), f"{score.drop_unit}, " if score.drop_unit else ""
     height, size = (0.3, 9) if len(table) <= 30 else (0.2, 7.5)
     alt = []
     figure = style.make_figure(7.4, 1.2 + height * len(table))
@@ -84,17 +87,18 @@ def draw_layer_drops(table: pd.DataFrame, tolerance_points: float | None = None,
         axes.errorbar(drop, heights, xerr=error, label=label, markersize=6, markeredgewidth=0.6, **form)
         if drop.notna().any():
             layer = table["layer"].iloc[int(np.nanargmax(drop))]
-            alt.append(f"{label}, {layer} costs most, {drop.max():.1f} points")
-    if tolerance_points is not None:
-        form = {"label": f"tolerance ({tolerance_points:g})", "linestyle": "--", "linewidth": 1}
-        axes.axvline(tolerance_points, color=INK, zorder=0, **form)
+            alt.append(f"{label}, {layer} costs most, {drop.max():.{digits}f} {score.drop_unit}".rstrip())
+    if tolerance is not None:
+        form = {"label": f"tolerance ({tolerance:.3g})", "linestyle": "--", "linewidth": 1}
+        axes.axvline(tolerance, color=INK, zorder=0, **form)
     _set_scale(axes, drops.to_numpy(), errors.to_numpy())
     _draw_weights(beside, table["weights"])
     _set_lines(axes, list(map(style.escape, table["layer"])), fontsize=size)
-    axes.set_xlabel("accuracy lost on validation (points, ± 2 SE)")
+    change = "added" if score.lower_is_better else "lost"
+    axes.set_xlabel(f"{score.title} {change} on validation ({unit}± 2 SE)")
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles[::-1], labels[::-1], loc="outside upper right", ncols=len(labels), reverse=True)
-    alt = f"Validation accuracy lost if each of {len(table)} layers alone is compressed: {'; '.join(alt)}."
+    alt = f"Validation {score.title} {change} if each of {len(table)} layers alone is compressed: {'; '.join(alt)}."
     return style.save(figure, table, csv, alt)
 
 

@@ -123,9 +123,9 @@ def show_targets(variants: pd.DataFrame, wanted: Targets) -> Explorer:
     Returns:
         The explorer.
     """
-    accuracy, first, lines = targets.get_baseline_accuracy(variants), targets.list_targets(wanted), []
+    base, first, lines = targets.get_baseline_score(variants), targets.list_targets(wanted), []
     for target, metric in get_targets().items():
-        costs = [targets.get_cost(variant, target, accuracy) / metric.scale for variant in variants.to_dict("records")]
+        costs = [targets.get_cost(variant, target, base) / metric.scale for variant in variants.to_dict("records")]
         known = [cost for cost in costs if np.isfinite(cost)]
         if known or target in first:
             limit = first[target] / metric.scale if target in first else max(known)

@@ -1,4 +1,4 @@
-"""Accuracy against costs, with the Pareto front: the variants that no other beats in both."""
+"""The score against costs, with the Pareto front: the variants that no other beats in both."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from matplotlib.path import Path as Polyline
 from matplotlib.ticker import LogLocator
 
 from collabopt.config.formats import FORMATS, get_format_label
-from collabopt.config.metrics import get_metric
+from collabopt.config.metrics import ACCURACY, Score, find_score, get_metric
 from collabopt.config.stages import STAGES, get_label
 from collabopt.figures import style, text_placement
 from collabopt.figures.style import ALARM, FAINT, INK, MUTED, get_colour, use_style
@@ -24,7 +24,7 @@ _LOG_RANGE = 5
 
 
 def draw_costs(variants: pd.DataFrame, csv: Path | None = None) -> Figure:
-    """Draw validation accuracy against sizes, latency and NPU costs, one panel per cost.
+    """Draw the score on validation against sizes, latency and NPU costs, one panel per cost.
 
     Args:
         variants: Rows of variants.csv. One setting per stage and format is drawn.
@@ -34,42 +34,44 @@ def draw_costs(variants: pd.DataFrame, csv: Path | None = None) -> Figure:
         The figure.
 
     Raises:
-        ValueError: No variant has an accuracy and a cost.
+        ValueError: No variant has a score and a cost.
     """
-    rows = select_first_setting(to_numbers(variants, ["validation_accuracy", *_COSTS]), "stage", "format")
-    if rows.dropna(subset="validation_accuracy")[[*_COSTS]].isna().all(axis=None):
-        raise ValueError(f"variants: none has an accuracy and a cost; expected one of {', '.join(_COSTS)}")
-    return draw_pareto(rows, _COSTS, "validation_accuracy", csv=csv)
+    column = find_score(variants).validation
+    rows = select_first_setting(to_numbers(variants, [column, *_COSTS]), "stage", "format")
+    if rows.dropna(subset=column)[[*_COSTS]].isna().all(axis=None):
+        raise ValueError(f"variants: none has a score and a cost; expected one of {', '.join(_COSTS)}")
+    return draw_pareto(rows, _COSTS, column, csv=csv)
 
 
 def draw_sizes(results: pd.DataFrame, csv: Path | None = None) -> Figure:
-    """Draw the accuracy of the int8 files against their size after gzip, every point with its stage.
+    """Draw the score of the int8 files against their size after gzip, every point with its stage.
 
     Args:
-        results: Rows of results.csv. Accuracy is on test, or on validation if no row has one on test.
+        results: Rows of results.csv. The score is on test, or on validation if no row has one on test.
         csv: File for the data.
 
     Returns:
         The figure.
     """
-    unread = to_numbers(results, ["accuracy_int8"])["accuracy_int8"].isna().all()
+    score = find_score(results)
+    unread = to_numbers(results, [score.test_int8])[score.test_int8].isna().all()
     schemes = results.get("scheme", pd.Series("", results.index)).fillna("")
     has_several = schemes.groupby(results["stage"]).transform("nunique") > 1
     asides = (" (" + schemes.replace("", "own") + " scheme)").where(has_several, "")
     labels = results["stage"].map(get_label) + asides
-    return draw_pareto(results, accuracy=("validation_" if unread else "") + "accuracy_int8", labels=labels, csv=csv)
+    return draw_pareto(results, up=score.validation_int8 if unread else score.test_int8, labels=labels, csv=csv)
 
 
 @use_style()
 def draw_pareto(
     rows: pd.DataFrame,
     costs: Sequence[str] = ("gzip_bytes",),
-    accuracy: str = "accuracy_int8",
+    up: str | None = None,
     labels: pd.Series | None = None,
     error: str | None = None,
     csv: Path | None = None,
 ) -> Figure:
-    """Draw accuracy against each cost with its Pareto front, one panel per cost.
+    """Draw a score against each cost with its Pareto front, one panel per cost.
 
     Colour tells the stage. The marker tells the format or, without a column `format`, whether the stage is
     quantization-aware. A red ring marks a stage that did not preserve its parent's zeros and clusters.
@@ -77,47 +79,53 @@ def draw_pareto(
     Args:
         rows: One row per variant: `stage`, the metrics, and `format`, `scheme`, `accelerator`, `preserved` if known.
         costs: Names of metrics. One that no row has is left out.
-        accuracy: Name of the metric on the y axis.
+        up: Name of the metric on the y axis; None takes the score of int8 files on test.
         labels: One text per row, empty for none. By default each panel names the stages on its front.
-        error: Column with the standard deviation of the accuracy.
+        error: Column with the standard deviation of the score.
         csv: File for the data, with a column `front_<cost>` per cost.
 
     Returns:
         The figure.
     """
-    rows = to_numbers(rows, [accuracy, *costs, *filter(None, [error])]).dropna(subset=accuracy)
+    score = find_score(rows)
+    up = up or score.test_int8
+    rows = to_numbers(rows, [up, *costs, *filter(None, [error])]).dropna(subset=up)
     rows = rows.assign(lost=[parse_preserved(value) is False for value in rows.get("preserved", [None] * len(rows))])
     known = [cost for cost in costs if rows[cost].notna().any()] or list(costs[:1])
-    rows = rows.assign(**{f"front_{cost}": find_front(rows[cost], rows[accuracy]) for cost in known})
+    rows = rows.assign(**{f"front_{cost}": find_front(rows[cost], rows[up], score) for cost in known})
     across = min(len(known), 3)
     down = -(-len(known) // across)
     figure = style.make_figure(*((7.2, 4.6) if len(known) == 1 else (3.1 * across, 0.9 + 2.7 * down)))
     panels = figure.subplots(down, across, squeeze=False, sharey=True)
     for axes, cost in zip(panels.flat, known, strict=False):
-        _draw_panel(axes, rows, cost, accuracy, error)
-    panels[0, 0].set_ylim(top=min(panels[0, 0].get_ylim()[1], 100.5))
+        _draw_panel(axes, rows, cost, up, error)
+    if score.unit == "%":
+        panels[0, 0].set_ylim(top=min(panels[0, 0].get_ylim()[1], 100.5))
+    if score.lower_is_better:
+        panels[0, 0].invert_yaxis()  # better is up in every figure
     all_named = labels is not None and labels.loc[rows.index].ne("").all()
     _add_legend(figure, rows, list(panels.flat[len(known) :]), with_stages=not all_named)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # names are placed where the panels are now
     for axes, cost in zip(panels.flat, known, strict=False):
-        _name_points(axes, rows, cost, accuracy, labels)
-    columns = ["stage", "format", "scheme", accuracy, error, "accelerator", "preserved", *known]
+        _name_points(axes, rows, cost, up, labels)
+    columns = ["stage", "format", "scheme", up, error, "accelerator", "preserved", *known]
     columns = [column for column in columns if column in rows] + [f"front_{cost}" for cost in known]
-    return style.save(figure, rows[columns], csv, _describe(rows, known, accuracy, all_named))
+    return style.save(figure, rows[columns], csv, _describe(rows, known, up, all_named))
 
 
-def find_front(cost: pd.Series, accuracy: pd.Series) -> pd.Series:
-    """Mark the Pareto front: no other is at least as cheap and as accurate, and better in one of the two.
+def find_front(cost: pd.Series, scores: pd.Series, score: Score = ACCURACY) -> pd.Series:
+    """Mark the Pareto front: no other is at least as cheap and as good, and better in one of the two.
 
     Args:
         cost: Cost of each variant, NaN if not known.
-        accuracy: Accuracy of each variant, with the same index.
+        scores: Score of each variant, with the same index.
+        score: What the scores are.
 
     Returns:
         Booleans. Equal variants are all on the front; a variant without a cost is not.
     """
-    order = pd.DataFrame({"cost": cost, "loss": -accuracy}).dropna().sort_values(["cost", "loss"])
+    order = pd.DataFrame({"cost": cost, "loss": score.compute_drop(0.0, scores)}).dropna().sort_values(["cost", "loss"])
     best = order["loss"].cummin()
     # The first that reaches a loss is the cheapest that does; its equals share cost and loss.
     first = order.loc[~best.duplicated()]
@@ -125,20 +133,20 @@ def find_front(cost: pd.Series, accuracy: pd.Series) -> pd.Series:
     return pd.Series(marked, order.index).reindex(cost.index, fill_value=False)
 
 
-def _draw_panel(axes: Axes, rows: pd.DataFrame, cost: str, accuracy: str, error: str | None) -> None:
-    across, up = get_metric(cost), get_metric(accuracy)
+def _draw_panel(axes: Axes, rows: pd.DataFrame, cost: str, up: str, error: str | None) -> None:
+    across, upward = get_metric(cost), get_metric(up)
     shown = rows.dropna(subset=cost).sort_values(cost)
     for row in shown.to_dict("records"):
-        at, on_front = (row[cost] / across.scale, row[accuracy] / up.scale), row[f"front_{cost}"]
+        at, on_front = (row[cost] / across.scale, row[up] / upward.scale), row[f"front_{cost}"]
         form = {"markersize": 9 if on_front else 7, "markeredgecolor": INK if on_front else "white"}
         marker = FORMATS[row["format"]].marker if row.get("format") in FORMATS else style.get_marker(row["stage"])
         if error and pd.notna(row[error]):
-            axes.errorbar(*at, yerr=row[error] / up.scale, ecolor=FAINT, zorder=1)
+            axes.errorbar(*at, yerr=row[error] / upward.scale, ecolor=FAINT, zorder=1)
         axes.plot(*at, marker, color=get_colour(row["stage"]), markeredgewidth=0.8, zorder=4 if on_front else 3, **form)
         if row["lost"]:
             axes.plot(*at, "o", markersize=17, fillstyle="none", color=ALARM, markeredgewidth=1.8)
     best = shown[shown[f"front_{cost}"]]
-    steps = best[cost] / across.scale, best[accuracy] / up.scale
+    steps = best[cost] / across.scale, best[up] / upward.scale
     axes.step(*steps, where="post", color=INK, linewidth=1, zorder=2)
     if shown[cost].max() > _LOG_RANGE * shown[cost].min() > 0:
         axes.set_xscale("log")
@@ -149,7 +157,7 @@ def _draw_panel(axes: Axes, rows: pd.DataFrame, cost: str, accuracy: str, error:
     axes.grid()
     axes.margins(0.12, 0.14)
     if axes.get_subplotspec().is_first_col():
-        axes.set_ylabel(up.heading)
+        axes.set_ylabel(upward.heading)
 
 
 def _get_title(cost: str, rows: pd.DataFrame) -> str:
@@ -170,8 +178,8 @@ def _get_names(rows: pd.DataFrame, cost: str, labels: pd.Series | None) -> pd.Se
     return names.where(~rows["lost"] | names.eq(""), names + ", NOT preserved")
 
 
-def _name_points(axes: Axes, rows: pd.DataFrame, cost: str, accuracy: str, labels: pd.Series | None) -> None:
-    points = np.column_stack([rows[cost] / get_metric(cost).scale, rows[accuracy] / get_metric(accuracy).scale])
+def _name_points(axes: Axes, rows: pd.DataFrame, cost: str, up: str, labels: pd.Series | None) -> None:
+    points = np.column_stack([rows[cost] / get_metric(cost).scale, rows[up] / get_metric(up).scale])
     names = _get_names(rows, cost, labels).to_numpy()
     on_front, lost, named = rows[f"front_{cost}"].to_numpy(), rows["lost"].to_numpy(), names != ""
     others = points[rows[cost].notna().to_numpy() & ~named]
@@ -209,15 +217,16 @@ def _add_legend(figure: Figure, rows: pd.DataFrame, free: list[Axes], with_stage
         figure.legend(marks.values(), marks, loc="outside upper center", ncols=5)
 
 
-def _describe(rows: pd.DataFrame, costs: list[str], accuracy: str, whole: bool) -> str:
+def _describe(rows: pd.DataFrame, costs: list[str], up: str, whole: bool) -> str:
     """Name every point, or only those on the fronts."""
-    up = get_metric(accuracy)
-    text = f"{up.title[0].upper()}{up.title[1:]} of {len(rows)} variant{'s' * (len(rows) != 1)}."
+    upward = get_metric(up)
+    text = f"{upward.title[0].upper()}{upward.title[1:]} of {len(rows)} variant{'s' * (len(rows) != 1)}."
     for cost in costs:
         across, shown = get_metric(cost), rows[rows[cost].notna() if whole else rows[f"front_{cost}"]]
         points = [
             f"{get_label(row['stage'])} {get_format_label(row.get('format', ''))}".rstrip()
-            + f" {up.format(row[accuracy])} % at {across.format(row[cost])} {across.unit}".rstrip()
+            + f" {upward.format(row[up])} {upward.unit}".rstrip()
+            + f" at {across.format(row[cost])} {across.unit}".rstrip()
             + ", NOT preserved" * bool(row["lost"])
             for row in shown.sort_values(cost).to_dict("records")
         ]

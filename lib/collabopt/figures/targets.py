@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from collabopt.config.experiment import Targets
-from collabopt.config.metrics import get_targets
+from collabopt.config.metrics import find_score, get_targets
 from collabopt.deploy import targets
 from collabopt.figures import style
 from collabopt.figures.style import ALARM, FAINT, INK, MUTED, get_colour, use_style
@@ -32,7 +32,7 @@ def draw_verdicts(variants: pd.DataFrame, wanted: Targets, csv: Path | None = No
         The figure.
     """
     rows, limits = targets.judge(variants, wanted), targets.list_targets(wanted)
-    accuracy = targets.get_baseline_accuracy(variants)
+    base, score = targets.get_baseline_score(variants), find_score(variants)
     nearest = None if rows["chosen"].any() else targets.find_nearest(variants, wanted)
     width, height = _NAMES + _COLUMN * max(len(limits), 2) + 0.9, _ROW * (len(rows) + 2)
     figure = style.make_figure(width + 0.2, height + 0.35)
@@ -41,13 +41,13 @@ def draw_verdicts(variants: pd.DataFrame, wanted: Targets, csv: Path | None = No
     axes.set_axis_off()
     _draw_head(axes, limits)
     for line, (at, row) in enumerate(rows.iterrows(), start=2):
-        values = {target: targets.get_cost(row, target, accuracy) for target in limits}
+        values = {target: targets.get_cost(row, target, base) for target in limits}
         mark = "chosen" if row["chosen"] else "nearest" if at == nearest else ""
         _draw_line(axes, _ROW * (line + 0.5), row, values, mark, width)
-    note = "Accuracy is that on validation; –: not known.\nThe first variant that meets all targets is chosen."
+    note = "Drops are those on validation; –: not known.\nThe first variant that meets all targets is chosen."
     figure.supxlabel(note, color=MUTED)
     bounded = [metric.name for metric in get_targets().values() if metric.name in variants]
-    columns = ["stage", "format", "scheme", "validation_accuracy", *bounded, "verdict", "chosen"]
+    columns = ["stage", "format", "scheme", score.validation, *bounded, "verdict", "chosen"]
     return style.save(figure, rows.reindex(columns=columns), csv, targets.describe(rows, wanted))
 
 

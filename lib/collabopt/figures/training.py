@@ -1,4 +1,4 @@
-"""Training curves: accuracy and loss by epoch, one column of panels per stage."""
+"""Training curves: score and loss by epoch, one column of panels per stage."""
 
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 
+from collabopt.config.metrics import find_score, get_metric
 from collabopt.config.stages import get_label
 from collabopt.figures import style
 from collabopt.figures.style import INK, MUTED, get_colour, use_style
@@ -15,11 +16,11 @@ from collabopt.figures.style import INK, MUTED, get_colour, use_style
 
 @use_style()
 def draw_training(histories: dict[str, pd.DataFrame], csv: Path | None = None) -> Figure:
-    """Draw accuracy over loss per stage, on training (solid) and validation examples (dashed).
+    """Draw the score over the loss per stage, on training (solid) and validation examples (dashed).
 
     Args:
-        histories: By stage, one row per epoch: `epoch, loss, accuracy, val_loss, val_accuracy`, accuracies in [0, 1].
-            A stage that was not trained has no rows.
+        histories: By stage, one row per epoch, with the columns of `training.list_history_columns`. A stage that was
+            not trained has no rows.
         csv: File for the data.
 
     Returns:
@@ -48,8 +49,9 @@ def _describe(history: pd.DataFrame) -> str:
     if not len(history):
         return "not trained"
     text = f"after {len(history)} epoch{'s' * (len(history) > 1)}"
-    if "val_accuracy" in history:
-        text += f" validation accuracy {100 * history['val_accuracy'].iloc[-1]:.1f} %"
+    score = find_score(history)
+    if f"val_{score.name}" in history:
+        text += f" validation {score.title} {score.format(history[f'val_{score.name}'].iloc[-1])}"
     return text
 
 
@@ -63,9 +65,10 @@ def _draw_history(block: SubFigure, stage: str, history: pd.DataFrame) -> None:
         return
     upper, lower = block.subplots(2, 1, sharex=True)
     upper.set_title(style.escape(get_label(stage)))
-    _draw_curve(upper, history, "accuracy", get_colour(stage), scale=100)
+    score = find_score(history)
+    _draw_curve(upper, history, score.name, get_colour(stage), scale=1 / score.scale)
     _draw_curve(lower, history, "loss", get_colour(stage), scale=1)
-    upper.set_ylabel("accuracy (%)")
+    upper.set_ylabel(get_metric(score.test).heading)
     lower.set(ylabel="loss", xlabel="epoch")
     if len(history) == 1:
         lower.set(xticks=history["epoch"], xlim=(history["epoch"].iloc[0] - 1, history["epoch"].iloc[0] + 1))

@@ -1,4 +1,4 @@
-"""The deployment tree: one card per stage with INT8 accuracy, size and, given targets, whether its file meets them."""
+"""The deployment tree: one card per stage, with the score and size of its int8 file and whether it meets targets."""
 
 import textwrap
 from pathlib import Path
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from collabopt.config.formats import get_format_label
-from collabopt.config.metrics import get_targets
+from collabopt.config.metrics import Score, find_score, get_targets
 from collabopt.config.stages import STAGES, get_label
 from collabopt.figures import style
 from collabopt.figures.style import ALARM, FAINT, INK, MUTED, get_colour, use_style
@@ -27,8 +27,8 @@ def draw_tree(results: pd.DataFrame, csv: Path | None = None, verdicts: pd.DataF
     """Draw the deployment tree. Registered stages without results are dashed, empty cards.
 
     Args:
-        results: Rows of results.csv with `stage, parent, accuracy_int8, gzip_bytes, preserved`. One setting per stage
-            is drawn.
+        results: Rows of results.csv with `stage, parent, gzip_bytes, preserved` and the score. One setting per
+            stage is drawn.
         csv: File for the data.
         verdicts: Rows of `targets.judge`. Cards then name the targets that the int8 file misses, and the card of the
             chosen variant has a frame.
@@ -36,9 +36,10 @@ def draw_tree(results: pd.DataFrame, csv: Path | None = None, verdicts: pd.DataF
     Returns:
         The figure.
     """
-    numbers = ["accuracy_int8", "validation_accuracy_int8", "gzip_bytes"]
+    score = find_score(results)
+    numbers = [score.test_int8, score.validation_int8, "gzip_bytes"]
     rows = select_first_setting(to_numbers(results, numbers), "stage")
-    nodes = _add_verdicts({row["stage"]: row for row in rows.to_dict("records")}, verdicts)
+    nodes = _add_verdicts({row["stage"]: row for row in rows.to_dict("records")}, verdicts, score)
     parents = {stage.name: stage.parent for stage in STAGES.values()}
     for stage, row in nodes.items():
         parent = row.get("parent", parents.get(stage))
@@ -57,27 +58,27 @@ def draw_tree(results: pd.DataFrame, csv: Path | None = None, verdicts: pd.DataF
             _draw_edge(axes, corners[parent], corners[stage], card, stage in nodes)
     largest = max((row["gzip_bytes"] for row in nodes.values() if pd.notna(row.get("gzip_bytes"))), default=0)
     for stage, corner in corners.items():
-        _draw_card(axes, corner, card, stage, nodes.get(stage), largest)
-    note = "INT8 accuracy and gzip size of every stage's int8 .tflite file; bars compare the sizes"
+        _draw_card(axes, corner, card, stage, nodes.get(stage), largest, score)
+    note = f"INT8 {score.title} and gzip size of every stage's int8 .tflite file; bars compare the sizes"
     if verdicts is not None:
-        note += "\n✗: the targets that this file misses; val: accuracy on validation"
+        note += "\n✗: the targets that this file misses; val: on validation"
     figure.supxlabel(note, color=MUTED)
-    columns = ["stage", "parent", "scheme", "accuracy_int8", "gzip_bytes", "preserved"]
-    columns += [] if verdicts is None else ["validation_accuracy_int8", "verdict", "chosen"]
-    return style.save(figure, pd.DataFrame(nodes.values()).reindex(columns=columns), csv, _describe(nodes))
+    columns = ["stage", "parent", "scheme", score.test_int8, "gzip_bytes", "preserved"]
+    columns += [] if verdicts is None else [score.validation_int8, "verdict", "chosen"]
+    return style.save(figure, pd.DataFrame(nodes.values()).reindex(columns=columns), csv, _describe(nodes, score))
 
 
-def _add_verdicts(nodes: dict[str, dict], verdicts: pd.DataFrame | None) -> dict[str, dict]:
+def _add_verdicts(nodes: dict[str, dict], verdicts: pd.DataFrame | None, score: Score) -> dict[str, dict]:
     """Add `missed` and `verdict` of the stage's int8 variant, and `chosen`, the format if one is chosen.
 
-    The variant also supplies what a node lacks: not every stage is evaluated on test, so its accuracy may be that on
+    The variant also supplies what a node lacks: not every stage is evaluated on test, so its score may be that on
     validation.
     """
     if verdicts is None:
         return nodes
     rows = select_first_setting(verdicts, "stage", "format")
-    columns = ["stage", "gzip_bytes", "validation_accuracy_int8", "missed", "verdict"]
-    of_int8 = rows[rows["format"] == "int8"].rename(columns={"validation_accuracy": "validation_accuracy_int8"})
+    columns = ["stage", "gzip_bytes", score.validation_int8, "missed", "verdict"]
+    of_int8 = rows[rows["format"] == "int8"].rename(columns={score.validation: score.validation_int8})
     int8 = {row["stage"]: row for row in of_int8[columns].to_dict("records")}
     chosen = rows[rows["chosen"]].set_index("stage")["format"].to_dict()
     found = {}
@@ -117,7 +118,9 @@ def _draw_edge(axes: Axes, start: tuple, end: tuple, height: float, present: boo
     axes.plot([left, bend, bend, right], [top, top, bottom, bottom], linewidth=1.8, solid_joinstyle="round", **form)
 
 
-def _draw_card(axes: Axes, corner: tuple, height: float, stage: str, row: dict | None, largest: float) -> None:
+def _draw_card(
+    axes: Axes, corner: tuple, height: float, stage: str, row: dict | None, largest: float, score: Score
+) -> None:
     x, y = corner
     left, shade = x + 0.2, INK if row else "#80868b"
     preserved = parse_preserved(row.get("preserved")) if row else None
@@ -135,7 +138,7 @@ def _draw_card(axes: Axes, corner: tuple, height: float, stage: str, row: dict |
     if preserved is not None:
         text, colour, weight = ("✓ preserved", MUTED, "normal") if preserved else ("✗ NOT preserved", ALARM, "bold")
         axes.text(left, y + 0.84, text, fontsize=8.5, va="center", color=colour, fontweight=weight)
-    _write_numbers(axes, left, y + 0.46, row, stage, largest)
+    _write_numbers(axes, left, y + 0.46, row, stage, largest, score)
     if row.get("chosen"):
         _draw_box(axes, x, y, height, 0.045, facecolor="none", edgecolor=INK, linewidth=2.2)
     text, colour = _format_verdict(row)
@@ -164,30 +167,30 @@ def _join(names: list[str]) -> str:
     return next((text for text in texts if len(text) <= _LONGEST), texts[-1])
 
 
-def _write_numbers(axes: Axes, left: float, y: float, row: dict, stage: str, largest: float) -> None:
-    accuracy, size = _format_accuracy(row), row.get("gzip_bytes")
+def _write_numbers(axes: Axes, left: float, y: float, row: dict, stage: str, largest: float, score: Score) -> None:
+    text, size = _format_score(row, score), row.get("gzip_bytes")
     right = left + _CARD[0] - 0.34
-    if accuracy:
-        axes.text(left, y, accuracy, fontsize=12 if "val" not in accuracy else 10.5, va="center")
+    if text:
+        axes.text(left, y, text, fontsize=12 if "val" not in text else 10.5, va="center")
     if pd.notna(size):
         axes.text(right, y, f"{size / 1000:,.0f} kB", fontsize=10.5, va="center", ha="right")
         for part, colour in ((1, "#eceef0"), (size / largest, get_colour(stage))):
             axes.add_patch(Rectangle((left, y + 0.17), part * (right - left), 0.06, facecolor=colour, zorder=2))
 
 
-def _format_accuracy(row: dict[str, Any]) -> str:
+def _format_score(row: dict[str, Any], score: Score) -> str:
     """93.0 % on test; 97.3 % val if only validation is known; else nothing."""
-    for key, split in (("accuracy_int8", ""), ("validation_accuracy_int8", " val")):
+    for key, split in ((score.test_int8, ""), (score.validation_int8, " val")):
         if pd.notna(row.get(key)):
-            return f"{100 * row[key]:.1f} %{split}"
+            return f"{row[key] / score.scale:.{score.digits - 1}f} {score.unit}".rstrip() + split
     return ""
 
 
-def _describe(nodes: dict[str, dict]) -> str:
+def _describe(nodes: dict[str, dict], score: Score) -> str:
     texts = []
     for stage, row in nodes.items():
         known = [
-            _format_accuracy(row) and f"{_format_accuracy(row)} INT8",
+            _format_score(row, score) and f"{_format_score(row, score)} INT8",
             f"{row['gzip_bytes'] / 1000:,.0f} kB gzip" if pd.notna(row.get("gzip_bytes")) else "",
             "NOT preserved" if parse_preserved(row.get("preserved")) is False else "",
             row.get("verdict", ""),

@@ -26,7 +26,7 @@ FAMILIES: dict[str, ModuleType] = {
 """Module of each built-in model, whose function has the model's name."""
 
 
-def build(section: experiment.Model, input_shape: tuple[int, ...], classes: int) -> keras.Model:
+def build(section: experiment.Model, input_shape: tuple[int, ...], outputs: tuple[int, ...] | None) -> keras.Model:
     """Build the model of an experiment.
 
     Fresh weights are drawn from the global seed, which the caller sets. A saved model keeps its weights.
@@ -34,21 +34,22 @@ def build(section: experiment.Model, input_shape: tuple[int, ...], classes: int)
     Args:
         section: The model section of the experiment.
         input_shape: Shape of one input, without batch.
-        classes: Number of classes.
+        outputs: Shape of one output, without batch; None takes any. A function receives the number of outputs.
 
     Returns:
-        A Keras 2 model, a flat graph of layers, from float32 (None, *input_shape) to float32 logits (None, classes).
+        A Keras 2 model, a flat graph of layers, from float32 (None, *input_shape) to float32 (None, *outputs).
 
     Raises:
         ModelError: The model cannot be found, is not of this form, or its input is too small.
     """
+    count = outputs[-1] if outputs else 0
     if section.path:
         origin, model = f"path={section.path}", custom.load(section.path)
     elif section.function:
-        origin, model = f"function={section.function}", custom.call(section.function, input_shape, classes)
+        origin, model = f"function={section.function}", custom.call(section.function, input_shape, count)
     else:
-        origin, model = f"name={section.name}", _build_by_name(section.name, input_shape, classes)
-    check(origin, model, input_shape, classes)
+        origin, model = f"name={section.name}", _build_by_name(section.name, input_shape, count)
+    check(origin, model, input_shape, outputs)
     return model
 
 

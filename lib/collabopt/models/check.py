@@ -10,21 +10,21 @@ class ModelError(ValueError):
     """A model or its weights cannot be used. The message names the parameter, its value, and what would be right."""
 
 
-def check(origin: str, model: object, input_shape: tuple[int, ...], classes: int) -> None:
-    """Check that a model is a flat Keras 2 graph from (None, *input_shape) to logits (None, classes).
+def check(origin: str, model: object, input_shape: tuple[int, ...], outputs: tuple[int, ...] | None) -> None:
+    """Check that a model is a flat Keras 2 graph from (None, *input_shape) to (None, *outputs).
 
     Args:
         origin: Parameter and value that the model comes from, such as "function=mine:net", for errors.
         model: The model.
         input_shape: Expected shape of one input, without batch.
-        classes: Expected number of classes.
+        outputs: Expected shape of one output, without batch; None takes any.
 
     Raises:
         ModelError: The model does not meet a requirement.
     """
     # Each check assumes that the previous ones passed.
     for find in (_not_a_graph, _not_flat, _shared, _wrong_ends, _not_logits):
-        if mistake := find(model, input_shape, classes):
+        if mistake := find(model, input_shape, outputs):
             raise ModelError(f"{origin}: {mistake}")
 
 
@@ -64,14 +64,14 @@ def _shared(model: keras.Model, *_: object) -> str | None:
     return None
 
 
-def _wrong_ends(model: keras.Model, input_shape: tuple[int, ...], classes: int) -> str | None:
+def _wrong_ends(model: keras.Model, input_shape: tuple[int, ...], outputs: tuple[int, ...] | None) -> str | None:
     for end, tensors, expected in (
         ("input", model.inputs, (None, *input_shape)),
-        ("output", model.outputs, (None, classes)),
+        ("output", model.outputs, outputs and (None, *outputs)),
     ):
         if len(tensors) != 1:
             return f"found {len(tensors)} {end}s; expected one"
-        if tuple(tensors[0].shape) != expected:
+        if expected and tuple(tensors[0].shape) != expected:
             return f"{end} shape={tuple(tensors[0].shape)}: expected {expected}"
         if tensors[0].dtype != "float32":
             return f"{end} dtype={tensors[0].dtype.name}: expected float32"

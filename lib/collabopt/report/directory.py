@@ -1,5 +1,6 @@
 """Reading report directories, whose files may be missing, of an older version, or made by hand."""
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Mapping
@@ -11,13 +12,12 @@ import bs4
 import pandas as pd
 
 from collabopt.analysis import comparison
+from collabopt.config import tasks
 from collabopt.config.experiment import Experiment
+from collabopt.config.metrics import ACCURACY, Score, find_score
 from collabopt.config.stages import BASELINE, STAGES
 from collabopt.report import summary
 from collabopt.storage import results
-
-TOLERANCE = 0.01
-"""Validation accuracy that the best file of a report may lose against the baseline, as a fraction."""
 
 
 def read_run(directory: Path) -> dict[str, Any]:
@@ -33,7 +33,12 @@ def read_run(directory: Path) -> dict[str, Any]:
         content = json.loads((directory / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {"run": content}
+    run = content if isinstance(content, dict) else {"run": content}
+    task = _get_experiment(run).get("task")
+    if isinstance(task, dict):  # a score of the user's own is known from here on
+        with contextlib.suppress(TypeError, ValueError):
+            tasks.make_custom(**task)
+    return run
 
 
 def get_scheme(run: dict[str, Any]) -> str:
@@ -174,9 +179,16 @@ class Report:
         """Rows of results.csv with all its columns; empty if it cannot be read."""
         try:
             rows = results.read(self.directory / "results.csv")
-            return rows.reindex(columns=rows.columns.union(results.RESULTS)).dropna(subset=["stage"])
+            self.run  # noqa: B018 - makes a custom score known
+            columns = rows.columns.union(results.list_columns(find_score(rows)))
+            return rows.reindex(columns=columns).dropna(subset=["stage"])
         except (OSError, ValueError, TypeError):
-            return pd.DataFrame(columns=results.RESULTS)
+            return pd.DataFrame(columns=results.list_columns(ACCURACY))
+
+    @property
+    def score(self) -> Score:
+        """Score of the task."""
+        return find_score(self.rows)
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -210,14 +222,15 @@ class Report:
 
         Returns:
             No row, the baseline, or both. The best file is the smallest by the report's own scheme that loses at most
-            `TOLERANCE` on validation.
+            `Score.get_tolerance` on validation.
         """
         table = self.table
         if BASELINE not in set(table.get("stage", [])):
             return []
         is_own = table["scheme"].isna() | (table["scheme"] == self.scheme)
-        near = table[is_own & (table["validation_lost"] <= TOLERANCE) & (table["saved"] > 0)]
-        baseline = table[table["stage"] == BASELINE].head(1)
+        baseline, score = table[table["stage"] == BASELINE].head(1), find_score(table)
+        tolerance = score.get_tolerance(baseline[score.validation_int8].iloc[0])
+        near = table[is_own & (table["validation_lost"] <= tolerance) & (table["saved"] > 0)]
         return [*baseline.to_dict("records"), *near.nlargest(1, "saved").to_dict("records")]
 
 

@@ -9,21 +9,18 @@ from typing import Any
 import pandas as pd
 
 from collabopt.config import loading
-from collabopt.config.metrics import Metric, get_metric
+from collabopt.config.metrics import ACCURACY, Metric, Score, get_metric
 from collabopt.config.stages import BASELINE, get_label
 from collabopt.report import html, tables
-from collabopt.report.directory import TOLERANCE, Report, find_links, find_reports, read_comparison, read_head
+from collabopt.report.directory import Report, find_links, find_reports, read_comparison, read_head
 from collabopt.report.summary import find_varied_settings, format_setting
 from collabopt.report.table import Cell, Table, format_head
 from collabopt.storage import store
 
-_ACCURACY, _SIZE, _SAVED, _DROP = map(get_metric, ("accuracy_int8", "gzip_bytes", "saved", "accuracy_drop"))
-_METRICS = {"accuracy_int8": _ACCURACY, "lost": _DROP, "gzip_bytes": _SIZE, "saved": _SAVED}
-_METRICS |= {name: get_metric(name) for name in ("sparsity", "unique_weights")}
-"""The columns of the table of all stages, each with its metric."""
+_SIZE, _SAVED = map(get_metric, ("gzip_bytes", "saved"))
 
 _NOTE = (
-    "Mean ± standard deviation over seeds; accuracy is top-1 on the test split, of the full-integer .tflite file. Drop "
+    "Mean ± standard deviation over seeds; scores are those of the full-integer .tflite file on the test split. Drop "
     f"and saved: against the baseline's int8 file in the same report. kB are 1,000 bytes. {tables.PRESERVED}"
 )
 
@@ -49,8 +46,7 @@ def write(directory: Path) -> Path:
             "Reports",
             "Experiments in collaborative model optimization: what each stage costs, and what it saves",
             experiments=experiments,
-            columns=[format_head(metric) for metric in (_ACCURACY, _SIZE)],
-            tolerance=f"{100 * TOLERANCE:.1f}",
+            columns=[_get_score_head(reports), format_head(_SIZE)],
             published=_tabulate_published(reports),
             stages=Table("Every stage of every report", rows, _NOTE),
         )
@@ -64,8 +60,8 @@ def _describe(report: Report) -> dict[str, Any]:
         "description": read_head(report.directory / "index.html").get("description", ""),
         "subject": report.subject,
         "about": _describe_origin(report),
-        "rows": [_describe_row(row) for row in rows],
-        "best": _describe_trade_off(rows),
+        "rows": [_describe_row(row, report.score) for row in rows],
+        "best": _describe_trade_off(rows, report.score),
     }
 
 
@@ -78,25 +74,26 @@ def _describe_origin(report: Report) -> list[str]:
     return list(filter(None, (seeds, str(report.run.get("end", ""))[:10], made)))
 
 
-def _describe_row(row: dict[str, Any]) -> dict[str, Any]:
+def _describe_row(row: dict[str, Any], score: Score) -> dict[str, Any]:
     return {
         "stage": Cell.from_stage(row["stage"]),
-        "accuracy": _make_cell(row, "accuracy_int8", _ACCURACY),
+        "score": _make_cell(row, score.test_int8, get_metric(score.test_int8)),
         "size": _make_cell(row, "gzip_bytes", _SIZE),
         "share": f"{100 * (1 - row['saved']):.1f}",
         "saved": "" if row["stage"] == BASELINE else f"{_SAVED.format(row['saved'])} % saved",
     }
 
 
-def _describe_trade_off(rows: list[dict[str, Any]]) -> str:
+def _describe_trade_off(rows: list[dict[str, Any]], score: Score) -> str:
     """The trade-off in words: "PCQAT saves 58.1 % and loses 0.3 points"."""
     if len(rows) < 2:
         return "no results yet" if not rows else "no smaller file is as good"
-    best, points = rows[1], 100 * rows[1]["lost"]
+    best, lost = rows[1], rows[1]["lost"] / score.scale
     saved = f"{get_label(best['stage'])} saves {_SAVED.format(best['saved'])} %"
-    if pd.isna(points):  # test was not read
+    if pd.isna(lost):  # test was not read
         return saved
-    return f"{saved} and {'loses' if points >= 0 else 'gains'} {abs(points):.1f} points"
+    amount = f"{abs(lost):.{score.digits - 1}f} {score.drop_unit or score.title}"
+    return f"{saved} and {'loses' if lost >= 0 else 'gains'} {amount}"
 
 
 def _make_row(report: Report, row: dict[str, Any]) -> dict[str, Cell | str]:
@@ -108,15 +105,29 @@ def _make_row(report: Report, row: dict[str, Any]) -> dict[str, Cell | str]:
         "Experiment": Cell(report.place.parts[0], href=report.page),
         "Run": f"sweep: {varied}".removesuffix(": ") if report.is_sweep else report.setting,
         "Stage": Cell.from_stage(row["stage"], page, name),
-        **{format_head(metric): _make_cell(row, column, metric) for column, metric in _METRICS.items()},
+        **{format_head(metric): _make_cell(row, column, metric) for column, metric in _list_metrics(report).items()},
         "Preserved": Cell.from_preserved(row["preserved"]),
         "File": Cell.from_file(model, name),
     }
 
 
 def _make_cell(row: dict[str, Any], column: str, metric: Metric) -> Cell:
-    with_deviation = column in ("accuracy_int8", "gzip_bytes")
+    with_deviation = column == metric.name and f"{column}_std" in row and column not in ("sparsity", "unique_weights")
     return Cell.from_number(row[column], metric, deviation=row[f"{column}_std"] if with_deviation else None)
+
+
+def _list_metrics(report: Report) -> dict[str, Metric]:
+    """The columns of the table of all stages, each with its metric."""
+    score = report.score
+    columns = {score.test_int8: get_metric(score.test_int8), "lost": get_metric(score.drop)}
+    columns |= {"gzip_bytes": _SIZE, "saved": _SAVED}
+    return columns | {name: get_metric(name) for name in ("sparsity", "unique_weights")}
+
+
+def _get_score_head(reports: list[Report]) -> str:
+    """The head of the column of scores: the metric, if all reports share one."""
+    scores = {report.score for report in reports} or {ACCURACY}
+    return format_head(get_metric(scores.pop().test_int8)) if len(scores) == 1 else "INT8 score"
 
 
 def _tabulate_published(reports: list[Report]) -> Table | None:

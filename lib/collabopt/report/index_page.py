@@ -49,7 +49,7 @@ def write(
         lead=lead,
         results=tables.results(results, directory) if len(results) else None,
         tree=html.make_picture(draw_tree, results, "The deployment tree", "results.csv"),
-        scatter=html.make_picture(draw_sizes, results, "Size against accuracy", "results.csv"),
+        scatter=html.make_picture(draw_sizes, results, "Size against quality", "results.csv"),
         variants=tables.variants(variants, directory) if len(variants) else None,
         published=tables.compared(published) if len(published) else None,
         layers=html.make_picture(draw_layer_properties, layers, "Sparsity and unique weights by layer", "layers.csv"),

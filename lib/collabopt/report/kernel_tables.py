@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from collabopt.analysis import audit
-from collabopt.config.metrics import Metric, get_metric
+from collabopt.config.metrics import Metric, find_score, get_metric
 from collabopt.report.table import Cell, Table, format_head, make_metric_cells
 from collabopt.storage.results import to_numbers
 from collabopt.tflite.sizes import compute_entropy_bytes, compute_gzip_bytes
@@ -126,8 +126,9 @@ def ranges(finished: Sequence[Finished]) -> Table:
     Returns:
         The table, two rows per stage.
     """
-    rows, metrics = [], ("accuracy_int8", "gzip_bytes")
+    rows = []
     for one in finished:
+        metrics = (find_score(one.result).test_int8, "gzip_bytes")
         if pd.isna(one.result["gzip_bytes_channel_ranges"]):
             continue
         for title, suffix, values in (

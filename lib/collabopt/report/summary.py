@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from collabopt.config.metrics import METRICS, Metric
+from collabopt.config.metrics import METRICS, Metric, find_score
 from collabopt.config.stages import BASELINE, STAGES
 from collabopt.figures.pareto import find_front
 from collabopt.storage import results
@@ -76,7 +76,7 @@ def average_over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
     if "cell" in rows:
         table["cell"] = groups["cell"].first()
     table = table.reset_index()
-    table["front"] = find_front(table["gzip_bytes"], table["accuracy_int8"])
+    table["front"] = find_front(table["gzip_bytes"], table[find_score(table).test_int8], find_score(table))
     return sort_by_stage(table)
 
 
@@ -87,15 +87,16 @@ def compare_with_baseline(table: pd.DataFrame) -> pd.DataFrame:
         table: Rows of `average_over_seeds`.
 
     Returns:
-        The rows with `lost` and `validation_lost` (INT8 accuracy, in [-1, 1]) and `saved` (fraction of the gzipped
+        The rows with `lost` and `validation_lost` (drop of the INT8 score) and `saved` (fraction of the gzipped
         bytes); NaN without a baseline.
     """
     baselines = table[table["stage"] == BASELINE].drop_duplicates("train_fraction")
-    columns = ["accuracy_int8", "validation_accuracy_int8", "gzip_bytes"]
+    score = find_score(table)
+    columns = [score.test_int8, score.validation_int8, "gzip_bytes"]
     base = table[["train_fraction"]].merge(baselines[["train_fraction", *columns]], how="left", on="train_fraction")
     return table.assign(
-        lost=base["accuracy_int8"] - table["accuracy_int8"],
-        validation_lost=base["validation_accuracy_int8"] - table["validation_accuracy_int8"],
+        lost=score.compute_drop(base[score.test_int8], table[score.test_int8]),
+        validation_lost=score.compute_drop(base[score.validation_int8], table[score.validation_int8]),
         saved=1 - table["gzip_bytes"] / base["gzip_bytes"],
     )
 

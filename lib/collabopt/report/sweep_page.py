@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from collabopt.config import loading, sweep
+from collabopt.config.metrics import find_score
 from collabopt.figures.pareto import draw_pareto
 from collabopt.report import html, tables
 from collabopt.report.directory import find_file
@@ -35,11 +36,11 @@ def write(directory: Path, experiment: str, states: dict[str, str], home: Path |
         directory,
         "sweep.html.j2",
         f"Sweep of {name}",
-        f"Accuracy and size of {name} over a grid of parameters",
+        f"Quality and size of {name} over a grid of parameters",
         home,
         grid=_parse_grid(states),
         table=tables.results(means, directory) if len(means) else None,
-        figure=html.make_picture(_draw, means, "Accuracy against compressed size", "sweep.csv"),
+        figure=html.make_picture(_draw, means, "Quality against compressed size", "sweep.csv"),
         cells=[(cell, find_file(directory, f"{cell}/deployment_tree.html"), state) for cell, state in states.items()],
         files=[file for file in ("sweep.csv", "results.csv") if (directory / file).is_file()],
     )
@@ -56,7 +57,7 @@ def _read_rows(directory: Path, cells: list[str]) -> pd.DataFrame:
 def _draw(means: pd.DataFrame) -> Figure:
     settings = find_varied_settings(means)
     labels = pd.Series([format_setting(row, settings) for row in means.to_dict("records")], means.index, dtype=object)
-    return draw_pareto(means, labels=labels.where(means["front"], ""), error="accuracy_int8_std")
+    return draw_pareto(means, labels=labels.where(means["front"], ""), error=f"{find_score(means).test_int8}_std")
 
 
 def _parse_grid(states: dict[str, str]) -> sweep.Grid:

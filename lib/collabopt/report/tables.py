@@ -15,7 +15,7 @@ import pandas as pd
 
 from collabopt.analysis import comparison
 from collabopt.config import published
-from collabopt.config.metrics import Metric, get_metric
+from collabopt.config.metrics import Metric, find_score, get_metric
 from collabopt.config.stages import STAGES, get_label
 from collabopt.report.directory import find_links, get_scheme, read_run
 from collabopt.report.kernel_tables import PRESERVED, coding, kernel_by_kernel, layers, ranges, verdicts
@@ -33,12 +33,12 @@ __all__ = ["coding", "compared", "findings", "guide", "inference", "kernel_by_ke
 __all__ += ["schemes", "search", "sizes", "stages", "times", "variants", "verdicts"]
 
 _RESULTS_NOTE = (
-    "Accuracy is top-1, on the test split unless the head says validation. INT8 is the full-integer .tflite file. kB "
-    f"are 1,000 bytes; gzip saves the given share of the file. {PRESERVED}"
+    "Accuracy is top-1. Scores are on the test split unless the head says validation. INT8 is the full-integer .tflite "
+    f"file. kB are 1,000 bytes; gzip saves the given share of the file. {PRESERVED}"
 )
 _SWEEP_NOTE = (
-    "Mean ± standard deviation over seeds. Accuracy is top-1 on the test split; INT8 is the full-integer .tflite file; "
-    "kB are 1,000 bytes. On the Pareto front (●): no other file is at least as small and as accurate, and better in "
+    "Mean ± standard deviation over seeds, on the test split. INT8 is the full-integer .tflite file; "
+    "kB are 1,000 bytes. On the Pareto front (●): no other file is at least as small and as good, and better in "
     "one of the two. The links lead to the first cell that has the stage."
 )
 _FAKE_NOTE = "* with fake quantization."
@@ -51,7 +51,7 @@ _COMPARED_NOTE = (
 
 
 def stages(finished: Sequence[Finished]) -> Table:
-    """Tabulate accuracy, size, sparsity and preservation, one row per stage.
+    """Tabulate score, size, sparsity and preservation, one row per stage.
 
     Args:
         finished: Finished stages, also of several runs. The settings that differ become columns.
@@ -201,7 +201,8 @@ def _make_stage_table(
     """The metrics that any row has, one row per stage; on a page with links to pages and models of a directory."""
     rows = to_numbers(rows, [metric.name for metric in metrics])
     # Validation is left out if test was read. The raw size is in the column of gzip.
-    has_test = "accuracy" in rows and rows["accuracy"].notna().all()
+    score = find_score(rows)
+    has_test = score.test in rows and rows[score.test].notna().all()
     hidden = ("tflite_bytes", "validation") if has_test else ("tflite_bytes",)
     metrics = [one for one in metrics if rows[one.name].notna().any() and not one.name.startswith(hidden)]
     settings = ["parent", "scheme"] if directory and "seeds" not in rows else []
@@ -227,7 +228,11 @@ def _make_metric_cell(row: dict[str, Any], metric: Metric, with_star: bool) -> t
         cell = make_compression_cell(row.get("tflite_bytes"), row["gzip_bytes"], metric)
         return _format_compression_title(metric), cell
     cell = Cell.from_number(row[metric.name], metric, "", row.get(f"{metric.name}_std"))
-    if with_star and metric.name in ("accuracy", "validation_accuracy") and STAGES[row["stage"]].quantizes:
+    if (
+        with_star
+        and metric.name in (find_score(row).test, find_score(row).validation)
+        and STAGES[row["stage"]].quantizes
+    ):
         cell = dataclasses.replace(cell, text=f"{cell.text} *")
     return format_head(metric), cell
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from collabopt.config.formats import get_format_label
-from collabopt.config.metrics import METRICS, Metric, get_targets
+from collabopt.config.metrics import METRICS, Metric, find_score, get_targets
 from collabopt.config.stages import get_lineage
 from collabopt.deploy import targets
 from collabopt.report.directory import find_file, find_links, get_scheme, read_run
@@ -20,11 +20,11 @@ from collabopt.storage.results import to_numbers
 if TYPE_CHECKING:  # imports TensorFlow, which pages do without
     from collabopt.deploy.search import Search
 
-_SIZE_GROUPS = "accuracy", "file", "weights"
+_SIZE_GROUPS = "file", "weights"
 _RATIO = Metric("entropy_ratio", "zstd ÷ entropy", digits=2, missing="not int8")
 _QUARTILES = "latency_q1_ms", "latency_q3_ms"
 _NOTE = (
-    "A variant is a stage in a format, that is a file to deploy. Choices use validation accuracy; test is read for the "
+    "A variant is a stage in a format, that is a file to deploy. Choices use validation; test is read for the "
     "chosen variant only. Entropy is the least that a coder of single weights can reach. NPU figures are Vela's "
     "estimates, with the weights as it encodes them. kB are 1,000 bytes, KiB 1,024."
 )
@@ -39,7 +39,8 @@ def search(found: Search) -> Table:
     Returns:
         The table, one row per variant.
     """
-    limits, base = targets.list_targets(found.targets), targets.get_baseline_accuracy(found.table)
+    score = find_score(found.table)
+    limits, base = targets.list_targets(found.targets), targets.get_baseline_score(found.table)
     rows = []
     for label, variant in found.table.iterrows():
         missed = found.find_misses(label)
@@ -47,7 +48,7 @@ def search(found: Search) -> Table:
             "Stage": Cell.from_stage(variant["stage"]),
             "Format": get_format_label(variant["format"]),
             "Level": Cell(str(len(get_lineage(variant["stage"])) - 1), kind="number"),
-            **make_metric_cells({"validation_accuracy": variant["validation_accuracy"]}),
+            **make_metric_cells({score.validation: variant[score.validation]}),
         }
         for target, limit in limits.items():
             metric = get_targets()[target]
@@ -62,7 +63,7 @@ def search(found: Search) -> Table:
 
 
 def sizes(found: Search) -> Table:
-    """Tabulate accuracy, file sizes, and int8 weights with their zero-order entropy, one row per variant.
+    """Tabulate the score, file sizes, and int8 weights with their zero-order entropy, one row per variant.
 
     Args:
         found: A finished search.
@@ -71,7 +72,8 @@ def sizes(found: Search) -> Table:
         The table.
     """
     rows = found.table.assign(**{_RATIO.name: found.table["zstd_bytes"] / found.table["entropy_bytes"]})
-    metrics = [metric for metric in METRICS.values() if metric.group in _SIZE_GROUPS and metric.name in rows]
+    metrics = [metric for metric in METRICS.values() if metric.group in (find_score(rows).title, *_SIZE_GROUPS)]
+    metrics = [metric for metric in metrics if metric.name in rows]
     return _make_variant_table("Size of each variant", rows, [*metrics, _RATIO])
 
 

@@ -17,6 +17,7 @@ import pandas as pd
 
 from collabopt.config import loading
 from collabopt.config.experiment import Experiment
+from collabopt.config.metrics import Score, find_score
 from collabopt.config.stages import STAGES, Stage
 from collabopt.runtime import progress
 from collabopt.storage import atomic, store
@@ -27,15 +28,8 @@ KEY = [
 ]
 """Key columns of results.csv. Empty where a setting does not apply to the stage."""
 
-RESULTS = [
-    *KEY,
-    *("parent", "validation_accuracy", "validation_accuracy_int8", "accuracy", "accuracy_int8"),
-    *("tflite_bytes", "gzip_bytes", "zip_bytes"),
-    *("sparsity", "unique_weights", "rounded_to_zero", "preserved"),
-    *("accuracy_int8_channel_ranges", "gzip_bytes_channel_ranges"),
-    *("setup_seconds", "fit_seconds", "epochs"),
-]
-"""Columns of results.csv, one row per stage, setting and seed."""
+_AUC = ["validation_auc", "validation_auc_int8", "auc", "auc_int8"]
+"""Columns of results.csv where anomalies are labelled."""
 
 LAYERS = [
     *KEY,
@@ -69,6 +63,22 @@ def make_key(experiment: Experiment, stage: Stage) -> dict[str, Any]:
     }
 
 
+def list_columns(score: Score) -> list[str]:
+    """Return the columns of results.csv, which has one row per stage, setting and seed.
+
+    Args:
+        score: Score of the task, whose columns carry its name.
+    """
+    return [
+        *KEY,
+        *("parent", score.validation, score.validation_int8, score.test, score.test_int8),
+        *("tflite_bytes", "gzip_bytes", "zip_bytes"),
+        *("sparsity", "unique_weights", "rounded_to_zero", "preserved"),
+        *(f"{score.test_int8}_channel_ranges", "gzip_bytes_channel_ranges"),
+        *("setup_seconds", "fit_seconds", "epochs"),
+    ]
+
+
 def record(directory: Path, result: dict[str, Any], layers: pd.DataFrame, about: dict[str, Any]) -> None:
     """Write the rows of a finished stage, and run.json, to a report directory.
 
@@ -84,7 +94,8 @@ def record(directory: Path, result: dict[str, Any], layers: pd.DataFrame, about:
     lock = hashlib.sha256(str(directory).encode()).hexdigest()[:16]
     with store.lock(loading.DATA / "locks" / f"{lock}.lock"):
         _drop_tables_of_another_experiment(directory, about["experiment"])
-        _merge(directory / "results.csv", pd.DataFrame([result])[RESULTS])
+        columns = list_columns(find_score(result)) + [column for column in _AUC if column in result]
+        _merge(directory / "results.csv", pd.DataFrame([result])[columns])
         _merge(directory / "layers.csv", layers.assign(**{column: result[column] for column in KEY})[LAYERS])
         atomic.write(directory / "run.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
 

@@ -6,20 +6,38 @@ The deployment tree itself is data (`config.stages`): each row names the functio
 import importlib
 import importlib.util
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from collabopt import datasets, models
+from collabopt.config import defaults
 from collabopt.config.experiment import Experiment
 from collabopt.config.loading import DATA
 from collabopt.config.stages import Stage
+from collabopt.config.tasks import Task
 from collabopt.models import weights
 from collabopt.runtime import tensorflow
 from collabopt.runtime.tensorflow import keras
 from collabopt.storage import atomic
-from collabopt.storage.source_digest import compute_digest
+from collabopt.storage.source_digest import compute_digest, compute_module_digest
 from collabopt.techniques import quantization
 from collabopt.techniques.checkpoints import Checkpoint
+
+
+def suggest_defaults(experiment: Experiment) -> dict[str, Any]:
+    """Suggest sparsity, clusters and training of an experiment that does not say how its stages are trained.
+
+    Args:
+        experiment: Names data set and model.
+
+    Returns:
+        Keys of an experiment (`defaults.suggest`).
+    """
+    data = datasets.load(experiment)
+    model = build_initial_model(experiment, data)
+    is_trained = bool(experiment.model.path or experiment.initial_weights)
+    return defaults.suggest(model.count_params(), len(data.train), is_trained)
 
 
 def find_trainer(stage: Stage) -> Callable:
@@ -46,7 +64,7 @@ def build_initial_model(experiment: Experiment, data: datasets.Data) -> keras.Mo
     Returns:
         The model with its initial weights, or initialized from the global seed.
     """
-    model = models.build(experiment.model, data.input_shape, len(data.classes))
+    model = models.build(experiment.model, data.input_shape, data.outputs)
     if experiment.initial_weights:
         weights.assign(model, weights.read(datasets.locate(experiment.initial_weights.path, DATA)))
     return model
@@ -85,7 +103,7 @@ def restore_model(
         model = quantization.wrap(parent, quantization.get_preservation(stage, experiment))
         model.set_weights([stored[name] for name in sorted(stored)])
         return model
-    model = models.build(experiment.model, data.input_shape, len(data.classes))
+    model = models.build(experiment.model, data.input_shape, data.outputs)
     weights.assign(model, stored)
     return model
 
@@ -106,6 +124,7 @@ def describe_training(
         "parent": parent,
         "training": experiment.training(stage.name).model_dump(),
         "settings": {name: getattr(experiment, name) for name in ("seed", "threads", *stage.settings)},
+        "task": describe_task(data.task),
         "data": [data.fingerprint, data.train.fingerprint(), data.validation.fingerprint()],
         "input_shape": data.input_shape,
         "versions": tensorflow.read_versions(),
@@ -124,6 +143,16 @@ def describe_training(
             file = datasets.locate(experiment.initial_weights.path, DATA)
             material["initial_weights"] = atomic.compute_files_digest([file])
     return material
+
+
+def describe_task(task: Task) -> list[str]:
+    """Return what decides loss and score of a task: its name, and the code of its own modules.
+
+    Args:
+        task: The task.
+    """
+    functions = filter(None, (task.loss, task.metric))
+    return [task.name, *(f"{name} {compute_module_digest(models.custom.find_source(name))}" for name in functions)]
 
 
 def compute_code_digests(experiment: Experiment, data: datasets.Data, *roots: Callable) -> list[str]:

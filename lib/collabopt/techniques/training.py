@@ -1,7 +1,7 @@
 """Training of a Keras model, plain or wrapped by a technique, as a section of an experiment says.
 
-Every stage trains through `fit`: cross-entropy of logits, Adam or SGD, a warm-up, then a constant or cosine learning
-rate. Results depend on the seed alone, and a stopped training continues from its last finished epoch.
+Every stage trains through `fit`: the loss of the task, Adam or SGD, a warm-up, then a constant or cosine learning rate.
+Results depend on the seed alone, and a stopped training continues from its last finished epoch.
 """
 
 import dataclasses
@@ -11,10 +11,12 @@ from collections.abc import Sequence
 import pandas as pd
 
 from collabopt.config.experiment import Experiment, Training
+from collabopt.config.metrics import Score
 from collabopt.config.stages import Stage
 from collabopt.datasets import Data
 from collabopt.runtime import progress
-from collabopt.runtime.tensorflow import drop_log_records, keras, tf
+from collabopt.runtime.tensorflow import drop_log_records, keras
+from collabopt.techniques import objectives
 from collabopt.techniques.checkpoints import NO_CHECKPOINT, Checkpoint
 
 
@@ -23,7 +25,7 @@ class Fit:
     """The record of a training.
 
     Attributes:
-        history: One row per epoch: epoch (from 1), loss, accuracy, val_loss, val_accuracy, seconds.
+        history: One row per epoch, with the columns of `list_history_columns`.
         setup_seconds: Wrapping and tracing, up to the end of the first step.
         fit_seconds: The rest of the training.
     """
@@ -33,7 +35,13 @@ class Fit:
     fit_seconds: float
 
 
-HISTORY_COLUMNS = ["epoch", "loss", "accuracy", "val_loss", "val_accuracy", "seconds"]
+def list_history_columns(score: Score) -> list[str]:
+    """Return the columns of a history. Epochs count from 1.
+
+    Args:
+        score: Score of the task, whose columns carry its name.
+    """
+    return ["epoch", "loss", score.name, "val_loss", f"val_{score.name}", "seconds"]
 
 
 def train(
@@ -101,39 +109,21 @@ def make_optimizer(section: Training, steps_per_epoch: int) -> keras.optimizers.
     return optimizer
 
 
-def make_loss(classes: int, label_smoothing: float = 0.0):
-    """Make the cross-entropy of logits (batch, classes) against class indices (batch,).
-
-    Args:
-        classes: Number of classes.
-        label_smoothing: Share of each label that is spread over all classes, in [0, 1).
-
-    Returns:
-        A function (labels, logits) -> losses (batch,).
-    """
-
-    def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-        targets = tf.one_hot(tf.cast(tf.reshape(labels, [-1]), tf.int32), classes)
-        return keras.losses.categorical_crossentropy(targets, logits, from_logits=True, label_smoothing=label_smoothing)
-
-    return cross_entropy
-
-
 def compile_model(model: keras.Model, data: Data, section: Training) -> keras.Model:
     """Compile a model with the section's optimizer and loss, and create the optimizer's variables.
 
     Args:
         model: The model, compiled in place.
-        data: Gives the number of training examples and classes.
+        data: Gives the task and the number of training examples.
         section: How to train.
 
     Returns:
         The same model.
     """
     steps = math.ceil(len(data.train) / section.batch_size)
-    model.compile(
-        make_optimizer(section, steps), make_loss(len(data.classes), section.label_smoothing), metrics=["accuracy"]
-    )
+    score = keras.metrics.MeanMetricWrapper(objectives.make_score(data.task), name=data.task.score.name)
+    loss = objectives.make_loss(data.task, section.label_smoothing)
+    model.compile(make_optimizer(section, steps), loss, metrics=[score])
     with model.distribute_strategy.scope():
         model.optimizer.build(model.trainable_variables)
     return model
@@ -146,10 +136,17 @@ class _Recorder(keras.callbacks.Callback):
     """
 
     def __init__(
-        self, stage: str, section: Training, clock: progress.Clock, checkpoint: Checkpoint, record: dict | None
+        self,
+        stage: str,
+        score: Score,
+        section: Training,
+        clock: progress.Clock,
+        checkpoint: Checkpoint,
+        record: dict | None,
     ) -> None:
         super().__init__()
-        self.stage, self.section, self.clock, self.checkpoint = stage, section, clock, checkpoint
+        self.stage, self.score, self.section = stage, score, section
+        self.clock, self.checkpoint = clock, checkpoint
         self.record = record or {"rows": [], "setup_seconds": None, "fit_seconds": 0.0}
         self.fitting_since: float | None = None
 
@@ -168,8 +165,9 @@ class _Recorder(keras.callbacks.Callback):
         self.record["fit_seconds"] += now - self.fitting_since
         self.fitting_since = now
         progress.log(
-            f"{self.stage}: epoch {epoch + 1}/{self.params['epochs']}, loss {logs['loss']:.4f}, accuracy "
-            f"{logs['accuracy']:.2%}, validation {logs['val_accuracy']:.2%}, "
+            f"{self.stage}: epoch {epoch + 1}/{self.params['epochs']}, loss {logs['loss']:.4f}, {self.score.title} "
+            f"{self.score.format(logs[self.score.name])}, "
+            f"validation {self.score.format(logs[f'val_{self.score.name}'])}, "
             f"{progress.format_duration(row['seconds'])}",
             about=self.stage,
         )
@@ -210,10 +208,11 @@ def fit(
     Raises:
         FloatingPointError: The loss of an epoch is not finite.
     """
+    columns = list_history_columns(data.task.score)
     if not section.epochs:
-        return Fit(pd.DataFrame(columns=HISTORY_COLUMNS), clock.seconds(), 0.0)
+        return Fit(pd.DataFrame(columns=columns), clock.seconds(), 0.0)
     compile_model(model, data, section)
-    recorder = _Recorder(stage, section, clock, checkpoint, checkpoint.restore(model))
+    recorder = _Recorder(stage, data.task.score, section, clock, checkpoint, checkpoint.restore(model))
     finished = len(recorder.record["rows"])
     if finished:
         progress.log(f"{stage}: continuing after epoch {finished}/{section.epochs}", about=stage)
@@ -230,7 +229,7 @@ def fit(
                 verbose=0,
             )
     return Fit(
-        pd.DataFrame(recorder.record["rows"], columns=HISTORY_COLUMNS),
+        pd.DataFrame(recorder.record["rows"], columns=columns),
         recorder.record["setup_seconds"],
         recorder.record["fit_seconds"],
     )

@@ -1,0 +1,174 @@
+"""Losses and scores of the tasks: functions (labels, outputs) -> (batch,), one value per example.
+
+Outputs are those of the Keras model: logits for tasks that take them. A deployed file may end in a softmax or sigmoid;
+its scores are computed with `probabilities`.
+"""
+
+from collections.abc import Callable
+
+from collabopt.config.tasks import Task
+from collabopt.runtime import user_modules
+from collabopt.runtime.tensorflow import keras, tf
+
+Objective = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+
+def make_loss(task: Task, label_smoothing: float = 0.0) -> Objective:
+    """Make the loss of a task: cross-entropy of logits, or the squared error.
+
+    Args:
+        task: The task.
+        label_smoothing: Share of each label that is spread over all classes, in [0, 1). Tasks without logits ignore it.
+
+    Returns:
+        A function (labels, outputs) -> losses (batch,).
+    """
+
+    def cross_entropy(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
+        targets = tf.one_hot(_fit(labels, outputs), outputs.shape[-1])
+        options = {"from_logits": True, "label_smoothing": label_smoothing}
+        return _mean(keras.losses.categorical_crossentropy(targets, outputs, **options))
+
+    def binary_cross_entropy(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
+        targets = tf.reshape(tf.cast(labels, outputs.dtype), tf.shape(outputs))
+        options = {"from_logits": True, "label_smoothing": label_smoothing}
+        return _mean(keras.losses.binary_crossentropy(targets, outputs, **options))
+
+    if task.loss:
+        return user_modules.import_object(task.loss)
+    if task.has_classes:
+        return binary_cross_entropy if task.name == "binary" else cross_entropy
+    return binary_cross_entropy if task.takes_logits else score_squared_error
+
+
+def make_score(task: Task, probabilities: bool = False) -> Objective:
+    """Make the score of a task.
+
+    Args:
+        task: The task.
+        probabilities: Whether outputs are probabilities, where the task takes logits.
+
+    Returns:
+        A function (labels, outputs) -> scores (batch,).
+    """
+    threshold = 0.5 if probabilities else 0.0
+    if task.metric:
+        return user_modules.import_object(task.metric)
+    return {
+        "classification": score_class,
+        "binary": lambda labels, outputs: score_binary(labels, outputs, threshold),
+        "multilabel": lambda labels, outputs: score_labels(labels, outputs, threshold),
+        "regression": score_absolute_error,
+        "reconstruction": score_squared_error,
+        "segmentation": score_pixels,
+    }[task.name]
+
+
+def score_class(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
+    """Score a class: 1 if the largest output is the label's.
+
+    Args:
+        labels: Class indices (batch,).
+        outputs: Logits or probabilities (batch, classes).
+
+    Returns:
+        0 or 1 (batch,) float32.
+    """
+    return _as_float(tf.equal(tf.argmax(outputs, axis=-1, output_type=tf.int32), _fit(labels, outputs)))
+
+
+def score_binary(labels: tf.Tensor, outputs: tf.Tensor, threshold: float) -> tf.Tensor:
+    """Score a binary label: 1 if the output is on its side of the threshold.
+
+    Args:
+        labels: 0 or 1 (batch,).
+        outputs: One output per example (batch, 1).
+        threshold: Outputs above it mean 1.
+
+    Returns:
+        0 or 1 (batch,) float32.
+    """
+    return _as_float(tf.equal(outputs[:, 0] > threshold, tf.reshape(labels, [-1]) > 0))
+
+
+def score_labels(labels: tf.Tensor, outputs: tf.Tensor, threshold: float) -> tf.Tensor:
+    """Score several labels: F1 of each example, as `f1_score(average="samples")` of scikit-learn averages it.
+
+    Args:
+        labels: 0 or 1 (batch, labels).
+        outputs: (batch, labels).
+        threshold: Outputs above it mean 1.
+
+    Returns:
+        F1 in [0, 1] (batch,) float32; 1 if there is no label, neither true nor predicted.
+    """
+    true, predicted = _as_float(labels > 0), _as_float(outputs > threshold)
+    found, all_ = tf.reduce_sum(true * predicted, axis=-1), tf.reduce_sum(true + predicted, axis=-1)
+    return tf.where(all_ > 0, 2 * found / tf.maximum(all_, 1), 1.0)
+
+
+def score_absolute_error(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
+    """Score numbers by their mean absolute error.
+
+    Args:
+        labels: (batch, outputs).
+        outputs: (batch, outputs).
+
+    Returns:
+        Errors (batch,) float32.
+    """
+    return _mean(tf.abs(_difference(labels, outputs)))
+
+
+def score_squared_error(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
+    """Score numbers by their mean squared error.
+
+    Args:
+        labels: (batch, ...).
+        outputs: The same shape.
+
+    Returns:
+        Errors (batch,) float32.
+    """
+    return _mean(tf.square(_difference(labels, outputs)))
+
+
+def score_pixels(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
+    """Score a segmentation by the mean intersection over union (IoU) of the classes in each image.
+
+    Images count equally, as in Wang et al. 2023 (arXiv:2310.19252). Classes that are neither in the labels nor in the
+    outputs do not count.
+
+    Args:
+        labels: Class indices (batch, height, width).
+        outputs: (batch, height, width, classes).
+
+    Returns:
+        Mean IoU in [0, 1] (batch,) float32.
+    """
+    classes = outputs.shape[-1]
+    true = tf.one_hot(_fit(labels, outputs), classes)
+    predicted = tf.one_hot(tf.argmax(outputs, axis=-1, output_type=tf.int32), classes)
+    shared = tf.reduce_sum(true * predicted, axis=(1, 2))
+    union = tf.reduce_sum(tf.maximum(true, predicted), axis=(1, 2))
+    present = _as_float(union > 0)
+    return tf.reduce_sum(shared / tf.maximum(union, 1), axis=-1) / tf.reduce_sum(present, axis=-1)
+
+
+def _fit(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
+    """Class indices in the shape of the outputs without classes. Keras adds an axis to labels (batch,) in training."""
+    return tf.reshape(tf.cast(labels, tf.int32), tf.shape(outputs)[:-1])
+
+
+def _difference(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
+    return tf.reshape(tf.cast(labels, tf.float32), tf.shape(outputs)) - tf.cast(outputs, tf.float32)
+
+
+def _mean(values: tf.Tensor) -> tf.Tensor:
+    """The mean over all axes but the first."""
+    values = tf.convert_to_tensor(values)
+    return tf.reduce_mean(values, axis=list(range(1, len(values.shape)))) if len(values.shape) > 1 else values
+
+
+def _as_float(values: tf.Tensor) -> tf.Tensor:
+    return tf.cast(values, tf.float32)
