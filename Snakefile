@@ -42,6 +42,8 @@ PLACE = Path(config.get("place") or plan.find_workplace(PAGES))
 SUFFIXES = {".py", ".j2", ".js", ".css", ".csv", ".mplstyle"}
 LIBRARY = sorted(str(path) for path in (loading.ROOT / "lib" / "collabopt").rglob("*") if path.suffix in SUFFIXES)
 SOURCES = [str(path) for path in loading.list_files(NAME)]
+FILES = [path for path in loading.list_paths(EXPERIMENT) if Path(path).is_file()]
+CHECK = ancient(str(PLACE / "check.done"))
 COMMAND = "{sys.executable:q} -m collabopt.batch.forks collabopt"
 
 
@@ -82,12 +84,27 @@ rule report:
         list_marks("cells", GRID) if GRID else [PLACE / f"{notebook}.done" for notebook in CHOSEN],
 
 
+# It runs while notebooks wait, but a new check does not make them out of date.
+rule check:
+    input:
+        experiment=SOURCES,
+        library=LIBRARY,
+        files=FILES,
+    output:
+        str(PLACE / "check.done"),
+    params:
+        overrides=json.dumps(OVERRIDES),
+    shell:
+        COMMAND + " check --experiment {NAME:q} --overrides {params.overrides:q} --done {output:q}"
+
+
 # Executed notebooks and pages are no declared outputs: those of a failed notebook must stay.
 rule notebook:
     input:
         notebook=str(plan.NOTEBOOKS / "{notebook}.ipynb"),
         experiment=SOURCES,
         library=LIBRARY,
+        check=CHECK,
         before=lambda wildcards: [PLACE / f"{other}.done" for other in NEEDS[wildcards.notebook]],
     output:
         str(PLACE / "{notebook}.done"),
@@ -111,6 +128,7 @@ for branch, part in sweep.find_shared_branches(GRID).items():
         input:
             experiment=SOURCES,
             library=LIBRARY,
+            check=CHECK,
             before=wait_for(*({sweep.list_branches()[0]} - {branch})),  # the baseline is trained once
         output:
             str(PLACE / branch / f"{make_space(part).wildcard_pattern if part else 'all'}.done"),
@@ -129,6 +147,7 @@ if GRID:
             notebook=str(plan.NOTEBOOKS / f"{plan.SEARCH_NOTEBOOK}.ipynb"),
             experiment=SOURCES,
             library=LIBRARY,
+            check=CHECK,
             before=wait_for(*sweep.list_branches()),
         output:
             str(PLACE / "cells" / f"{make_space(GRID).wildcard_pattern}.done"),

@@ -59,6 +59,7 @@ def _make_parser() -> argparse.ArgumentParser:
     add("verify", "compare a finished report with the published figures", "experiment")
     add("store", "list the stored stages, or remove some", prune="")
     places = ("experiment", "overrides", "place", "pages", "position", "done")
+    add("check", "check data and model, as a job of the Snakefile", "experiment", "overrides", "done")
     add("notebook", "run one notebook, as a job of the Snakefile", *places).add_argument("name")
     job = add("branch", "train the stages that cells of a sweep share", "experiment", "overrides", "done")
     job.add_argument("branch", choices=sweep.list_branches())
@@ -96,9 +97,13 @@ def _run(words: argparse.Namespace) -> int:
 
 
 def _run_job(words: argparse.Namespace) -> int:
+    overrides, done = json.loads(words.overrides), Path(words.done)
+    if words.command == "check":
+        from collabopt.batch import check
+
+        return check.run_check(words.experiment, overrides, done)
     from collabopt.batch import notebook
 
-    overrides, done = json.loads(words.overrides), Path(words.done)
     if words.command == "branch":
         return notebook.train_branch(words.branch, words.experiment, overrides, done)
     if words.command == "cell":

@@ -98,7 +98,11 @@ def test_every_wrong_column_is_named(csv: Path) -> None:
             {"target": "price", "features": ["species", "width"]},
             ["species holds text, such as 'cat'", "beyond ±3.4e+38"],
         ),
-        ({"target": "price", "image_size": 8}, ["dataset.image_size=8: only imagenet and folders of pictures take it"]),
+        ({"target": "price", "features": ["price", "open"]}, ["dataset.features: price is also the target; remove it"]),
+        (
+            {"target": "price", "features": ["open"], "image_size": 8},
+            ["dataset.image_size=8: only imagenet and folders of pictures take it"],
+        ),
     ):
         with pytest.raises(DatasetError) as caught:
             load(csv, "regression", **keys)

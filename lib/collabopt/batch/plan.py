@@ -15,6 +15,9 @@ sys.modules.setdefault("rfc3987_syntax", None)
 
 NOTEBOOKS = loading.ROOT / "notebooks"
 SEARCH_NOTEBOOK = "deployment_tree"
+CHECK_FAILURE = "check.failed"
+"""File of the mistakes in data and model, in the working directory of a batch."""
+
 _NOT_OF_EXPERIMENTS = {"experiment", "reports", "kernel"}
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 
 from collabopt.batch import forks
-from collabopt.batch.plan import Work, find_workplace, parse_settings, plan_work
+from collabopt.batch.plan import CHECK_FAILURE, Work, find_workplace, parse_settings, plan_work
 from collabopt.config import loading, sweep
 from collabopt.config.experiment import ExperimentError
 from collabopt.runtime import progress
@@ -41,7 +41,7 @@ def run_report(name: str, settings: str, cores: str, profile: str | None = None,
         chosen: Names of notebooks, separated by blanks. Those that they wait for run too.
 
     Returns:
-        The exit status.
+        The exit status: 1 if a job failed, 2 if the data or the model is wrong.
 
     Raises:
         ExperimentError: The experiment, a parameter, a notebook or the profile is not valid.
@@ -59,6 +59,9 @@ def run_report(name: str, settings: str, cores: str, profile: str | None = None,
         log.write_text("")
         with _follow(log), contextlib.nullcontext({}) if profile else forks.fork_server() as variables:
             status = _run_snakemake(name, work, place, options, log, variables)
+        if (place / CHECK_FAILURE).is_file():
+            print((place / CHECK_FAILURE).read_text(encoding="utf-8"), file=sys.stderr)
+            return 2
         states = _read_states(list(work.jobs), place / work.marks, place if status else None)
         _write_index(name, work, states, place / work.marks)
     failures = [f"{job}: {state}" for job, state in states.items() if state != "ok"]

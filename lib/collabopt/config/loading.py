@@ -170,6 +170,16 @@ def load(name: str, /, suggested: Mapping[str, Any] = MappingProxyType({}), **ov
         raise ExperimentError("\n".join(f"{path.name}: {_explain(mistake)}" for mistake in error.errors())) from None
 
 
+def list_paths(experiment: Experiment) -> list[str]:
+    """Return the files and folders that an experiment names.
+
+    Args:
+        experiment: The experiment.
+    """
+    paths = [getattr(getattr(experiment, section), key, None) for section, key in PATHS]
+    return [path for path in paths if path]
+
+
 def list_overrides(name: str, **overrides: Any) -> dict[str, Any]:
     """Return the overrides that differ from the experiment's own values, in the order of `PARAMETERS`.
 

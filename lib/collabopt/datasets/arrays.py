@@ -78,6 +78,7 @@ def make_parts(
     for name in names:
         with mistakes.collect():
             examples[name] = _read_examples(given[f"x_{name}"], f"{source}: x_{name}")
+            _check_finite(examples[name], f"{source}: x_{name}")
     with mistakes.collect():
         _check_shapes(examples, source)
     train = examples.get("train")
@@ -87,11 +88,9 @@ def make_parts(
         y, classes = _convert_labels(task, given, examples, named, source)
     with mistakes.collect():
         groups = _read_groups(given, examples, source)
-    try:
-        mistakes.raise_any()
-    except DatasetError as error:
-        error.shapes = _find_shapes(task, given, shape, named, source)
-        raise
+    if mistakes:
+        mistakes.shapes = _find_shapes(task, given, shape, named, source)
+    mistakes.raise_any()
     splits = {name: Split(examples[name], y[name], **handling) for name in names}
     ordered = tuple(splits.get(name) for name in ("train", "validation", "test"))
     outputs = labels.get_outputs(task, y["train"], classes, shape)
@@ -161,7 +160,15 @@ def _check_examples(examples: np.ndarray, name: str) -> np.ndarray:
         raise DatasetError(f"{name} is of type {examples.dtype}; expected floating point, integers or bool")
     if examples.ndim < 2 or not examples.size:
         raise DatasetError(f"{name} has shape {examples.shape}; expected (n, ...) with at least one example")
-    return labels.check_finite(examples, name)
+    return examples
+
+
+def _check_finite(examples: Examples, name: str) -> None:
+    mistakes = Mistakes()
+    for key, array in examples.items() if isinstance(examples, dict) else [("", examples)]:
+        with mistakes.collect():
+            labels.check_finite(array, f"{name}/{key}" if key else name)
+    mistakes.raise_any()
 
 
 def _get_shape(examples: Examples) -> Shape | dict[str, Shape]:

@@ -21,7 +21,7 @@ from collabopt.config.experiment import Dataset
 from collabopt.config.tasks import TASKS, Task
 from collabopt.datasets import pictures, sounds, streams, tables
 from collabopt.datasets.arrays import NEEDED, make_parts, read_npz
-from collabopt.datasets.dataset import DatasetError, Parts
+from collabopt.datasets.dataset import DatasetError, Mistakes, Parts
 from collabopt.runtime import user_modules
 from collabopt.runtime.tensorflow import tf
 
@@ -68,8 +68,14 @@ def read(path: Path, dataset: Dataset, task: Task = TASKS["classification"]) -> 
         DatasetError: The file cannot be read, or an array is wrong.
     """
     source, function = _find_source(path)
-    check_keys(dataset, source)
-    return function(path, dataset, task)
+    mistakes = Mistakes()
+    with mistakes.collect():
+        parts = function(path, dataset, task)
+        mistakes.shapes = parts.shapes
+    with mistakes.collect():
+        check_keys(dataset, source)
+    mistakes.raise_any()
+    return parts
 
 
 def _find_source(path: Path) -> tuple[str, Callable[[Path, Dataset, Task], Parts]]:

@@ -40,7 +40,13 @@ class DatasetError(ValueError):
 
 
 class Mistakes(list[str]):
-    """Lines about what is wrong, collected so that all are reported at once."""
+    """Lines about what is wrong, collected so that all are reported at once.
+
+    Attributes:
+        shapes: Those of the error that is raised.
+    """
+
+    shapes: Shapes | None = None
 
     @contextlib.contextmanager
     def collect(self) -> Iterator[None]:
@@ -49,6 +55,7 @@ class Mistakes(list[str]):
             yield
         except DatasetError as error:
             self.extend(str(error).splitlines())
+            self.shapes = self.shapes or error.shapes
 
     def raise_any(self) -> None:
         """Raise the lines as one error.
@@ -57,7 +64,9 @@ class Mistakes(list[str]):
             DatasetError: There is at least one.
         """
         if self:
-            raise DatasetError("\n".join(dict.fromkeys(self)))
+            error = DatasetError("\n".join(dict.fromkeys(self)))
+            error.shapes = self.shapes
+            raise error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +92,11 @@ class Parts:
     input_shape: Shape | dict[str, Shape]
     outputs: Shape | None = None
     groups: np.ndarray | None = None
+
+    @property
+    def shapes(self) -> Shapes:
+        """What the data set asks of a model."""
+        return Shapes(self.input_shape, self.outputs, self.classes)
 
 
 def compute_fingerprint(splits: Iterable[Split | None], classes: Iterable[str]) -> str:

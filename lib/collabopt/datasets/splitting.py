@@ -133,8 +133,8 @@ def draw_groups(labels: np.ndarray, groups: np.ndarray, count: int, seed: int | 
     names, group = np.unique(groups, return_inverse=True)
     if len(names) < 2:
         raise DatasetError(
-            f"groups: all {len(groups)} training examples are in group {names[0]}; expected at least two groups, or no "
-            "groups for a random split"
+            f"groups (groups_train or dataset.group): all {len(groups)} training examples are in group {names[0]}; "
+            "expected at least two groups, or no groups for a random split"
         )
     classes = np.unique(_get_strata(labels), return_inverse=True)[1]
     counts = np.zeros((len(names), classes.max() + 1), int)  # examples by group and class
@@ -143,8 +143,8 @@ def draw_groups(labels: np.ndarray, groups: np.ndarray, count: int, seed: int | 
     drawn = _choose_groups(counts[order], count)
     if not drawn:
         raise DatasetError(
-            f"groups: each of the {len(names)} groups has a class that no other group has, so none can be held out; "
-            "expected groups that share classes, or no groups for a random split"
+            f"groups (groups_train or dataset.group): each of the {len(names)} groups has a class that no other group "
+            "has, so none can be held out; expected groups that share classes, or no groups for a random split"
         )
     return np.isin(group, order[drawn])
 

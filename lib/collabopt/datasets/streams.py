@@ -69,7 +69,7 @@ def _read_stream(stream: Any, name: str) -> tuple[Any, np.ndarray | None]:
             if size > LARGEST_BYTES:
                 raise DatasetError(
                     f"{name} holds more than {LARGEST_BYTES >> 30} GiB, or has no end; take() fewer examples, store "
-                    "uint8 instead of float32, or set dataset.path to a folder of pictures, which is streamed"
+                    "uint8 instead of float32, or use a folder of pictures (dataset.path), which is read by batch"
                 )
     except tf.errors.InvalidArgumentError as error:
         reason = error.message.splitlines()[0]

@@ -45,18 +45,19 @@ def read(path: Path, dataset: Dataset, task: Task) -> Parts:
             f"dataset.target: missing; expected the column of {path} that the model predicts, of {columns}"
         )
     by_input = _find_features(frames["train"], dataset, targets)
-    mistakes = Mistakes()
+    used = [*(name for columns in by_input.values() for name in columns), *targets]
+    twice = sorted(name for name in set(used) if name in targets and used.count(name) > 1)
+    mistakes = Mistakes(f"dataset.features: {name} is also the target; remove it from one of them" for name in twice)
     for split, frame in frames.items():
         with mistakes.collect():
-            used = [*(name for names in by_input.values() for name in names), *targets]
             _check_columns(frame, used, [dataset.group] if dataset.group and split == "train" else [], split, path)
     mistakes.raise_any()
     given: dict[str, Any] = {}
     for split, frame in frames.items():
-        source = f"{path}: {split}" if len(frames) > 1 else str(path)
         with mistakes.collect():
+            source = f"{path}: {split}" if len(frames) > 1 else str(path)
             x = {name: _read_features(frame, columns, source) for name, columns in by_input.items()}
-            given[f"x_{split}"] = x if isinstance(dataset.features, dict) else x[""]
+            given[f"x_{split}"] = x.get("", x)
         if targets:
             given[f"y_{split}"] = _read_targets(frame, targets)
     mistakes.raise_any()

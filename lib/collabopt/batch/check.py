@@ -1,0 +1,106 @@
+"""Checks of an experiment's data and model, the first job of a batch: all mistakes at once, before any training."""
+
+import traceback
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import collabopt
+from collabopt import datasets
+from collabopt.analysis import preflight
+from collabopt.batch.plan import CHECK_FAILURE
+from collabopt.config import loading
+from collabopt.config.experiment import Experiment
+from collabopt.datasets import DatasetError
+from collabopt.datasets.dataset import Shapes
+from collabopt.models import ModelError, mobilenet
+from collabopt.runtime import progress, tensorflow
+from collabopt.runtime.tensorflow import tf
+from collabopt.techniques import registry
+
+_EXAMPLES = 64  # of each split, which are made into model inputs
+
+
+def run_check(name: str, overrides: dict[str, Any], done: Path) -> int:
+    """Check an experiment, as a job of a batch.
+
+    Args:
+        name: Name or path of the experiment.
+        overrides: Parameters that replace the experiment's own.
+        done: The file that marks success; mistakes are written to `CHECK_FAILURE` beside it.
+
+    Returns:
+        The exit status.
+    """
+    progress.attach("check")
+    clock, experiment = progress.Clock(), loading.load(name, **overrides)
+    tensorflow.configure(experiment.threads)
+    done.with_name(CHECK_FAILURE).unlink(missing_ok=True)
+    mistakes = find_mistakes(experiment)
+    if mistakes:
+        done.with_name(CHECK_FAILURE).write_text("\n".join(mistakes), encoding="utf-8")
+        return 1
+    progress.log(f"data and model checked in {progress.format_duration(clock.seconds())}")
+    done.touch()
+    return 0
+
+
+def find_mistakes(experiment: Experiment) -> list[str]:
+    """Find what is wrong with the data and the model of an experiment.
+
+    The model is checked in spite of wrong data, where its shapes are known.
+
+    Args:
+        experiment: The experiment.
+
+    Returns:
+        One line per mistake.
+    """
+    mistakes: list[str] = []
+    shapes: Shapes | None = None
+    try:
+        data = datasets.load(experiment)
+        shapes = data.shapes
+        for name in ("train", "validation", "test"):
+            _check_inputs(getattr(data, name), name, data.input_shape)
+    except DatasetError as error:
+        mistakes += str(error).splitlines()
+        shapes = shapes or error.shapes
+    except Exception as error:  # a function of the user raises anything
+        mistakes.append(f"dataset: {_describe(error)}")
+    # A function builds the model for a number of outputs.
+    is_buildable = experiment.model.path or not isinstance(experiment.task, str)
+    if not shapes or not (shapes.outputs or is_buildable):
+        return [*mistakes, "model: not checked, because the data does not tell the shapes of its input and output"]
+    try:
+        tensorflow.seed_everything(experiment.seed)
+        if experiment.initial_weights:
+            mobilenet.ensure_imagenet_weights(datasets.locate(experiment.initial_weights.path, loading.DATA))
+        preflight.check(registry.build_initial_model(experiment, shapes), experiment)
+    except (ModelError, preflight.PreflightError) as error:
+        mistakes += [f"model: {line}" for line in str(error).splitlines()]
+    except Exception as error:
+        mistakes.append(f"model: {_describe(error)}")
+    return mistakes
+
+
+def _check_inputs(split: datasets.Split, name: str, input_shape: Any) -> None:
+    """Make model inputs of some examples, which shows pictures that cannot be decoded."""
+    some = split.take(np.unique(np.linspace(0, len(split) - 1, _EXAMPLES).astype(int)))
+    try:
+        inputs = some.prepare(tf.nest.map_structure(tf.constant, some.examples))
+    except tf.errors.OpError as error:
+        raise DatasetError(f"{name}: an example cannot be read: {' '.join(error.message.split())}") from error
+    found = tf.nest.map_structure(lambda one: tuple(one.shape[1:]), inputs)
+    if found != input_shape:
+        raise DatasetError(f"{name}: model inputs have shape {found}; expected {input_shape}")
+
+
+def _describe(error: Exception) -> str:
+    """An unexpected error in a line, with its place in the user's code if it has one there."""
+    frames = traceback.extract_tb(error.__traceback__)
+    library = str(Path(collabopt.__file__).parent)
+    own = [one for one in frames if "site-packages" not in one.filename and not one.filename.startswith(library)]
+    place = (own or frames)[-1]
+    return f"{type(error).__name__}: {' '.join(str(error).split())} ({place.filename}, line {place.lineno})"
