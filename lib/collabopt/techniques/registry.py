@@ -65,13 +65,17 @@ def load_data(experiment: Experiment) -> datasets.Data:
         The data set.
     """
     data = datasets.load(experiment)
-    if isinstance(data.input_shape, dict) or len(data.input_shape) not in (1, 2):
+    by_name = data.input_shape if isinstance(data.input_shape, dict) else {"": data.input_shape}
+    flat = {name: shape for name, shape in by_name.items() if len(shape) == 2}
+    if not flat:
         return data
     imported = models.get_imported(experiment.model, *get_ends(data))
-    extended = (*data.input_shape, 1)
-    # Built-in models take images.
-    is_missing = extended in models.find_inputs(imported.model).values() if imported else len(extended) == 3
-    return data.with_channel_axis() if is_missing else data
+    if not imported:  # built-in models take images
+        return data.with_channel_axis()
+    taken = models.find_inputs(imported.model)
+    shapes = taken if isinstance(data.input_shape, dict) else {"": next(iter(taken.values()))}
+    lacking = [name for name, shape in flat.items() if shapes.get(name) == (*shape, 1)]
+    return data.with_channel_axis(*filter(None, lacking)) if lacking else data
 
 
 def get_ends(data: datasets.Data) -> tuple[Any, tuple[int, ...] | None, bool]:
