@@ -13,7 +13,7 @@ from collabopt.config.experiment import Dataset, Experiment
 from collabopt.config.loading import DATA
 from collabopt.config.tasks import TASKS, Task
 from collabopt.datasets import cifar10, custom, digits, imagenet, mnist, speech_commands, splitting
-from collabopt.datasets.dataset import DatasetError, Parts, Shape, Shapes, locate
+from collabopt.datasets.dataset import DatasetError, Parts, Shape, locate
 from collabopt.datasets.split import Split
 from collabopt.runtime.tensorflow import tf
 
