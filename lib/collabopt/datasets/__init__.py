@@ -17,7 +17,7 @@ from collabopt.datasets.dataset import DatasetError, Parts, Shape, Shapes, locat
 from collabopt.datasets.split import Split
 from collabopt.runtime.tensorflow import tf
 
-__all__ = ["Data", "DatasetError", "Split", "load", "locate"]
+__all__ = ["Data", "DatasetError", "Shapes", "Split", "load", "locate"]
 
 _BY_NAME = {
     "digits": digits.read,
@@ -58,7 +58,7 @@ class Data:
     @property
     def shapes(self) -> Shapes:
         """What the data asks of a model."""
-        return Shapes(self.input_shape, self.outputs, self.classes)
+        return Shapes(self.input_shape, self.outputs, self.classes, self.task)
 
     def with_channel_axis(self, *inputs: str) -> "Data":
         """Return the same data with a last axis of size 1, as for images (height, width) without channels.
@@ -80,9 +80,8 @@ class Data:
         if isinstance(self.input_shape, dict):
             shape = self.input_shape | {name: (*self.input_shape[name], 1) for name in inputs}
             return dataclasses.replace(self, **splits, input_shape=shape)
-        shape = (*self.input_shape, 1)
-        outputs = shape if self.train.reconstructs else self.outputs
-        return dataclasses.replace(self, **splits, input_shape=shape, outputs=outputs)
+        shapes = self.shapes.with_channel_axis()
+        return dataclasses.replace(self, **splits, input_shape=shapes.input_shape, outputs=shapes.outputs)
 
 
 def load(experiment: Experiment, data_directory: Path = DATA) -> Data:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from collabopt.config.loading import ROOT
+from collabopt.config.tasks import TASKS, Task
 from collabopt.datasets.split import Split
 
 Shape = tuple[int, ...]
@@ -22,11 +23,18 @@ class Shapes:
         input_shape: Shape of one model input without batch, or shapes by input name.
         outputs: Shape of one model output without batch; None if the task leaves it open.
         classes: Names of the classes, by label.
+        task: What outputs mean.
     """
 
     input_shape: Shape | dict[str, Shape]
     outputs: Shape | None
     classes: tuple[str, ...]
+    task: Task = TASKS["classification"]
+
+    def with_channel_axis(self) -> "Shapes":
+        """Return the shapes for inputs with a last axis of size 1; the output of a reconstruction gets it too."""
+        outputs = (*self.outputs, 1) if self.task.name == "reconstruction" else self.outputs
+        return dataclasses.replace(self, input_shape=(*self.input_shape, 1), outputs=outputs)
 
 
 class DatasetError(ValueError):

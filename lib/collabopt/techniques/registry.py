@@ -65,25 +65,34 @@ def load_data(experiment: Experiment) -> datasets.Data:
         The data set.
     """
     data = datasets.load(experiment)
-    if isinstance(data.input_shape, dict) or len(data.input_shape) not in (1, 2):
-        return data
-    imported = models.get_imported(experiment.model, *get_ends(data))
-    extended = (*data.input_shape, 1)
+    return data.with_channel_axis() if lacks_channel_axis(experiment, data.shapes) else data
+
+
+def lacks_channel_axis(experiment: Experiment, shapes: datasets.Shapes) -> bool:
+    """Return whether the model's input has one more axis than the data, for channels.
+
+    Args:
+        experiment: Names the model.
+        shapes: What the data asks of a model.
+    """
+    if isinstance(shapes.input_shape, dict) or len(shapes.input_shape) not in (1, 2):
+        return False
+    imported = models.get_imported(experiment.model, *get_ends(shapes))
+    extended = (*shapes.input_shape, 1)
     # Built-in models take images.
-    is_missing = extended in models.find_inputs(imported.model).values() if imported else len(extended) == 3
-    return data.with_channel_axis() if is_missing else data
+    return extended in models.find_inputs(imported.model).values() if imported else len(extended) == 3
 
 
-def get_ends(data: datasets.Data) -> tuple[Any, tuple[int, ...] | None, bool]:
+def get_ends(data: datasets.Data | datasets.Shapes) -> tuple[Any, tuple[int, ...] | None, bool]:
     """Return what the data asks of a model: shapes of inputs and of the output, and whether its loss takes logits.
 
     Args:
-        data: The data set.
+        data: The data set, or its shapes.
     """
     return data.input_shape, data.outputs, data.task.takes_logits
 
 
-def build_initial_model(experiment: Experiment, data: datasets.Data) -> keras.Model:
+def build_initial_model(experiment: Experiment, data: datasets.Data | datasets.Shapes) -> keras.Model:
     """Build the model that the baseline starts from.
 
     Args:
