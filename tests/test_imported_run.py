@@ -103,7 +103,7 @@ def test_the_page_and_the_card_say_what_import_changed(run):
         "softmax was taken off the output",
     ]
     card = model_card.write(search.search(run))
-    for line in (*(row["Rewrite"].text for row in table.rows), "one per class, after softmax\nprint(scores.argmax())"):
+    for line in (*(row["Rewrite"].text for row in table.rows), "one per class, after softmax\nprint(output.argmax())"):
         assert line in card.text
     content = json.loads(card.tflite.with_suffix(".json").read_text())["imported"]
     assert content["output_activation"] == "softmax" and content["largest_difference"] <= 1e-4
@@ -111,3 +111,12 @@ def test_the_page_and_the_card_say_what_import_changed(run):
 
 def test_a_built_in_model_has_no_such_table(tiny, tmp_path):
     assert tables.imported(Run(loading.load(str(tiny)), None, tiny, tmp_path)) is None
+
+
+def test_pictures_without_channels_get_the_axis_that_the_model_has(run, tmp_path):
+    (images,) = [batch for batch, _ in run.data.test.batches(10_000).as_numpy_iterator()]
+    arrays = {"x": images[..., 0], "y": run.data.test.labels}
+    np.savez(tmp_path / "flat.npz", **{f"{name}_{part}": arrays[name] for name in "xy" for part in ("train", "test")})
+    own = experiment.Dataset(path=str(tmp_path / "flat.npz"))
+    data = registry.load_data(run.experiment.model_copy(update={"dataset": own}))
+    assert data.input_shape == data.test.take(slice(1)).examples.shape[1:] == (8, 8, 1)

@@ -78,6 +78,7 @@ def test_nested_augmentation_is_found_and_a_later_one_is_dropped_with_a_line():
     nested = keras.Sequential([layers.RandomFlip(), layers.RandomRotation(0.1)], name="data_augmentation")
     imported = import_network(keras, nested, layers.Conv2D(1, 1), layers.RandomFlip(name="late"))
     assert imported.rewrites == [
+        "Models inside the model were replaced by their layers: data_augmentation",
         "Augmentation layers act in training only: random_flip_1, random_rotation_1",
         "Dropped augmentation layers that Keras 2 lacks or that other layers precede: late",
     ]

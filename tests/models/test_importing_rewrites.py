@@ -63,6 +63,7 @@ def test_a_network_keeps_its_outputs(name, package):
         ("preprocessing", ("RandomFlip", "RandomRotation"), ("Augmentation layers act in training only",)),
         ("arithmetic", ("TFOpLambda", "SlicingOpLambda"), ("multiply on tensors", "getitem on tensors")),
         ("binary", (), ("sigmoid was taken off",)),
+        ("nested", (), ("Models inside the model were replaced by their layers: base",)),
     ],
 )
 def test_rewrites_replace_layers_and_are_listed(name, removed, lines):

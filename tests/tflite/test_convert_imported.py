@@ -5,10 +5,11 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 from user_networks import NETWORKS, keras_3, randomize
 
+from collabopt import datasets
 from collabopt.models import importing
 from collabopt.runtime.tensorflow import keras, seed_everything, tf
 from collabopt.techniques import quantization
-from collabopt.tflite import convert, flatbuffer
+from collabopt.tflite import convert, flatbuffer, interpreter
 
 UNITS = {"softmax": 4, "sigmoid": 1}
 
@@ -115,3 +116,17 @@ def test_several_inputs_and_outputs_keep_their_names(format):
     for name, other in zip(("kind", "size"), expected, strict=True):
         tolerance = {"float32": 1e-5, "float16": 1e-2}.get(format, 0.1) * np.abs(other).max()
         np.testing.assert_allclose(found[name], np.asarray(other), atol=tolerance)
+
+
+@pytest.mark.parametrize("format", convert.FORMATS)
+def test_indices_of_an_embedding_stay_integers(format):
+    """An int8 input could not tell 1,000 words apart."""
+    k, words = keras.layers, np.random.default_rng(0).integers(0, 1000, (20, 9))
+    steps = [k.Embedding(1000, 8), k.GlobalAveragePooling1D(), k.Dense(3)]
+    original = randomize(keras.Sequential([keras.Input((9,), dtype="int32"), *steps]))
+    content = convert.convert(importing.import_model(lambda: original).model, format, words.astype(np.float32))
+    (found,) = run(content, input_layer_1=words).values()
+    np.testing.assert_allclose(found, original(words), atol=0.05)
+    data = datasets.Split(words, np.zeros(20))
+    scores = interpreter.score_examples(content, data, lambda labels, outputs: outputs[:, 0])  # noqa: ARG005
+    np.testing.assert_allclose(scores, found[:, 0], atol=0.01)

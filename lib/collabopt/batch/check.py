@@ -78,8 +78,8 @@ def find_mistakes(experiment: Experiment) -> list[str]:
         tensorflow.seed_everything(experiment.seed)
         if experiment.initial_weights:
             mobilenet.ensure_imagenet_weights(datasets.locate(experiment.initial_weights.path, loading.DATA))
-        if registry.lacks_channel_axis(experiment, shapes):
-            shapes = shapes.with_channel_axis()
+        if lacking := registry.find_inputs_without_channels(experiment, shapes):
+            shapes = shapes.with_channel_axis(*lacking)
         preflight.check(registry.build_initial_model(experiment, shapes), experiment)
     except (ModelError, preflight.PreflightError) as error:
         mistakes += [f"model: {line}" for line in str(error).splitlines()]

@@ -77,10 +77,7 @@ class Data:
             return dataclasses.replace(split, examples=split.examples | changed)
 
         splits = {name: extend(getattr(self, name)) for name in ("train", "validation", "test")}
-        if isinstance(self.input_shape, dict):
-            shape = self.input_shape | {name: (*self.input_shape[name], 1) for name in inputs}
-            return dataclasses.replace(self, **splits, input_shape=shape)
-        shapes = self.shapes.with_channel_axis()
+        shapes = self.shapes.with_channel_axis(*inputs)
         return dataclasses.replace(self, **splits, input_shape=shapes.input_shape, outputs=shapes.outputs)
 
 

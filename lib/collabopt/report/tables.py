@@ -235,7 +235,8 @@ def _make_stage_table(
     """The metrics that any row has, one row per stage; on a page with links to pages and models of a directory."""
     rows = to_numbers(rows, [metric.name for metric in metrics])
     # Validation is left out if test was read. The raw size is in the column of gzip.
-    score, reasons = find_score(rows), rows.get("unavailable", pd.Series("", rows.index)).fillna("")
+    score = find_score(rows)
+    reasons = rows.get("unavailable", pd.Series("", rows.index)).astype(object).fillna("")
     has_test = score.test in rows and rows.loc[reasons == "", score.test].notna().all() and rows[score.test].any()
     hidden = ("tflite_bytes", "validation") if has_test else ("tflite_bytes",)
     metrics = [one for one in metrics if rows[one.name].notna().any() and not one.name.startswith(hidden)]
@@ -263,12 +264,8 @@ def _make_metric_cell(row: dict[str, Any], metric: Metric, with_star: bool) -> t
         cell = make_compression_cell(row.get("tflite_bytes"), row["gzip_bytes"], metric)
         return _format_compression_title(metric), cell
     cell = Cell.from_number(row[metric.name], metric, "", row.get(f"{metric.name}_std"))
-    is_fake = (
-        metric.name in (find_score(row).test, find_score(row).validation)
-        and STAGES[row["stage"]].quantizes
-        and cell.kind == "number"
-    )
-    if with_star and is_fake:
+    is_score = metric.name in (find_score(row).test, find_score(row).validation)
+    if with_star and is_score and STAGES[row["stage"]].quantizes and cell.kind == "number":
         cell = dataclasses.replace(cell, text=f"{cell.text} *")
     return format_head(metric), cell
 

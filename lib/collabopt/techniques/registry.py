@@ -65,22 +65,28 @@ def load_data(experiment: Experiment) -> datasets.Data:
         The data set.
     """
     data = datasets.load(experiment)
-    return data.with_channel_axis() if lacks_channel_axis(experiment, data.shapes) else data
+    lacking = find_inputs_without_channels(experiment, data.shapes)
+    return data.with_channel_axis(*lacking) if lacking else data
 
 
-def lacks_channel_axis(experiment: Experiment, shapes: datasets.Shapes) -> bool:
-    """Return whether the model's input has one more axis than the data, for channels.
+def find_inputs_without_channels(experiment: Experiment, shapes: datasets.Shapes) -> list[str]:
+    """Find the inputs that are images (height, width) where the model takes (height, width, 1).
 
     Args:
         experiment: Names the model.
         shapes: What the data asks of a model.
+
+    Returns:
+        Names of the inputs; the only one is named "".
     """
-    if isinstance(shapes.input_shape, dict) or len(shapes.input_shape) not in (1, 2):
-        return False
-    imported = models.get_imported(experiment.model, *get_ends(shapes))
-    extended = (*shapes.input_shape, 1)
-    # Built-in models take images.
-    return extended in models.find_inputs(imported.model).values() if imported else len(extended) == 3
+    by_name = shapes.input_shape if isinstance(shapes.input_shape, dict) else {"": shapes.input_shape}
+    flat = {name: shape for name, shape in by_name.items() if len(shape) == 2}
+    imported = models.get_imported(experiment.model, *get_ends(shapes)) if flat else None
+    if not imported:  # built-in models take images
+        return list(flat)
+    taken = models.find_inputs(imported.model)
+    expected = taken if isinstance(shapes.input_shape, dict) else {"": next(iter(taken.values()))}
+    return [name for name, shape in flat.items() if expected.get(name) == (*shape, 1)]
 
 
 def get_ends(data: datasets.Data | datasets.Shapes) -> tuple[Any, tuple[int, ...] | None, bool]:

@@ -23,9 +23,9 @@ def main(directory: str, format: str) -> int:
         The exit status.
     """
     with np.load(Path(directory) / "calibration.npz") as file:
-        arrays = dict(file)
+        calibration = dict(file)
     converter = tf.lite.TFLiteConverter.from_saved_model(directory)
-    convert.set_calibration(converter, format, arrays.get("", arrays))
+    convert.set_calibration(converter, format, calibration)
     try:
         content = convert.run_converter(converter, format)
     except convert.ConversionRefused as error:

@@ -65,7 +65,7 @@ def convert(
     if format in _CALIBRATED and calibration is None:
         raise ValueError(f"calibration=None: {format} takes activation ranges from model inputs (n, ...)")
     if format in _CALIBRATED:
-        model = _unroll(model)
+        model, calibration = _unroll(model), _name_inputs(model, calibration)
     infer, module = _trace(model, activations)
     if apart and format in _CALIBRATED:
         return _convert_apart(infer, module, format, calibration)
@@ -77,13 +77,13 @@ def convert(
     return run_converter(converter, format)
 
 
-def set_calibration(converter: tf.lite.TFLiteConverter, format: str, calibration: Inputs) -> None:
+def set_calibration(converter: tf.lite.TFLiteConverter, format: str, calibration: dict[str, np.ndarray]) -> None:
     """Let a converter take activation ranges from model inputs.
 
     Args:
         converter: The converter, changed in place.
         format: "int8" or "int16x8".
-        calibration: Model inputs (n, ...) float32.
+        calibration: Model inputs (n, ...) by name.
     """
     converter.representative_dataset = lambda: _list_examples(calibration)
     dtype, operators = _CALIBRATED[format]
@@ -91,12 +91,11 @@ def set_calibration(converter: tf.lite.TFLiteConverter, format: str, calibration
     converter.target_spec.supported_ops = [tf.lite.OpsSet[operators]]
 
 
-def _convert_apart(infer: Any, module: tf.Module, format: str, calibration: Inputs) -> bytes:
+def _convert_apart(infer: Any, module: tf.Module, format: str, calibration: dict[str, np.ndarray]) -> bytes:
     """Convert in a process of its own, which takes about ten seconds more."""
     with tempfile.TemporaryDirectory() as directory, drop_native_notices(), drop_log_records("Assets written to"):
         tf.saved_model.save(module, directory, signatures=infer)
-        arrays = calibration if isinstance(calibration, dict) else {"": calibration}
-        np.savez(f"{directory}/calibration.npz", **arrays)
+        np.savez(f"{directory}/calibration.npz", **calibration)
         command = [sys.executable, "-m", "collabopt.tflite.apart", directory, format]
         search_path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         done = subprocess.run(command, capture_output=True, text=True, env=os.environ | search_path)
@@ -201,11 +200,17 @@ def _trace(model: keras.Model, activations: Sequence[str | None]) -> tuple[Any, 
     return tf.function(infer, signature).get_concrete_function(), module
 
 
-def _list_examples(calibration: Inputs) -> Iterator[list[np.ndarray] | dict[str, np.ndarray]]:
+def _name_inputs(model: keras.Model, calibration: Inputs) -> dict[str, np.ndarray]:
+    """The calibration inputs by name, in the types of the model: indices of an embedding are integers."""
+    by_name = calibration if isinstance(calibration, dict) else {model.input_names[0]: calibration}
+    return {
+        name: by_name[name].astype(tensor.dtype.as_numpy_dtype)
+        for name, tensor in zip(model.input_names, model.inputs, strict=True)
+    }
+
+
+def _list_examples(calibration: dict[str, np.ndarray]) -> Iterator[list[np.ndarray] | dict[str, np.ndarray]]:
     """One example after the other; by the name of the input, since the file orders several inputs as it likes."""
-    if not isinstance(calibration, dict):
-        yield from ([example[None]] for example in calibration)
-        return
     for example in zip(*calibration.values(), strict=True):
         parts = [part[None] for part in example]
         yield dict(zip(calibration, parts, strict=True)) if len(parts) > 1 else parts

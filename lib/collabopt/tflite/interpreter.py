@@ -92,8 +92,9 @@ def _make_runner(tflite: bytes, batch_size: int) -> Callable[[np.ndarray], np.nd
 
 
 def _quantize(inputs: np.ndarray, details: dict[str, Any]) -> np.ndarray:
-    """Quantize model inputs for an integer input tensor, clipped to its range."""
+    """Quantize model inputs for an integer input tensor, clipped to its range. Indices have no scale."""
     (scale, zero_point), limits = details["quantization"], np.iinfo(details["dtype"])
+    scale = scale or 1
     return np.clip(np.round(inputs / scale) + zero_point, limits.min, limits.max).astype(details["dtype"])
 
 

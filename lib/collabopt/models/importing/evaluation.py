@@ -12,7 +12,7 @@ from collabopt.models.importing.extraction import Reference, Walk, flatten, get_
 
 EXAMPLES = 32  # random inputs on which two models are compared
 FREE_SIZE = 32  # size of an axis that the model leaves open
-_BATCH_VALUES = 2**20  # numbers in a batch, to bound the memory that activations take
+_BATCH_VALUES = 1_300_000  # numbers in a batch, to bound the memory that activations take
 
 
 @dataclasses.dataclass

@@ -31,7 +31,7 @@ def extract(model) -> dict:
         model: A functional or Sequential model of Keras 2 or 3.
 
     Returns:
-        {"keras": 2 or 3, "layers": [entries], "outputs": [names of tensors], "output_names": [names]}.
+        {"keras": 2 or 3, "layers": [entries], "outputs": [tensors], "output_names": [names], "nested": [names]}.
 
     Raises:
         ExtractionError: The model is no graph of layers, or calls a layer with weights twice.
@@ -45,6 +45,7 @@ def extract(model) -> dict:
         "layers": walk.layers,
         "outputs": outputs,
         "output_names": [get_history(tensor)[0].name for tensor in model.outputs],
+        "nested": walk.nested,
     }
 
 
@@ -62,12 +63,14 @@ class Walk:
 
     Attributes:
         layers: The entries.
+        nested: Names of models inside.
         calls: Name, layer and arguments of each call, with a `Reference` in the place of each tensor.
     """
 
     def __init__(self) -> None:
         self.layers: list[dict] = []
         self.calls: list[tuple] = []
+        self.nested: list[str] = []
         self._used: set[int] = set()  # variables
         self._names: set[str] = set()
 
@@ -100,6 +103,7 @@ class Walk:
             tensors: list[str] = []
             call = _encode((args, kwargs), known, tensors)
             if hasattr(operation, "layers") and hasattr(operation, "inputs"):
+                self.nested.append(operation.name)
                 outputs = self.add_model(operation, tensors)
             else:
                 outputs = self._add_call(operation, tensors, call, flatten(node.outputs))
@@ -115,8 +119,9 @@ class Walk:
                 "Give each call its own layer, or export the part of the model that is to be deployed.",
             )
         self._used |= variables
-        weights = [np.asarray(weight, np.float32) for weight in _get_weights(operation)]
-        kind = type(operation).__name__ if hasattr(operation, "get_weights") else f"op:{type(operation).__name__}"
+        is_layer = hasattr(operation, "get_weights")
+        weights = [np.asarray(weight, np.float32) for weight in (operation.get_weights() if is_layer else ())]
+        kind = type(operation).__name__ if is_layer else f"op:{type(operation).__name__}"
         config = _get_config(operation)
         name = self._append(operation.name, kind, config, weights, tensors, _simplify(call), outputs[0].shape)
         return [name, *(f"{name}:{index}" for index in range(1, len(outputs)))]
@@ -245,10 +250,6 @@ def map_leaves(structure, function):
 
 def _replace(arguments, known: dict):
     return map_leaves(arguments, lambda leaf: Reference(known[get_key(leaf)]) if _is_symbolic(leaf) else leaf)
-
-
-def _get_weights(operation) -> list:
-    return operation.get_weights() if hasattr(operation, "get_weights") else []
 
 
 def _get_config(operation) -> dict:

@@ -42,7 +42,9 @@ def to_graph(data: dict, custom_objects: dict[str, type] | None = None) -> tuple
     graph = Graph(layers, list(data["outputs"]), list(data["output_names"]))
     operations.mark(graph)
     rename(graph)
-    lines = operations.convert_to_layers(graph)
+    nested = ", ".join(data["nested"])
+    lines = [f"Models inside the model were replaced by their layers: {nested}"] if nested else []
+    lines += operations.convert_to_layers(graph)
     lines += _drop(graph, "layers without effect", ("Identity", "ActivityRegularization"))
     lines += augmentation.take_off(graph)
     lines += _describe_losses(graph)
