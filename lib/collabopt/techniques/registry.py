@@ -70,7 +70,7 @@ def load_data(experiment: Experiment) -> datasets.Data:
 
 
 def find_inputs_without_channels(experiment: Experiment, shapes: datasets.Shapes) -> list[str]:
-    """Find the inputs that are images (height, width) where the model takes (height, width, 1).
+    """Find the inputs that lack the model's last axis: images (height, width), or samples of a sound (samples,).
 
     Args:
         experiment: Names the model.
@@ -80,10 +80,10 @@ def find_inputs_without_channels(experiment: Experiment, shapes: datasets.Shapes
         Names of the inputs; the only one is named "".
     """
     by_name = shapes.input_shape if isinstance(shapes.input_shape, dict) else {"": shapes.input_shape}
-    flat = {name: shape for name, shape in by_name.items() if len(shape) == 2}
+    flat = {name: shape for name, shape in by_name.items() if len(shape) in (1, 2)}
     imported = models.get_imported(experiment.model, *get_ends(shapes)) if flat else None
     if not imported:  # built-in models take images
-        return list(flat)
+        return [name for name, shape in flat.items() if len(shape) == 2]
     taken = models.find_inputs(imported.model)
     expected = taken if isinstance(shapes.input_shape, dict) else {"": next(iter(taken.values()))}
     return [name for name, shape in flat.items() if expected.get(name) == (*shape, 1)]
