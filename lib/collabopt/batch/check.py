@@ -1,6 +1,5 @@
 """Checks of an experiment's data and model, the first job of a batch: all mistakes at once, before any training."""
 
-import dataclasses
 import traceback
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ from collabopt.analysis import preflight
 from collabopt.batch.plan import CHECK_FAILURE
 from collabopt.config import loading
 from collabopt.config.experiment import Experiment
-from collabopt.datasets import DatasetError, Shapes
+from collabopt.datasets import DatasetError
+from collabopt.datasets.dataset import Shapes
 from collabopt.models import ModelError, mobilenet
 from collabopt.runtime import progress, tensorflow
 from collabopt.runtime.tensorflow import tf
@@ -58,10 +58,10 @@ def find_mistakes(experiment: Experiment) -> list[str]:
         One line per mistake.
     """
     mistakes: list[str] = []
-    shapes: Shapes | None = None
+    shapes: Shapes | datasets.Data | None = None
     try:
         data = datasets.load(experiment)
-        shapes = data.shapes
+        shapes = data
         for name in ("train", "validation", "test"):
             _check_inputs(getattr(data, name), name, data.input_shape)
     except DatasetError as error:
@@ -73,13 +73,11 @@ def find_mistakes(experiment: Experiment) -> list[str]:
     is_buildable = experiment.model.path or not isinstance(experiment.task, str)
     if not shapes or not (shapes.outputs or is_buildable):
         return [*mistakes, "model: not checked, because the data does not tell the shapes of its input and output"]
-    shapes = dataclasses.replace(shapes, task=experiment.get_task())
     try:
         tensorflow.seed_everything(experiment.seed)
         if experiment.initial_weights:
             mobilenet.ensure_imagenet_weights(datasets.locate(experiment.initial_weights.path, loading.DATA))
-        if lacking := registry.find_inputs_without_channels(experiment, shapes):
-            shapes = shapes.with_channel_axis(*lacking)
+        shapes = registry.fit_to_model(shapes, experiment)
         preflight.check(registry.build_initial_model(experiment, shapes), experiment)
     except (ModelError, preflight.PreflightError) as error:
         mistakes += [f"model: {line}" for line in str(error).splitlines()]

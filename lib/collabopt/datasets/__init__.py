@@ -17,7 +17,7 @@ from collabopt.datasets.dataset import DatasetError, Parts, Shape, Shapes, locat
 from collabopt.datasets.split import Split
 from collabopt.runtime.tensorflow import tf
 
-__all__ = ["Data", "DatasetError", "Shapes", "Split", "load", "locate"]
+__all__ = ["Data", "DatasetError", "Split", "load", "locate"]
 
 _BY_NAME = {
     "digits": digits.read,
@@ -55,11 +55,6 @@ class Data:
     task: Task = TASKS["classification"]
     augmentation: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None
 
-    @property
-    def shapes(self) -> Shapes:
-        """What the data asks of a model."""
-        return Shapes(self.input_shape, self.outputs, self.classes, self.task)
-
     def with_channel_axis(self, *inputs: str) -> "Data":
         """Return the same data with a last axis of size 1, as for images (height, width) without channels.
 
@@ -77,7 +72,7 @@ class Data:
             return dataclasses.replace(split, examples=split.examples | changed)
 
         splits = {name: extend(getattr(self, name)) for name in ("train", "validation", "test")}
-        shapes = self.shapes.with_channel_axis(*inputs)
+        shapes = Shapes(self.input_shape, self.outputs, self.task).with_channel_axis(*inputs)
         return dataclasses.replace(self, **splits, input_shape=shapes.input_shape, outputs=shapes.outputs)
 
 
@@ -104,7 +99,7 @@ def load(experiment: Experiment, data_directory: Path = DATA) -> Data:
         train, validation = _hold_out_validation(parts, experiment, Path(data_directory))
         train = splitting.take_fraction(train, experiment.train_fraction, experiment.seed, len(parts.classes))
     except DatasetError as error:
-        error.shapes = parts.shapes
+        error.shapes = parts.get_shapes(task)
         raise
     splits = [train, validation, parts.test]
     if task.name == "reconstruction":

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from collabopt.config.loading import ROOT
-from collabopt.config.tasks import TASKS, Task
+from collabopt.config.tasks import Task
 from collabopt.datasets.split import Split
 
 Shape = tuple[int, ...]
@@ -22,14 +22,12 @@ class Shapes:
     Attributes:
         input_shape: Shape of one model input without batch, or shapes by input name.
         outputs: Shape of one model output without batch; None if the task leaves it open.
-        classes: Names of the classes, by label.
-        task: What outputs mean.
+        task: What the outputs mean.
     """
 
     input_shape: Shape | dict[str, Shape]
     outputs: Shape | None
-    classes: tuple[str, ...]
-    task: Task = TASKS["classification"]
+    task: Task
 
     def with_channel_axis(self, *inputs: str) -> "Shapes":
         """Return the shapes for inputs with a last axis of size 1; the output of a reconstruction gets it too.
@@ -40,8 +38,9 @@ class Shapes:
         if isinstance(self.input_shape, dict):
             changed = {name: (*self.input_shape[name], 1) for name in inputs}
             return dataclasses.replace(self, input_shape=self.input_shape | changed)
-        outputs = (*self.outputs, 1) if self.task.name == "reconstruction" else self.outputs
-        return dataclasses.replace(self, input_shape=(*self.input_shape, 1), outputs=outputs)
+        shape = (*self.input_shape, 1)
+        outputs = shape if self.task.name == "reconstruction" else self.outputs
+        return dataclasses.replace(self, input_shape=shape, outputs=outputs)
 
 
 class DatasetError(ValueError):
@@ -108,10 +107,13 @@ class Parts:
     outputs: Shape | None = None
     groups: np.ndarray | None = None
 
-    @property
-    def shapes(self) -> Shapes:
-        """What the data set asks of a model."""
-        return Shapes(self.input_shape, self.outputs, self.classes)
+    def get_shapes(self, task: Task) -> Shapes:
+        """Return what the data set asks of a model.
+
+        Args:
+            task: What the outputs mean.
+        """
+        return Shapes(self.input_shape, self.outputs, task)
 
 
 def compute_fingerprint(splits: Iterable[Split | None], classes: Iterable[str]) -> str:

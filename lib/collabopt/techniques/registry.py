@@ -17,6 +17,7 @@ from collabopt.config.experiment import Experiment
 from collabopt.config.loading import DATA
 from collabopt.config.stages import Stage
 from collabopt.config.tasks import Task
+from collabopt.datasets.dataset import Shapes
 from collabopt.models import weights
 from collabopt.runtime import tensorflow
 from collabopt.runtime.tensorflow import keras
@@ -35,7 +36,7 @@ def suggest_defaults(experiment: Experiment) -> dict[str, Any]:
     Returns:
         Keys of an experiment (`defaults.suggest`).
     """
-    data = load_data(experiment)
+    data = fit_to_model(datasets.load(experiment), experiment)
     model = build_initial_model(experiment, data)
     is_trained = bool(experiment.model.path or experiment.initial_weights)
     return defaults.suggest(model.count_params(), len(data.train), is_trained)
@@ -55,50 +56,39 @@ def find_trainer(stage: Stage) -> Callable:
     return getattr(importlib.import_module(f"{__package__}.{module}" if is_ours else module), name)
 
 
-def load_data(experiment: Experiment) -> datasets.Data:
-    """Load the data set of an experiment, with a channel axis where only the model's input has one.
-
-    Args:
-        experiment: Names data set and model.
-
-    Returns:
-        The data set.
-    """
-    data = datasets.load(experiment)
-    lacking = find_inputs_without_channels(experiment, data.shapes)
-    return data.with_channel_axis(*lacking) if lacking else data
-
-
-def find_inputs_without_channels(experiment: Experiment, shapes: datasets.Shapes) -> list[str]:
-    """Find the inputs that lack the model's last axis: images (height, width), or samples of a sound (samples,).
-
-    Args:
-        experiment: Names the model.
-        shapes: What the data asks of a model.
-
-    Returns:
-        Names of the inputs; the only one is named "".
-    """
-    by_name = shapes.input_shape if isinstance(shapes.input_shape, dict) else {"": shapes.input_shape}
-    flat = {name: shape for name, shape in by_name.items() if len(shape) in (1, 2)}
-    imported = models.get_imported(experiment.model, *get_ends(shapes)) if flat else None
-    if not imported:  # built-in models take images
-        return [name for name, shape in flat.items() if len(shape) == 2]
-    taken = models.find_inputs(imported.model)
-    expected = taken if isinstance(shapes.input_shape, dict) else {"": next(iter(taken.values()))}
-    return [name for name, shape in flat.items() if expected.get(name) == (*shape, 1)]
-
-
-def get_ends(data: datasets.Data | datasets.Shapes) -> tuple[Any, tuple[int, ...] | None, bool]:
-    """Return what the data asks of a model: shapes of inputs and of the output, and whether its loss takes logits.
+def fit_to_model(data: datasets.Data | Shapes, experiment: Experiment) -> datasets.Data | Shapes:
+    """Give images (height, width) and sounds (samples,) a channel axis where the model's input has one.
 
     Args:
         data: The data set, or its shapes.
+        experiment: Names the model.
+
+    Returns:
+        The data set in the shape of the model's inputs.
+    """
+    by_name = data.input_shape if isinstance(data.input_shape, dict) else {"": data.input_shape}
+    flat = {name: shape for name, shape in by_name.items() if len(shape) in (1, 2)}
+    if not flat:
+        return data
+    imported = models.get_imported(experiment.model, *get_ends(data))
+    if not imported:  # built-in models take images
+        return data.with_channel_axis() if len(data.input_shape) == 2 else data
+    taken = models.find_inputs(imported.model)
+    shapes = taken if isinstance(data.input_shape, dict) else {"": next(iter(taken.values()))}
+    lacking = [name for name, shape in flat.items() if shapes.get(name) == (*shape, 1)]
+    return data.with_channel_axis(*filter(None, lacking)) if lacking else data
+
+
+def get_ends(data: datasets.Data) -> tuple[Any, tuple[int, ...] | None, bool]:
+    """Return what the data asks of a model: shapes of inputs and of the output, and whether its loss takes logits.
+
+    Args:
+        data: The data set.
     """
     return data.input_shape, data.outputs, data.task.takes_logits
 
 
-def build_initial_model(experiment: Experiment, data: datasets.Data | datasets.Shapes) -> keras.Model:
+def build_initial_model(experiment: Experiment, data: datasets.Data) -> keras.Model:
     """Build the model that the baseline starts from.
 
     Args:
