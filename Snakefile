@@ -43,7 +43,7 @@ SUFFIXES = {".py", ".j2", ".js", ".css", ".csv", ".mplstyle"}
 LIBRARY = sorted(str(path) for path in (loading.ROOT / "lib" / "collabopt").rglob("*") if path.suffix in SUFFIXES)
 SOURCES = [str(path) for path in loading.list_files(NAME)]
 FILES = [path for path in loading.list_paths(EXPERIMENT) if Path(path).is_file()]
-CHECK = ancient(str(PLACE / "check.done"))
+CHECK = ancient(str(PLACE / "checked"))
 COMMAND = "{sys.executable:q} -m collabopt.batch.forks collabopt"
 
 
@@ -91,7 +91,7 @@ rule check:
         library=LIBRARY,
         files=FILES,
     output:
-        str(PLACE / "check.done"),
+        str(PLACE / "checked"),
     params:
         overrides=json.dumps(OVERRIDES),
     shell:

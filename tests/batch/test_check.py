@@ -77,6 +77,14 @@ def test_a_model_that_cannot_be_trained_is_found(experiment: Path) -> None:
     assert mistake.startswith("model: no_such_layer: exclude.pruning names no layer")
     experiment.write_text(experiment.read_text().replace("no_such_layer", "fc"))
     assert find_mistakes(experiment) == []
+    # The model's input has channels, and the images do not.
+    x, network = np.zeros((60, 4, 4), np.float32), keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten()])
+    change(experiment.with_name("mine.npz"), x_train=x, x_test=x)
+    network.add(keras.layers.Dense(3, name="fc"))
+    network.save(experiment.with_name("mine.keras"))
+    text = experiment.read_text()
+    experiment.write_text(text.replace(text.splitlines()[2], "model: {path: mine.keras}"))
+    assert find_mistakes(experiment) == []
 
 
 def test_errors_of_the_users_code_are_lines_with_their_place(experiment: Path) -> None:

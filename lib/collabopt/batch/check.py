@@ -77,8 +77,7 @@ def find_mistakes(experiment: Experiment) -> list[str]:
         tensorflow.seed_everything(experiment.seed)
         if experiment.initial_weights:
             mobilenet.ensure_imagenet_weights(datasets.locate(experiment.initial_weights.path, loading.DATA))
-        if isinstance(shapes, datasets.Data):
-            shapes = registry.fit_to_model(shapes, experiment)
+        shapes = registry.fit_to_model(shapes, experiment)
         preflight.check(registry.build_initial_model(experiment, shapes), experiment)
     except (ModelError, preflight.PreflightError) as error:
         mistakes += [f"model: {line}" for line in str(error).splitlines()]

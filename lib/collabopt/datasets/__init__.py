@@ -13,7 +13,7 @@ from collabopt.config.experiment import Dataset, Experiment
 from collabopt.config.loading import DATA
 from collabopt.config.tasks import TASKS, Task
 from collabopt.datasets import cifar10, custom, digits, imagenet, mnist, speech_commands, splitting
-from collabopt.datasets.dataset import DatasetError, Parts, Shape, locate
+from collabopt.datasets.dataset import DatasetError, Parts, Shape, Shapes, locate
 from collabopt.datasets.split import Split
 from collabopt.runtime.tensorflow import tf
 
@@ -72,12 +72,8 @@ class Data:
             return dataclasses.replace(split, examples=split.examples | changed)
 
         splits = {name: extend(getattr(self, name)) for name in ("train", "validation", "test")}
-        if isinstance(self.input_shape, dict):
-            shape = self.input_shape | {name: (*self.input_shape[name], 1) for name in inputs}
-            return dataclasses.replace(self, **splits, input_shape=shape)
-        shape = (*self.input_shape, 1)
-        outputs = shape if self.train.reconstructs else self.outputs
-        return dataclasses.replace(self, **splits, input_shape=shape, outputs=outputs)
+        shapes = Shapes(self.input_shape, self.outputs, self.task).with_channel_axis(*inputs)
+        return dataclasses.replace(self, **splits, input_shape=shapes.input_shape, outputs=shapes.outputs)
 
 
 def load(experiment: Experiment, data_directory: Path = DATA) -> Data:

@@ -29,6 +29,19 @@ class Shapes:
     outputs: Shape | None
     task: Task
 
+    def with_channel_axis(self, *inputs: str) -> "Shapes":
+        """Return the shapes for inputs with a last axis of size 1; the output of a reconstruction gets it too.
+
+        Args:
+            *inputs: Names of the inputs that get the axis, where the data has several.
+        """
+        if isinstance(self.input_shape, dict):
+            changed = {name: (*self.input_shape[name], 1) for name in inputs}
+            return dataclasses.replace(self, input_shape=self.input_shape | changed)
+        shape = (*self.input_shape, 1)
+        outputs = shape if self.task.name == "reconstruction" else self.outputs
+        return dataclasses.replace(self, input_shape=shape, outputs=outputs)
+
 
 class DatasetError(ValueError):
     """A data set cannot be used. Each line names the parameter, array or file, its value, and what would be right.

@@ -17,6 +17,7 @@ from collabopt.config.experiment import Experiment
 from collabopt.config.loading import DATA
 from collabopt.config.stages import Stage
 from collabopt.config.tasks import Task
+from collabopt.datasets.dataset import Shapes
 from collabopt.models import weights
 from collabopt.runtime import tensorflow
 from collabopt.runtime.tensorflow import keras
@@ -55,23 +56,23 @@ def find_trainer(stage: Stage) -> Callable:
     return getattr(importlib.import_module(f"{__package__}.{module}" if is_ours else module), name)
 
 
-def fit_to_model(data: datasets.Data, experiment: Experiment) -> datasets.Data:
-    """Give images (height, width) a channel axis where the model's input has one.
+def fit_to_model(data: datasets.Data | Shapes, experiment: Experiment) -> datasets.Data | Shapes:
+    """Give images (height, width) and sounds (samples,) a channel axis where the model's input has one.
 
     Args:
-        data: The data set.
+        data: The data set, or its shapes.
         experiment: Names the model.
 
     Returns:
         The data set in the shape of the model's inputs.
     """
     by_name = data.input_shape if isinstance(data.input_shape, dict) else {"": data.input_shape}
-    flat = {name: shape for name, shape in by_name.items() if len(shape) == 2}
+    flat = {name: shape for name, shape in by_name.items() if len(shape) in (1, 2)}
     if not flat:
         return data
     imported = models.get_imported(experiment.model, *get_ends(data))
     if not imported:  # built-in models take images
-        return data.with_channel_axis()
+        return data.with_channel_axis() if len(data.input_shape) == 2 else data
     taken = models.find_inputs(imported.model)
     shapes = taken if isinstance(data.input_shape, dict) else {"": next(iter(taken.values()))}
     lacking = [name for name, shape in flat.items() if shapes.get(name) == (*shape, 1)]
