@@ -78,7 +78,7 @@ class Run:
     @cached_property
     def data(self) -> datasets.Data:
         """The data set, loaded when it is first needed."""
-        return registry.load_data(self.experiment)
+        return registry.fit_to_model(datasets.load(self.experiment), self.experiment)
 
     @property
     def figures(self) -> Path:

@@ -9,6 +9,7 @@ from example_data import make_arrays, make_experiment, write_npz
 from collabopt import datasets
 from collabopt.config import loading
 from collabopt.config.experiment import Dataset
+from collabopt.config.tasks import TASKS
 from collabopt.datasets import DatasetError, custom
 from collabopt.datasets.dataset import Shapes
 
@@ -84,7 +85,7 @@ def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
     assert [any(name in line for line in lines) for name in ("x_train", "x_test", "y_test")] == [True] * 3
     with pytest.raises(DatasetError) as caught:
         custom.read(write_npz(tmp_path, y_test=np.full(60, 9)), NPZ)
-    assert caught.value.shapes == Shapes((1,), (3,), ("0", "1", "2"))
+    assert caught.value.shapes == Shapes((1,), (3,), TASKS["classification"])
 
 
 @pytest.mark.parametrize("kind", ["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "?"])

@@ -15,9 +15,9 @@ from collabopt import models
 from collabopt.analysis import audit, scoring
 from collabopt.config.experiment import Experiment
 from collabopt.config.stages import Stage, get_lineage
-from collabopt.datasets import Data, Split
+from collabopt.datasets import Data
 from collabopt.runtime.tensorflow import keras
-from collabopt.techniques import int8_rewrites, layers, quantization, registry
+from collabopt.techniques import calibration, int8_rewrites, layers, quantization, registry
 from collabopt.tflite import convert, flatbuffer, sizes
 
 
@@ -169,8 +169,8 @@ def _convert(
     if quantization.is_wrapped(model):
         content = convert.convert_as_trained(model, activations)
         return content, flatbuffer.rewrite_ranges(content, shared, of="channel") if shared else None
-    calibration = sample_calibration(data.train, experiment.calibration_examples, experiment.seed)
-    content = convert.convert(model, "int8", calibration, activations, apart)
+    inputs = calibration.sample_examples(data.train, experiment.calibration_examples, experiment.seed)
+    content = convert.convert(model, "int8", inputs, activations, apart)
     return (flatbuffer.rewrite_ranges(content, shared, of="tensor"), content) if shared else (content, None)
 
 
@@ -186,21 +186,6 @@ def _explain_skipped(stage: Stage, experiment: Experiment, kinds: dict[str, str]
         if techniques:
             reasons[name] = f"excluded from {' and '.join(techniques)}"
     return reasons
-
-
-def sample_calibration(train: Split, examples: int, seed: int) -> np.ndarray:
-    """Sample model inputs with which the converter calibrates the ranges of activations.
-
-    Args:
-        train: The training split.
-        examples: Number of examples.
-        seed: Decides which examples are chosen.
-
-    Returns:
-        float32 inputs (examples, ...); fewer if the split is smaller.
-    """
-    chosen = np.random.default_rng(seed).permutation(len(train))[:examples]
-    return np.concatenate([inputs for inputs, _ in train.take(chosen).batches(256).as_numpy_iterator()])
 
 
 def _describe_defects(

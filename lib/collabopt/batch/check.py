@@ -58,10 +58,10 @@ def find_mistakes(experiment: Experiment) -> list[str]:
         One line per mistake.
     """
     mistakes: list[str] = []
-    shapes: Shapes | None = None
+    shapes: Shapes | datasets.Data | None = None
     try:
         data = datasets.load(experiment)
-        shapes = data.shapes
+        shapes = data
         for name in ("train", "validation", "test"):
             _check_inputs(getattr(data, name), name, data.input_shape)
     except DatasetError as error:
@@ -77,6 +77,8 @@ def find_mistakes(experiment: Experiment) -> list[str]:
         tensorflow.seed_everything(experiment.seed)
         if experiment.initial_weights:
             mobilenet.ensure_imagenet_weights(datasets.locate(experiment.initial_weights.path, loading.DATA))
+        if isinstance(shapes, datasets.Data):
+            shapes = registry.fit_to_model(shapes, experiment)
         preflight.check(registry.build_initial_model(experiment, shapes), experiment)
     except (ModelError, preflight.PreflightError) as error:
         mistakes += [f"model: {line}" for line in str(error).splitlines()]

@@ -188,7 +188,7 @@ def _describe(values: dict[str, Any], task: str | None, name: str) -> str:
         chosen, data = _load_data(values, tasks, name)
     except (models.ModelError, DatasetError, ValueError) as error:
         raise ExperimentError(str(error)) from error
-    suggested = defaults.suggest(size.weights, len(data.train), is_trained=size.is_trained)
+    suggested = defaults.suggest(size.weights, len(data.train), is_trained=True)
     counts = f"{size.weights:,} weights; {len(data.train):,} training examples"
     lines = [
         f"# {Path(str(next(iter(values['model'].values())))).name}: {counts}.",

@@ -13,7 +13,7 @@ from collabopt.config.experiment import Dataset, Experiment
 from collabopt.config.loading import DATA
 from collabopt.config.tasks import TASKS, Task
 from collabopt.datasets import cifar10, custom, digits, imagenet, mnist, speech_commands, splitting
-from collabopt.datasets.dataset import DatasetError, Parts, Shape, Shapes, locate
+from collabopt.datasets.dataset import DatasetError, Parts, Shape, locate
 from collabopt.datasets.split import Split
 from collabopt.runtime.tensorflow import tf
 
@@ -54,11 +54,6 @@ class Data:
     outputs: Shape | None = None
     task: Task = TASKS["classification"]
     augmentation: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None
-
-    @property
-    def shapes(self) -> Shapes:
-        """What the data asks of a model."""
-        return Shapes(self.input_shape, self.outputs, self.classes)
 
     def with_channel_axis(self, *inputs: str) -> "Data":
         """Return the same data with a last axis of size 1, as for images (height, width) without channels.
@@ -108,7 +103,7 @@ def load(experiment: Experiment, data_directory: Path = DATA) -> Data:
         train, validation = _hold_out_validation(parts, experiment, Path(data_directory))
         train = splitting.take_fraction(train, experiment.train_fraction, experiment.seed, len(parts.classes))
     except DatasetError as error:
-        error.shapes = parts.shapes
+        error.shapes = parts.get_shapes(task)
         raise
     splits = [train, validation, parts.test]
     if task.name == "reconstruction":

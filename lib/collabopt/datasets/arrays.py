@@ -230,8 +230,8 @@ def _find_shapes(task: Task, given: Mapping[str, Any], shape: Any, classes: Any,
     try:
         y, classes = _convert_labels(task, labels_of_train, {}, classes, source)
     except DatasetError:
-        return Shapes(shape, None, ())
-    return Shapes(shape, labels.get_outputs(task, y.get("train"), classes, shape), classes)
+        return Shapes(shape, None, task)
+    return Shapes(shape, labels.get_outputs(task, y.get("train"), classes, shape), task)
 
 
 def _read_groups(given: Mapping[str, Any], examples: dict[str, Examples], source: str) -> np.ndarray | None:

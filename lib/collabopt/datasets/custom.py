@@ -71,7 +71,7 @@ def read(path: Path, dataset: Dataset, task: Task = TASKS["classification"]) -> 
     mistakes = Mistakes()
     with mistakes.collect():
         parts = function(path, dataset, task)
-        mistakes.shapes = parts.shapes
+        mistakes.shapes = parts.get_shapes(task)
     with mistakes.collect():
         check_keys(dataset, source)
     mistakes.raise_any()

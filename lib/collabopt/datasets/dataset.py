@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from collabopt.config.loading import ROOT
+from collabopt.config.tasks import Task
 from collabopt.datasets.split import Split
 
 Shape = tuple[int, ...]
@@ -21,12 +22,12 @@ class Shapes:
     Attributes:
         input_shape: Shape of one model input without batch, or shapes by input name.
         outputs: Shape of one model output without batch; None if the task leaves it open.
-        classes: Names of the classes, by label.
+        task: What the outputs mean.
     """
 
     input_shape: Shape | dict[str, Shape]
     outputs: Shape | None
-    classes: tuple[str, ...]
+    task: Task
 
 
 class DatasetError(ValueError):
@@ -93,10 +94,13 @@ class Parts:
     outputs: Shape | None = None
     groups: np.ndarray | None = None
 
-    @property
-    def shapes(self) -> Shapes:
-        """What the data set asks of a model."""
-        return Shapes(self.input_shape, self.outputs, self.classes)
+    def get_shapes(self, task: Task) -> Shapes:
+        """Return what the data set asks of a model.
+
+        Args:
+            task: What the outputs mean.
+        """
+        return Shapes(self.input_shape, self.outputs, task)
 
 
 def compute_fingerprint(splits: Iterable[Split | None], classes: Iterable[str]) -> str:

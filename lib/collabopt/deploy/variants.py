@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from collabopt import models
-from collabopt.analysis import evaluate, scoring
+from collabopt.analysis import scoring
 from collabopt.analysis.finished import Finished
 from collabopt.config.formats import FORMATS
 from collabopt.config.metrics import METRICS, Score, find_score
@@ -24,7 +24,7 @@ from collabopt.datasets import Split
 from collabopt.run import Run
 from collabopt.storage import atomic
 from collabopt.storage.source_digest import compute_digest
-from collabopt.techniques import registry
+from collabopt.techniques import calibration, registry
 from collabopt.tflite import convert, flatbuffer, latency, sizes, vela
 
 _MEASURED = [name for name, metric in METRICS.items() if metric.description]
@@ -167,7 +167,7 @@ def _convert(run: Run, finished: Finished, name: str) -> tuple[bytes, np.ndarray
     if name == "int8":  # the stage's own file
         return finished.tflite.read_bytes(), finished.scores()["validation_int8"]
     experiment = run.experiment
-    inputs = evaluate.sample_calibration(run.data.train, experiment.calibration_examples, experiment.seed)
+    inputs = calibration.sample_examples(run.data.train, experiment.calibration_examples, experiment.seed)
     activations = models.get_output_activations(experiment.model, *registry.get_ends(run.data))
     model, apart = run.model(finished.stage.name), bool(finished.without_qat)
     content = convert.convert(model, name, inputs, activations, apart)

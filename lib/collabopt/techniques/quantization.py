@@ -15,7 +15,7 @@ from collabopt.config.stages import Stage
 from collabopt.datasets import Data
 from collabopt.runtime import progress
 from collabopt.runtime.tensorflow import drop_log_records, drop_native_notices, keras, tf, tfmot
-from collabopt.techniques import annotation, int8_rewrites, layers, preserving_scheme, training
+from collabopt.techniques import annotation, calibration, int8_rewrites, layers, preserving_scheme, training
 from collabopt.techniques.checkpoints import NO_CHECKPOINT, Checkpoint
 
 
@@ -36,6 +36,11 @@ class Preservation:
     unclustered: tuple[str, ...] = ()
     scheme: str = "collabopt"
     unquantized: tuple[str, ...] = ()
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether our scheme is applied. TFMOT has a scheme of its own only where something is preserved."""
+        return self.scheme == "collabopt" or not (self.zeros or self.clusters)
 
 
 def get_preservation(stage: Stage, experiment: Experiment) -> Preservation:
@@ -75,7 +80,7 @@ def _make_preserving_scheme(preservation: Preservation) -> preserving_scheme.Pre
 
 def _make_scheme(preservation: Preservation) -> tfmot.quantization.keras.QuantizeScheme:
     """The 8-bit scheme that preserves what it must: ours, or one of TFMOT's."""
-    if preservation.scheme == "collabopt" or not (preservation.zeros or preservation.clusters):
+    if preservation.is_ours:
         return _make_preserving_scheme(preservation)
     combine = tfmot.experimental.combine
     if preservation.clusters:
@@ -128,6 +133,8 @@ def fine_tune(
     """
     clock = progress.Clock()
     wrapped = wrap(model, preservation)
+    if preservation.is_ours and section.epochs:
+        calibration.calibrate(wrapped, data.train, seed)
     # A cluster-preserving quantizer trains centroids in place of the kernel, which therefore has no gradient.
     with drop_log_records("Gradients do not exist for variables"), drop_native_notices():
         return wrapped, training.fit(wrapped, data, section, seed, stage, clock, checkpoint=checkpoint)

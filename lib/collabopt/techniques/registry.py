@@ -35,7 +35,7 @@ def suggest_defaults(experiment: Experiment) -> dict[str, Any]:
     Returns:
         Keys of an experiment (`defaults.suggest`).
     """
-    data = load_data(experiment)
+    data = fit_to_model(datasets.load(experiment), experiment)
     model = build_initial_model(experiment, data)
     is_trained = bool(experiment.model.path or experiment.initial_weights)
     return defaults.suggest(model.count_params(), len(data.train), is_trained)
@@ -55,16 +55,16 @@ def find_trainer(stage: Stage) -> Callable:
     return getattr(importlib.import_module(f"{__package__}.{module}" if is_ours else module), name)
 
 
-def load_data(experiment: Experiment) -> datasets.Data:
-    """Load the data set of an experiment, with a channel axis where only the model's input has one.
+def fit_to_model(data: datasets.Data, experiment: Experiment) -> datasets.Data:
+    """Give images (height, width) a channel axis where the model's input has one.
 
     Args:
-        experiment: Names data set and model.
+        data: The data set.
+        experiment: Names the model.
 
     Returns:
-        The data set.
+        The data set in the shape of the model's inputs.
     """
-    data = datasets.load(experiment)
     by_name = data.input_shape if isinstance(data.input_shape, dict) else {"": data.input_shape}
     flat = {name: shape for name, shape in by_name.items() if len(shape) == 2}
     if not flat:
