@@ -290,6 +290,13 @@ def test_a_softmax_model_of_keras_3_is_imported_with_its_softmax_taken_off(tmp_p
     assert models.get_output_activations(logits, (8, 8, 1), (10,)) == []
 
 
+def test_a_task_without_logits_keeps_the_last_activation(function):
+    section = function(GRAPH.format("x = layers.Dense(classes, activation='sigmoid')(x)"))
+    outputs = models.build(section, (8, 8, 1), (10,), takes_logits=False)(np.full((2, 8, 8, 1), 9, "float32"))
+    assert np.min(outputs) >= 0 and np.max(outputs) <= 1
+    assert models.get_output_activations(section, (8, 8, 1), (10,), takes_logits=False) == []
+
+
 CUSTOM_LAYER = """
 from collabopt.runtime.tensorflow import keras
 

@@ -121,7 +121,7 @@ def _compute_file_digest(file: Path) -> str:
 
 
 _KEPT: dict[tuple, importing.Imported] = {}
-"""The last import of this process, by all that decides the model but the weights that a function draws."""
+"""The last import of this process, by all that decides it but the weights that a function draws."""
 
 
 def get_imported(
@@ -142,7 +142,9 @@ def get_imported(
         ModelError: As in `import_again`.
     """
     key = _make_key(section, input_shape, outputs, takes_logits)
-    return _KEPT[key] if key in _KEPT else import_again(section, input_shape, outputs, takes_logits)
+    if key not in _KEPT:
+        return import_again(section, input_shape, outputs, takes_logits)
+    return _close_axes(_KEPT[key], input_shape)
 
 
 def import_again(
@@ -181,8 +183,8 @@ def import_again(
         for line in imported.rewrites:
             progress.log(f"{origin}: {line}")
     _KEPT.clear()
-    _KEPT[key] = imported = dataclasses.replace(imported, model=_close_axes(imported.model, input_shape))
-    return imported
+    _KEPT[key] = imported
+    return _close_axes(imported, input_shape)
 
 
 def copy(model: keras.Model) -> keras.Model:
@@ -201,29 +203,26 @@ def copy(model: keras.Model) -> keras.Model:
 
 def _make_key(section: Model, input_shape: Shapes, outputs: Shape | None, takes_logits: bool) -> tuple:
     files = [find_file(path, key) for key in ("path", "weights") if (path := getattr(section, key))]
-    return (
-        section.model_dump_json(exclude={"output"}),
-        str(input_shape),
-        outputs,
-        takes_logits,
-        *((file, file.stat().st_mtime_ns) for file in files),
-    )
+    times = [(file, file.stat().st_mtime_ns) for file in files]
+    arguments = () if section.path else (str(input_shape), outputs)
+    return section.model_dump_json(exclude={"output"}), *arguments, takes_logits, *times
 
 
-def _close_axes(model: keras.Model, input_shape: Shapes) -> keras.Model:
+def _close_axes(imported: importing.Imported, input_shape: Shapes) -> importing.Imported:
     """Give the open axes of the inputs the sizes of the data, where the known ones agree."""
+    model = imported.model
     shapes = find_inputs(model)
     wanted = input_shape if isinstance(input_shape, dict) else dict.fromkeys(shapes, tuple(input_shape))
     is_open = any(None in shape for shape in shapes.values())
     if not is_open or not all(_agree(shape, wanted.get(name, ())) for name, shape in shapes.items()):
-        return model
+        return imported
     inputs = [
         keras.Input(wanted[name], name=name, dtype=tensor.dtype)
         for name, tensor in zip(shapes, model.inputs, strict=True)
     ]
     closed = keras.models.clone_model(model, input_tensors=inputs if len(inputs) > 1 else inputs[0])
     closed.set_weights(model.get_weights())
-    return closed
+    return dataclasses.replace(imported, model=closed)
 
 
 def _agree(shape: tuple, wanted: tuple) -> bool:
