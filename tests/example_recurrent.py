@@ -14,5 +14,5 @@ def build(input_shape: tuple[int, ...], classes: int):
     height, width, channels = input_shape
     inputs = keras.Input(input_shape, name="input")
     rows = layers.Reshape((height, width * channels), name="rows")(inputs)
-    states = layers.GRU(12, name="gru")(rows)
+    states = layers.GRU(12, name="steps")(rows)
     return keras.Model(inputs, layers.Dense(classes, name="fc")(states), name="recurrent_network")

@@ -18,7 +18,7 @@ from collabopt.run import Run
 
 pytestmark = [pytest.mark.timeout(900)]
 
-KERNELS = ["gru:kernel", "gru:recurrent_kernel", "fc"]
+KERNELS = ["steps:kernel", "steps:recurrent_kernel", "fc"]
 FLOAT = ["baseline", "pruned", "clustered", "sparse_clustered"]
 QAT = ["qat", "pqat", "cqat", "pcqat"]
 REASON = "not available: GRU"
@@ -86,6 +86,7 @@ def test_tables_and_figures_say_so(run):
     figures.draw_layer_properties(run.layers(*STAGES))
 
 
+@pytest.mark.slow  # eight conversions in processes of their own
 def test_the_search_tries_every_format_and_shows_what_is_not_available(run):
     found = search.search(run)
     assert {*found.tried} | {*found.unavailable.index} == {
@@ -99,7 +100,7 @@ def test_the_search_tries_every_format_and_shows_what_is_not_available(run):
     assert {"baseline-float32", "baseline-dynamic_range"} <= {*found.tried}
 
 
-@pytest.mark.parametrize("notebook", ["pqat", "deployment_tree"])
+@pytest.mark.parametrize("notebook", ["pqat", pytest.param("deployment_tree", marks=pytest.mark.slow)])
 def test_a_notebook_runs_and_its_page_says_so(notebook, run, place, recurrent, monkeypatch):  # noqa: ARG001
     monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}:{Path(figures.__file__).parents[2]}")
     pages, runs = place / "pages", place / "runs"
@@ -110,7 +111,7 @@ def test_a_notebook_runs_and_its_page_says_so(notebook, run, place, recurrent, m
 
 def test_a_layer_left_in_float_on_purpose_makes_the_stages_available(run, place, recurrent):
     excluded = place / "excluded.yaml"
-    excluded.write_text(f"{recurrent.read_text()}exclude: {{quantization: [gru]}}\n")
+    excluded.write_text(f"{recurrent.read_text()}exclude: {{quantization: [steps]}}\n")
     other = Run(loading.load(str(excluded)), None, excluded, place / "stages")
     pcqat = other.stage("pcqat")
     assert pcqat.unavailable == ""
