@@ -56,6 +56,10 @@ def calibrate(wrapped: keras.Model, train: Split, seed: int) -> None:
         train: The training split.
         seed: Decides which examples are chosen.
     """
+    ranges = _list_ranges(wrapped)
+    for low, high in ranges:
+        low.assign(0.0)
+        high.assign(0.0)
     replaced = list(_replace_quantizers(wrapped))
     split = train.take(np.sort(np.random.default_rng(seed).permutation(len(train))[:EXAMPLES]))
     try:
@@ -64,19 +68,32 @@ def calibrate(wrapped: keras.Model, train: Split, seed: int) -> None:
     finally:
         for owner, attribute, original in replaced:
             setattr(owner, attribute, original)
+    for low, high in ranges:
+        if low == high:  # an output that is zero throughout; without a range it would have no gradient
+            high.assign(1.0)
+
+
+def _list_ranges(wrapped: keras.Model) -> list[tuple[tf.Variable, tf.Variable]]:
+    """The ranges that follow the data: minimum and maximum of each activation."""
+    found = []
+    for layer in wrapped.layers:
+        for activation in getattr(layer, "_quantize_activations", ()):
+            names = "_pre_activation_vars", "_post_activation_vars"
+            found += [(activation.quantizer, getattr(activation, name)) for name in names if hasattr(activation, name)]
+        if getattr(layer, "_output_quantizers", None):
+            found.append((layer._output_quantizers[0], layer._output_quantizer_vars))
+    moving = _quantizers.MovingAverageQuantizer
+    return [(one["min_var"], one["max_var"]) for quantizer, one in found if isinstance(quantizer, moving)]
 
 
 def _replace_quantizers(wrapped: keras.Model) -> Iterator[tuple[object, str, object]]:
     """Put recorders in the place of quantizers. Yields owner, attribute and original value of each."""
     for layer in wrapped.layers:
         for activation in getattr(layer, "_quantize_activations", ()):
-            for name in ("_pre_activation_vars", "_post_activation_vars"):
-                _empty(activation.quantizer, getattr(activation, name, None))
             yield activation, "quantizer", activation.quantizer
             activation.quantizer = _Recorder(activation.quantizer)
         if getattr(layer, "_output_quantizers", None):
             (quantizer,) = originals = layer._output_quantizers
-            _empty(quantizer, layer._output_quantizer_vars)
             yield layer, "_output_quantizers", originals
             layer._output_quantizers = [_Recorder(quantizer)]
         if getattr(layer, "_weight_vars", None):
@@ -86,10 +103,3 @@ def _replace_quantizers(wrapped: keras.Model) -> Iterator[tuple[object, str, obj
         if hasattr(layer, "quantizer_vars"):  # that of an input
             yield layer, "quantizer", layer.quantizer
             layer.quantizer = _Recorder(layer.quantizer)
-
-
-def _empty(quantizer: _quantizers.Quantizer, ranges: dict[str, tf.Variable] | None) -> None:
-    """Make a range that the data sets empty, so that it is not wider than the data."""
-    if ranges and isinstance(quantizer, _quantizers.MovingAverageQuantizer):
-        for variable in ranges.values():
-            variable.assign(tf.zeros_like(variable))
