@@ -51,7 +51,9 @@ def run_notebook(
         )
     except papermill.PapermillExecutionError as error:
         # The page shows this number too. papermill adds cells, so any other count would be off.
-        failure = " ".join(f"in cell [{error.exec_count}]: {error.ename}: {error.evalue}".split())
+        # TensorFlow lists the nodes of the graph before the cause, in thousands of characters.
+        text = " ".join(f"in cell [{error.exec_count}]: {error.ename}: {error.evalue}".split())
+        failure = text if len(text) <= 600 else f"{text[:150]} … {text[-400:]}"
     except DeadKernelError:
         failure = "because its kernel died, most likely because the memory is full"
     finally:

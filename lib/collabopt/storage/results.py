@@ -175,6 +175,7 @@ def describe_run(experiment: Experiment, source: Path, data: dict[str, Any], beg
         "data": data,
         "versions": {"python": platform.python_version(), **versions, "platform": platform.platform()},
         "commit": read_commit(),
+        "device": tensorflow.name_device(),
         "op_determinism": tensorflow.is_deterministic(),
         "start": os.environ.get(STARTED, began),
         "end": progress.now(),

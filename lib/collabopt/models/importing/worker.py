@@ -16,6 +16,7 @@ from pathlib import Path
 
 os.environ["TF_USE_LEGACY_KERAS"] = "0"
 os.environ["KERAS_BACKEND"] = "tensorflow"
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # GPUs round differently, and their memory is for training
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
