@@ -12,7 +12,7 @@ import pytest
 
 from collabopt.analysis import scoring
 from collabopt.config import loading
-from collabopt.config.metrics import ACCURACY
+from collabopt.config.scores import ACCURACY
 from collabopt.config.stages import STAGES
 from collabopt.run import Run
 from collabopt.storage import results, store

@@ -14,8 +14,8 @@ from tensorflow_model_optimization.python.core.sparsity.keras import pruning_imp
 from collabopt import figures
 from collabopt.analysis import comparison, scoring, sensitivity
 from collabopt.config import experiment, loading
-from collabopt.config.experiment import Exclude
-from collabopt.config.metrics import ACCURACY
+from collabopt.config.scores import ACCURACY
+from collabopt.config.sections import Exclude
 from collabopt.config.tasks import TASKS
 from collabopt.run import Run
 from collabopt.runtime.tensorflow import tf

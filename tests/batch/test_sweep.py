@@ -14,7 +14,7 @@ from collabopt import __main__
 from collabopt.batch.plan import parse_settings
 from collabopt.config import loading, sweep
 from collabopt.config.experiment import ExperimentError
-from collabopt.config.metrics import ACCURACY
+from collabopt.config.scores import ACCURACY
 from collabopt.figures.pareto import find_front
 from collabopt.report import summary
 from collabopt.storage import results

@@ -8,7 +8,7 @@ from example_data import make_arrays, make_experiment, write_npz
 
 from collabopt import datasets
 from collabopt.config import loading
-from collabopt.config.experiment import Dataset
+from collabopt.config.sections import Dataset
 from collabopt.config.tasks import TASKS
 from collabopt.datasets import DatasetError, custom
 from collabopt.datasets.dataset import Shapes

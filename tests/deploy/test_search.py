@@ -15,7 +15,7 @@ import pytest
 
 from collabopt.config import experiment, loading
 from collabopt.config.formats import FORMATS
-from collabopt.config.metrics import ACCURACY
+from collabopt.config.scores import ACCURACY
 from collabopt.config.stages import STAGES, get_lineage
 from collabopt.deploy import model_card, search, targets, variants
 from collabopt.deploy.search import Search

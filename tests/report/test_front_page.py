@@ -15,7 +15,7 @@ import pytest
 
 from collabopt.analysis import comparison
 from collabopt.config import loading
-from collabopt.config.metrics import ACCURACY
+from collabopt.config.scores import ACCURACY
 from collabopt.report import front_page, sweep_page
 from collabopt.report.directory import find_reports
 from collabopt.storage import results

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from collabopt.config.experiment import Training
-from collabopt.config.metrics import ACCURACY
+from collabopt.config.scores import ACCURACY
+from collabopt.config.sections import Training
 from collabopt.runtime import progress
 from collabopt.runtime.tensorflow import keras, seed_everything
 from collabopt.techniques import training

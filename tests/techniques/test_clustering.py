@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from collabopt.analysis import audit
-from collabopt.config.experiment import Training
+from collabopt.config.sections import Training
 from collabopt.datasets import Data
 from collabopt.runtime.tensorflow import keras
 from collabopt.techniques import clustering, layers

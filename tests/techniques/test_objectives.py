@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import f1_score, jaccard_score
 
 from collabopt.config import tasks
-from collabopt.config.metrics import SCORES, find_score
+from collabopt.config.scores import SCORES, find_score
 from collabopt.runtime.tensorflow import keras, tf
 from collabopt.techniques import objectives
 

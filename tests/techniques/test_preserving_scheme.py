@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from collabopt.analysis import audit
 from collabopt.config import loading
-from collabopt.config.experiment import Training
+from collabopt.config.sections import Training
 from collabopt.config.stages import STAGES
 from collabopt.datasets import Data, Split
 from collabopt.run import PreservationError, Run

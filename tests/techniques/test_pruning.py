@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from collabopt.analysis import audit
-from collabopt.config.experiment import Pruning
+from collabopt.config.sections import Pruning
 from collabopt.techniques import layers, pruning
 
 CONSTANT = {"epochs": 2, "batch_size": 64, "optimizer": "adam", "learning_rate": 0.01, "frequency": 1}

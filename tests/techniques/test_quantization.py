@@ -7,7 +7,7 @@ import pytest
 
 from collabopt.analysis import audit
 from collabopt.config import loading
-from collabopt.config.experiment import Training
+from collabopt.config.sections import Training
 from collabopt.config.stages import STAGES
 from collabopt.runtime.tensorflow import keras, seed_everything
 from collabopt.techniques import layers, quantization, registry

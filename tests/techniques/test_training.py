@@ -13,8 +13,8 @@ import pytest
 
 from collabopt import datasets, models
 from collabopt.config import experiment
-from collabopt.config.experiment import Training
-from collabopt.config.metrics import ACCURACY
+from collabopt.config.scores import ACCURACY
+from collabopt.config.sections import Training
 from collabopt.config.tasks import TASKS
 from collabopt.runtime import progress
 from collabopt.runtime.tensorflow import keras, seed_everything, tf

@@ -16,8 +16,9 @@ import pandas as pd
 import yaml
 
 from collabopt.analysis import comparison, scoring
-from collabopt.config.experiment import Exclude, Experiment
-from collabopt.config.metrics import ACCURACY, SCORES, Score
+from collabopt.config.experiment import Experiment
+from collabopt.config.scores import ACCURACY, SCORES, Score
+from collabopt.config.sections import Exclude
 from collabopt.config.stages import BASELINE
 from collabopt.config.tasks import TASKS, Task
 from collabopt.datasets import Split

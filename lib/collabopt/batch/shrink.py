@@ -17,7 +17,8 @@ import yaml
 
 from collabopt.config import defaults, loading
 from collabopt.config.experiment import ExperimentError, validate
-from collabopt.config.metrics import find_score, get_metric
+from collabopt.config.metrics import get_metric
+from collabopt.config.scores import find_score
 from collabopt.config.stages import STAGES
 from collabopt.config.tasks import TASKS
 from collabopt.deploy import targets

@@ -6,7 +6,8 @@
 import dataclasses
 import functools
 
-from collabopt.config.metrics import PLAIN, SCORES, Score, register_score
+from collabopt.config.metrics import register_score
+from collabopt.config.scores import PLAIN, SCORES, Score
 
 
 @dataclasses.dataclass(frozen=True)

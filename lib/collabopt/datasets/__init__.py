@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from collabopt.config.experiment import Dataset, Experiment
+from collabopt.config.experiment import Experiment
 from collabopt.config.loading import DATA
+from collabopt.config.sections import Dataset
 from collabopt.config.tasks import TASKS, Task
 from collabopt.datasets import cifar10, custom, digits, imagenet, mnist, speech_commands, splitting
 from collabopt.datasets.dataset import DatasetError, Parts, Shape, Shapes, locate

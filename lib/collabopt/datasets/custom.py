@@ -17,7 +17,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from collabopt.config.experiment import Dataset
+from collabopt.config.sections import Dataset
 from collabopt.config.tasks import TASKS, Task
 from collabopt.datasets import pictures, sounds, streams, tables
 from collabopt.datasets.arrays import NEEDED, make_parts, read_npz

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from collabopt.config.experiment import Dataset
+from collabopt.config.sections import Dataset
 from collabopt.config.tasks import Task
 from collabopt.datasets import folders, labels
 from collabopt.datasets.dataset import DatasetError, Mistakes, Parts, Shape

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from collabopt.config.experiment import Dataset
+from collabopt.config.sections import Dataset
 from collabopt.config.tasks import Task
 from collabopt.datasets import arrays, folders, mfcc
 from collabopt.datasets.dataset import DatasetError, Mistakes, Parts

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from collabopt.config.experiment import Dataset
 from collabopt.config.loading import suggest
+from collabopt.config.sections import Dataset
 from collabopt.config.tasks import Task
 from collabopt.datasets import arrays, labels, splitting
 from collabopt.datasets.dataset import DatasetError, Mistakes, Parts

@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 
 from collabopt.config.formats import get_format_label
-from collabopt.config.metrics import METRICS, SCORES, get_metric, get_targets
+from collabopt.config.metrics import METRICS, get_metric, get_targets
+from collabopt.config.scores import SCORES
 from collabopt.config.stages import get_label, get_lineage
 from collabopt.deploy import targets
 from collabopt.deploy.search import Search

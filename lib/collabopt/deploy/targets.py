@@ -12,7 +12,8 @@ import pandas as pd
 
 from collabopt.config.experiment import Targets
 from collabopt.config.formats import get_format_label
-from collabopt.config.metrics import find_score, get_targets
+from collabopt.config.metrics import get_targets
+from collabopt.config.scores import find_score
 from collabopt.config.stages import BASELINE, get_label
 
 _DROPS = ("max_accuracy_drop", "max_metric_drop")

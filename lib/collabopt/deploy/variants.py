@@ -18,7 +18,8 @@ from collabopt import models
 from collabopt.analysis import scoring
 from collabopt.analysis.finished import Finished
 from collabopt.config.formats import FORMATS
-from collabopt.config.metrics import METRICS, Score, find_score
+from collabopt.config.metrics import METRICS
+from collabopt.config.scores import Score, find_score
 from collabopt.config.stages import STAGES, Stage, get_lineage
 from collabopt.datasets import Split
 from collabopt.run import Run

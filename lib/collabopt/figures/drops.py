@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from collabopt.analysis import comparison
-from collabopt.config.metrics import ACCURACY, SCORES
+from collabopt.config.scores import ACCURACY, SCORES
 from collabopt.config.stages import STAGES
 from collabopt.figures import style
 from collabopt.figures.style import FAINT, INK, MUTED, get_colour, use_style

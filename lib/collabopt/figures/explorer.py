@@ -20,6 +20,7 @@ import pandas as pd
 
 from collabopt.config.experiment import Targets
 from collabopt.config.metrics import get_targets
+from collabopt.config.scores import ACCURACY, find_score
 from collabopt.deploy import targets
 from collabopt.figures.density import draw_density
 from collabopt.figures.style import Described
@@ -126,7 +127,10 @@ def show_targets(variants: pd.DataFrame, wanted: Targets) -> Explorer:
         The explorer.
     """
     base, first, lines = targets.get_baseline_score(variants), targets.list_targets(wanted), []
+    unused = "max_metric_drop" if find_score(variants) is ACCURACY else "max_accuracy_drop"  # they would say the same
     for target, metric in get_targets().items():
+        if target == unused and target not in first:
+            continue
         costs = [targets.get_cost(variant, target, base) / metric.scale for variant in variants.to_dict("records")]
         known = [cost for cost in costs if np.isfinite(cost)]
         if known or target in first:

@@ -12,7 +12,8 @@ from matplotlib.path import Path as Polyline
 from matplotlib.ticker import LogLocator
 
 from collabopt.config.formats import FORMATS, get_format_label
-from collabopt.config.metrics import ACCURACY, Score, find_score, get_metric
+from collabopt.config.metrics import get_metric
+from collabopt.config.scores import ACCURACY, Score, find_score
 from collabopt.config.stages import STAGES, get_label
 from collabopt.figures import style, text_placement
 from collabopt.figures.style import ALARM, FAINT, INK, MUTED, get_colour, use_style

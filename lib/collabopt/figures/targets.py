@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from collabopt.config.experiment import Targets
-from collabopt.config.metrics import find_score, get_targets
+from collabopt.config.metrics import get_targets
+from collabopt.config.scores import find_score
 from collabopt.deploy import targets
 from collabopt.figures import style
 from collabopt.figures.style import ALARM, FAINT, INK, MUTED, get_colour, use_style

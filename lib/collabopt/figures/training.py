@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 
-from collabopt.config.metrics import find_score, get_metric
+from collabopt.config.metrics import get_metric
+from collabopt.config.scores import find_score
 from collabopt.config.stages import get_label
 from collabopt.figures import style
 from collabopt.figures.style import INK, MUTED, get_colour, use_style

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from collabopt.config.formats import get_format_label
-from collabopt.config.metrics import Score, find_score, get_targets
+from collabopt.config.metrics import get_targets
+from collabopt.config.scores import Score, find_score
 from collabopt.config.stages import STAGES, get_label
 from collabopt.figures import style
 from collabopt.figures.style import ALARM, FAINT, INK, MUTED, get_colour, use_style

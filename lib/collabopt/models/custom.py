@@ -6,8 +6,8 @@ import inspect
 from collections.abc import Callable
 from pathlib import Path
 
-from collabopt.config.experiment import Model
 from collabopt.config.loading import DATA
+from collabopt.config.sections import Model
 from collabopt.datasets import locate
 from collabopt.models import importing
 from collabopt.models.check import ModelError, Shape, Shapes, find_inputs

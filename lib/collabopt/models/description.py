@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from collabopt.config.experiment import Model
+from collabopt.config.sections import Model
 from collabopt.models import custom
 from collabopt.models.check import Shape, find_inputs
 

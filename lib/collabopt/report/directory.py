@@ -14,7 +14,7 @@ import pandas as pd
 from collabopt.analysis import comparison
 from collabopt.config import tasks
 from collabopt.config.experiment import Experiment
-from collabopt.config.metrics import ACCURACY, Score, find_score
+from collabopt.config.scores import ACCURACY, Score, find_score
 from collabopt.config.stages import BASELINE, STAGES
 from collabopt.report import summary
 from collabopt.storage import results

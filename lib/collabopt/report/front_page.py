@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 
 from collabopt.config import loading
-from collabopt.config.metrics import ACCURACY, Metric, Score, get_metric
+from collabopt.config.metrics import Metric, get_metric
+from collabopt.config.scores import ACCURACY, Score
 from collabopt.config.stages import BASELINE, get_label
 from collabopt.report import html, tables
 from collabopt.report.directory import Report, find_links, find_reports, read_comparison, read_head

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from collabopt.analysis import audit
-from collabopt.config.metrics import Metric, find_score, get_metric
+from collabopt.config.metrics import Metric, get_metric
+from collabopt.config.scores import find_score
 from collabopt.report.table import Cell, Table, format_head, make_metric_cells
 from collabopt.storage.results import to_numbers
 from collabopt.tflite.sizes import compute_entropy_bytes, compute_gzip_bytes

@@ -4,7 +4,8 @@ from typing import Any
 
 import pandas as pd
 
-from collabopt.config.metrics import METRICS, Metric, find_score
+from collabopt.config.metrics import METRICS, Metric
+from collabopt.config.scores import find_score
 from collabopt.config.stages import BASELINE, STAGES
 from collabopt.figures.pareto import find_front
 from collabopt.storage import results

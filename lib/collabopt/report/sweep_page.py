@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from collabopt.config import loading, sweep
-from collabopt.config.metrics import find_score
+from collabopt.config.scores import find_score
 from collabopt.figures.pareto import draw_pareto
 from collabopt.report import html, tables
 from collabopt.report.directory import find_file

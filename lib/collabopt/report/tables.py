@@ -15,7 +15,8 @@ import pandas as pd
 
 from collabopt.analysis import comparison
 from collabopt.config import published
-from collabopt.config.metrics import Metric, find_score, get_metric
+from collabopt.config.metrics import Metric, get_metric
+from collabopt.config.scores import find_score
 from collabopt.config.stages import STAGES, get_label
 from collabopt.report.directory import find_links, get_scheme, read_run
 from collabopt.report.kernel_tables import PRESERVED, coding, kernel_by_kernel, layers, ranges, verdicts

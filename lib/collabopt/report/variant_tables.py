@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from collabopt.config.formats import get_format_label
-from collabopt.config.metrics import METRICS, Metric, find_score, get_targets
+from collabopt.config.metrics import METRICS, Metric, get_targets
+from collabopt.config.scores import find_score
 from collabopt.config.stages import get_lineage
 from collabopt.deploy import targets
 from collabopt.report.directory import find_file, find_links, get_scheme, read_run

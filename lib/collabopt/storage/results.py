@@ -17,7 +17,7 @@ import pandas as pd
 
 from collabopt.config import loading
 from collabopt.config.experiment import Experiment
-from collabopt.config.metrics import Score, find_score
+from collabopt.config.scores import Score, find_score
 from collabopt.config.stages import STAGES, Stage
 from collabopt.runtime import progress
 from collabopt.storage import atomic, store

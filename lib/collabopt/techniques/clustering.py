@@ -10,7 +10,8 @@ import dataclasses
 
 from tensorflow_model_optimization.python.core.clustering.keras.experimental import cluster as experimental
 
-from collabopt.config.experiment import Experiment, Training
+from collabopt.config.experiment import Experiment
+from collabopt.config.sections import Training
 from collabopt.config.stages import Stage
 from collabopt.datasets import Data
 from collabopt.runtime import progress

@@ -10,7 +10,8 @@ import math
 
 import numpy as np
 
-from collabopt.config.experiment import Experiment, Pruning
+from collabopt.config.experiment import Experiment
+from collabopt.config.sections import Pruning
 from collabopt.config.stages import Stage
 from collabopt.datasets import Data
 from collabopt.runtime import progress

@@ -10,7 +10,8 @@ import itertools
 
 import numpy as np
 
-from collabopt.config.experiment import Experiment, Training
+from collabopt.config.experiment import Experiment
+from collabopt.config.sections import Training
 from collabopt.config.stages import Stage
 from collabopt.datasets import Data
 from collabopt.runtime import progress

@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
-from collabopt.config.experiment import Experiment, Training
-from collabopt.config.metrics import Score
+from collabopt.config.experiment import Experiment
+from collabopt.config.scores import Score
+from collabopt.config.sections import Training
 from collabopt.config.stages import Stage
 from collabopt.datasets import Data, Split
 from collabopt.runtime import progress

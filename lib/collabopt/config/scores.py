@@ -1,0 +1,102 @@
+"""Scores: the figure that a task gives each example, and whose mean is the task's metric."""
+
+import dataclasses
+from collections.abc import Iterable
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """A figure per example, such as whether its class is right. Its mean over a split is the metric of a task.
+
+    Attributes:
+        name: Stem of its columns.
+        title: Name as readers see it.
+        unit: Unit of a value as readers see it.
+        drop_unit: Unit of a difference.
+        scale: The shown unit in units of the column.
+        digits: Decimals shown.
+        lower_is_better: Direction of improvement.
+    """
+
+    name: str
+    title: str
+    unit: str = "%"
+    drop_unit: str = "points"
+    scale: float = 0.01
+    digits: int = 2
+    lower_is_better: bool = False
+
+    @property
+    def test(self) -> str:
+        """Column of the float model's score on test."""
+        return self.name
+
+    @property
+    def test_int8(self) -> str:
+        """Column of the int8 file's score on test."""
+        return f"{self.name}_int8"
+
+    @property
+    def validation(self) -> str:
+        """Column of the score on validation."""
+        return f"validation_{self.name}"
+
+    @property
+    def validation_int8(self) -> str:
+        """Column of the int8 file's score on validation."""
+        return f"validation_{self.name}_int8"
+
+    @property
+    def drop(self) -> str:
+        """Column of the loss against the baseline."""
+        return f"{self.name}_drop"
+
+    def compute_drop(self, baseline, value):
+        """Compute how much worse a score is than the baseline's; negative if it is better.
+
+        Args:
+            baseline: Score of the baseline, a number or an array.
+            value: Score to compare, of the same shape.
+
+        Returns:
+            The difference in units of the column.
+        """
+        return value - baseline if self.lower_is_better else baseline - value
+
+    def get_tolerance(self, baseline: float) -> float:
+        """Return the drop that counts as nothing: a point of a score in percent, 5 % of another baseline's score.
+
+        Args:
+            baseline: Score of the baseline.
+        """
+        return 0.01 if self.unit == "%" else 0.05 * abs(baseline)
+
+    def format(self, value: float) -> str:
+        """Format a value with its unit: "98.61 %" or "0.0123".
+
+        Args:
+            value: Value of the column.
+        """
+        return f"{value / self.scale:,.{self.digits}f} {self.unit}".rstrip().replace("-", "−").replace(" %", "%")
+
+
+ACCURACY = Score("accuracy", "accuracy")
+PLAIN = {"unit": "", "drop_unit": "", "scale": 1.0, "digits": 4}
+"""Form of a score without a unit."""
+
+SCORES: dict[str, Score] = {}
+"""Every score by name."""
+
+
+def find_score(columns: Iterable[str]) -> Score:
+    """Find the score that a table holds.
+
+    Args:
+        columns: Columns of results.csv, variants.csv or of the history of a training.
+
+    Returns:
+        The score; accuracy if the table holds none.
+    """
+    columns = set(columns)
+    held = [one for one in SCORES.values() if columns & {one.test, one.test_int8, one.validation, one.validation_int8}]
+    return held[0] if held else ACCURACY

@@ -1,0 +1,183 @@
+"""The sections of an experiment: data set, model, training, initial weights, and excluded layers."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+_PLACE = r"^[\w.]+:\w+$"
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class Section(BaseModel):
+    """A part of an experiment. Unknown keys are errors, and values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class _Source(Section):
+    """A part that has exactly one source: a built-in `name`, a `function` ("module:function") or a `path`."""
+
+    @model_validator(mode="after")
+    def _check_source(self) -> "_Source":
+        if sum(source is not None for source in (self.name, self.function, self.path)) != 1:
+            raise ValueError("expected exactly one of name, function and path")
+        return self
+
+
+Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+
+
+class Dataset(_Source):
+    """A built-in data set by `name`, or the user's own: a `function` ("module:function") or a `path`.
+
+    The path is that of an .npz file, a table (.csv, .parquet), or a folder with one folder of pictures or WAV files per
+    class. `datasets.custom` says which source takes which of the other keys.
+
+    Attributes:
+        directory: Folder of the built-in data set imagenet.
+        image_size: Side of a model input in pixels, or [height, width].
+        pixel_range: Values of black and white in a model input.
+        audio: Model inputs from WAV files: MFCC features, or the samples.
+        seconds: Length to which sounds are cut or padded.
+        target: Column of a table, or columns.
+        features: Columns that are the model input, or columns by input name. By default all others.
+        group: Column of a table, or regular expression in the paths of a folder, that tells the group of an example.
+        test_fraction: Share of the examples for the test split, if the data has none.
+    """
+
+    name: Literal["digits", "mnist", "cifar10", "speech_commands", "imagenet"] | None = None
+    function: str | None = Field(None, pattern=_PLACE)
+    path: str | None = None
+    directory: str | None = None
+    image_size: Count | Annotated[tuple[Count, Count], Field(strict=False)] | None = None
+    pixel_range: Annotated[tuple[float, float], Field(strict=False)] | None = None
+    audio: Literal["mfcc", "samples"] | None = None
+    seconds: Positive | None = None
+    target: str | Names | None = None
+    features: Names | dict[str, Names] | None = None
+    group: str | None = None
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
+
+
+def _name_classes(places: Any) -> Any:
+    """["module:Class"] as {"Class": "module:Class"}."""
+    return {str(place).partition(":")[2]: place for place in places} if isinstance(places, list | tuple) else places
+
+
+class Model(_Source):
+    """A built-in model by `name`, or the user's own: `function` ("module:function") or `path`.
+
+    The path is a .keras, .h5 or .hdf5 file, or the folder of a SavedModel. The function is called with the shape of an
+    input and the number of classes, or without arguments. The user's model is imported; the other keys say how.
+
+    Attributes:
+        weights: File of weights for the model that `function` returns.
+        custom_objects: The user's own classes, {Name: "module:Class"} or ["module:Class"].
+        trust_code: Whether Python code inside the file at `path` may run.
+        output: Whether deployed files end in the model's own softmax or sigmoid, or return logits.
+    """
+
+    name: (
+        Literal["digits_cnn", "mnist_cnn", "ds_cnn_s", "ds_cnn_m", "ds_cnn_l", "mobilenet_v1", "mobilenet_v2"] | None
+    ) = None
+    function: str | None = Field(None, pattern=_PLACE)
+    path: str | None = Field(None, pattern=r"\.(keras|h5|hdf5)$|(^|/)[^./]+/?$")
+    weights: str | None = None
+    custom_objects: Annotated[dict[str, Annotated[str, Field(pattern=_PLACE)]], BeforeValidator(_name_classes)] = {}
+    trust_code: bool = False
+    output: Literal["as_given", "logits"] = "as_given"
+
+    @model_validator(mode="after")
+    def _check_import(self) -> "Model":
+        given = sorted(self.model_fields_set - {"name", "function", "path"})
+        if self.name and given:
+            raise ValueError(f"{', '.join(given)}: for a function or path; the model {self.name} is built in")
+        if self.weights and not self.function:
+            raise ValueError(f"weights={self.weights}: goes with function; a path holds its weights itself")
+        if self.trust_code and not self.path:
+            raise ValueError("trust_code=True: goes with path; a function's code runs in any case")
+        return self
+
+
+class Training(Section):
+    """How a stage is trained. `learning_rate` is the peak rate, which rises linearly over `warmup_epochs`."""
+
+    epochs: Annotated[int, Field(ge=0)]
+    batch_size: Count
+    optimizer: Literal["adam", "sgd"]
+    learning_rate: Positive
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_epochs: NotNegative = 0.0
+    momentum: Fraction = 0.0
+    nesterov: bool = False
+    weight_decay: NotNegative = 0.0
+    label_smoothing: Fraction = 0.0
+    augment: bool = False
+
+    @model_validator(mode="after")
+    def _check_consistency(self) -> "Training":
+        if self.optimizer != "sgd" and (self.momentum or self.nesterov):
+            raise ValueError(f"optimizer={self.optimizer}: momentum and nesterov go with sgd")
+        if self.warmup_epochs and self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs={self.warmup_epochs}: expected fewer than epochs={self.epochs}")
+        return self
+
+
+class Pruning(Training):
+    """Training while pruning.
+
+    A `constant` schedule holds the target sparsity from `begin_epoch`. A `polynomial` one rises to it with a cubic
+    curve between `begin_epoch` and `end_epoch` (Zhu and Gupta 2017). The mask is updated every `frequency` steps.
+    """
+
+    sparsity_schedule: Literal["constant", "polynomial"] = "constant"
+    initial_sparsity: Fraction = 0.0
+    begin_epoch: NotNegative = 0.0
+    end_epoch: Positive | None = None
+    frequency: Count = 100
+
+    @model_validator(mode="after")
+    def _check_schedule(self) -> "Pruning":
+        if not self.epochs:
+            raise ValueError("epochs=0: pruning needs at least one epoch")
+        if self.sparsity_schedule == "polynomial" and self.end_epoch is None:
+            raise ValueError("sparsity_schedule=polynomial: expected an end_epoch")
+        if not self.begin_epoch < (self.end_epoch or self.epochs) <= self.epochs:
+            raise ValueError(
+                f"begin_epoch={self.begin_epoch}, end_epoch={self.end_epoch}: expected "
+                f"begin_epoch < end_epoch <= epochs={self.epochs}"
+            )
+        return self
+
+
+class InitialWeights(Section):
+    """Weights that the baseline starts from, and how it is trained after loading them.
+
+    `path` is an .npz keyed layer/variable. `validation_indices` (.npy, indices into the training split) are examples
+    that those weights have not seen.
+    """
+
+    path: str
+    validation_indices: str | None = None
+    training: Training
+
+
+class CustomTask(Section):
+    """A task of the user's own: two functions (labels, outputs) -> values (batch,), each "module:function"."""
+
+    loss: str = Field(pattern=r"^[\w.]+:\w+$")
+    metric: str = Field(pattern=r"^[\w.]+:\w+$")
+    higher_is_better: bool
+
+
+class Exclude(Section):
+    """Names of layers that a technique leaves unchanged. `quantization` leaves them in float32 in QAT stages."""
+
+    pruning: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    clustering: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    quantization: Annotated[tuple[str, ...], Field(strict=False)] = ()
