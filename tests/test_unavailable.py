@@ -109,6 +109,7 @@ def test_a_notebook_runs_and_its_page_says_so(notebook, run, place, recurrent, m
     assert REASON in (pages / f"{notebook}.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_layer_left_in_float_on_purpose_makes_the_stages_available(run, place, recurrent):
     excluded = place / "excluded.yaml"
     excluded.write_text(f"{recurrent.read_text()}exclude: {{quantization: [steps]}}\n")

@@ -106,6 +106,7 @@ def test_ds_cnn_l_recognizes_speech_commands():
     )
 
 
+@pytest.mark.slow
 def test_mobilenet_v1_recognizes_cifar10():
     archive, trained = DATA / "cifar10.npz", DATA / "weights" / "mobilenet_v1_cifar10.npz"
     if not (archive.is_file() and trained.is_file()):

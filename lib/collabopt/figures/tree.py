@@ -193,7 +193,7 @@ def _describe(nodes: dict[str, dict], score: Score) -> str:
     texts = []
     for stage, row in nodes.items():
         known = [
-            _format_score(row, score) and f"{_format_score(row, score)} INT8",
+            _format_score(row, score) and f"{'' if score.unit else f'{score.title} '}{_format_score(row, score)} INT8",
             f"{row['gzip_bytes'] / 1000:,.0f} kB gzip" if pd.notna(row.get("gzip_bytes")) else "",
             "NOT preserved" if parse_preserved(row.get("preserved")) is False else "",
             row.get("verdict", ""),
