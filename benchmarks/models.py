@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import table
+import trees
 from batches import measure_memory
 
 from collabopt.config import loading
@@ -27,14 +28,15 @@ keras.applications.MobileNetV2(weights=None).save({path!r})
 
 
 def measure_figures() -> list[dict]:
-    """One row per published model, one for all of them, and two for MobileNet v2."""
+    """The published models one by one and together, MobileNet v2, and the deployment trees of the published models."""
     files = sorted(path for path in FOLDER.glob("*") if path.suffix in (".keras", ".h5", ".hdf5"))
     results = {path.name: import_file(path) for path in files}
     rows = [describe(name, found) for name, (found, _, _) in results.items()]
     accepted = sum(found["accepted"] for found, _, _ in results.values())
     total = {"figure": "models accepted with equal outputs", "subject": f"{len(files)} published models"}
     rows.append(total | {"value": accepted, "goal": f"≥ {WITH_ARCHITECTURE}", "met": accepted >= WITH_ARCHITECTURE})
-    return rows + measure_import()
+    good = [path for path in files if results[path.name][0]["accepted"]]
+    return rows + measure_import() + trees.measure_trees(good)
 
 
 def describe(name: str, found: dict) -> dict:

@@ -10,20 +10,11 @@ import numpy as np
 from collabopt.config import experiment
 from collabopt.models import custom, ds_cnn, importing, mobilenet, small, weights
 from collabopt.models.check import ModelError, Shape, Shapes, check, find_inputs
-from collabopt.models.description import describe
+from collabopt.models.description import Description, describe
 from collabopt.runtime.tensorflow import keras
 from collabopt.storage.source_digest import compute_digest
 
-__all__ = [
-    "FAMILIES",
-    "ModelError",
-    "Shapes",
-    "build",
-    "compute_code_digest",
-    "describe",
-    "find_inputs",
-    "get_imported",
-]
+__all__ = ["FAMILIES", "Description", "ModelError", "Shapes", "build", "compute_code_digest", "describe", "find_inputs"]
 __all__ += ["get_imported", "get_output_activations", "restore", "weights"]
 
 FAMILIES: dict[str, ModuleType] = {
