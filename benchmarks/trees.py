@@ -86,7 +86,7 @@ def measure_tree(file: Path, folder: Path) -> dict:
         "unavailable": len(trained) < len(stages),
         "preserved": all(one.result["preserved"] is not False for one in trained),
         "gap": 100 * max(gaps, default=0.0) / (1 if score.unit == "%" else max(abs(base), 1e-9)),
-        "conversions": max(count_conversions(one.tflite.read_bytes()) for one in trained if one.tflite.is_file()),
+        "conversions": max(count_conversions(one.tflite.read_bytes()) for one in trained if one.tflite),
     }
 
 

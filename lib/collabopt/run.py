@@ -154,12 +154,7 @@ class Run:
         Raises:
             ValueError: The model has no such kernel that can be pruned and clustered.
         """
-        layers = self.stage(BASELINE).layers
-        weights = layers[layers["kind"] != "depthwise"].set_index("layer")["weights"]
-        chosen = name or self.experiment.density_kernel or weights.idxmax()
-        if chosen not in weights.index:
-            raise ValueError(f"kernel={chosen}: expected one of {', '.join(weights.index)}")
-        return chosen
+        return self.stage(BASELINE).find_kernel(name or self.experiment.density_kernel)
 
     def imported(self) -> Imported | None:
         """Return what the import of the user's model did; None for a built-in model."""
@@ -287,22 +282,16 @@ class Run:
             atomic.write(self.directory / "models" / f"{name}.tflite", one.tflite.read_bytes())
 
     def _log(self, one: Finished) -> None:
-        result, stage, score = one.result, one.stage, self.data.task.score
+        result, stage = one.result, one.stage
         if one.unavailable:
             return progress.log(f"{stage.name}: not available: {one.unavailable}", about=stage.name, last=True)
-        split = "" if self.reads_test else "validation "
-        columns = [f"{split}{score.name}{suffix}".replace(" ", "_") for suffix in ("", "_int8")]
         source = f" (seed {self.experiment.seed})" if self.experiment.seed != self.given.seed else ""
         if self.experiment.scheme != self.given.scheme and stage.has_schemes:
             source += f" by {self.experiment.scheme}"
         took = progress.format_duration(result["setup_seconds"] + result["fit_seconds"])
         origin = f"{result['epochs']} epochs took {took}" if stage.name in self._trained_here else "from the store"
-        text = f"{stage.name}{source}: {origin}; {split}{score.title} {score.format(result[columns[0]])}, INT8 "
-        if one.tflite:
-            sizes = f"{result['tflite_bytes']:,} → {result['gzip_bytes']:,} bytes"
-            text += f"{score.format(result[columns[1]])}, {sizes}"
-        text += f"not available: {result['unavailable']}" if result["unavailable"] else ""
-        progress.log(text + (", NOT PRESERVED" if result["preserved"] is False else ""), about=stage.name, last=True)
+        figures = one.summarize(self.data.task.score, self.reads_test)
+        progress.log(f"{stage.name}{source}: {origin}; {figures}", about=stage.name, last=True)
 
     def _check_preserved(self, one: Finished) -> None:
         if self.experiment.strict and one.result["preserved"] is False:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from collabopt.analysis import evaluate
 from collabopt.config.experiment import Experiment
+from collabopt.config.scores import Score
 from collabopt.config.stages import Stage, get_lineage
 from collabopt.datasets import Data
 from collabopt.storage.results import make_key
@@ -73,6 +74,43 @@ class Finished:
     def eligible_layers(self) -> list[str]:
         """Return the layers whose kernels can be pruned and clustered."""
         return list(self.layers.loc[self.layers["kind"] != "depthwise", "layer"])
+
+    def find_kernel(self, name: str | None = None) -> str:
+        """Return a kernel that can be pruned and clustered.
+
+        Args:
+            name: The layer; None takes the one with most weights.
+
+        Returns:
+            Name of the layer.
+
+        Raises:
+            ValueError: There is no such kernel.
+        """
+        weights = self.layers[self.layers["kind"] != "depthwise"].set_index("layer")["weights"]
+        chosen = name or weights.idxmax()
+        if chosen not in weights.index:
+            raise ValueError(f"kernel={chosen}: expected one of {', '.join(weights.index)}")
+        return chosen
+
+    def summarize(self, score: Score, reads_test: bool) -> str:
+        """Summarize scores, sizes and preservation in a line.
+
+        Args:
+            score: The task's score.
+            reads_test: Whether the scores are those on test, or else on validation.
+
+        Returns:
+            The line, such as "accuracy 98.61%, INT8 98.33%, 26,864 → 17,055 bytes".
+        """
+        columns = (score.test, score.test_int8) if reads_test else (score.validation, score.validation_int8)
+        split, values = "" if reads_test else "validation ", [self.result[column] for column in columns]
+        text = f"{split}{score.title} {score.format(values[0])}, INT8 "
+        if self.tflite:
+            sizes = f"{self.result['tflite_bytes']:,} → {self.result['gzip_bytes']:,} bytes"
+            text += f"{score.format(values[1])}, {sizes}"
+        text += f"not available: {self.result['unavailable']}" if self.result["unavailable"] else ""
+        return text + (", NOT PRESERVED" if self.result["preserved"] is False else "")
 
     def scores(self) -> dict[str, np.ndarray]:
         """Return the score of each example (n,), by split and file (`evaluate.write_measurements`)."""

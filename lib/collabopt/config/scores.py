@@ -76,6 +76,9 @@ class Score:
 
         Args:
             value: Value of the column.
+
+        Returns:
+            The text.
         """
         return f"{value / self.scale:,.{self.digits}f} {self.unit}".rstrip().replace("-", "−").replace(" %", "%")
 

@@ -65,6 +65,9 @@ def make_custom(loss: str, metric: str, higher_is_better: bool) -> Task:
 
     Raises:
         ValueError: Another score or figure has the function's name.
+
+    Returns:
+        The task.
     """
     name = metric.partition(":")[2]
     score = register_score(Score(name, name.replace("_", " "), lower_is_better=not higher_is_better, **PLAIN))

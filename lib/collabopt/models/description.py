@@ -24,7 +24,11 @@ class Description:
     activation: str | None
 
     def list_tasks(self) -> list[str]:
-        """List the tasks that the output may be for, the most likely first."""
+        """List the tasks that the output may be for, the most likely first.
+
+        Returns:
+            Names of tasks.
+        """
         if self.output in self.inputs:
             return ["reconstruction", *(["segmentation"] if len(self.output) > 2 else [])]
         if len(self.output) > 2:

@@ -31,7 +31,13 @@ class ChannelQuantizer(KernelQuantizer):
         super().__init__(zeros, clusters, per_channel=True)
 
     def build(self, tensor_shape, name, layer):
-        """Create the largest magnitudes, and record the zeros and clusters of the kernel of the wrapped layer."""
+        """Create the largest magnitudes, and record the zeros and clusters of the kernel of the wrapped layer.
+
+        Args:
+            tensor_shape: Shape of the kernel.
+            name: Name of the kernel.
+            layer: The wrapped layer.
+        """
         axis = layers.get_channel_axis(layer.layer)
         shape = [1] * len(tensor_shape)
         shape[axis] = tensor_shape[axis]
@@ -65,7 +71,13 @@ class KernelHolder(KernelQuantizer):
         self.place = place
 
     def build(self, tensor_shape, name, layer):  # noqa: ARG002
-        """Record the zeros and clusters of the kernel of the wrapped layer."""
+        """Record the zeros and clusters of the kernel of the wrapped layer.
+
+        Args:
+            tensor_shape: Shape of the kernel.
+            name: Name of the kernel.
+            layer: The wrapped layer.
+        """
         return add_state(layer, self.zeros, self.clusters, self.place)
 
     def __call__(self, inputs, training, weights, **kwargs):  # noqa: ARG002
@@ -89,12 +101,21 @@ class HeldConfig(OutputConfig):
         self.zeros, self.clusters = zeros, clusters
 
     def get_weights_and_quantizers(self, layer):
-        """Return the kernels, each with what preserves it."""
+        """Return the kernels, each with what preserves it.
+
+        Args:
+            layer: The wrapped layer.
+        """
         places = enumerate(layers.find_kernels(layer).values())
         return [(getattr(*where), KernelHolder(self.zeros, self.clusters, place)) for place, where in places]
 
     def set_quantize_weights(self, layer, quantize_weights):
-        """Set the preserved kernels."""
+        """Set the preserved kernels.
+
+        Args:
+            layer: The wrapped layer.
+            quantize_weights: The fake-quantized kernels.
+        """
         for (owner, attribute), kernel in zip(layers.find_kernels(layer).values(), quantize_weights, strict=True):
             setattr(owner, attribute, kernel)
 

@@ -62,13 +62,21 @@ class ChannelAffine(keras.layers.Layer):
         self.limit = limit
 
     def build(self, input_shape) -> None:
-        """Create scale and offset, one per channel."""
+        """Create scale and offset, one per channel.
+
+        Args:
+            input_shape: Shape of the input, with batch.
+        """
         self.scale = self.add_weight("scale", (input_shape[-1],), initializer="ones")
         self.offset = self.add_weight("offset", (input_shape[-1],), initializer="zeros")
         super().build(input_shape)
 
     def call(self, inputs):
-        """Compute the layer."""
+        """Compute the layer.
+
+        Args:
+            inputs: Input tensor.
+        """
         *places, channels = inputs.shape[1:]
         is_image = len(places) == 2
         images = inputs if is_image else tf.reshape(inputs, [-1, *places[:1], int(np.prod(places[1:])), channels])
@@ -84,7 +92,11 @@ class ChannelAffine(keras.layers.Layer):
         return outputs
 
     def compute_output_shape(self, input_shape):
-        """Return the input's shape."""
+        """Return the input's shape.
+
+        Args:
+            input_shape: Shape of the input, with batch.
+        """
         return input_shape
 
     def get_config(self):
@@ -97,11 +109,19 @@ class FloatOutput(keras.layers.Layer):
     """Returns its input. It gives the output of a layer in float32 a range, so that int8 layers can follow."""
 
     def call(self, inputs):
-        """Return the input."""
+        """Return the input.
+
+        Args:
+            inputs: Input tensor.
+        """
         return tf.identity(inputs)
 
     def compute_output_shape(self, input_shape):
-        """Return the input's shape."""
+        """Return the input's shape.
+
+        Args:
+            input_shape: Shape of the input, with batch.
+        """
         return input_shape
 
 
@@ -110,6 +130,9 @@ def is_quantizable(layer: keras.layers.Layer) -> bool:
 
     Args:
         layer: A layer of a rewritten model (`int8_rewrites`).
+
+    Returns:
+        Whether it is.
     """
     if type(layer) in (keras.layers.InputLayer, keras.layers.BatchNormalization, ChannelAffine, FloatOutput):
         return True
@@ -162,6 +185,9 @@ def is_plain_activation(layer: keras.layers.Layer) -> bool:
 
     Args:
         layer: Any layer.
+
+    Returns:
+        Whether it is.
     """
     return isinstance(layer, keras.layers.Activation) and get_activation(layer) in _PLAIN_ACTIVATIONS
 
@@ -171,6 +197,9 @@ def is_before_relu(layer: keras.layers.Layer) -> bool:
 
     Args:
         layer: A layer of a rewritten model.
+
+    Returns:
+        Whether it is.
     """
     following = get_only_consumer(layer)
     is_activation = isinstance(following, keras.layers.Activation) and get_activation(following) == "relu"

@@ -39,6 +39,9 @@ def is_convolution(layer: keras.layers.Layer) -> bool:
 
     Args:
         layer: Any layer.
+
+    Returns:
+        Whether it is.
     """
     return get_kind(layer) in ("conv2d", "conv2d_transpose")
 

@@ -22,24 +22,46 @@ class KernelConfig(tfmot.quantization.keras.QuantizeConfig):
         self.quantizer, self.activation = quantizer, activation
 
     def get_weights_and_quantizers(self, layer):
-        """Return the kernel with its quantizer."""
+        """Return the kernel with its quantizer.
+
+        Args:
+            layer: The wrapped layer.
+        """
         return [(layer.kernel, self.quantizer)]
 
     def get_activations_and_quantizers(self, layer):
-        """Return the activation with its quantizer."""
+        """Return the activation with its quantizer.
+
+        Args:
+            layer: The wrapped layer.
+        """
         return [(layer.activation, _make_range())] if self.activation else []
 
     def set_quantize_weights(self, layer, quantize_weights):
-        """Set the fake-quantized kernel."""
+        """Set the fake-quantized kernel.
+
+        Args:
+            layer: The wrapped layer.
+            quantize_weights: The fake-quantized kernels.
+        """
         (layer.kernel,) = quantize_weights
 
     def set_quantize_activations(self, layer, quantize_activations):
-        """Set the fake-quantized activation."""
+        """Set the fake-quantized activation.
+
+        Args:
+            layer: The wrapped layer.
+            quantize_activations: The fake-quantized activations.
+        """
         if self.activation:
             (layer.activation,) = quantize_activations
 
     def get_output_quantizers(self, layer):  # noqa: ARG002
-        """Return nothing: the range is on the activation."""
+        """Return nothing: the range is on the activation.
+
+        Args:
+            layer: The wrapped layer.
+        """
         return []
 
     def get_config(self):
@@ -58,23 +80,45 @@ class OutputConfig(tfmot.quantization.keras.QuantizeConfig):
         self.quantize_output = quantize_output
 
     def get_weights_and_quantizers(self, layer):  # noqa: ARG002
-        """Return nothing: weights are not quantized."""
+        """Return nothing: weights are not quantized.
+
+        Args:
+            layer: The wrapped layer.
+        """
         return []
 
     def get_activations_and_quantizers(self, layer):  # noqa: ARG002
-        """Return nothing: activations are not quantized."""
+        """Return nothing: activations are not quantized.
+
+        Args:
+            layer: The wrapped layer.
+        """
         return []
 
     def set_quantize_weights(self, layer, quantize_weights):  # noqa: ARG002
-        """Set nothing."""
+        """Set nothing.
+
+        Args:
+            layer: The wrapped layer.
+            quantize_weights: The fake-quantized kernels.
+        """
         assert not quantize_weights
 
     def set_quantize_activations(self, layer, quantize_activations):  # noqa: ARG002
-        """Set nothing."""
+        """Set nothing.
+
+        Args:
+            layer: The wrapped layer.
+            quantize_activations: The fake-quantized activations.
+        """
         assert not quantize_activations
 
     def get_output_quantizers(self, layer):  # noqa: ARG002
-        """Return the quantizer of the output."""
+        """Return the quantizer of the output.
+
+        Args:
+            layer: The wrapped layer.
+        """
         return [_make_range()] if self.quantize_output else []
 
     def get_config(self):

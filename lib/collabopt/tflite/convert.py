@@ -168,6 +168,9 @@ def needs_static_batch(model: keras.Model) -> bool:
 
     Args:
         model: Plain or fake-quantized.
+
+    Returns:
+        Whether it does.
     """
     return any(_has_dynamic_shapes(layer) for layer in model.layers)
 
