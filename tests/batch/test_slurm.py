@@ -164,7 +164,7 @@ def test_a_sweep_runs_on_slurm(environment, shared_batch, tiny, tmp_path):
     command += ["--set", "number_of_clusters=16,32", "--profile", str(slurm.PROFILE)]
     done = subprocess.run(command, env=told, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr + (next(tmp_path.rglob("snakemake.log"))).read_text()
-    assert slurm.finished(environment) - before == Counter(COMPLETED=4)  # qat, pqat and two cells
+    assert slurm.finished(environment) - before == Counter(COMPLETED=5)  # the check, qat, pqat and two cells
     assert (tmp_path / "reports" / "tiny" / "sweep,number_of_clusters=16+32" / "sweep.csv").is_file()
 
 
