@@ -43,7 +43,7 @@ SUFFIXES = {".py", ".j2", ".js", ".css", ".csv", ".mplstyle"}
 LIBRARY = sorted(str(path) for path in (loading.ROOT / "lib" / "collabopt").rglob("*") if path.suffix in SUFFIXES)
 SOURCES = [str(path) for path in loading.list_files(NAME)]
 FILES = [path for path in loading.list_paths(EXPERIMENT) if Path(path).is_file()]
-CHECK = ancient(str(PLACE / "checked"))
+CHECK = str(PLACE / "checked")  # not ancient: Snakemake would then run the check alone, and no notebook
 COMMAND = "{sys.executable:q} -m collabopt.batch.forks collabopt"
 
 

@@ -152,11 +152,25 @@ def make_unavailable(stage: Stage, parent: Finished | None, experiment: Experime
     """
     if parent is None:
         return None
+    if experiment.scheme == "tfmot" and stage.clusters and not stage.quantizes:
+        eligible = parent.layers[(parent.layers["kind"] != "depthwise")]
+        eligible = eligible[~eligible["layer"].isin(experiment.exclude.clustering)]
+        small = eligible[eligible["weights"] < experiment.number_of_clusters]
+        if len(small):  # its k-means needs as many weights
+            row, reason = small.iloc[0], "TFMOT cannot cluster"
+            reason = (
+                f"{reason} the {row['weights']} weights of {row['layer']} to {experiment.number_of_clusters} values"
+            )
+            return _make_without_figures(stage, parent, experiment, reason)
     without_qat = parent.without_qat if stage.quantizes and not parent.unavailable else {}
     kinds = [what for layer, what in without_qat.items() if layer not in experiment.exclude.quantization]
     reason = parent.unavailable or ", ".join(dict.fromkeys(kinds))
+    return _make_without_figures(stage, parent, experiment, reason) if reason else None
+
+
+def _make_without_figures(stage: Stage, parent: Finished, experiment: Experiment, reason: str) -> Finished:
     result, key = dict.fromkeys(parent.result) | {"unavailable": reason}, make_key(experiment, stage)
-    return Finished(stage, None, None, parent.history[:0], result, parent.layers[:0], key) if reason else None
+    return Finished(stage, None, None, parent.history[:0], result, parent.layers[:0], key)
 
 
 def describe_measurement(

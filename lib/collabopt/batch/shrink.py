@@ -22,7 +22,6 @@ from collabopt.config.scores import find_score
 from collabopt.config.stages import STAGES
 from collabopt.config.tasks import TASKS
 from collabopt.deploy import targets
-from collabopt.runtime import progress
 from collabopt.storage import atomic
 
 _COMMENTS = {
@@ -100,9 +99,13 @@ def shrink(
     from collabopt.batch import scheduler
 
     experiment = write_experiment(model, data, task, name, **dataset)
-    if scheduler.run_report(experiment.stem, "", cores):
-        raise RuntimeError(f"the report of {experiment.stem} is not complete; the lines above say why")
-    return recommend(loading.REPORTS / experiment.stem, experiment)
+    status, report = scheduler.run_report(experiment.stem, "", cores), loading.REPORTS / experiment.stem
+    table, began = report / "variants.csv", experiment.stat().st_mtime
+    if not table.is_file() or table.stat().st_mtime < began:
+        raise RuntimeError(f"the report of {experiment.stem} has no table of files; the lines above say why")
+    if status:  # such as the comparison with TFMOT's schemes
+        print("a notebook failed; the files do not depend on it", file=sys.stderr)
+    return recommend(report, experiment)
 
 
 def print_shrunk(*arguments: Any, **options: Any) -> int:
@@ -161,18 +164,26 @@ def write_experiment(
     Raises:
         ExperimentError: The model or the data cannot be used, or the file is of another model.
     """
+    if not str(model) or (isinstance(data, str) and not data):
+        raise ExperimentError("expected a model and data: make shrink MODEL=mine.keras DATA=mine.npz")
     name = name or Path(str(model).rpartition(":")[2]).stem
     file = loading.EXPERIMENTS / f"{name}.yaml"
-    source = _name_source(model, "model")
+    shown = os.path.relpath(file)
+    if task is not None and task not in TASKS:
+        raise ExperimentError(f"task={task}: unknown{loading.suggest(task, TASKS)}")
+    values = {"dataset": _name_source(_save_arrays(data, name), "dataset") | dataset}
+    values |= {"model": _name_source(model, "model")} | ({"task": task} if task else {})
     if file.exists():
-        known = loading.load(name).model.model_dump(exclude_defaults=True)
-        if not source.items() <= known.items():
-            raise ExperimentError(f"name={name}: {file} is an experiment with model {known}; give another NAME")
-        progress.log(f"{file.relative_to(loading.ROOT)} exists and is used as it is; delete it to write it anew")
+        known = yaml.safe_load(file.read_text(encoding="utf-8"))
+        for key, value in values.items():
+            if known.get(key) != value and not (isinstance(value, dict) and value.items() <= known[key].items()):
+                given = f"{known.get(key)} there, {value} given"
+                raise ExperimentError(f"{key}: {shown} is of another run: {given}; delete it, or give another NAME")
+        print(f"{shown} exists and is used as it is; delete it to write it anew", flush=True)
         return file
-    values = {"dataset": _name_source(_save_arrays(data, name), "dataset") | dataset, "model": source}
+    print("importing the model and reading the data", flush=True)
     atomic.write(file, _describe(values, task, name))
-    progress.log(f"wrote {file.relative_to(loading.ROOT)}: change any value there, and run the command again")
+    print(f"wrote {shown}: change any value there, and run the command again", flush=True)
     return file
 
 
@@ -181,8 +192,6 @@ def _describe(values: dict[str, Any], task: str | None, name: str) -> str:
     from collabopt import models
     from collabopt.datasets import DatasetError
 
-    if task is not None and task not in TASKS:
-        raise ExperimentError(f"task={task}: unknown{loading.suggest(task, TASKS)}")
     try:
         size = models.describe(validate(values | {"name": name}).model)
         tasks = [task] if task else size.list_tasks()

@@ -68,15 +68,19 @@ def kernel_by_kernel(ours: Finished, theirs: Finished) -> Table:
         The table, one row per kernel.
     """
     tables = {"TFMOT": theirs.layers, "ours": ours.layers}
-    sides = {side: to_numbers(table, [*_KERNEL_COLUMNS]).set_index("layer") for side, table in tables.items()}
-    rows = []
-    for layer in ours.eligible_layers():
+    kernels = ours.eligible_layers()  # TFMOT's stage may not be available, and then has no rows
+    sides = {
+        side: to_numbers(table, [*_KERNEL_COLUMNS]).set_index("layer").reindex(kernels)
+        for side, table in tables.items()
+    }
+    defects, rows = sides["TFMOT"]["defect"].fillna(theirs.unavailable or ""), []
+    for layer in kernels:
         row = {"Layer": layer}
         for column in ("sparsity", "unique_tensor", "int8_unique_tensor"):
             head, metric = _KERNEL_COLUMNS[column]
             for side, frame in sides.items():
                 row[f"{head}: {side}"] = Cell.from_number(frame.loc[layer, column], metric)
-        rows.append(row | {"TFMOT did not preserve": Cell(sides["TFMOT"].loc[layer, "defect"], kind="no wrap")})
+        rows.append(row | {"TFMOT did not preserve": Cell(defects[layer], kind="no wrap")})
     return Table(f"Kernels of {ours.stage.title} by TFMOT's scheme and by ours", rows)
 
 
