@@ -225,7 +225,6 @@ def test_rewrites_compute_the_same(name):
 def test_a_model_of_layers_that_tfmot_knows_is_not_rewritten(small_cnn):
     for model in (small_cnn(), ds_cnn.ds_cnn_s((49, 10, 1), 12), mobilenet.mobilenet_v2((32, 32, 3), 10)):
         assert int8_rewrites.make_quantizable(model, keeps_clusters=True) is model
-        assert not convert.needs_static_batch(model)
 
 
 def compress(model: keras.Model, zeros: bool, clusters: str | None) -> keras.Model:

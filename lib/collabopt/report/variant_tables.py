@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:  # imports TensorFlow, which pages do without
 
 _SIZE_GROUPS = "file", "weights"
 _RATIO = Metric("entropy_ratio", "zstd ÷ entropy", digits=2, missing="not int8")
+_VELA = "ethos-u-vela"
 _QUARTILES = "latency_q1_ms", "latency_q3_ms"
 _NOTE = (
     "A variant is a stage in a format, that is a file to deploy. Choices use validation; test is read for the "
@@ -118,7 +120,8 @@ def _make_variant_table(
     has_notes = "npu_note" in rows and rows["npu_note"].fillna("").ne("").any()
     metrics = [one for one in metrics if rows[one.name].notna().any() or (one.name == "npu_cycles" and has_notes)]
     processors = {*rows.get("accelerator", pd.Series()).dropna()} - {""}
-    npu = f"{min(processors) if len(processors) == 1 else 'NPU'}, by Vela"
+    versions = read_run(directory).get("versions", {}) if directory else {_VELA: metadata.version(_VELA)}
+    npu = f"{min(processors) if len(processors) == 1 else 'NPU'}, by Vela {versions.get(_VELA, '')}".rstrip()
     settings, lines = find_varied_settings(rows), []
     scheme = get_scheme(read_run(directory)) if directory else ""
     for row in rows.to_dict("records"):

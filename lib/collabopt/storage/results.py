@@ -166,7 +166,7 @@ def describe_run(experiment: Experiment, source: Path, data: dict[str, Any], beg
     """
     from collabopt.runtime import tensorflow  # slow to import, and only needed here
 
-    packages = ("numpy", "ai-edge-litert", "pandas", "scikit-learn", "papermill")
+    packages = ("numpy", "ai-edge-litert", "ethos-u-vela", "pandas", "scikit-learn", "papermill")
     versions = tensorflow.read_versions() | {package: metadata.version(package) for package in packages}
     return {
         "experiment": experiment.model_dump(mode="json"),

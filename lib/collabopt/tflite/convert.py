@@ -160,36 +160,15 @@ def convert_as_trained(model: keras.Model, activations: Sequence[str | None] = (
     return run_converter(converter, "int8")
 
 
-def needs_static_batch(model: keras.Model) -> bool:
-    """Tell whether a model converts well only with a batch of one example.
-
-    With a dynamic batch the converter leaves dilated convolutions and dense layers on more than two axes in float32,
-    computes the shapes of transposed convolutions at run time, and refuses recurrent layers.
-
-    Args:
-        model: Plain or fake-quantized.
-
-    Returns:
-        Whether it does.
-    """
-    return any(_has_dynamic_shapes(layer) for layer in model.layers)
-
-
-def _has_dynamic_shapes(layer: keras.layers.Layer) -> bool:
-    inner = getattr(layer, "layer", layer)
-    if isinstance(inner, keras.layers.Dense):
-        return len(layer.output_shape) > 2
-    return (
-        isinstance(inner, keras.layers.Conv2DTranspose | keras.layers.RNN)
-        or np.max(getattr(inner, "dilation_rate", 1)) > 1
-    )
-
-
 def _trace(model: keras.Model, activations: Sequence[str | None]) -> tuple[Any, tf.Module]:
-    """The inference function, and what holds its variables. To convert it is several times as fast as
-    `from_keras_model`, which traces and saves every layer by itself and gives the same operators."""
-    batch = 1 if needs_static_batch(model) else None
-    signature = [tf.TensorSpec([batch, *one.shape[1:]], one.dtype, one.name.partition(":")[0]) for one in model.inputs]
+    """The inference function of one example, and what holds its variables.
+
+    Files with a dynamic batch compute shapes at run time, which NPUs leave to the CPU. The converter then leaves
+    dilated convolutions and dense layers on more than two axes in float32 (tensorflow/tensorflow #50241, #54261).
+    To convert a function is several times as fast as `from_keras_model`, which traces and saves every layer by itself
+    and gives the same operators.
+    """
+    signature = [tf.TensorSpec([1, *one.shape[1:]], one.dtype, one.name.partition(":")[0]) for one in model.inputs]
 
     def infer(*inputs: tf.Tensor) -> tf.Tensor | dict[str, tf.Tensor]:
         outputs = model(list(inputs) if len(inputs) > 1 else inputs[0], training=False)
@@ -237,6 +216,7 @@ def run_converter(converter: tf.lite.TFLiteConverter, format: str) -> bytes:
     # Two messages appear for every model: the path of its SavedModel, and that input statistics are not needed.
     with drop_native_notices(), drop_log_records("Assets written to"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Statistics for quantized inputs were expected")
+        warnings.filterwarnings("ignore", message=r"\s*Warning: tf.lite.Interpreter is deprecated")  # by the converter
         try:
             return flatbuffer.run_elu_in_int8(converter.convert())
         except RuntimeError as error:

@@ -78,6 +78,38 @@ def rewrite_ranges(tflite: bytes, kernels: dict[str, np.ndarray], of: Literal["t
     return bytes(file)
 
 
+def resize_batch(tflite: bytes, batch_size: int) -> bytes:
+    """Make a file for a batch of one example ready for larger batches.
+
+    LiteRT resizes tensors, but not the shapes that some operators take as a constant.
+
+    Args:
+        tflite: The content of the file.
+        batch_size: Examples per batch.
+
+    Returns:
+        The content of the new file, in which the first dimension of these shapes is `batch_size` times as large. The
+        inputs must still be resized.
+    """
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    kinds = {schema.BuiltinOperator.RESHAPE: 1, schema.BuiltinOperator.TRANSPOSE_CONV: 0}
+    file = bytearray(tflite)
+    model = schema.Model.GetRootAs(file, 0)
+    graph, resized = model.Subgraphs(0), set()
+    for operator in (graph.Operators(index) for index in range(graph.OperatorsLength())):
+        place = kinds.get(model.OperatorCodes(operator.OpcodeIndex()).BuiltinCode())
+        if place is None or operator.InputsLength() <= place:
+            continue
+        number = graph.Tensors(operator.Inputs(place)).Buffer()
+        content = model.Buffers(number).DataAsNumpy()
+        if isinstance(content, np.ndarray) and number not in resized:
+            shape = content.view(np.int32)
+            shape[0] *= batch_size if shape[0] > 0 else 1
+            resized.add(number)
+    return bytes(file)
+
+
 def run_elu_in_int8(tflite: bytes) -> bytes:
     """Let ELU operators take and return int8, as LiteRT can and the converter does not know.
 

@@ -1,5 +1,6 @@
 """Predictions of `.tflite` files with LiteRT."""
 
+import itertools
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,9 +10,16 @@ import numpy as np
 
 from collabopt.datasets import Split
 from collabopt.runtime.tensorflow import drop_native_notices
+from collabopt.tflite import flatbuffer
 
 if TYPE_CHECKING:
     from ai_edge_litert.interpreter import Interpreter
+
+_PROVED = 3
+"""Examples that a file computes one by one and in a batch, before its batches count."""
+
+Inputs = np.ndarray | dict[str, np.ndarray]
+"""Model inputs (n, ...) float32; arrays by the name of the input where a model has several."""
 
 
 def score_examples(
@@ -33,16 +41,19 @@ def score_examples(
         The scores (n,) float32.
     """
     # Preparing several batches per call saves the overhead of calls.
-    chunks, lock = enumerate(split.batches(4 * batch_size).as_numpy_iterator()), threading.Lock()
+    batches = split.batches(4 * batch_size).as_numpy_iterator()
+    first, lock = next(batches), threading.Lock()
+    chunks = enumerate(itertools.chain([first], batches))
+    tflite, batch_size = _make_batched(tflite, batch_size, first[0])
 
     def work(_: int) -> list[tuple[int, np.ndarray]]:
-        run, scored = _make_runner(tflite, batch_size), []
+        interpreter, scored = open_interpreter(tflite, batch_size), []
         while True:
             with lock:  # a thread takes the next chunk when it is idle, so few are in memory
                 number, (inputs, labels) = next(chunks, (None, (None, None)))
             if number is None:
                 return scored
-            scored.append((number, np.asarray(score(labels, run(inputs)))))
+            scored.append((number, np.asarray(score(labels, _run(interpreter, inputs)))))
 
     with ThreadPoolExecutor(threads) as pool:
         scored = [pair for pairs in pool.map(work, range(threads)) for pair in pairs]
@@ -54,45 +65,86 @@ def open_interpreter(tflite: bytes, batch_size: int = 1) -> "Interpreter":
 
     Args:
         tflite: The content of the file.
-        batch_size: First dimension of the inputs, unless the file has a fixed one.
+        batch_size: First dimension of the inputs.
 
     Returns:
         The interpreter with its tensors allocated.
+
+    Raises:
+        RuntimeError: The file cannot run with this batch size.
     """
     from ai_edge_litert.interpreter import Interpreter
 
     with drop_native_notices():
         interpreter = Interpreter(model_content=tflite, num_threads=1)
-        (details,) = interpreter.get_input_details()
-        if details["shape_signature"][0] == -1:
-            interpreter.resize_tensor_input(details["index"], [batch_size, *details["shape"][1:]])
+        for details in interpreter.get_input_details():
+            if details["shape"][0] != batch_size:
+                interpreter.resize_tensor_input(details["index"], [batch_size, *details["shape"][1:]])
         interpreter.allocate_tensors()
     return interpreter
 
 
-def _make_runner(tflite: bytes, batch_size: int) -> Callable[[np.ndarray], np.ndarray]:
-    """Make a function from model inputs (m, ...) float32 to the outputs (m, ...) of a file as float32."""
-    interpreter = open_interpreter(tflite, batch_size)
-    (input_,), (output,) = interpreter.get_input_details(), interpreter.get_output_details()
-    batch_size = input_["shape"][0]
+def _make_batched(tflite: bytes, batch_size: int, inputs: Inputs) -> tuple[bytes, int]:
+    """A file that computes the same for a batch of examples, with its batch size.
 
-    def run(inputs: np.ndarray) -> np.ndarray:
-        values = inputs if input_["dtype"] == np.float32 else _quantize(inputs, input_)
-        # Zeros fill up the last batch; their outputs are cut off below.
-        missing = -len(values) % batch_size
-        values = np.concatenate([values, np.zeros((missing, *values.shape[1:]), values.dtype)]) if missing else values
-        outputs = []
-        for batch in np.split(values, len(values) // batch_size):
-            interpreter.set_tensor(input_["index"], batch)
-            interpreter.invoke()
-            outputs.append(interpreter.get_tensor(output["index"]))
-        return _dequantize(np.concatenate(outputs)[: len(inputs)], output)
+    Files hold a batch of one example, and batches take less time. If the batched file refuses, or its outputs differ,
+    the examples run one by one: a loop, for instance, keeps states of one example.
 
-    return run
+    Args:
+        tflite: The content of the file.
+        batch_size: Examples per run.
+        inputs: Some model inputs (n, ...), of which the first are run both ways.
+    """
+    some = _map_arrays(lambda array: array[:_PROVED], inputs)
+    batched = flatbuffer.resize_batch(tflite, batch_size)
+    try:
+        found = _run(open_interpreter(batched, batch_size), some)
+    except (RuntimeError, ValueError):
+        return tflite, 1
+    expected = _run(open_interpreter(tflite), some)
+    same = found.shape == expected.shape and np.allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+    return (batched, batch_size) if same else (tflite, 1)
+
+
+def _run(interpreter: "Interpreter", inputs: Inputs) -> np.ndarray:
+    """The outputs (n, ...) float32 of a file for model inputs (n, ...) float32."""
+    (output,) = interpreter.get_output_details()
+    entries = _find_inputs(interpreter, inputs)
+    values = [_quantize(array, details) for array, details in entries]
+    number, batch_size = len(values[0]), entries[0][1]["shape"][0]
+    # Zeros fill up the last batch; their outputs are cut off below.
+    missing = -number % batch_size
+    if missing:
+        values = [np.concatenate([one, np.zeros((missing, *one.shape[1:]), one.dtype)]) for one in values]
+    outputs = []
+    for start in range(0, number, batch_size):
+        for one, (_, details) in zip(values, entries, strict=True):
+            interpreter.set_tensor(details["index"], one[start : start + batch_size])
+        interpreter.invoke()
+        outputs.append(interpreter.get_tensor(output["index"]))
+    return _dequantize(np.concatenate(outputs)[:number], output)
+
+
+def _find_inputs(interpreter: "Interpreter", inputs: Inputs) -> list[tuple[np.ndarray, dict[str, Any]]]:
+    """Each array with the details of its input tensor; a file orders several inputs as it likes."""
+    details = interpreter.get_input_details()
+    if not isinstance(inputs, dict):
+        return [(inputs, details[0])]
+    if len(details) == 1:
+        return [(*inputs.values(), details[0])]
+    indices = {name: one["index"] for name, one in interpreter.get_signature_runner().get_input_details().items()}
+    by_index = {one["index"]: one for one in details}
+    return [(inputs[name], by_index[index]) for name, index in indices.items()]
+
+
+def _map_arrays(function: Callable[[np.ndarray], np.ndarray], inputs: Inputs) -> Inputs:
+    return {name: function(one) for name, one in inputs.items()} if isinstance(inputs, dict) else function(inputs)
 
 
 def _quantize(inputs: np.ndarray, details: dict[str, Any]) -> np.ndarray:
-    """Quantize model inputs for an integer input tensor, clipped to its range. Indices have no scale."""
+    """Quantize model inputs for an input tensor, clipped to its range. Indices have no scale."""
+    if details["dtype"] == np.float32:
+        return inputs
     (scale, zero_point), limits = details["quantization"], np.iinfo(details["dtype"])
     scale = scale or 1
     return np.clip(np.round(inputs / scale) + zero_point, limits.min, limits.max).astype(details["dtype"])

@@ -61,13 +61,16 @@ def summarize(names: Sequence[str], milliseconds: np.ndarray) -> pd.DataFrame:
 def _make_run(tflite: bytes) -> Callable[[], None]:
     """Make a function that runs a file on random inputs."""
     interpreter = open_interpreter(tflite)
-    (details,) = interpreter.get_input_details()
-    generator, shape, dtype = np.random.default_rng(0), details["shape"], details["dtype"]
-    if dtype == np.float32:
-        inputs = generator.standard_normal(shape, dtype)
-    else:
-        inputs = generator.integers(np.iinfo(dtype).min, np.iinfo(dtype).max, shape, dtype, endpoint=True)
-    interpreter.set_tensor(details["index"], inputs)
+    generator = np.random.default_rng(0)
+    for details in interpreter.get_input_details():
+        shape, dtype = details["shape"], details["dtype"]
+        if dtype == np.float32:
+            inputs = generator.standard_normal(shape, dtype)
+        elif details["quantization"][0]:
+            inputs = generator.integers(np.iinfo(dtype).min, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+        else:  # indices, of which only the first is known to exist
+            inputs = np.zeros(shape, dtype)
+        interpreter.set_tensor(details["index"], inputs)
     return interpreter.invoke
 
 

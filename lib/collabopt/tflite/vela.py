@@ -39,7 +39,8 @@ def estimate(tflite: bytes, accelerator: str) -> dict[str, Any]:
         npu_flash_kib: Encoded weights, biases and scales, without the NPU's commands of a few KiB.
         npu_weight_bytes: Encoded weights alone.
         npu_operators: Share of the operators that run on the NPU, in [0, 1].
-        npu_note: The operators that are not counted, or the reason why all other columns are None; else empty.
+        npu_note: The operators that are not counted, each with Vela's reason, or the reason why all other columns are
+            None; else empty.
 
     Raises:
         ValueError: For an unknown accelerator.
@@ -51,9 +52,9 @@ def estimate(tflite: bytes, accelerator: str) -> dict[str, Any]:
         last = (result.stderr.strip() or result.stdout.strip() or f"exit status {result.returncode}").splitlines()[-1]
         return _make_note(f"Vela cannot compile the file: {last}")
     counts = {processor: int(count) for processor, count in _COUNTS.findall(result.stdout)}
-    rejected = _REJECTED.findall(result.stdout)
+    rejected = [(name, re.sub(r" \(.*\)$", "", reason)) for name, reason in _REJECTED.findall(result.stdout)]
     if not counts.get("NPU"):
-        reasons = dict.fromkeys(re.sub(r" \(.*\)$", "", reason) for _, reason in rejected)
+        reasons = dict.fromkeys(reason for _, reason in rejected)
         return _make_note(f"nothing runs on the NPU: {'; '.join(reasons) or 'no operator is supported'}")
     return {
         "npu_cycles": int(float(summary["cycles_total"])),
@@ -62,7 +63,7 @@ def estimate(tflite: bytes, accelerator: str) -> dict[str, Any]:
         "npu_flash_kib": float(summary["off_chip_flash_memory_used"]),
         "npu_weight_bytes": int(summary["total_npu_encoded_weights"]),
         "npu_operators": counts["NPU"] / sum(counts.values()),
-        "npu_note": _list_cpu_operators(counts["CPU"], sum(counts.values()), sorted({name for name, _ in rejected})),
+        "npu_note": _list_cpu_operators(counts["CPU"], sum(counts.values()), rejected),
     }
 
 
@@ -84,8 +85,10 @@ def _run_vela(tflite: bytes, accelerator: str) -> tuple[subprocess.CompletedProc
             return result, next(csv.DictReader(file))
 
 
-def _list_cpu_operators(count: int, operators: int, names: list[str]) -> str:
-    return f"{count} of {operators} operators run on the CPU and are not counted: {', '.join(names)}" if count else ""
+def _list_cpu_operators(count: int, operators: int, rejected: list[tuple[str, str]]) -> str:
+    """The operators without NPU support, each with Vela's reason."""
+    names = "; ".join(f"{name} ({reason})" for name, reason in sorted({*rejected}))
+    return f"{count} of {operators} operators run on the CPU and are not counted: {names}" if count else ""
 
 
 def _make_note(reason: str) -> dict[str, Any]:
