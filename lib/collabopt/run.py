@@ -163,7 +163,8 @@ class Run:
     def preflight(self) -> list[preflight.Finding]:
         """Return what is known to go wrong with the experiment's model."""
         tensorflow.seed_everything(self.experiment.seed)
-        return preflight.find_problems(registry.build_initial_model(self.experiment, self.data), self.experiment)
+        model = registry.build_initial_model(self.experiment, self.data)
+        return preflight.find_problems(model, self.data, self.experiment, self.store_directory)
 
     def describe(self) -> dict[str, Any]:
         """Return the content of run.json."""
@@ -228,8 +229,9 @@ class Run:
         unfinished = store.get_unfinished_directory(self.store_directory, stage.name, material)
 
         def make(directory: Path) -> None:
-            # Layers that cannot be quantized are looked for once, before the baseline; unknown names every time.
-            preflight.check(self._build_start(parent), self.experiment, every_layer=parent is None)
+            # All problems are looked for once, before the baseline; unknown names every time.
+            names = preflight.find_unknown_names
+            preflight.check(names(self._build_start(parent), self.experiment) if parent else self.preflight())
             tensorflow.seed_everything(self.experiment.seed)
             with devices.make_scope(self.experiment.devices):
                 train, checkpoint = registry.find_trainer(stage), Checkpoint(unfinished / "epoch.npz")

@@ -32,10 +32,14 @@ def build_network_with_norm(use_bias: bool = True) -> keras.Model:
 
 
 def find_problems(model: keras.Model, settings: experiment.Experiment) -> dict[str, preflight.Finding]:
-    findings = preflight.find_problems(model, settings)
+    findings = preflight.find_known_problems(model, settings)
     assert all(one.reason and one.remedy for one in findings)
     assert len({one.layer for one in findings}) == len(findings)
     return {one.layer: one for one in findings}
+
+
+def check(model: keras.Model, settings: experiment.Experiment) -> None:
+    preflight.check(preflight.find_known_problems(model, settings))
 
 
 @pytest.mark.parametrize("scheme", ["collabopt", "tfmot"])
@@ -103,24 +107,24 @@ def test_an_unknown_excluded_layer_stops_and_the_known_ones_are_listed(make_expe
     with pytest.raises(
         preflight.PreflightError, match=r"^conf: exclude.pruning names no layer.*expected some of .*'conv'"
     ):
-        preflight.check(build_network_with_norm(), make_experiment(pruning=("conf",)))
+        check(build_network_with_norm(), make_experiment(pruning=("conf",)))
     with pytest.raises(preflight.PreflightError, match=r"^bn: exclude.clustering names no layer"):
-        preflight.check(build_network_with_norm(), make_experiment(clustering=("bn",)), every_layer=False)
+        preflight.check(preflight.find_unknown_names(build_network_with_norm(), make_experiment(clustering=("bn",))))
 
 
 def test_a_layer_left_in_float_is_any_layer_and_an_unknown_one_stops_with_a_suggestion(make_experiment):
-    preflight.check(build_network_with_norm(), make_experiment(quantization=("bn", "relu", "conv")))
+    check(build_network_with_norm(), make_experiment(quantization=("bn", "relu", "conv")))
     with pytest.raises(preflight.PreflightError, match=r"^rel: exclude.quantization .*did you mean relu\?"):
-        preflight.check(build_network_with_norm(), make_experiment(quantization=("rel",)))
+        check(build_network_with_norm(), make_experiment(quantization=("rel",)))
 
 
 def test_a_layer_without_int8_form_is_named_and_does_not_stop(make_experiment):
     model = build_network(layers.LayerNormalization(name="norm"))
-    findings = preflight.find_problems(model, make_experiment())
+    findings = preflight.find_known_problems(model, make_experiment())
     assert {one.layer for one in findings} == {"norm"}
     assert any("QAT stages are not available: LayerNormalization" in one.reason for one in findings)
-    preflight.check(model, make_experiment())
-    findings = preflight.find_problems(model, make_experiment(quantization=("norm",)))
+    check(model, make_experiment())
+    findings = preflight.find_known_problems(model, make_experiment(quantization=("norm",)))
     assert not any("QAT" in one.reason for one in findings)
 
 
@@ -132,8 +136,8 @@ def test_a_dense_layer_before_batch_norm_has_no_finding(make_experiment):
 
 def test_a_separable_convolution_stops(make_experiment):
     with pytest.raises(preflight.PreflightError, match=r"^separable: .*; use DepthwiseConv2D and a 1×1 Conv2D"):
-        preflight.check(build_network(layers.SeparableConv2D(4, 3, name="separable")), make_experiment())
+        check(build_network(layers.SeparableConv2D(4, 3, name="separable")), make_experiment())
 
 
 def test_a_problem_that_only_compresses_less_does_not_stop(make_experiment):
-    preflight.check(build_network(layers.ReLU(name="relu")), make_experiment(scheme="tfmot"))
+    check(build_network(layers.ReLU(name="relu")), make_experiment(scheme="tfmot"))

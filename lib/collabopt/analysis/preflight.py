@@ -5,72 +5,81 @@ clusters. Each check names the layer, what happens, and the remedy. F1 to F5 num
 tests/techniques/test_preserving_scheme.py does. Our scheme has none of them, so those checks are for `scheme: tfmot`.
 """
 
-import dataclasses
 import difflib
 from collections.abc import Iterator
+from pathlib import Path
 
+from collabopt.analysis.trial import Finding, find_failures
 from collabopt.config.experiment import Experiment
+from collabopt.datasets import Data
 from collabopt.runtime.tensorflow import keras
-from collabopt.techniques import int8_rewrites, layers, quantization
-
-
-@dataclasses.dataclass(frozen=True)
-class Finding:
-    """A problem of one layer.
-
-    Attributes:
-        layer: Name of the layer.
-        reason: What happens, and why.
-        remedy: What to change.
-        stops: Whether training or conversion fails; otherwise the layer is compressed less than asked for.
-    """
-
-    layer: str
-    reason: str
-    remedy: str
-    stops: bool = False
+from collabopt.techniques import int8_rewrites, layers
 
 
 class PreflightError(ValueError):
     """The model or the experiment would fail in training: one line per finding."""
 
 
-def find_problems(model: keras.Model, experiment: Experiment) -> list[Finding]:
-    """Find the known problems of pruning, clustering and quantizing a model.
+def find_problems(model: keras.Model, data: Data, experiment: Experiment, store_directory: Path) -> list[Finding]:
+    """Find the problems of pruning, clustering, quantizing and converting a model, the known ones and by a trial.
+
+    Args:
+        model: The plain model that the baseline starts from.
+        data: The data set.
+        experiment: Gives the settings and the scheme.
+        store_directory: The store, which keeps what the trial finds.
+
+    Returns:
+        One finding per problem and layer; empty if there is none.
+    """
+    found = find_known_problems(model, experiment)
+    # A name that no layer has would make the trial fail somewhere else.
+    return (
+        found if any(one.stops for one in found) else [*found, *find_failures(model, data, experiment, store_directory)]
+    )
+
+
+def find_known_problems(model: keras.Model, experiment: Experiment) -> list[Finding]:
+    """Find the problems that the layers alone show.
 
     Args:
         model: A plain model.
         experiment: Gives the settings and the scheme.
 
     Returns:
-        One finding per problem and layer; empty if none is known.
+        As `find_problems`.
     """
     checks = [_check_number_of_weights, _check_kind]
     if experiment.scheme == "tfmot":
         checks += [_check_relu_without_norm, _check_bias, _check_zeros_per_channel, _check_exclusion_from_pruning]
     found = [finding for find in checks for layer in model.layers for finding in find(layer, experiment)]
-    return [*_find_unknown_names(model, experiment), *found, *_find_unquantizable(model, experiment)]
+    return [*find_unknown_names(model, experiment), *found, *_find_layers_without_qat(model, experiment)]
 
 
-def check(model: keras.Model, experiment: Experiment, every_layer: bool = True) -> None:
+def check(findings: list[Finding]) -> None:
     """Refuse a model that cannot be trained or converted.
 
     Args:
-        model: A plain model.
-        experiment: Gives the settings and the scheme.
-        every_layer: Whether to check all layers; otherwise only the names in `exclude` are checked, which is fast.
+        findings: The problems found.
 
     Raises:
         PreflightError: At least one finding stops training.
     """
-    findings = find_problems(model, experiment) if every_layer else _find_unknown_names(model, experiment)
     stopping = [finding for finding in findings if finding.stops]
     if stopping:
         raise PreflightError("\n".join(f"{one.layer}: {one.reason}; {one.remedy}" for one in stopping))
 
 
-def _find_unknown_names(model: keras.Model, experiment: Experiment) -> list[Finding]:
-    """Names under `exclude` that no layer has to which the technique applies."""
+def find_unknown_names(model: keras.Model, experiment: Experiment) -> list[Finding]:
+    """Find names under `exclude` that no layer has to which the technique applies.
+
+    Args:
+        model: A plain model.
+        experiment: Gives the names.
+
+    Returns:
+        As `find_problems`.
+    """
     eligible = [layer.name for layer in filter(layers.is_eligible, model.layers)]
     every = [layer.name for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
     findings = []
@@ -146,22 +155,14 @@ def _check_exclusion_from_pruning(layer: keras.layers.Layer, experiment: Experim
         yield Finding(layer.name, reason, "prune the layer too, or use scheme: collabopt")
 
 
-def _find_unquantizable(model: keras.Model, experiment: Experiment) -> list[Finding]:
-    """Layers that quantization-aware training has no int8 form of, or the first that stops it, found by trying."""
-    excluded = experiment.exclude.quantization
-    without_qat = int8_rewrites.find_layers_without_qat(model)
-    if not without_qat.keys() <= {*excluded}:
-        remedy = "deploy by PTQ, or list the layer in exclude.quantization to leave it in float32"
-        reasons = {name: f"QAT stages are not available: {what} has no int8 form" for name, what in without_qat.items()}
-        return [Finding(name, reason, remedy) for name, reason in reasons.items() if name not in excluded]
-    try:
-        quantization.wrap(model, quantization.Preservation(unquantized=excluded))
-    except (RuntimeError, ValueError) as error:
-        message = " ".join(str(error).split())
-        name = next((layer.name for layer in model.layers if layer.name in message), model.name)
-        remedy = "list the layer in exclude.quantization, or use a layer that TFMOT supports"
-        return [Finding(name, f"TFMOT cannot quantize it: {message}", remedy, stops=True)]
-    return []
+def _find_layers_without_qat(model: keras.Model, experiment: Experiment) -> list[Finding]:
+    excluded, without_qat = experiment.exclude.quantization, int8_rewrites.find_layers_without_qat(model)
+    remedy = "deploy by PTQ, or list the layer in exclude.quantization to leave it in float32"
+    return [
+        Finding(name, f"QAT stages are not available: {what} has no int8 form", remedy)
+        for name, what in without_qat.items()
+        if name not in excluded
+    ]
 
 
 def _is_eligible_convolution(layer: keras.layers.Layer) -> bool:

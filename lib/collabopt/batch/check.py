@@ -78,7 +78,11 @@ def find_mistakes(experiment: Experiment) -> list[str]:
         if experiment.initial_weights:
             mobilenet.ensure_imagenet_weights(datasets.locate(experiment.initial_weights.path, loading.DATA))
         shapes = registry.fit_to_model(shapes, experiment)
-        preflight.check(registry.build_initial_model(experiment, shapes), experiment)
+        model = registry.build_initial_model(experiment, shapes)
+        if isinstance(shapes, datasets.Data):
+            preflight.check(preflight.find_problems(model, shapes, experiment, loading.DATA / "stages"))
+        else:
+            preflight.check(preflight.find_known_problems(model, experiment))
     except (ModelError, preflight.PreflightError) as error:
         mistakes += [f"model: {line}" for line in str(error).splitlines()]
     except Exception as error:

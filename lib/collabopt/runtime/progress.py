@@ -4,11 +4,13 @@ All processes of a batch append lines to one log file. In a notebook, each line 
 stage, so the finished page has one line per stage instead of one per epoch.
 """
 
+import contextlib
 import datetime
 import logging
 import os
 import sys
 import time
+from collections.abc import Iterator
 
 LOG = "COLLABOPT_LOG"
 """Environment variable with the path of a batch's log file."""
@@ -79,6 +81,16 @@ def log(message: str, about: str | None = None, last: bool = False) -> None:
         last: Whether the next line about the same gets a new place in the notebook.
     """
     logger.info(message, extra={"about": about, "last": last})
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Log no progress lines within the block."""
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = False
 
 
 def format_duration(seconds: float) -> str:

@@ -10,6 +10,7 @@ import random
 import re
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -76,6 +77,19 @@ def drop_log_records(*fragments: str) -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(is_wanted)
+
+
+@contextlib.contextmanager
+def run_eagerly() -> Iterator[None]:
+    """Run functions without tracing them while the block runs, which is faster for a single step."""
+    was_eager = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Even though the `tf.config.experimental_run_functions_eagerly`")
+            yield
+    finally:
+        tf.config.run_functions_eagerly(was_eager)
 
 
 @contextlib.contextmanager

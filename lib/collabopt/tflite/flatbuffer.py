@@ -146,6 +146,32 @@ def run_elu_in_int8(tflite: bytes) -> bytes:
     return bytes(builder.Output())
 
 
+def list_float_operators(tflite: bytes) -> list[tuple[str, str]]:
+    """List the operators of a file that compute in float32.
+
+    Args:
+        tflite: The content of the file.
+
+    Returns:
+        Kind and name of the output tensor of each operator with a float32 tensor. Conversions from and to float32 are
+        left out.
+    """
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    names = {code: name for name, code in vars(schema.BuiltinOperator).items()}
+    model = schema.Model.GetRootAs(tflite, 0)
+    found = []
+    for graph in (model.Subgraphs(index) for index in range(model.SubgraphsLength())):
+        is_float = [graph.Tensors(index).Type() == schema.TensorType.FLOAT32 for index in range(graph.TensorsLength())]
+        for operator in (graph.Operators(index) for index in range(graph.OperatorsLength())):
+            code = model.OperatorCodes(operator.OpcodeIndex())
+            kind = names[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
+            places = [*operator.InputsAsNumpy(), *operator.OutputsAsNumpy()]
+            if kind not in ("QUANTIZE", "DEQUANTIZE") and any(is_float[place] for place in places if place >= 0):
+                found.append((kind, graph.Tensors(operator.Outputs(0)).Name().decode()))
+    return found
+
+
 def read_weights(tflite: bytes) -> list[np.ndarray]:
     """Read all int8 constants of a file. These are its weights, since biases are int32, int64 or float32.
 
