@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from collabopt import models
-from collabopt.analysis import audit, scoring
+from collabopt.analysis import agreement, audit, scoring
 from collabopt.config.experiment import Experiment
 from collabopt.config.stages import Stage, get_lineage
 from collabopt.datasets import Data
@@ -99,11 +99,28 @@ def write_measurements(
         | _summarize_kernels(table, kernels.weights, int8_values, experiment)
         | {"preserved": None if parent is None else bool((table["defect"] == "").all())}
         | {"gzip_bytes_channel_ranges": sizes.gzipped(channel_file) if channel_file.is_file() else None}
+        | _describe_file(model, files.get("_int8"), stage, data, experiment, activations, without_qat)
         | {"unavailable": refused}
     )
     (directory / "result.json").write_text(json.dumps(result))
     if not stage.quantizes:
         (directory / "without_qat.json").write_text(json.dumps(without_qat))
+
+
+def _describe_file(
+    model: keras.Model,
+    content: bytes | None,
+    stage: Stage,
+    data: Data,
+    experiment: Experiment,
+    activations: list[str | None],
+    without_qat: dict[str, str],
+) -> dict[str, float | str | None]:
+    """Whether the int8 file is the model that was trained (`agreement.COLUMNS`)."""
+    if not content:
+        return dict.fromkeys(agreement.COLUMNS)
+    floats = experiment.exclude.quantization if stage.quantizes else without_qat
+    return agreement.describe_file(model, content, data.validation, next(iter(activations), None), floats)
 
 
 def _read_kernels(model: keras.Model) -> _Kernels:

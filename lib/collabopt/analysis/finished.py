@@ -110,6 +110,7 @@ class Finished:
             sizes = f"{self.result['tflite_bytes']:,} → {self.result['gzip_bytes']:,} bytes"
             text += f"{score.format(values[1])}, {sizes}"
         text += f"not available: {self.result['unavailable']}" if self.result["unavailable"] else ""
+        text += f", FAULT: {self.result['int8_faults']}" if self.result["int8_faults"] else ""
         return text + (", NOT PRESERVED" if self.result["preserved"] is False else "")
 
     def scores(self) -> dict[str, np.ndarray]:

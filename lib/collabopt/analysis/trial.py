@@ -6,12 +6,12 @@ clone of the model with random biases and batch norms: the converter simplifies 
 
 import dataclasses
 import json
-import re
 from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 
+from collabopt.analysis import agreement
 from collabopt.config.experiment import Experiment
 from collabopt.config.stages import BASELINE, STAGES, Stage, get_lineage
 from collabopt.datasets import Data
@@ -191,18 +191,10 @@ def _try_file(
         finding = _explain(model, f"the int8 file of {stage.label} fails", error, stage)
         culprit = finding.layer if finding.layer != model.name else _find_unconvertible(model) or model.name
         return [dataclasses.replace(finding, layer=culprit)]
-    kept = {}
-    for operator, tensor in flatbuffer.list_float_operators(content):
-        name = find_layer(model, tensor)
-        if name not in floats:
-            kept.setdefault(name, []).append(operator)
     remedy = "an integer-only device cannot run it: use another layer there, or deploy with a CPU"
-    return [
-        Finding(
-            name, f"{', '.join(dict.fromkeys(operators))} stays in float32 in the int8 file of {stage.label}", remedy
-        )
-        for name, operators in kept.items()
-    ]
+    what = f"stays in float32 in the int8 file of {stage.label}"
+    kept = agreement.find_floats(trained, content, floats).items()
+    return [Finding(name, f"{operators} {what}", remedy) for name, operators in kept]
 
 
 def _find_unconvertible(model: keras.Model) -> str | None:
@@ -220,28 +212,10 @@ def _find_unconvertible(model: keras.Model) -> str | None:
     return None
 
 
-def find_layer(model: keras.Model, text: str) -> str:
-    """Find the layer that a message or a tensor's name is about.
-
-    Args:
-        model: A plain model.
-        text: The message. TFMOT and our rewrites put words before or after the names of layers.
-
-    Returns:
-        Name of the layer, the longest that occurs as a word; that of the model if none does.
-    """
-    words = {re.sub(r"^(quant|prune_low_magnitude|cluster)_", "", word) for word in re.split(r"[^\w.\-]+", text)}
-    names = [layer.name for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
-    whole = [name for name in names if name in words]
-    # A rewrite names the parts of a layer "layer_part".
-    parts = [name for name in names if any(word.startswith(f"{name}_") for word in words)]
-    return max(whole or parts or [model.name], key=len)
-
-
 def _explain(model: keras.Model, what: str, error: Exception, stage: Stage) -> Finding:
     message = " ".join(str(error).split())
     technique = "quantization" if stage.quantizes else "clustering" if stage.clusters else "pruning"
-    name = find_layer(model, message)
+    name = layers.find_name(model, message)
     is_layer = name != model.name and stage.name != BASELINE
     remedy = (
         f"list the layer in exclude.{technique}"

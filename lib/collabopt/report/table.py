@@ -79,6 +79,15 @@ class Cell:
         return {True: cls("yes"), False: cls("NO", kind="no"), None: cls()}[parse_preserved(value)]
 
     @classmethod
+    def from_fault(cls, value: object) -> "Cell":
+        """Return what is wrong with a file, in red; empty if nothing is.
+
+        Args:
+            value: Value of the column `int8_faults`.
+        """
+        return cls() if pd.isna(value) or not value else cls(str(value), kind="no wrap")
+
+    @classmethod
     def from_reason(cls, value: object) -> "Cell":
         """Return why a stage or variant is not available; empty if it is.
 

@@ -252,6 +252,7 @@ def _make_stage_table(
             **{SETTINGS.get(column, column).capitalize(): get_label(row[column]) for column in settings},
             **dict(_make_metric_cell(row, metric, with_star=directory is None) for metric in metrics),
             "Preserved": Cell.from_preserved(row.get("preserved")),
+            "Faults of the INT8 file": Cell.from_fault(row.get("int8_faults")),
             "Not available": Cell.from_reason(row.get("unavailable")),
             "Pareto front": "●" if row.get("front") else "",
             "File": Cell.from_file(model, stage.text),

@@ -75,6 +75,7 @@ def list_columns(score: Score) -> list[str]:
         *("tflite_bytes", "gzip_bytes", "zip_bytes"),
         *("sparsity", "unique_weights", "rounded_to_zero", "preserved"),
         *(f"{score.test_int8}_channel_ranges", "gzip_bytes_channel_ranges"),
+        *("gap_mean_steps", "gap_largest_steps", "gap_same_class", "int8_faults"),
         *("setup_seconds", "fit_seconds", "epochs", "unavailable"),
     ]
 

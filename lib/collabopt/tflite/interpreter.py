@@ -1,8 +1,9 @@
 """Predictions of `.tflite` files with LiteRT."""
 
+import contextlib
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -33,12 +34,12 @@ def score_examples(
     Args:
         tflite: The content of the file.
         split: The examples.
-        score: Function (labels, outputs) -> scores (batch,).
+        score: Function (labels, outputs) -> scores (batch, ...).
         threads: Number of threads.
         batch_size: Examples per run. DS-CNN-L is fastest with 8 to 32, by about 4 % over 1 and 128.
 
     Returns:
-        The scores (n,) float32.
+        The scores (n, ...) float32.
     """
     # Preparing several batches per call saves the overhead of calls.
     batches = split.batches(4 * batch_size).as_numpy_iterator()
@@ -60,12 +61,27 @@ def score_examples(
     return np.concatenate([scores for _, scores in sorted(scored, key=lambda pair: pair[0])])
 
 
-def open_interpreter(tflite: bytes, batch_size: int = 1) -> "Interpreter":
-    """Open a file in LiteRT's interpreter, with XNNPACK and one thread.
+def compute_outputs(tflite: bytes, split: Split) -> np.ndarray:
+    """Compute the outputs of a file of any format.
+
+    Args:
+        tflite: The content of the file.
+        split: The examples.
+
+    Returns:
+        The outputs (n, ...) float32.
+    """
+    return score_examples(tflite, split, lambda _, outputs: outputs)
+
+
+def open_interpreter(tflite: bytes, batch_size: int = 1, reference: bool = False) -> "Interpreter":
+    """Open a file in LiteRT's interpreter, with one thread.
 
     Args:
         tflite: The content of the file.
         batch_size: First dimension of the inputs.
+        reference: Whether to compute without XNNPACK, by LiteRT's reference kernels as far as it has them, and keep all
+            tensors. XNNPACK is faster and rounds some values differently.
 
     Returns:
         The interpreter with its tensors allocated.
@@ -73,15 +89,42 @@ def open_interpreter(tflite: bytes, batch_size: int = 1) -> "Interpreter":
     Raises:
         RuntimeError: The file cannot run with this batch size.
     """
-    from ai_edge_litert.interpreter import Interpreter
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
+    # Some operators, such as ELU, have no reference kernel.
+    kinds = [OpResolverType.BUILTIN_REF, OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES]
+    options = {"model_content": tflite, "num_threads": 1, "experimental_preserve_all_tensors": reference}
     with drop_native_notices():
-        interpreter = Interpreter(model_content=tflite, num_threads=1)
+        for kind in kinds if reference else [OpResolverType.AUTO]:
+            with contextlib.suppress(ValueError):
+                interpreter = Interpreter(experimental_op_resolver_type=kind, **options)
+                break
+        else:
+            raise RuntimeError("LiteRT does not know an operator of the file")
         for details in interpreter.get_input_details():
             if details["shape"][0] != batch_size:
                 interpreter.resize_tensor_input(details["index"], [batch_size, *details["shape"][1:]])
         interpreter.allocate_tensors()
     return interpreter
+
+
+def record(interpreter: "Interpreter", inputs: Inputs, tensors: Sequence[int]) -> list[np.ndarray]:
+    """Run examples one by one, and keep some of the tensors.
+
+    Args:
+        interpreter: Opened with reference kernels.
+        inputs: Model inputs (n, ...).
+        tensors: Indices of the tensors.
+
+    Returns:
+        Real values (n, ...) float32 of each tensor.
+    """
+    details = {one["index"]: one for one in interpreter.get_tensor_details()}
+    kept: list[list[np.ndarray]] = [[] for _ in tensors]
+    for _ in _run_batches(interpreter, inputs):
+        for place, index in enumerate(tensors):
+            kept[place].append(interpreter.get_tensor(index))
+    return [_dequantize(np.concatenate(parts), details[index]) for parts, index in zip(kept, tensors, strict=True)]
 
 
 def _make_batched(tflite: bytes, batch_size: int, inputs: Inputs) -> tuple[bytes, int]:
@@ -109,20 +152,24 @@ def _make_batched(tflite: bytes, batch_size: int, inputs: Inputs) -> tuple[bytes
 def _run(interpreter: "Interpreter", inputs: Inputs) -> np.ndarray:
     """The outputs (n, ...) float32 of a file for model inputs (n, ...) float32."""
     (output,) = interpreter.get_output_details()
+    outputs = [interpreter.get_tensor(output["index"]) for _ in _run_batches(interpreter, inputs)]
+    number = len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs)
+    return _dequantize(np.concatenate(outputs)[:number], output)
+
+
+def _run_batches(interpreter: "Interpreter", inputs: Inputs) -> Iterator[None]:
+    """Run batch after batch. Zeros fill up the last one."""
     entries = _find_inputs(interpreter, inputs)
-    values = [_quantize(array, details) for array, details in entries]
-    number, batch_size = len(values[0]), entries[0][1]["shape"][0]
-    # Zeros fill up the last batch; their outputs are cut off below.
-    missing = -number % batch_size
+    values = [_quantize(np.asarray(array), details) for array, details in entries]
+    batch_size = entries[0][1]["shape"][0]
+    missing = -len(values[0]) % batch_size
     if missing:
         values = [np.concatenate([one, np.zeros((missing, *one.shape[1:]), one.dtype)]) for one in values]
-    outputs = []
-    for start in range(0, number, batch_size):
+    for start in range(0, len(values[0]), batch_size):
         for one, (_, details) in zip(values, entries, strict=True):
             interpreter.set_tensor(details["index"], one[start : start + batch_size])
         interpreter.invoke()
-        outputs.append(interpreter.get_tensor(output["index"]))
-    return _dequantize(np.concatenate(outputs)[:number], output)
+        yield
 
 
 def _find_inputs(interpreter: "Interpreter", inputs: Inputs) -> list[tuple[np.ndarray, dict[str, Any]]]:
