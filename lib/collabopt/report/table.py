@@ -6,6 +6,8 @@
 import dataclasses
 import itertools
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -13,7 +15,7 @@ from collabopt.config.metrics import METRICS, Metric
 from collabopt.config.stages import STAGES, get_label
 from collabopt.figures.style import get_colour, get_marker
 from collabopt.report import html
-from collabopt.storage.results import parse_preserved
+from collabopt.storage.results import ONE_CLASS, is_constant, parse_preserved
 
 MISSING = ""
 """The key of a cell without a value: it comes last in either direction."""
@@ -77,6 +79,15 @@ class Cell:
             value: Value of the column `preserved`.
         """
         return {True: cls("yes"), False: cls("NO", kind="no"), None: cls()}[parse_preserved(value)]
+
+    @classmethod
+    def from_classes(cls, row: Mapping[str, Any]) -> "Cell":
+        """Return in red that the file of a row predicts one class for every example; empty if it does not.
+
+        Args:
+            row: A row of results.csv or variants.csv.
+        """
+        return cls(f"predicts {ONE_CLASS}", kind="no wrap") if is_constant(row) else cls()
 
     @classmethod
     def from_reason(cls, value: object) -> "Cell":
