@@ -7,6 +7,7 @@ each branch of the deployment tree that several cells share.
 import json
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import pandas as pd
 from snakemake.utils import Paramspace
@@ -17,28 +18,23 @@ from collabopt.config import loading, stages, sweep
 NEEDS = stages.get_notebooks()
 
 
-def parse(text):
-    """Values of the configuration, given as JSON. Snakemake reads every value inside a structure as text."""
-    values = json.loads(text) if isinstance(text, str) else text
-    return {key: loading.parse_value(value, key) if isinstance(value, str) else value for key, value in values.items()}
-
-
 def add_needed(notebooks):
     """These notebooks and those that they wait for, in order."""
     wanted = {*notebooks, *(other for name in notebooks for other in add_needed(NEEDS[name]))}
     return [name for name in NEEDS if name in wanted]
 
 
-NAME = config.get("experiment", "digits")
-OVERRIDES = parse(config.get("overrides", {}))
-CHOSEN = parse(config.get("notebooks", {})).get("names", list(NEEDS))
-GRID = {key: list(values) for key, values in parse(config.get("grid", {})).items()}
+BATCH = json.loads(unquote(config.get("batch", "{}")))  # what `batch/scheduler.py` passes
+NAME = BATCH.get("experiment", "digits")
+OVERRIDES = BATCH.get("overrides", {})
+CHOSEN = BATCH.get("notebooks", list(NEEDS))
+GRID = BATCH.get("grid", {})
 EXPERIMENT = loading.load(NAME, **OVERRIDES)
 if EXPERIMENT.has_targets:  # the search trains what it needs, and nothing else
     NEEDS[plan.SEARCH_NOTEBOOK] = []
 RUN = add_needed(CHOSEN)
-PAGES = Path(config.get("pages") or loading.find_report_directory(NAME, **OVERRIDES))
-PLACE = Path(config.get("place") or plan.find_workplace(PAGES))
+PAGES = Path(BATCH.get("pages") or loading.find_report_directory(NAME, **OVERRIDES))
+PLACE = Path(BATCH.get("place") or plan.find_workplace(PAGES))
 SUFFIXES = {".py", ".j2", ".js", ".css", ".csv", ".mplstyle"}
 LIBRARY = sorted(str(path) for path in (loading.ROOT / "lib" / "collabopt").rglob("*") if path.suffix in SUFFIXES)
 SOURCES = [str(path) for path in loading.list_files(NAME)]
@@ -91,7 +87,7 @@ rule check:
         library=LIBRARY,
         files=FILES,
     output:
-        str(PLACE / "checked"),
+        CHECK,
     params:
         overrides=json.dumps(OVERRIDES),
     shell:

@@ -9,6 +9,7 @@ import argparse
 import batches
 import file_sizes
 import models
+import robustness
 import schemes
 import sweeps
 import table
@@ -19,12 +20,13 @@ PARTS = {
     "schemes": schemes.measure_figures,
     "sizes": file_sizes.measure_figures,
     "models": models.measure_figures,
+    "robustness": robustness.measure_figures,
     "digits": lambda: whole.measure_subject("digits"),
     "mnist_sized": lambda: whole.measure_subject(whole.MNIST_SIZED),
     "ds_cnn_l": lambda: whole.measure_subject("speech_commands-ds_cnn_l"),
     "sweeps": sweeps.measure_figures,
 }
-"""The parts. The first four take 20 minutes, DS-CNN-L and the sweeps 40 each."""
+"""The parts. The first five take 30 minutes, DS-CNN-L and the sweeps 40 each."""
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

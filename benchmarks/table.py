@@ -29,6 +29,11 @@ def make_bounded_row(figure: str, subject: str, value: float, goal: float) -> di
     return {"figure": figure, "subject": subject, "value": round(value, 3), "goal": f"≤ {goal}", "met": value <= goal}
 
 
+def make_least_row(figure: str, subject: str, value: float, goal: float) -> dict:
+    """A row with a lower limit for the value."""
+    return {"figure": figure, "subject": subject, "value": round(value, 3), "goal": f"≥ {goal}", "met": value >= goal}
+
+
 def make_row(figure: str, subject: str, value: float) -> dict:
     """A row without a goal, for comparison."""
     return {"figure": figure, "subject": subject, "value": round(value, 3)}

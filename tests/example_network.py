@@ -22,3 +22,11 @@ def build(input_shape: tuple[int, ...], classes: int, use_bias: bool = False):
         x = layers.ReLU(name=f"{convolution.name}_relu")(x)
     outputs = layers.Dense(classes, name="fc")(layers.GlobalAveragePooling2D(name="pool")(x))
     return keras.Model(inputs, outputs, name="small_network")
+
+
+def build_frozen(input_shape: tuple[int, ...], classes: int):
+    """Build the network with kernels conv and dw and the batch norm of conv frozen, as after transfer learning."""
+    model = build(input_shape, classes)
+    for name in ("conv", "conv_bn", "dw"):
+        model.get_layer(name).trainable = False
+    return model

@@ -240,8 +240,8 @@ class Run:
                 model, fit = train(stage, start, data, self.experiment, checkpoint)
             np.savez(directory / "weights.npz", **registry.read_arrays(model))
             fit.history.to_csv(directory / "history.csv", index=False)
-            times = {"setup_seconds": fit.setup_seconds, "fit_seconds": fit.fit_seconds, "epochs": len(fit.history)}
-            (directory / "fit.json").write_text(json.dumps(times))
+            record = {"setup_seconds": fit.setup_seconds, "fit_seconds": fit.fit_seconds, "epochs": len(fit.history)}
+            (directory / "fit.json").write_text(json.dumps(record | fit.details))
             if self.experiment.devices == 1:  # a model on several devices is restored for conversion
                 fresh.append(model)
             self._trained_here.add(stage.name)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from collabopt.analysis import agreement
-from collabopt.datasets import Split
+from collabopt.datasets import Data, Split
 from collabopt.runtime.tensorflow import keras
-from collabopt.techniques import calibration, quantization
+from collabopt.techniques import activation_ranges, quantization
 from collabopt.tflite import convert, flatbuffer, interpreter
 
 layers = keras.layers
@@ -28,6 +28,10 @@ def make_model() -> keras.Model:
     return keras.Model(inputs, x)
 
 
+def calibrate(wrapped: keras.Model, split: Split) -> None:
+    activation_ranges.calibrate(wrapped, Data("random", ("0", "1"), split, split, split, "", SHAPE, (2,)), 0)
+
+
 @pytest.fixture(scope="module")
 def split() -> Split:
     return Split(np.random.default_rng(0).normal(size=(70, *SHAPE)).astype(np.float32), np.zeros(70, int))
@@ -36,7 +40,7 @@ def split() -> Split:
 @pytest.fixture(scope="module")
 def wrapped(split) -> keras.Model:
     model = quantization.wrap(make_model(), quantization.Preservation())
-    calibration.calibrate(model, split, 0)
+    calibrate(model, split)
     return model
 
 
@@ -79,7 +83,7 @@ def test_operators_in_float32_are_a_fault_unless_they_are_meant(split):
     model = keras.Model(inputs, layers.Dense(3, name="fc")(layers.Flatten(name="flatten")(x)))
     preservation = quantization.Preservation(unquantized=("softplus",))
     wrapped = quantization.wrap(model, preservation)
-    calibration.calibrate(wrapped, split, 0)
+    calibrate(wrapped, split)
     tflite = convert.convert_as_trained(wrapped)
     assert agreement.describe_file(wrapped, tflite, split, None, ["softplus"])["int8_faults"] == ""
     assert "softplus is in float32 (" in agreement.describe_file(wrapped, tflite, split, None)["int8_faults"]

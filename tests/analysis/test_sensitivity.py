@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from tensorflow_model_optimization.python.core.sparsity.keras import pruning_impl, pruning_schedule
 
 from collabopt import figures
-from collabopt.analysis import comparison, scoring, sensitivity
+from collabopt.analysis import comparison, sensitivity
 from collabopt.config import experiment, loading
 from collabopt.config.scores import ACCURACY
 from collabopt.config.sections import Exclude
 from collabopt.config.tasks import TASKS
 from collabopt.run import Run
 from collabopt.runtime.tensorflow import tf
-from collabopt.techniques import registry
+from collabopt.techniques import objectives, registry
 
 KERNELS = ["conv", "pw", "fc"]
 
@@ -72,7 +72,7 @@ def test_a_row_agrees_with_a_model_pruned_by_hand(table, network):
     kernel = model.get_layer("pw").kernel
     original = kernel.numpy()
     kernel.assign(np.where(np.abs(original) < np.quantile(np.abs(original), 0.9), 0, original))
-    is_correct = scoring.score_model(model, split, TASKS["classification"])
+    is_correct = objectives.score_model(model, split, TASKS["classification"])
     kernel.assign(original)
     row = table.set_index("layer").loc["pw"]
     assert row["pruned_score"] == pytest.approx(is_correct.mean())

@@ -163,6 +163,9 @@ def with_directory(data_directory):
 def with_settings(n=60, seed=0):
     return {**plain(), "x_train": x[:n], "y_train": y[:n]}
 
+def with_path(path, n=60):
+    return plain()
+
 def nothing():
     pass
 
@@ -200,7 +203,11 @@ def test_wrong_functions_are_named(module: str, tmp_path: Path) -> None:
         (f".{module}:plain", "the module is relative; expected its full name"),
         (
             f"{module}:other",
-            r"\.py has no function other; it has nothing, plain, ragged, with_directory, with_settings",
+            r"\.py has no function other; it has nothing, plain, ragged, with_directory, with_path, with_settings",
+        ),
+        (
+            f"{module}:with_path",
+            r"with_path: takes \(path, n=60\); expected defaults for all parameters but data_directory",
         ),
         (f"{module}:nothing", "returned NoneType; expected a dict of the arrays x_train"),
         (f"{module}:ragged", "x_train: cannot be converted to an array"),

@@ -96,10 +96,14 @@ def plain():
 
 def tuned(units=10, scale=1.0):
     return net((8, 8, 1), units)
+
+
+def shaped(units=10, input_shape=(8, 8, 1)):
+    return net(input_shape, units)
 """
 
 
-@pytest.mark.parametrize("name", ["plain", "tuned"])
+@pytest.mark.parametrize("name", ["plain", "tuned", "shaped"])
 def test_a_function_may_take_no_arguments(function, name):
     section = function(GRAPH.format("x = layers.Dense(classes)(x)"))
     module = section.function.partition(":")[0]
@@ -232,6 +236,15 @@ def test_missing_functions_are_named(function, monkeypatch):
     ):
         with pytest.raises(models.ModelError, match=f"^function={given}: .*{message}"):
             models.build(experiment.Model(function=given), (8, 8, 1), (10,))
+
+
+def test_a_function_with_other_parameters_is_named(function):
+    section = function(GRAPH.format("x = layers.Dense(classes)(x)"))
+    module = section.function.partition(":")[0]
+    with Path(f"{module}.py").open("a") as file:
+        file.write("\n\ndef one(units):\n    return net((8, 8, 1), units)\n")
+    with pytest.raises(models.ModelError, match=r"one: takes \(units\); expected two parameters without a default"):
+        models.build(experiment.Model(function=f"{module}:one"), (8, 8, 1), (10,))
 
 
 def test_errors_of_the_function_are_passed_on(function):

@@ -159,8 +159,9 @@ def test_what_training_loses_is_said(package):
     frozen.trainable = False
     imported = importing.import_model(lambda: randomize(model))
     assert imported.rewrites == [
-        "Frozen layers are trained like all others: base",
         "Constraints on weights were dropped: head",
+        "Frozen layers (trainable=False) stay as they are: base; set trainable = True to let stages train, prune and "
+        "cluster them",
         "Input input_layer_1 takes float32 instead of uint8",
     ]
     assert len(imported.model.trainable_weights) == 4

@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 
 from collabopt import models
-from collabopt.analysis import agreement, audit, scoring
+from collabopt.analysis import agreement, audit, ptq, scoring
 from collabopt.config.experiment import Experiment
 from collabopt.config.stages import Stage, get_lineage
 from collabopt.datasets import Data
 from collabopt.runtime.tensorflow import keras
-from collabopt.techniques import calibration, int8_rewrites, layers, quantization, registry
+from collabopt.techniques import activation_ranges, calibration, int8_rewrites, layers, quantization, registry
 from collabopt.tflite import convert, flatbuffer, sizes
 
 
@@ -47,6 +47,7 @@ def write_measurements(
     - result.json: columns of results.csv;
     - without_qat.json: what has no int8 form in quantization-aware training, by layer; of a plain model only;
     - layers.csv: one row per kernel (`audit.audit_layers`) with its `defect`;
+    - ranges.csv: one row per activation (`activation_ranges.compare`); of a fake-quantized model only;
     - kernels.npz: float32 kernels by layer;
     - scores.npz: the score of each example (n,), as `validation` and `test` for the model, `validation_int8`,
       `test_int8` and `test_int8_channel_ranges` for the files.
@@ -61,14 +62,17 @@ def write_measurements(
         reads_test: Whether to evaluate on the test split. It is not read before a choice by validation is made; its
             results then are None.
     """
-    kernels = _read_kernels(model)
+    kernels, frozen = _read_kernels(model), layers.find_frozen(model)
+    experiment = _exclude(experiment, frozen)
     shared = _find_shared_ranges(stage, experiment, kernels.kinds)
     activations = models.get_output_activations(experiment.model, *registry.get_ends(data))
-    without_qat, refused = {} if stage.quantizes else int8_rewrites.find_layers_without_qat(model), ""
+    without_qat, refused, method = {} if stage.quantizes else int8_rewrites.find_layers_without_qat(model), "", None
     files: dict[str, bytes] = {}
     try:
         weights = {name: kernels.weights[name] for name in shared}
-        content, channel_ranges = _convert(model, data, experiment, weights, activations, apart=bool(without_qat))
+        content, channel_ranges, method = _convert(
+            model, data, experiment, weights, activations, bool(without_qat), stage.name
+        )
         files = {"_int8": content} | ({"_int8_channel_ranges": channel_ranges} if channel_ranges else {})
     except convert.ConversionRefused as error:
         if not without_qat:
@@ -78,7 +82,7 @@ def write_measurements(
     for suffix, file in {"_int8": int8_file, "_int8_channel_ranges": channel_file}.items():
         if suffix in files:
             file.write_bytes(files[suffix])
-    scores = scoring.score_splits(model, files, data, experiment.threads, reads_test, bool(activations))
+    scores, classes = scoring.score_splits(model, files, data, experiment.threads, reads_test, bool(activations))
     np.savez_compressed(directory / "scores.npz", **scores)
     shapes = {name: kernel.shape for name, kernel in kernels.weights.items()}
     in_float = _list_float_kernels(stage, experiment, kernels.kinds)
@@ -88,19 +92,21 @@ def write_measurements(
         kernels.weights,
         int8_values,
         kernels.quantizers,
-        _explain_skipped(stage, experiment, kernels.kinds),
+        _explain_skipped(stage, experiment, kernels.kinds, frozen),
     )
     table["defect"] = _describe_defects(table, kernels.weights, int8_values, parent, experiment, stage.clusters)
     np.savez_compressed(directory / "kernels.npz", **kernels.weights)
     table.to_csv(directory / "layers.csv", index=False)
     result = (
         scoring.describe_scores(scores, data)
+        | scoring.describe_classes(scores, classes, data)
         | _measure_sizes(int8_file)
         | _summarize_kernels(table, kernels.weights, int8_values, experiment)
         | {"preserved": None if parent is None else bool((table["defect"] == "").all())}
         | {"gzip_bytes_channel_ranges": sizes.gzipped(channel_file) if channel_file.is_file() else None}
         | _describe_file(model, files.get("_int8"), stage, data, experiment, activations, without_qat)
-        | {"unavailable": refused}
+        | {"calibration": method, "unavailable": refused}
+        | _audit_ranges(directory, model, data, experiment)
     )
     (directory / "result.json").write_text(json.dumps(result))
     if not stage.quantizes:
@@ -123,12 +129,32 @@ def _describe_file(
     return agreement.describe_file(model, content, data.validation, next(iter(activations), None), floats)
 
 
+def _exclude(experiment: Experiment, names: tuple[str, ...]) -> Experiment:
+    """The experiment with these layers excluded from pruning and clustering, too."""
+    exclude = experiment.exclude
+    changes = {"pruning": (*exclude.pruning, *names), "clustering": (*exclude.clustering, *names)}
+    return experiment.model_copy(update={"exclude": exclude.model_copy(update=changes)})
+
+
 def _read_kernels(model: keras.Model) -> _Kernels:
     if quantization.is_wrapped(model):
         return _Kernels(
             quantization.read_kernels(model), quantization.read_kinds(model), quantization.read_quantizers(model)
         )
     return _Kernels(layers.read_kernels(model), layers.read_kinds(model), None)
+
+
+def _audit_ranges(directory: Path, model: keras.Model, data: Data, experiment: Experiment) -> dict[str, float | str]:
+    """The example that sets the range of an input far outside, and the range that fits the data worst after QAT."""
+    sample = calibration.draw_examples(model, data.train, activation_ranges.EXAMPLES, experiment.seed)
+    found = {"outlier": str(sample.find_outlier() or ""), "range_factor": None, "range_activation": ""}
+    if quantization.is_wrapped(model):
+        ranges = activation_ranges.compare(model, sample)
+        ranges.to_csv(directory / "ranges.csv", index=False)
+        if len(ranges):
+            worst = ranges.loc[ranges["factor"].idxmax()]
+            found |= {"range_factor": float(worst["factor"]), "range_activation": worst["activation"]}
+    return found
 
 
 def _measure_sizes(file: Path) -> dict[str, int | None]:
@@ -180,19 +206,22 @@ def _convert(
     shared: dict[str, np.ndarray],
     activations: list[str | None],
     apart: bool,
-) -> tuple[bytes, bytes | None]:
+    stage: str,
+) -> tuple[bytes, bytes | None, str | None]:
     """The int8 file in which the channels of each `shared` kernel have one range. If there are such kernels, also the
-    file in which each channel has its own."""
+    file in which each channel has its own. For PTQ, also how ranges were taken from examples."""
     if quantization.is_wrapped(model):
         content = convert.convert_as_trained(model, activations)
-        return content, flatbuffer.rewrite_ranges(content, shared, of="channel") if shared else None
-    inputs = calibration.sample_examples(data.train, experiment.calibration_examples, experiment.seed)
-    content = convert.convert(model, "int8", inputs, activations, apart)
-    return (flatbuffer.rewrite_ranges(content, shared, of="tensor"), content) if shared else (content, None)
+        return content, flatbuffer.rewrite_ranges(content, shared, of="channel") if shared else None, None
+    content, method = ptq.convert_calibrated(model, "int8", data, experiment, activations, apart, stage)
+    files = (flatbuffer.rewrite_ranges(content, shared, of="tensor"), content) if shared else (content, None)
+    return *files, method
 
 
-def _explain_skipped(stage: Stage, experiment: Experiment, kinds: dict[str, str]) -> dict[str, str]:
-    """Why layers were not pruned or clustered, in the stage or its ancestors; all other layers are missing."""
+def _explain_skipped(
+    stage: Stage, experiment: Experiment, kinds: dict[str, str], frozen: tuple[str, ...]
+) -> dict[str, str]:
+    """Why layers were not trained, pruned or clustered, in the stage or its ancestors; all other layers are missing."""
     lineage, exclude = get_lineage(stage.name), experiment.exclude
     excluded = {"pruning": exclude.pruning} if any(one.prunes for one in lineage) else {}
     excluded |= {"clustering": exclude.clustering} if any(one.clusters for one in lineage) else {}
@@ -202,7 +231,7 @@ def _explain_skipped(stage: Stage, experiment: Experiment, kinds: dict[str, str]
         techniques = [technique for technique, names in excluded.items() if layers.get_layer_name(name) in names]
         if techniques:
             reasons[name] = f"excluded from {' and '.join(techniques)}"
-    return reasons
+    return reasons | {name: "frozen (trainable=False)" for name in kinds if layers.get_layer_name(name) in frozen}
 
 
 def _describe_defects(

@@ -189,7 +189,7 @@ def describe_measurement(
     lineage = get_lineage(stage.name)
     return {
         "trained": trained.name,
-        "calibration_examples": experiment.calibration_examples,
+        "calibration": [experiment.calibration, experiment.calibration_examples],
         "clusters": [experiment.number_of_clusters if stage.clusters else None, experiment.cluster_per_channel],
         "path": [[one.prunes, one.keeps_zeros, one.clusters, one.quantizes] for one in lineage],
         "scheme": experiment.scheme if stage.has_schemes else None,

@@ -1,31 +1,17 @@
 """Scores of Keras models and of files, one per example, and their means."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from collabopt.config.tasks import Task
 from collabopt.datasets import Data, Split
-from collabopt.runtime.tensorflow import drop_log_records, drop_native_notices, keras
+from collabopt.runtime.tensorflow import keras
+from collabopt.storage.results import BALANCED
 from collabopt.techniques import objectives
 from collabopt.tflite import interpreter
-
-
-def score_model(model: keras.Model, split: Split, task: Task) -> np.ndarray:
-    """Score each example with a Keras model.
-
-    Args:
-        model: Plain or fake-quantized.
-        split: Examples with labels.
-        task: Gives the score.
-
-    Returns:
-        The scores (n,) float32: 0 or 1 if the score is accuracy.
-    """
-    score = objectives.make_score(task)
-    # Each stage is another model, traced once. TensorFlow mistakes this for one model traced again and again.
-    with drop_log_records("triggered tf.function retracing"), drop_native_notices():
-        scores = [score(labels, model.predict_on_batch(inputs)) for inputs, labels in split.batches(256)]
-    return np.concatenate(scores)
 
 
 def score_file(tflite: bytes, split: Split, task: Task, threads: int = 1, probabilities: bool = False) -> np.ndarray:
@@ -77,8 +63,8 @@ def compute_auc(scores: np.ndarray, split: Split, task: Task) -> float | None:
 
 def score_splits(
     model: keras.Model, files: dict[str, bytes], data: Data, threads: int, reads_test: bool, probabilities: bool
-) -> dict[str, np.ndarray]:
-    """Score a stage on validation and test.
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Score a stage on validation and test, and predict classes where the task has one per example.
 
     Args:
         model: Its model, plain or fake-quantized.
@@ -90,15 +76,94 @@ def score_splits(
 
     Returns:
         Scores (n,) by name: `validation` and `test` for the model, with a suffix for a file. Only `_int8` is scored on
-        validation.
+        validation. Class indices (n,) by the same names; none for other tasks.
     """
-    scores = {}
+    values = {}
     for name, split in {"validation": data.validation, **({"test": data.test} if reads_test else {})}.items():
-        scores[name] = score_model(model, split, data.task)
+        values[name] = objectives.run_model(model, split, _make_judge(data.task))
         for suffix, content in files.items():
             if name == "test" or suffix == "_int8":
-                scores[f"{name}{suffix}"] = score_file(content, split, data.task, threads, probabilities)
-    return scores
+                judge = _make_judge(data.task, probabilities)
+                values[f"{name}{suffix}"] = interpreter.score_examples(content, split, judge, threads)
+    scores = {name: one[:, 0].astype(np.float32) for name, one in values.items()}
+    return scores, {name: one[:, 1].astype(int) for name, one in values.items() if one.shape[1] > 1}
+
+
+def judge_file(
+    tflite: bytes, split: Split, task: Task, threads: int, probabilities: bool
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Score each example with a file, and predict its class.
+
+    Args:
+        tflite: As in `score_file`.
+        split: As in `score_file`.
+        task: As in `score_file`.
+        threads: As in `score_file`.
+        probabilities: As in `score_file`.
+
+    Returns:
+        The scores (n,) float32, and the class indices (n,); None if the task has no class per example.
+    """
+    values = interpreter.score_examples(tflite, split, _make_judge(task, probabilities), threads)
+    return values[:, 0].astype(np.float32), values[:, 1].astype(int) if values.shape[1] > 1 else None
+
+
+def _make_judge(task: Task, probabilities: bool = False) -> Callable[[Any, Any], np.ndarray]:
+    """A function (labels, outputs) -> (batch, 1 or 2): the score and, if the task has one, the predicted class."""
+    score = objectives.make_score(task, probabilities)
+
+    def judge(labels: Any, outputs: Any) -> np.ndarray:
+        values = [score(labels, outputs), objectives.classify(task, outputs, probabilities)]
+        return np.stack([np.asarray(one, np.float64) for one in values if one is not None], axis=1)
+
+    return judge
+
+
+def compute_balanced_accuracy(scores: np.ndarray, split: Split) -> float:
+    """Compute the mean over classes of the share of examples that are classified correctly.
+
+    Args:
+        scores: 0 or 1 per example (n,).
+        split: The examples.
+    """
+    labels = split.labels.reshape(-1)
+    return float(np.mean([scores[labels == label].mean(dtype=np.float64) for label in np.unique(labels)]))
+
+
+def count_predicted_classes(classes: np.ndarray, split: Split) -> int | None:
+    """Count the classes that are ever predicted.
+
+    Args:
+        classes: Predicted class of each example (n,).
+        split: The examples.
+
+    Returns:
+        The count; None if the split has only one class, where a good model predicts one class too.
+    """
+    return len(np.unique(classes)) if len(np.unique(split.labels)) > 1 else None
+
+
+def describe_classes(
+    scores: dict[str, np.ndarray], classes: dict[str, np.ndarray], data: Data
+) -> dict[str, float | int | None]:
+    """Describe how a stage treats classes.
+
+    Args:
+        scores: What `score_splits` returned.
+        classes: What `score_splits` returned.
+        data: All splits.
+
+    Returns:
+        `BALANCED` columns of results.csv, None where test was not read; none if the task has no class per example.
+    """
+    if not classes:
+        return {}
+    of_file = classes.get("validation_int8", classes["validation"])
+    found = {"predicted_classes": count_predicted_classes(of_file, data.validation)}
+    for name, column in zip(("validation", "validation_int8", "test", "test_int8"), BALANCED, strict=True):
+        split = data.validation if name.startswith("validation") else data.test
+        found[column] = compute_balanced_accuracy(scores[name], split) if name in scores else None
+    return found
 
 
 def describe_scores(scores: dict[str, np.ndarray], data: Data) -> dict[str, float | None]:

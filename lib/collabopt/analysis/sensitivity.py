@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from collabopt.analysis import comparison, scoring
+from collabopt.analysis import comparison
 from collabopt.config.experiment import Experiment
 from collabopt.config.scores import ACCURACY, SCORES, Score
 from collabopt.config.sections import Exclude
@@ -24,7 +24,7 @@ from collabopt.config.tasks import TASKS, Task
 from collabopt.datasets import Split
 from collabopt.runtime import progress, tensorflow
 from collabopt.runtime.tensorflow import keras
-from collabopt.techniques import clustering, kmeans, layers, registry
+from collabopt.techniques import clustering, kmeans, layers, objectives, registry
 
 TECHNIQUES = {"pruned": "pruning", "clustered": "clustering"}
 """Prefix of the table's columns, and key of `exclude` in an experiment."""
@@ -73,7 +73,7 @@ def measure_layers(
     """
     # Clustering starts from this copy, which computes the same. One model is traced once, whatever its kernels hold.
     scratch = layers.make_gammas_positive(model)
-    scores, rows = scoring.score_model(scratch, split, task), []
+    scores, rows = objectives.score_model(scratch, split, task), []
     eligible = [layer for layer in scratch.layers if layers.is_eligible(layer)]
     for number, layer in enumerate(eligible, start=1):
         weights = sum(kernel.size for kernel in layers.read_layer_kernels(layer).values())
@@ -127,7 +127,7 @@ def _score_with(
     original = layers.read_layer_kernels(layer)
     layers.assign_kernels(layer, kernels)
     try:
-        return scoring.score_model(model, split, task)
+        return objectives.score_model(model, split, task)
     finally:
         layers.assign_kernels(layer, original)
 

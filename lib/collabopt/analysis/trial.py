@@ -173,14 +173,14 @@ def _try_file(
     apart: bool,
 ) -> list[Finding]:
     """Convert a stage to int8 and run the file. Layers in `floats` may stay in float32."""
-    inputs = calibration.sample_examples(some.train, _EXAMPLES, experiment.seed)
     kernels = (quantization if stage.quantizes else layers).read_kernels(trained)
     shapes = {name: kernel.shape for name, kernel in kernels.items() if layers.get_layer_name(name) not in floats}
+    sample = calibration.draw_examples(model, some.train, _EXAMPLES, experiment.seed)
     try:
         content = (
             convert.convert_as_trained(trained)
             if stage.quantizes
-            else convert.convert(trained, "int8", inputs, apart=apart)
+            else convert.convert(trained, "int8", sample.inputs, apart=apart)
         )
         flatbuffer.read_layer_kernels(content, shapes)
         interpreter.score_examples(content, some.test, lambda _, outputs: outputs)

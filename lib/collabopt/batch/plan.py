@@ -119,7 +119,7 @@ def plan_work(name: str, grid: sweep.Grid, chosen: list[str]) -> Work:
         # With targets the search decides which stages are trained.
         notebooks = chosen or ([SEARCH_NOTEBOOK] if experiments[0].has_targets else known)
         pages = loading.find_report_directory(name, **cells[0])
-        config = {"overrides": cells[0], "notebooks": {"names": notebooks}}
+        config = {"overrides": cells[0], "notebooks": notebooks}
         return Work(pages, config, {notebook: pages / f"{notebook}.html" for notebook in notebooks})
     if chosen:
         words = " ".join(chosen)

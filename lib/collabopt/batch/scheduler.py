@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import psutil
 
@@ -51,6 +52,7 @@ def run_report(name: str, settings: str, cores: str, profile: str | None = None,
     signal.signal(signal.SIGINT, signal.default_int_handler)
     work, options = plan_work(name, parse_settings(settings), chosen.split()), _list_options(cores, profile)
     place = find_workplace(work.pages)
+    _refuse_braces(*loading.list_files(name), *map(Path, loading.list_paths(loading.load(name))), place)
     place.mkdir(parents=True, exist_ok=True)
     retention.hold(loading.DATA / "stages", loading.find_experiment(name).stem)
     with _lock(place):
@@ -68,6 +70,13 @@ def run_report(name: str, settings: str, cores: str, profile: str | None = None,
     for line in [*_list_failed_branches(place), *failures]:
         print(line, file=sys.stderr)
     return int(bool(failures))
+
+
+def _refuse_braces(*paths: Path) -> None:
+    """Snakemake takes braces in the names of files for wildcards."""
+    for path in paths:
+        if {"{", "}"} & {*str(path)}:
+            raise ExperimentError(f"path={path}: expected a path without braces, in which a batch can work; rename it")
 
 
 def _list_options(cores: str, profile: str | None) -> list[str]:
@@ -93,7 +102,7 @@ def _run_snakemake(name: str, work: Work, place: Path, options: list[str], log: 
         "experiment": str(loading.find_experiment(name)) if name.endswith((".yaml", ".yml")) else name,
         "place": str(place),
         "pages": str(work.pages),
-        **{key: json.dumps(values) for key, values in work.config.items()},
+        **work.config,
     }
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(loading.ROOT / "Snakefile")]
     command += ["--directory", str(loading.DATA / "snakemake"), *options, "--keep-going"]
@@ -101,7 +110,8 @@ def _run_snakemake(name: str, work: Work, place: Path, options: list[str], log: 
     command += ["--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", "input", "params"]
     # Not "all": an error in the Snakefile must be shown.
     command += ["--quiet", "rules", "progress", "host", "reason"]
-    command += ["--config", *(f"{key}={value}" for key, value in config.items())]
+    # Snakemake parses values as YAML and strips quotes, again for each job on a cluster. Percent signs are safe.
+    command += ["--config", f"batch={quote(json.dumps(config), safe='')}"]
     environment = os.environ | {progress.LOG: str(log), "COLLABOPT_STARTED": progress.now()} | variables
     with (place / "snakemake.log").open("w") as output:
         process = subprocess.Popen(

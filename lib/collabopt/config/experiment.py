@@ -61,6 +61,8 @@ class Experiment(Section):
     """An experiment.
 
     Attributes:
+        calibration: How the range of an input is taken from training examples (`calibration.compute_range`). "auto"
+            takes min_max, but chooses on validation if one example is far outside.
         devices: Number of GPUs that share each batch.
         repeat_seeds: Further seeds that every stage is trained with, to tell effects from chance.
         stages: One `Training` or `Pruning` section per registered stage.
@@ -78,6 +80,7 @@ class Experiment(Section):
     train_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     calibration_examples: Count = 200
+    calibration: Literal["auto", "min_max", "percentile", "mse"] = "auto"
     sparsity: Fraction = 0.5
     number_of_clusters: Annotated[int, Field(ge=3, le=1024)] = 16
     cluster_per_channel: bool = False

@@ -30,6 +30,9 @@ FORMATS = {
 }
 """Every format by name."""
 
+CALIBRATED = "int8", "int16x8"
+"""The formats whose activations have ranges, which are taken from examples."""
+
 
 def get_format_label(name: str) -> str:
     """Return a format as readers see it: `int16x8` becomes "int16×8".

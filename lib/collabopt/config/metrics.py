@@ -164,6 +164,7 @@ def _list_score_metrics(score: Score) -> list[Metric]:
     ]  # fmt: skip
 
 
+_PERCENT = {"unit": "%", "scale": 0.01, "digits": 2, "lower_is_better": False, "missing": "not read"}
 _KB = {"unit": "kB", "scale": 1000, "digits": 1}
 _FILE, _WEIGHTS = {"group": "file", **_KB}, {"group": "weights", "missing": "not int8", **_KB}
 _HOST, _NPU = {"group": "latency on this host", "missing": "not timed"}, {"group": "NPU", "missing": "–"}
@@ -173,6 +174,10 @@ for _metric in (
     Metric("validation_auc_int8", "INT8 validation AUC", digits=4, lower_is_better=False),
     Metric("auc", "AUC", digits=4, lower_is_better=False),
     Metric("auc_int8", "INT8 AUC", digits=4, lower_is_better=False),
+    Metric("validation_balanced_accuracy", "validation balanced accuracy", group="accuracy", **_PERCENT),
+    Metric("validation_balanced_accuracy_int8", "INT8 validation balanced accuracy", group="accuracy", **_PERCENT),
+    Metric("balanced_accuracy", "balanced accuracy", group="accuracy", **_PERCENT),
+    Metric("balanced_accuracy_int8", "INT8 balanced accuracy", group="accuracy", **_PERCENT),
     Metric("metric_drop", "drop", digits=4, target="max_metric_drop"),
     Metric("saved", "saved", "%", scale=0.01, digits=1, lower_is_better=False),
     Metric("tflite_bytes", "file", description="File", target="max_tflite_bytes", **_FILE),

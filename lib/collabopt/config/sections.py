@@ -36,7 +36,8 @@ class Dataset(_Source):
     """A built-in data set by `name`, or the user's own: a `function` ("module:function") or a `path`.
 
     The path is that of an .npz file, a table (.csv, .parquet), or a folder with one folder of pictures or WAV files per
-    class. `datasets.custom` says which source takes which of the other keys.
+    class. The function is called without arguments, or with the folder of the data sets if it has a parameter
+    `data_directory`. `datasets.custom` says which source takes which of the other keys.
 
     Attributes:
         directory: Folder of the built-in data set imagenet.
@@ -73,7 +74,8 @@ class Model(_Source):
     """A built-in model by `name`, or the user's own: `function` ("module:function") or `path`.
 
     The path is a .keras, .h5 or .hdf5 file, or the folder of a SavedModel. The function is called with the shape of an
-    input and the number of classes, or without arguments. The user's model is imported; the other keys say how.
+    input and the number of classes, or without arguments if all its parameters have defaults and the first is not
+    `input_shape`. The user's model is imported; the other keys say how.
 
     Attributes:
         weights: File of weights for the model that `function` returns.

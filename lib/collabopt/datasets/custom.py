@@ -113,16 +113,24 @@ def call(name: str, data_directory: Path, task: Task = TASKS["classification"]) 
         The data set.
 
     Raises:
-        DatasetError: The function does not exist, it returns something else, or an array is wrong.
+        DatasetError: The function does not exist, needs or returns something else, or an array is wrong.
     """
     try:
         function = user_modules.import_object(name)
     except user_modules.UserModuleError as error:
         raise DatasetError(f"dataset.function={name}: {error}") from error
-    takes_directory = "data_directory" in inspect.signature(function).parameters
+    signature = inspect.signature(function)
+    arguments = {"data_directory": data_directory} if "data_directory" in signature.parameters else {}
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        raise DatasetError(
+            f"dataset.function={name}: takes {signature}; expected defaults for all parameters but data_directory, "
+            "which gets the folder of the data sets"
+        ) from error
     with user_modules.allow_imports():
         tf.random.set_seed(0)  # so that tf.data shuffles the same way each time
-        arrays = function(data_directory=data_directory) if takes_directory else function()
+        arrays = function(**arguments)
     if not isinstance(arrays, Mapping):
         raise DatasetError(
             f"dataset.function={name}: returned {type(arrays).__name__}; expected a dict of the arrays "

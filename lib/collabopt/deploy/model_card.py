@@ -24,6 +24,7 @@ from collabopt.deploy import targets
 from collabopt.deploy.search import Search
 from collabopt.run import Run
 from collabopt.storage import atomic
+from collabopt.storage.results import ONE_CLASS, is_constant
 from collabopt.tflite.interpreter import open_interpreter
 
 NO_TARGETS = (
@@ -91,10 +92,12 @@ def _make_content(search: Search, tflite: bytes) -> dict[str, Any]:
         "task": search.run.data.task.name,
         "metric": score.name,
         "metrics": {
+            **{name: row[name] for name in ("validation_balanced_accuracy",) if pd.notna(row.get(name))},
             score.validation: row[score.validation],
             f"{score.validation}_of_float32_baseline": base,
             f"test_{score.name}": row[score.test],
         },
+        "warning": f"predicts {ONE_CLASS} of validation" if is_constant(row) else "",
         "costs": {name: _to_json(row[name]) for name in costs},
         "accelerator": experiment.accelerator,
         "npu_note": row["npu_note"] if pd.notna(row["npu_note"]) else "",

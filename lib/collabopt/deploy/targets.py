@@ -15,6 +15,7 @@ from collabopt.config.formats import get_format_label
 from collabopt.config.metrics import get_targets
 from collabopt.config.scores import find_score
 from collabopt.config.stages import BASELINE, get_label
+from collabopt.storage.results import ONE_CLASS, is_constant
 
 _DROPS = ("max_accuracy_drop", "max_metric_drop")
 _SMALLEST_DROP = 0.01
@@ -56,7 +57,12 @@ def find_misses(variant: Mapping[str, Any], targets: Targets, baseline_score: fl
         variant: Row of variants.csv.
         targets: The limits.
         baseline_score: Score of the float32 baseline on validation.
+
+    Returns:
+        Amounts by target. A variant that predicts `ONE_CLASS` misses this by infinity.
     """
+    if is_constant(variant):
+        return {ONE_CLASS: math.inf}
     excess = {name: get_cost(variant, name, baseline_score) - limit for name, limit in list_targets(targets).items()}
     # Accuracies are counts of correct examples: their difference is exact up to floating point.
     return {name: amount for name, amount in excess.items() if amount > 1e-9}
@@ -85,7 +91,8 @@ def find_nearest(variants: pd.DataFrame, targets: Targets) -> Hashable:
     def get_misses(row: pd.Series) -> tuple[float, float]:
         misses = find_misses(row, targets, base)
         shares = [
-            excess / max(limits[name], _SMALLEST_DROP if name in _DROPS else 0) for name, excess in misses.items()
+            excess / max(limits.get(name, 1), _SMALLEST_DROP if name in _DROPS else 0)
+            for name, excess in misses.items()
         ]
         return max(shares, default=0.0), sum(shares)
 
@@ -100,10 +107,20 @@ def recommend(variants: pd.DataFrame) -> Hashable:
 
     Returns:
         The label. A drop within the score's tolerance (`Score.get_tolerance`) counts as nothing.
+
+    Raises:
+        ValueError: Every variant predicts one class for every example.
     """
     base, score = get_baseline_score(variants), find_score(variants)
-    drops = score.compute_drop(base, variants[score.validation])
-    return variants["gzip_bytes"][drops <= score.get_tolerance(base)].idxmin()
+    usable = variants[[not is_constant(row) for row in variants.to_dict("records")]]
+    if usable.empty:
+        raise ValueError(
+            f"every file predicts {ONE_CLASS} of validation; expected a model that tells classes apart: train it with "
+            "more epochs or on balanced classes"
+        )
+    drops = score.compute_drop(base, usable[score.validation])
+    good = usable["gzip_bytes"][drops <= score.get_tolerance(base)]
+    return good.idxmin() if len(good) else drops.idxmin()
 
 
 def find_baseline(variants: pd.DataFrame) -> Hashable:
@@ -138,9 +155,13 @@ def judge(variants: pd.DataFrame, targets: Targets) -> pd.DataFrame:
     """
     base, chosen = get_baseline_score(variants), choose(variants, targets)
     missed = [find_misses(row, targets, base) for row in variants.to_dict("records")]
-    texts = [[get_targets()[name].describe_excess(excess) for name, excess in one.items()] for one in missed]
+    texts = [[_describe_miss(name, excess) for name, excess in one.items()] for one in missed]
     verdicts = [", ".join(text) or "meets all targets" for text in texts]
     return variants.assign(missed=missed, verdict=verdicts, chosen=variants.index == chosen)
+
+
+def _describe_miss(target: str, excess: float) -> str:
+    return f"predicts {ONE_CLASS}" if target == ONE_CLASS else get_targets()[target].describe_excess(excess)
 
 
 def describe(rows: pd.DataFrame, targets: Targets) -> str:

@@ -11,13 +11,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from collabopt import models
-from collabopt.analysis import scoring
+from collabopt.analysis import ptq, scoring
 from collabopt.analysis.finished import Finished
-from collabopt.config.formats import FORMATS
+from collabopt.config.formats import CALIBRATED, FORMATS
 from collabopt.config.metrics import METRICS
 from collabopt.config.scores import Score, find_score
 from collabopt.config.stages import STAGES, Stage, get_lineage
@@ -25,10 +24,11 @@ from collabopt.datasets import Split
 from collabopt.run import Run
 from collabopt.storage import atomic
 from collabopt.storage.source_digest import compute_digest
-from collabopt.techniques import calibration, registry
+from collabopt.techniques import registry
 from collabopt.tflite import convert, flatbuffer, latency, sizes, vela
 
 _MEASURED = [name for name, metric in METRICS.items() if metric.description]
+_OF_CLASSES = "validation_balanced_accuracy", "predicted_classes"
 _QUARTILES = ["latency_q1_ms", "latency_q3_ms"]
 
 
@@ -40,6 +40,7 @@ def list_columns(score: Score) -> list[str]:
     """
     return [
         *("experiment", "stage", "format", "scheme", "seed", score.validation, score.test),
+        *(_OF_CLASSES if score.name == "accuracy" else ()),
         *_MEASURED,
         *("latency_ratio", *_QUARTILES, "accelerator", "npu_note", "tflite", "unavailable"),
     ]
@@ -103,7 +104,7 @@ def measure(run: Run, stage: Stage, name: str) -> Variant:
         "trained": finished.trained.name,
         "measured": finished.measured.name if name == "int8" else None,
         "format": name,
-        "calibration_examples": experiment.calibration_examples,
+        "calibration": [experiment.calibration, experiment.calibration_examples],
         "output": experiment.model.output,
         "code": compute_digest(_convert, _measure_sizes, _measure_weights),
         "zstandard": metadata.version("zstandard"),
@@ -111,14 +112,13 @@ def measure(run: Run, stage: Stage, name: str) -> Variant:
 
     def make(directory: Path) -> None:
         try:
-            content, scores = _convert(run, finished, name)
+            content, figures = _convert(run, finished, name)
         except convert.ConversionRefused as error:
             (directory / "variant.json").write_text(json.dumps({"unavailable": str(error)}))
             return
         file = directory / "model.tflite"
         file.write_bytes(content)
-        score = scoring.summarize(scores, run.data.validation, run.data.task)
-        row = {run.data.task.score.validation: score} | _measure_sizes(file) | _measure_weights(content)
+        row = figures | _measure_sizes(file) | _measure_weights(content)
         (directory / "variant.json").write_text(json.dumps(row))
 
     entry = run.get_or_make(f"{stage.name}-{name}", material, make)
@@ -161,20 +161,32 @@ def make_table(variants: list[Variant]) -> pd.DataFrame:
     return frame.astype(dict.fromkeys([*_MEASURED[_MEASURED.index("weight_bytes") :], *_QUARTILES], float))
 
 
-def _convert(run: Run, finished: Finished, name: str) -> tuple[bytes, np.ndarray]:
-    """The file of a stage in a format, and the score of each validation example (n,)."""
+def _convert(run: Run, finished: Finished, name: str) -> tuple[bytes, dict[str, float | int | None]]:
+    """The file of a stage in a format, and its figures on validation."""
+    score = run.data.task.score
     if name == "int8" and finished.tflite is None:
         raise convert.ConversionRefused(finished.result["unavailable"])
     if name == "int8":  # the stage's own file
-        return finished.tflite.read_bytes(), finished.scores()["validation_int8"]
-    experiment = run.experiment
-    inputs = calibration.sample_examples(run.data.train, experiment.calibration_examples, experiment.seed)
-    activations = models.get_output_activations(experiment.model, *registry.get_ends(run.data))
-    model, apart = run.model(finished.stage.name), bool(finished.without_qat)
-    content = convert.convert(model, name, inputs, activations, apart)
-    return content, scoring.score_file(
-        content, run.data.validation, run.data.task, experiment.threads, bool(activations)
+        columns = {score.validation: score.validation_int8, "predicted_classes": "predicted_classes"}
+        columns |= {"validation_balanced_accuracy": "validation_balanced_accuracy_int8"}
+        figures = {one: finished.result[column] for one, column in columns.items() if column in finished.result}
+        return finished.tflite.read_bytes(), figures
+    experiment, activations = (
+        run.experiment,
+        models.get_output_activations(run.experiment.model, *registry.get_ends(run.data)),
     )
+    model, apart = run.model(finished.stage.name), bool(finished.without_qat)
+    if name in CALIBRATED:
+        content, _ = ptq.convert_calibrated(model, name, run.data, experiment, activations, apart, finished.stage.name)
+    else:
+        content = convert.convert(model, name, activations=activations)
+    split, task = run.data.validation, run.data.task
+    scores, classes = scoring.judge_file(content, split, task, experiment.threads, bool(activations))
+    figures = {score.validation: scoring.summarize(scores, split, task)}
+    if classes is not None:
+        figures["validation_balanced_accuracy"] = scoring.compute_balanced_accuracy(scores, split)
+        figures["predicted_classes"] = scoring.count_predicted_classes(classes, split)
+    return content, figures
 
 
 def _score_on_test(run: Run, tflite: Path) -> float:

@@ -40,8 +40,8 @@ def call(function: str, input_shape: Shapes, outputs: Shape | None) -> object:
     """Call a function that builds a model. Its errors are passed on.
 
     Args:
-        function: "module:function". The module is found as in `user_modules`. The function takes
-            (input_shape, number of outputs), or no arguments.
+        function: "module:function". The module is found as in `user_modules`. The function gets the shape of an input
+            and the number of outputs if it has parameters without a default, or if its first is `input_shape`.
         input_shape: Shape of one input, without batch.
         outputs: Shape of one output, without batch; None if the task leaves it open.
 
@@ -49,7 +49,7 @@ def call(function: str, input_shape: Shapes, outputs: Shape | None) -> object:
         The result. A Sequential model is built for the shape.
 
     Raises:
-        ModelError: There is no such function, or its file changed after its import.
+        ModelError: There is no such function, it has other parameters, or its file changed after its import.
     """
     source = find_source(function)
     # Results are stored under the source's hash, but Python keeps the imported module.
@@ -59,18 +59,26 @@ def call(function: str, input_shape: Shapes, outputs: Shape | None) -> object:
         build = user_modules.import_object(function)
     except user_modules.UserModuleError as error:
         raise ModelError(f"function={function}: {error}") from error
+    arguments = _choose_arguments(build, input_shape, outputs[-1] if outputs else None)
+    try:
+        inspect.signature(build).bind(*arguments)
+    except TypeError as error:
+        raise ModelError(
+            f"function={function}: takes {inspect.signature(build)}; expected two parameters without a default, for "
+            "the shape of an input and the number of outputs, or none"
+        ) from error
     with user_modules.allow_imports():
-        model = build(input_shape, outputs[-1] if outputs else None) if _takes_arguments(build) else build()
+        model = build(*arguments)
     if type(model).__name__ == "Sequential" and not getattr(model, "built", True) and not isinstance(input_shape, dict):
         model.build((None, *input_shape))
     return model
 
 
-def _takes_arguments(function: Callable) -> bool:
-    """Whether a function wants the shape and the number of classes."""
-    parameters = inspect.signature(function).parameters.values()
-    is_required = [one.default is one.empty and one.kind is not one.VAR_KEYWORD for one in parameters]
-    return any(is_required) or any(one.name == "input_shape" for one in parameters)
+def _choose_arguments(function: Callable, input_shape: Shapes, outputs: int | None) -> tuple:
+    """Shape and number of outputs for a function that wants them; settings with a default keep it."""
+    parameters = [one for one in inspect.signature(function).parameters.values() if one.kind is not one.VAR_KEYWORD]
+    names, is_required = [one.name for one in parameters], [one.default is one.empty for one in parameters]
+    return (input_shape, outputs) if any(is_required) or names[:1] == ["input_shape"] else ()
 
 
 def find_file(path: str, key: str = "path") -> Path:

@@ -230,7 +230,8 @@ class Report:
         is_own = table["scheme"].isna() | (table["scheme"] == self.scheme)
         baseline, score = table[table["stage"] == BASELINE].head(1), find_score(table)
         tolerance = score.get_tolerance(baseline[score.validation_int8].iloc[0])
-        near = table[is_own & (table["validation_lost"] <= tolerance) & (table["saved"] > 0)]
+        is_usable = pd.Series([not results.is_constant(row) for row in table.to_dict("records")], table.index)
+        near = table[is_own & is_usable & (table["validation_lost"] <= tolerance) & (table["saved"] > 0)]
         return [*baseline.to_dict("records"), *near.nlargest(1, "saved").to_dict("records")]
 
 

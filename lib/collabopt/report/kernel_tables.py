@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:  # imports TensorFlow, which pages do without
 PRESERVED = "Preserved: every zero and cluster of the parent stage is still present."
 
 _SPARSITY, _UNIQUE = get_metric("sparsity"), get_metric("unique_weights")
+MOST_FACTOR = 1.5
+"""A learnt range that differs from the observed one by more is flagged."""
+_FACTOR = Metric("range_factor", "learnt ÷ observed range, or the reverse", digits=2)
 _RATIO = Metric("ratio", "gzip ÷ entropy", digits=3)
 _KERNEL_COLUMNS = {
     "sparsity": (f"Sparsity ({_SPARSITY.unit})", _SPARSITY),
@@ -108,6 +112,35 @@ def verdicts(finished: Sequence[Finished]) -> Table:
         rows += [row] if duties else []
     empty = "None of these stages has zeros or clusters to keep."
     return Table("Zeros and clusters" if rows else empty, rows, PRESERVED).drop_empty_columns()
+
+
+def activations(finished: Sequence[Finished]) -> Table:
+    """Tabulate how the ranges of activations were set, and whether they fit the data, one row per stage.
+
+    Args:
+        finished: Finished stages, also of both schemes.
+
+    Returns:
+        The table. A factor above 1.5 is flagged: the learnt range is too wide or too narrow by as much.
+    """
+    rows, both = [], len({one.key["scheme"] for one in finished} - {""}) > 1
+    for one in finished:
+        if one.unavailable:
+            continue
+        factor = one.result["range_factor"]
+        cell = Cell.from_number(factor, _FACTOR, "")
+        row = {"Stage": Cell.from_stage(one.stage.name), **({"Scheme": one.key["scheme"]} if both else {})}
+        row["Set by"] = str(one.result["calibration"] or "training").replace("_", "–")
+        row[_FACTOR.heading] = dataclasses.replace(cell, kind="number no") if (factor or 0) > MOST_FACTOR else cell
+        rows.append(row | {"Activation": one.result["range_activation"]})
+    outliers = dict.fromkeys(one.result["outlier"] for one in finished if one.result.get("outlier"))
+    note = (
+        "Int8 files clip activations to these ranges. The factor is that of the activation whose range fits worst: too "
+        "wide for all examples, or too narrow for 99 % of them. Ranges of PTQ are those of the examples."
+    )
+    return Table(
+        "Ranges of activations", rows, " ".join([*(f"{text}." for text in outliers), note])
+    ).drop_empty_columns()
 
 
 def coding(finished: Sequence[Finished]) -> Table:

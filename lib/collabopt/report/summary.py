@@ -10,6 +10,8 @@ from collabopt.config.stages import BASELINE, STAGES
 from collabopt.figures.pareto import find_front
 from collabopt.storage import results
 
+_UNBALANCED = 0.01
+
 TIMES = "epochs", "setup_seconds", "fit_seconds"
 """The metrics of a stage's training."""
 
@@ -30,8 +32,24 @@ def list_metrics(rows: pd.DataFrame) -> list[Metric]:
 
     Args:
         rows: Rows of results.csv.
+
+    Returns:
+        The metrics. Balanced accuracy is among them where it differs from accuracy by a point or more.
     """
-    return [metric for name, metric in METRICS.items() if name in rows and name not in (*TIMES, "rounded_to_zero")]
+    hidden = (*TIMES, "rounded_to_zero", *(() if is_unbalanced(rows) else results.BALANCED))
+    return [metric for name, metric in METRICS.items() if name in rows and name not in hidden]
+
+
+def is_unbalanced(rows: pd.DataFrame) -> bool:
+    """Return whether accuracy and balanced accuracy differ by a point or more in any row.
+
+    Args:
+        rows: Rows of results.csv or variants.csv.
+    """
+    pairs = {"accuracy": "balanced_accuracy", "validation_accuracy": "validation_balanced_accuracy"}
+    columns = [(one, other) for one, other in pairs.items() if {one, other} <= {*rows}]
+    numbers = results.to_numbers(rows, [name for pair in columns for name in pair])
+    return any(((numbers[one] - numbers[other]).abs() >= _UNBALANCED).any() for one, other in columns)
 
 
 def find_varied_settings(rows: pd.DataFrame) -> list[str]:
@@ -74,6 +92,8 @@ def average_over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
     for metric in list_metrics(rows):
         table[metric.name], table[f"{metric.name}_std"] = groups[metric.name].mean(), groups[metric.name].std()
     table["preserved"] = groups["preserved"].agg(_is_every_seed_preserved)
+    if "predicted_classes" in rows:
+        table["predicted_classes"] = groups["predicted_classes"].agg(lambda counts: pd.to_numeric(counts).min())
     if "unavailable" in rows:
         table["unavailable"] = groups["unavailable"].first()
     if "cell" in rows:

@@ -6,6 +6,8 @@
 import dataclasses
 import itertools
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -13,7 +15,7 @@ from collabopt.config.metrics import METRICS, Metric
 from collabopt.config.stages import STAGES, get_label
 from collabopt.figures.style import get_colour, get_marker
 from collabopt.report import html
-from collabopt.storage.results import parse_preserved
+from collabopt.storage.results import ONE_CLASS, is_constant, parse_preserved
 
 MISSING = ""
 """The key of a cell without a value: it comes last in either direction."""
@@ -79,13 +81,16 @@ class Cell:
         return {True: cls("yes"), False: cls("NO", kind="no"), None: cls()}[parse_preserved(value)]
 
     @classmethod
-    def from_fault(cls, value: object) -> "Cell":
-        """Return what is wrong with a file, in red; empty if nothing is.
+    def from_warnings(cls, row: Mapping[str, Any]) -> "Cell":
+        """Return in red what is wrong with the int8 file of a row; empty if nothing is.
 
         Args:
-            value: Value of the column `int8_faults`.
+            row: A row of results.csv or variants.csv.
         """
-        return cls() if pd.isna(value) or not value else cls(str(value), kind="no wrap")
+        faults = row.get("int8_faults")
+        found = [faults] if isinstance(faults, str) and faults else []
+        found += [f"predicts {ONE_CLASS}"] if is_constant(row) else []
+        return cls("; ".join(found), kind="no wrap") if found else cls()
 
     @classmethod
     def from_reason(cls, value: object) -> "Cell":

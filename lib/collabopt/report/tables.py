@@ -19,7 +19,7 @@ from collabopt.config.metrics import Metric, get_metric
 from collabopt.config.scores import find_score
 from collabopt.config.stages import STAGES, get_label
 from collabopt.report.directory import find_links, get_scheme, read_run
-from collabopt.report.kernel_tables import PRESERVED, coding, kernel_by_kernel, layers, ranges, verdicts
+from collabopt.report.kernel_tables import PRESERVED, activations, coding, kernel_by_kernel, layers, ranges, verdicts
 from collabopt.report.summary import SETTINGS, TIMES, find_varied_settings, list_metrics
 from collabopt.report.table import MISSING, Cell, Table, format_head
 from collabopt.report.variant_tables import inference, search, sizes, variants
@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # these import TensorFlow, which pages do without
     from collabopt.run import Run
 
 __all__ = [
+    "activations",
     "coding",
     "compared",
     "findings",
@@ -252,7 +253,7 @@ def _make_stage_table(
             **{SETTINGS.get(column, column).capitalize(): get_label(row[column]) for column in settings},
             **dict(_make_metric_cell(row, metric, with_star=directory is None) for metric in metrics),
             "Preserved": Cell.from_preserved(row.get("preserved")),
-            "Faults of the INT8 file": Cell.from_fault(row.get("int8_faults")),
+            "Warning": Cell.from_warnings(row),
             "Not available": Cell.from_reason(row.get("unavailable")),
             "Pareto front": "●" if row.get("front") else "",
             "File": Cell.from_file(model, stage.text),

@@ -15,9 +15,9 @@ from collabopt.config.scores import find_score
 from collabopt.config.stages import get_lineage
 from collabopt.deploy import targets
 from collabopt.report.directory import find_file, find_links, get_scheme, read_run
-from collabopt.report.summary import SETTINGS, find_varied_settings
+from collabopt.report.summary import SETTINGS, find_varied_settings, is_unbalanced
 from collabopt.report.table import Cell, Table, format_head, make_metric_cells
-from collabopt.storage.results import to_numbers
+from collabopt.storage.results import BALANCED, to_numbers
 
 if TYPE_CHECKING:  # imports TensorFlow, which pages do without
     from collabopt.deploy.search import Search
@@ -58,6 +58,7 @@ def search(found: Search) -> Table:
             cell = Cell.from_number(targets.get_cost(variant, target, base), metric, "not known")
             title = f"{format_head(metric)} ≤ {metric.format(limit)}"
             row[title] = dataclasses.replace(cell, kind="number no") if target in missed else cell
+        row["Warning"] = Cell.from_warnings(variant)
         if limits:
             verdict = ("nearest: " if label == found.nearest else "") + found.verdicts.loc[label, "verdict"]
             row["Verdict"] = Cell("chosen", kind="chosen") if label == found.chosen else Cell(verdict, kind="wrap")
@@ -115,6 +116,7 @@ def _make_variant_table(
 ) -> Table:
     """The metrics that any row has, one row per variant; on a page with a note, and links into the directory."""
     rows = to_numbers(rows, [*(metric.name for metric in metrics), *_QUARTILES])
+    metrics = [metric for metric in metrics if metric.name not in BALANCED or is_unbalanced(rows)]
     absent = [metric.title for metric in metrics if rows[metric.name].isna().all()]
     note = f"{_NOTE} Not measured in this run: {', '.join(absent)}." if absent else _NOTE
     has_notes = "npu_note" in rows and rows["npu_note"].fillna("").ne("").any()
@@ -132,6 +134,7 @@ def _make_variant_table(
             "Format": get_format_label(row["format"]),
             **{SETTINGS[column].capitalize(): row[column] for column in settings},
             **{_format_head(metric, npu): _make_metric_cell(row, metric) for metric in metrics},
+            "Warning": Cell.from_warnings(row),
             "Not available": Cell.from_reason(row.get("unavailable")),
             "File": Cell.from_file(file, targets.format_variant(row)),
         }

@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,12 @@ KEY = [
 
 _AUC = ["validation_auc", "validation_auc_int8", "auc", "auc_int8"]
 """Columns of results.csv where anomalies are labelled."""
+
+BALANCED = [
+    *("validation_balanced_accuracy", "validation_balanced_accuracy_int8"),
+    *("balanced_accuracy", "balanced_accuracy_int8"),
+]
+"""Columns of results.csv where each example has a class."""
 
 LAYERS = [
     *KEY,
@@ -74,6 +81,7 @@ def list_columns(score: Score) -> list[str]:
         *("parent", score.validation, score.validation_int8, score.test, score.test_int8),
         *("tflite_bytes", "gzip_bytes", "zip_bytes"),
         *("sparsity", "unique_weights", "rounded_to_zero", "preserved"),
+        *("calibration", "range_factor", "range_activation"),
         *(f"{score.test_int8}_channel_ranges", "gzip_bytes_channel_ranges"),
         *("gap_mean_steps", "gap_largest_steps", "gap_same_class", "int8_faults"),
         *("setup_seconds", "fit_seconds", "epochs", "unavailable"),
@@ -95,7 +103,8 @@ def record(directory: Path, result: dict[str, Any], layers: pd.DataFrame, about:
     lock = hashlib.sha256(str(directory).encode()).hexdigest()[:16]
     with store.lock(loading.DATA / "locks" / f"{lock}.lock"):
         _drop_tables_of_another_experiment(directory, about["experiment"])
-        columns = list_columns(find_score(result)) + [column for column in _AUC if column in result]
+        further = [column for column in (*_AUC, *BALANCED, "predicted_classes") if column in result]
+        columns = list_columns(find_score(result)) + further
         _merge(directory / "results.csv", pd.DataFrame([result])[columns])
         if len(layers):  # a stage that is not available has none
             _merge(directory / "layers.csv", layers.assign(**{column: result[column] for column in KEY})[LAYERS])
@@ -125,6 +134,19 @@ def parse_preserved(value: object) -> bool | None:
         Whether the stage kept its parent's zeros and clusters; None for an empty cell.
     """
     return {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}.get(str(value).lower())
+
+
+ONE_CLASS = "one class for every example"
+"""What a file predicts that `is_constant`."""
+
+
+def is_constant(row: Mapping[str, Any]) -> bool:
+    """Return whether a file predicts one class for every validation example, which has several.
+
+    Args:
+        row: A row of results.csv or variants.csv.
+    """
+    return str(row.get("predicted_classes")) in ("1", "1.0")
 
 
 def to_numbers(rows: pd.DataFrame, columns: list[str]) -> pd.DataFrame:

@@ -1,105 +1,213 @@
-"""The ranges of activations, taken from training examples: for converters, and before quantization-aware training.
+"""The training examples that set the ranges of activations, for converters and before quantization-aware training.
 
-TFMOT starts every range at ±6 and moves it by 0.1 % per step (tensorflow/model-optimization #368). A range that should
-be much wider or narrower is still wrong after thousands of steps.
+One extreme example can set the range of an input, so that all others share a few int8 values (tensorflow/tensorflow
+#49927). It enters by the input, and an int8 file clips its input to the range. So a robust range is needed for the
+input alone: the ranges of the activations behind it are those of the clipped examples, without the extreme ones.
 """
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
+from collabopt.config.scores import Score
 from collabopt.datasets import Split
-from collabopt.runtime.tensorflow import keras, tf, tfmot
+from collabopt.datasets.splitting import draw_stratified_order
+from collabopt.runtime import progress
+from collabopt.runtime.tensorflow import keras, tf
 
-EXAMPLES = 256
-"""Number of training examples that set the first ranges of quantization-aware training."""
+METHODS = "min_max", "percentile", "mse"
+"""Ways to take the range of an input from examples (`compute_range`)."""
+_FAR = 2.0
+"""An example is far outside if it makes a range this many times as wide."""
+_DROPPED = 0.01
+"""Share of the examples that may lie outside the range `percentile`, at each end."""
 
-_quantizers = tfmot.quantization.keras.quantizers
+
+Inputs = np.ndarray | dict[str, np.ndarray]
+"""Model inputs (n, ...) in the types of the model, by name where it has several."""
 
 
-def sample_examples(train: Split, examples: int, seed: int) -> np.ndarray | dict[str, np.ndarray]:
-    """Sample model inputs.
+@dataclasses.dataclass(frozen=True)
+class Outlier:
+    """An example that sets the range of an input and lies far outside of all others.
+
+    Attributes:
+        index: Its index in the training split.
+        value: Its extreme value.
+        low: Least value without it.
+        high: Largest value without it.
+        input: Name of the input; empty if the model has one.
+    """
+
+    index: int
+    value: float
+    low: float
+    high: float
+    input: str = ""
+
+    def __str__(self) -> str:
+        where = f"input {self.input}: " if self.input else ""
+        return (
+            f"{where}training example {self.index} has the value {self.value:.4g}; without such examples the range is "
+            f"{self.low:.4g} to {self.high:.4g}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """Training examples that set ranges.
+
+    Attributes:
+        inputs: Model inputs.
+        indices: Index of each example in the training split (n,).
+    """
+
+    inputs: Inputs
+    indices: np.ndarray
+
+    def select(self, method: str) -> Inputs:
+        """Select the inputs that set ranges. Integer inputs, which are indices, stay as they are.
+
+        Args:
+            method: One of `METHODS`.
+
+        Returns:
+            Model inputs, clipped to their ranges. For "percentile" without the examples that are far outside.
+        """
+
+        def clip(values: np.ndarray) -> np.ndarray:
+            return np.clip(values, *compute_range(values, method)) if values.dtype.kind == "f" else values
+
+        if method == "min_max":
+            return self.inputs
+        is_near = np.ones(len(self.indices), bool)
+        for values in self._get_float_inputs().values() if method == "percentile" else ():
+            is_near &= ~_is_far(values, *compute_range(values, method))
+        return tf.nest.map_structure(lambda values: clip(values)[is_near], self.inputs)
+
+    def _get_float_inputs(self) -> dict[str, np.ndarray]:
+        by_name = self.inputs if isinstance(self.inputs, dict) else {"": self.inputs}
+        return {name: values for name, values in by_name.items() if values.dtype.kind == "f"}
+
+    def find_outlier(self) -> Outlier | None:
+        """Find the example that sets a range far outside that of `percentile`, at most one per model."""
+        for name, values in self._get_float_inputs().items():
+            low, high = compute_range(values, "percentile")
+            if _is_far(values, low, high).any():
+                lows, highs = _compute_extremes(values)
+                place = int(np.argmax(np.maximum(highs - high, low - lows)))
+                is_above = highs[place] - high >= low - lows[place]
+                value = float(highs[place] if is_above else lows[place])
+                return Outlier(int(self.indices[place]), value, low, high, name)
+        return None
+
+    def list_methods(self, setting: str) -> tuple[str, ...]:
+        """List the methods to choose from.
+
+        Args:
+            setting: `calibration` of the experiment.
+
+        Returns:
+            One method; all of them if the setting is "auto" and an example is far outside.
+        """
+        if setting != "auto":
+            return (setting,)
+        return METHODS if self.find_outlier() else METHODS[:1]
+
+
+def draw_examples(model: keras.Model, train: Split, examples: int, seed: int) -> Sample:
+    """Draw the training examples that set ranges, stratified by class. Fewer examples are part of more.
 
     Args:
+        model: A model with the inputs of the data, plain or fake-quantized.
         train: The training split.
         examples: Number of examples.
-        seed: Decides which examples are chosen.
+        seed: Decides which examples are drawn.
 
     Returns:
-        float32 inputs (examples, ...), by name where the model has several; fewer if the split is smaller.
+        The examples; all of them if the split is smaller.
     """
-    chosen = np.random.default_rng(seed).permutation(len(train))[:examples]
-    batches = [inputs for inputs, _ in train.take(chosen).batches(256).as_numpy_iterator()]
-    return tf.nest.map_structure(lambda *parts: np.concatenate(parts), *batches)
+    indices = draw_stratified_order(train.labels, seed)[:examples]
+    batches = [inputs for inputs, _ in train.take(indices).batches(256).as_numpy_iterator()]
+    inputs = tf.nest.map_structure(lambda *parts: np.concatenate(parts), *batches)
+    types = {name: tensor.dtype.as_numpy_dtype for name, tensor in zip(model.input_names, model.inputs, strict=True)}
+    if isinstance(inputs, dict):
+        return Sample({name: inputs[name].astype(dtype) for name, dtype in types.items()}, indices)
+    return Sample(inputs.astype(next(iter(types.values()))), indices)
 
 
-class _Recorder:
-    """Widens the range to the values that it sees, whether or not the model is in training.
+def compute_range(values: np.ndarray, method: str) -> tuple[float, float]:
+    """Compute the range of an input. It includes zero, as int8 ranges do.
 
-    Batch norms and dropout stay as in inference.
-    """
-
-    def __init__(self, quantizer: _quantizers.Quantizer) -> None:
-        self.quantizer = quantizer
-        if isinstance(quantizer, _quantizers.MovingAverageQuantizer):
-            self.quantizer = _quantizers.AllValuesQuantizer(**quantizer.get_config())
-
-    def __call__(self, inputs: tf.Tensor, training: bool, weights: dict[str, tf.Variable], **_) -> tf.Tensor:  # noqa: ARG002
-        return self.quantizer(inputs, True, weights=weights)
-
-
-def calibrate(wrapped: keras.Model, train: Split, seed: int) -> None:
-    """Set the ranges of all activations to those of some training examples, and those of kernels to their weights.
+    - min_max: from the least to the largest value.
+    - percentile: the same without the 1 % of the examples that reach farthest, at each end, and at least without one.
+    - mse: the part of min_max, scaled about zero, that has the least squared error after rounding to 8 bits.
 
     Args:
-        wrapped: A fake-quantized model before training, changed in place. Only ranges change.
-        train: The training split.
-        seed: Decides which examples are chosen.
+        values: Examples (n, ...).
+        method: One of `METHODS`.
+
+    Returns:
+        Least and largest value.
     """
-    ranges = _list_ranges(wrapped)
-    for low, high in ranges:
-        low.assign(0.0)
-        high.assign(0.0)
-    replaced = list(_replace_quantizers(wrapped))
-    split = train.take(np.sort(np.random.default_rng(seed).permutation(len(train))[:EXAMPLES]))
-    try:
-        for inputs, _ in split.batches(64):
-            wrapped(inputs, training=False)
-    finally:
-        for owner, attribute, original in replaced:
-            setattr(owner, attribute, original)
-    for low, high in ranges:
-        if low == high:  # an output that is zero throughout; without a range it would have no gradient
-            high.assign(1.0)
+    lows, highs = _compute_extremes(values)
+    low, high = float(lows.min()), float(highs.max())
+    dropped = max(1, round(_DROPPED * len(values)))
+    if method == "percentile" and dropped < len(values):
+        inner = float(np.sort(lows)[dropped]), float(np.sort(highs)[-1 - dropped])
+        low, high = inner if inner[1] > inner[0] else (low, high)
+    if method == "mse" and high > low:
+        scales = 2.0 ** (-np.arange(81) / 8)
+        low, high = min(((low * scale, high * scale) for scale in scales), key=lambda one: _compute_error(values, *one))
+    return low, high
 
 
-def _list_ranges(wrapped: keras.Model) -> list[tuple[tf.Variable, tf.Variable]]:
-    """The ranges that follow the data: minimum and maximum of each activation."""
-    found = []
-    for layer in wrapped.layers:
-        for activation in getattr(layer, "_quantize_activations", ()):
-            names = "_pre_activation_vars", "_post_activation_vars"
-            found += [(activation.quantizer, getattr(activation, name)) for name in names if hasattr(activation, name)]
-        if getattr(layer, "_output_quantizers", None):
-            found.append((layer._output_quantizers[0], layer._output_quantizer_vars))
-    moving = _quantizers.MovingAverageQuantizer
-    return [(one["min_var"], one["max_var"]) for quantizer, one in found if isinstance(quantizer, moving)]
+def _is_far(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Whether each example reaches so far outside a range that one end would make it `_FAR` times as wide (n,)."""
+    lows, highs = _compute_extremes(values)
+    return np.maximum(highs - high, low - lows) > (_FAR - 1) * (high - low)
 
 
-def _replace_quantizers(wrapped: keras.Model) -> Iterator[tuple[object, str, object]]:
-    """Put recorders in the place of quantizers. Yields owner, attribute and original value of each."""
-    for layer in wrapped.layers:
-        for activation in getattr(layer, "_quantize_activations", ()):
-            yield activation, "quantizer", activation.quantizer
-            activation.quantizer = _Recorder(activation.quantizer)
-        if getattr(layer, "_output_quantizers", None):
-            (quantizer,) = originals = layer._output_quantizers
-            yield layer, "_output_quantizers", originals
-            layer._output_quantizers = [_Recorder(quantizer)]
-        if getattr(layer, "_weight_vars", None):
-            originals = layer._weight_vars
-            yield layer, "_weight_vars", originals
-            layer._weight_vars = [(weight, _Recorder(quantizer), state) for weight, quantizer, state in originals]
-        if hasattr(layer, "quantizer_vars"):  # that of an input
-            yield layer, "quantizer", layer.quantizer
-            layer.quantizer = _Recorder(layer.quantizer)
+def _compute_extremes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Least and largest value of each example (n,), zero included."""
+    rows = values.reshape(len(values), -1)
+    return np.minimum(rows.min(axis=1), 0), np.maximum(rows.max(axis=1), 0)
+
+
+def _compute_error(values: np.ndarray, low: float, high: float) -> float:
+    """The mean squared error of 8 bits over a range."""
+    step = (high - low) / 255
+    rounded = np.clip(np.round((values - low) / step), 0, 255) * step + low
+    return float(np.mean(np.square(values - rounded, dtype=np.float64)))
+
+
+def choose(scores: Mapping[str, np.ndarray], score: Score) -> str:
+    """Choose a method by its scores on validation.
+
+    Args:
+        scores: Score of each validation example (n,) by method.
+        score: The score.
+
+    Returns:
+        The first method, unless a later one is better by more than two standard errors, paired by example.
+    """
+    chosen, *others = scores
+    for method in others:
+        gains = np.asarray(score.compute_drop(scores[method], scores[chosen]), np.float64)
+        if gains.mean() > 2 * gains.std() / np.sqrt(len(gains)):
+            chosen = method
+    return chosen
+
+
+def log_choice(sample: Sample, method: str, stage: str) -> None:
+    """Name the example that sets a range far outside, and the method.
+
+    Args:
+        sample: The examples.
+        method: The method that was chosen.
+        stage: Name of the stage in progress lines.
+    """
+    outlier = sample.find_outlier()
+    if outlier:
+        progress.log(f"{stage}: {outlier}; ranges are set by {method}", about=stage)

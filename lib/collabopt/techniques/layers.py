@@ -35,6 +35,19 @@ def is_eligible(layer: keras.layers.Layer) -> bool:
     return get_kind(layer) not in (None, "depthwise")
 
 
+def find_frozen(model: keras.Model) -> tuple[str, ...]:
+    """Find the frozen layers with kernels (`trainable=False`). No stage changes their weights.
+
+    Args:
+        model: Plain or fake-quantized.
+
+    Returns:
+        Names of the plain layers.
+    """
+    inner = [getattr(layer, "layer", layer) if hasattr(layer, "quantize_config") else layer for layer in model.layers]
+    return tuple(layer.name for layer in inner if get_kind(layer) and not layer.trainable)
+
+
 def is_convolution(layer: keras.layers.Layer) -> bool:
     """Tell whether a layer is an eligible convolution, which may have clusters per output channel.
 
@@ -169,11 +182,13 @@ def has_negative_gamma(model: keras.Model) -> bool:
 
 
 def _find_scaling_norm(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
-    """The batch norm with a gamma that alone follows a linear convolution or dense layer, or an empty list."""
+    """The batch norm with a gamma that alone follows a linear convolution or dense layer, or an empty list. Both are
+    trained."""
     following = [node.outbound_layer for node in layer.outbound_nodes]
     kinds = keras.layers.Conv2D | keras.layers.Dense
     is_linear = is_eligible(layer) and isinstance(layer, kinds) and layer.activation is keras.activations.linear
-    return [norm for norm in following if is_linear and len(following) == 1 and _has_gamma(norm)]
+    is_frozen = not all(one.trainable for one in (layer, *following))  # their weights stay as they are
+    return [norm for norm in following if is_linear and len(following) == 1 and _has_gamma(norm) and not is_frozen]
 
 
 def _has_gamma(layer: keras.layers.Layer) -> bool:

@@ -6,9 +6,12 @@ its scores are computed with `probabilities`.
 
 from collections.abc import Callable
 
+import numpy as np
+
 from collabopt.config.tasks import Task
+from collabopt.datasets import Split
 from collabopt.runtime import user_modules
-from collabopt.runtime.tensorflow import keras, tf
+from collabopt.runtime.tensorflow import drop_log_records, drop_native_notices, keras, tf
 
 Objective = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
@@ -62,6 +65,55 @@ def make_score(task: Task, probabilities: bool = False) -> Objective:
         "reconstruction": score_squared_error,
         "segmentation": score_pixels,
     }[task.name]
+
+
+def classify(task: Task, outputs: tf.Tensor, probabilities: bool = False) -> tf.Tensor | None:
+    """Return the class that is predicted for each example.
+
+    Args:
+        task: The task.
+        outputs: Logits or probabilities (batch, ...).
+        probabilities: As in `make_score`.
+
+    Returns:
+        Class indices (batch,) int32; None if the task has no class per example.
+    """
+    if task.name == "classification":
+        return tf.argmax(outputs, axis=-1, output_type=tf.int32)
+    if task.name == "binary":
+        return tf.cast(outputs[:, 0] > (0.5 if probabilities else 0.0), tf.int32)
+    return None
+
+
+def score_model(model: keras.Model, split: Split, task: Task) -> np.ndarray:
+    """Score each example with a Keras model.
+
+    Args:
+        model: Plain or fake-quantized.
+        split: Examples with labels.
+        task: Gives the score.
+
+    Returns:
+        The scores (n,) float32: 0 or 1 if the score is accuracy.
+    """
+    return run_model(model, split, make_score(task))
+
+
+def run_model(model: keras.Model, split: Split, function: Objective) -> np.ndarray:
+    """Apply a function to the labels and outputs of all examples.
+
+    Args:
+        model: Plain or fake-quantized.
+        split: Examples with labels.
+        function: (labels, outputs) -> (batch, ...).
+
+    Returns:
+        The values (n, ...).
+    """
+    # Each stage is another model, traced once. TensorFlow mistakes this for one model traced again and again.
+    with drop_log_records("triggered tf.function retracing"), drop_native_notices():
+        values = [function(labels, model.predict_on_batch(inputs)) for inputs, labels in split.batches(256)]
+    return np.concatenate(values)
 
 
 def score_class(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:

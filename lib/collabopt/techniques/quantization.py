@@ -16,7 +16,7 @@ from collabopt.config.stages import Stage
 from collabopt.datasets import Data
 from collabopt.runtime import progress
 from collabopt.runtime.tensorflow import drop_log_records, drop_native_notices, keras, tf, tfmot
-from collabopt.techniques import annotation, calibration, int8_rewrites, layers, preserving_scheme, training
+from collabopt.techniques import activation_ranges, annotation, int8_rewrites, layers, preserving_scheme, training
 from collabopt.techniques.checkpoints import NO_CHECKPOINT, Checkpoint
 
 
@@ -72,7 +72,8 @@ def train(
         The fake-quantized model, and the record of its training.
     """
     section, preservation = experiment.training(stage.name), get_preservation(stage, experiment)
-    return fine_tune(parent, data, section, experiment.seed, stage.name, preservation, checkpoint)
+    setting = experiment.calibration
+    return fine_tune(parent, data, section, experiment.seed, stage.name, preservation, checkpoint, setting)
 
 
 def _make_preserving_scheme(preservation: Preservation) -> preserving_scheme.PreservingScheme:
@@ -102,11 +103,23 @@ def wrap(model: keras.Model, preservation: Preservation) -> keras.Model:
     # Gammas stay positive where they are. Changing signs of a clustered kernel would double its values per tensor.
     constrained = preservation.scheme == "collabopt" and preservation.clusters and not layers.has_negative_gamma(model)
     start = layers.make_gammas_positive(model) if constrained else layers.clone_model(model)
+    frozen = layers.find_frozen(model)
+    preservation = dataclasses.replace(preservation, unclustered=(*preservation.unclustered, *frozen))
     start = int8_rewrites.make_quantizable(start, bool(preservation.clusters), preservation.unquantized)
     annotated = annotation.annotate(start, _make_preserving_scheme(preservation), preservation.unquantized)
     custom_objects = annotation.list_custom_objects(start)
     with tfmot.quantization.keras.quantize_scope(custom_objects), drop_native_notices():
-        return tfmot.quantization.keras.quantize_apply(annotated, scheme=_make_scheme(preservation))
+        wrapped = tfmot.quantization.keras.quantize_apply(annotated, scheme=_make_scheme(preservation))
+    _freeze(wrapped)
+    return wrapped
+
+
+def _freeze(wrapped: keras.Model) -> None:
+    """Keep frozen layers frozen. TFMOT's wrappers train every kernel that they quantize."""
+    for wrapper in wrapped.layers:
+        if hasattr(wrapper, "quantize_config") and not wrapper.layer.trainable:
+            wrapper._non_trainable_weights.extend(wrapper._trainable_weights)
+            wrapper._trainable_weights.clear()
 
 
 def fine_tune(
@@ -117,6 +130,7 @@ def fine_tune(
     stage: str = "qat",
     preservation: Preservation = Preservation(),
     checkpoint: Checkpoint = NO_CHECKPOINT,
+    setting: str = "auto",
 ) -> tuple[keras.Model, training.Fit]:
     """Train a fake-quantized clone of a model.
 
@@ -128,17 +142,19 @@ def fine_tune(
         stage: Name of the stage in progress lines.
         preservation: Which zeros and clusters of the model's kernels are preserved.
         checkpoint: Where training continues from and saves its state.
+        setting: How ranges are taken from examples (`activation_ranges.calibrate`). TFMOT's scheme does not use it.
 
     Returns:
         The fake-quantized model, and the record of its training.
     """
-    clock = progress.Clock()
+    clock, method = progress.Clock(), None
     wrapped = wrap(model, preservation)
-    if preservation.is_ours and section.epochs:
-        calibration.calibrate(wrapped, data.train, seed)
+    if preservation.is_ours:
+        method = activation_ranges.calibrate(wrapped, data, seed, setting, stage)
     # A cluster-preserving quantizer trains centroids in place of the kernel, which therefore has no gradient.
     with drop_log_records("Gradients do not exist for variables"), drop_native_notices():
-        return wrapped, training.fit(wrapped, data, section, seed, stage, clock, checkpoint=checkpoint)
+        fit = training.fit(wrapped, data, section, seed, stage, clock, checkpoint=checkpoint)
+    return wrapped, dataclasses.replace(fit, details={"calibration": method})
 
 
 def is_wrapped(model: keras.Model) -> bool:

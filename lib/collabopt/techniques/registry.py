@@ -185,6 +185,8 @@ def describe_training(
         material["exclude"] = exclude
     if stage.quantizes and unquantized:
         material["unquantized"] = unquantized
+    if stage.quantizes:
+        material["calibration"] = experiment.calibration
     if stage.has_schemes:
         material["scheme"] = experiment.scheme
     if not parent:

@@ -6,7 +6,8 @@ Results depend on the seed alone, and a stopped training continues from its last
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -29,11 +30,13 @@ class Fit:
         history: One row per epoch, with the columns of `list_history_columns`.
         setup_seconds: Wrapping and tracing, up to the end of the first step.
         fit_seconds: The rest of the training.
+        details: Further columns of results.csv.
     """
 
     history: pd.DataFrame
     setup_seconds: float
     fit_seconds: float
+    details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def list_history_columns(score: Score) -> list[str]:

@@ -47,7 +47,7 @@ def to_graph(data: dict, custom_objects: dict[str, type] | None = None) -> tuple
     lines += operations.convert_to_layers(graph)
     lines += _drop(graph, "layers without effect", ("Identity", "ActivityRegularization"))
     lines += augmentation.take_off(graph)
-    lines += _describe_losses(graph)
+    lines += _describe_losses(graph) + _keep_frozen(graph)
     for layer in graph.layers + graph.augmentation:
         _translate(layer, data["keras"], custom_objects or {})
     return graph, lines + _take_float32(graph)
@@ -76,16 +76,24 @@ def _drop(graph: Graph, title: str, kinds: tuple[str, ...]) -> list[str]:
 
 def _describe_losses(graph: Graph) -> list[str]:
     """One line per kind of setting that only matters in training and is not kept."""
-    frozen = [layer for layer in graph.layers if layer.weights and layer.config.get("trainable") is False]
     bound = [
         layer
         for layer in graph.layers
         if any(name.endswith("_constraint") and value for name, value in layer.config.items())
     ]
-    return [
-        *([f"Frozen layers are trained like all others: {list_names(frozen)}"] if frozen else []),
-        *([f"Constraints on weights were dropped: {list_names(bound)}"] if bound else []),
-    ]
+    return [f"Constraints on weights were dropped: {list_names(bound)}"] if bound else []
+
+
+def _keep_frozen(graph: Graph) -> list[str]:
+    """One line about frozen layers, which no stage changes. If all are, none is: there would be nothing to train."""
+    with_weights = [layer for layer in graph.layers if layer.weights and layer.kind != "Normalization"]
+    frozen = [layer for layer in with_weights if layer.config.get("trainable") is False]
+    if len(frozen) < len(with_weights):
+        remedy = "set trainable = True to let stages train, prune and cluster them"
+        return [f"Frozen layers (trainable=False) stay as they are: {list_names(frozen)}; {remedy}"] if frozen else []
+    for layer in frozen:
+        layer.config["trainable"] = True
+    return ["Every layer was frozen (trainable=False); all are trained"] if frozen else []
 
 
 def _take_float32(graph: Graph) -> list[str]:
@@ -119,7 +127,8 @@ def _translate(layer: Layer, version: int, custom_objects: dict[str, type]) -> N
         config = {name: value for name, value in layer.config.items() if name not in _IGNORED}
         layer.config = _translate_lambda(config) if version == 3 else config
         return
-    layer.config = _clean(cls, layer.kind, layer.config)
+    is_frozen = layer.weights and layer.config.get("trainable") is False
+    layer.config = _clean(cls, layer.kind, layer.config) | ({"trainable": False} if is_frozen else {})
     if layer.kind == "BatchNormalization" and isinstance(layer.config.get("axis"), list):
         layer.config["axis"] = layer.config["axis"][0]
     if layer.kind == "Normalization":

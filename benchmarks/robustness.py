@@ -1,0 +1,117 @@
+"""What quantization loses on difficult data: inputs far from zero, and one extreme example.
+
+    python benchmarks/robustness.py         # within 10 minutes on two cores
+
+Each subject is run through the library into a directory that is deleted. Scores are on the test split.
+"""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import table
+
+OUTLIER = 300
+"""Factor of the one extreme training example."""
+PARENTS = {"qat": "baseline", "pqat": "pruned", "cqat": "clustered", "pcqat": "sparse_clustered"}
+EXPERIMENT = "extends: digits\nname: {name}\ndataset: {{path: {name}.npz}}\n"
+
+
+def make_scaled(scale: float = 40.0, offset: float = 200.0) -> dict[str, np.ndarray]:
+    """The digits with mean `offset` and standard deviation `scale`, as from a sensor without calibration."""
+    from collabopt import datasets
+    from collabopt.config import loading
+
+    data = datasets.load(loading.load("digits"))
+    pixels = data.train.prepare(data.train.examples).numpy()
+    center, spread = pixels.mean(), pixels.std()
+    return {
+        f"{letter}_{name}": (
+            (split.prepare(split.examples).numpy() - center) / spread * scale + offset
+            if letter == "x"
+            else split.labels
+        )
+        for name, split in (("train", data.train), ("validation", data.validation), ("test", data.test))
+        for letter in "xy"
+    }
+
+
+def make_outlier(factor: float = OUTLIER) -> dict[str, np.ndarray]:
+    """510 training examples of three patterns with noise, one of them times `factor`; 300 each to validate and test."""
+    generator = np.random.default_rng(0)
+    patterns, arrays = generator.normal(size=(3, 8, 8, 1)), {}
+    for name, count in (("train", 510), ("validation", 300), ("test", 300)):
+        labels = np.arange(count) % 3
+        arrays[f"x_{name}"] = patterns[labels] + generator.normal(0, 0.7, (count, 8, 8, 1))
+        arrays[f"y_{name}"] = labels
+    arrays["x_train"][0] *= factor
+    return {name: array.astype(np.float32 if name[0] == "x" else np.int64) for name, array in arrays.items()}
+
+
+def run(name: str, arrays: dict[str, np.ndarray] | None, directory: Path, **settings: object):
+    """A finished run of every stage of an experiment, on other data if `arrays` are given."""
+    from collabopt.config import loading
+    from collabopt.config.stages import STAGES
+    from collabopt.run import Run
+    from collabopt.runtime import tensorflow
+
+    experiment = name
+    if arrays is not None:
+        np.savez(directory / f"{name}.npz", **arrays)
+        experiment = str(directory / f"{name}.yaml")
+        lines = "".join(f"{key}: {value}\n" for key, value in settings.items())
+        Path(experiment).write_text(EXPERIMENT.format(name=name) + lines)
+    loading.DATA = directory  # locks
+    plan = loading.load(experiment)
+    tensorflow.configure(plan.threads)
+    finished = Run(plan, None, loading.find_experiment(experiment), directory / "stages")
+    finished.stages(*STAGES)
+    return finished
+
+
+def compute_gaps(finished) -> dict[str, float]:
+    """Int8 accuracy of each QAT stage minus that of its parent's PTQ, in points."""
+    accuracy = {name: finished.stage(name).result["accuracy_int8"] for name in (*PARENTS, *PARENTS.values())}
+    return {stage: 100 * (accuracy[stage] - accuracy[parent]) for stage, parent in PARENTS.items()}
+
+
+def compute_unused_share(tflite: bytes) -> float:
+    """The largest share of the int8 values of a ReLU's output that stand for negative numbers (%)."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_content=tflite)
+    outputs = [
+        details["quantization"][1]
+        for details in interpreter.get_tensor_details()
+        if "relu" in details["name"].lower() and details["dtype"] == np.int8
+    ]
+    return 100 * max((zero_point + 128) / 256 for zero_point in outputs)
+
+
+def measure_figures() -> list[dict]:
+    """One row per figure."""
+    rows = []
+    with tempfile.TemporaryDirectory() as place:
+        scaled = run("scaled", make_scaled(), Path(place))
+        for stage, gap in compute_gaps(scaled).items():
+            figure = "int8 accuracy minus its parent's PTQ (points)"
+            rows.append(table.make_least_row(figure, f"digits, scale 40, offset 200, {stage}", gap, -0.5))
+    with tempfile.TemporaryDirectory() as place:
+        # Without batch norm, whose statistics one such example spoils in float32, too.
+        outlier = run("outlier", make_outlier(), Path(place), model="{name: mnist_cnn}", density_kernel="fc")
+        for stage in ("baseline", "qat"):
+            accuracy = 100 * outlier.stage(stage).result["accuracy_int8"]
+            about = f"one of 510 training examples × {OUTLIER}, {stage}"
+            rows.append(table.make_least_row("int8 accuracy (%)", about, accuracy, 98))
+    with tempfile.TemporaryDirectory() as place:
+        digits = run("digits", None, Path(place))
+        for stage in PARENTS:
+            unused = compute_unused_share(digits.stage(stage).tflite.read_bytes())
+            figure = "int8 values of a ReLU's output that cannot occur (%)"
+            rows.append(table.make_bounded_row(figure, f"digits, {stage}", unused, 5))
+    return rows
+
+
+if __name__ == "__main__":
+    for row in measure_figures():
+        print(row)
