@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from collabopt import models
 from collabopt.analysis import audit, scoring
 from collabopt.config.experiment import Experiment
 from collabopt.config.stages import Stage, get_lineage
@@ -63,7 +62,7 @@ def write_measurements(
     """
     kernels = _read_kernels(model)
     shared = _find_shared_ranges(stage, experiment, kernels.kinds)
-    activations = models.get_output_activations(experiment.model, *registry.get_ends(data))
+    activations = registry.get_output_activations(experiment, data)
     without_qat, refused = {} if stage.quantizes else int8_rewrites.find_layers_without_qat(model), ""
     files: dict[str, bytes] = {}
     try:

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from collabopt import models
 from collabopt.analysis import scoring
 from collabopt.analysis.finished import Finished
 from collabopt.config.formats import FORMATS
@@ -169,7 +168,7 @@ def _convert(run: Run, finished: Finished, name: str) -> tuple[bytes, np.ndarray
         return finished.tflite.read_bytes(), finished.scores()["validation_int8"]
     experiment = run.experiment
     inputs = calibration.sample_examples(run.data.train, experiment.calibration_examples, experiment.seed)
-    activations = models.get_output_activations(experiment.model, *registry.get_ends(run.data))
+    activations = registry.get_output_activations(experiment, run.data)
     model, apart = run.model(finished.stage.name), bool(finished.without_qat)
     content = convert.convert(model, name, inputs, activations, apart)
     return content, scoring.score_file(
@@ -179,7 +178,7 @@ def _convert(run: Run, finished: Finished, name: str) -> tuple[bytes, np.ndarray
 
 def _score_on_test(run: Run, tflite: Path) -> float:
     data, experiment = run.data, run.experiment
-    probabilities = bool(models.get_output_activations(experiment.model, *registry.get_ends(data)))
+    probabilities = bool(registry.get_output_activations(experiment, data))
     scores = scoring.score_file(tflite.read_bytes(), data.test, data.task, experiment.threads, probabilities)
     return scoring.summarize(scores, run.data.test, run.data.task)
 
