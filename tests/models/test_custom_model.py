@@ -13,8 +13,11 @@ from named_models import build_named
 
 from collabopt import models
 from collabopt.config import experiment
+from collabopt.config.tasks import TASKS
+from collabopt.datasets.dataset import Shapes
 from collabopt.models import weights
 from collabopt.runtime.tensorflow import keras, seed_everything
+from collabopt.techniques import registry
 
 
 @pytest.fixture
@@ -30,6 +33,12 @@ def function(tmp_path, monkeypatch):
         return experiment.Model(function=f"{name}:net")
 
     return write
+
+
+def get_output_activations(section: experiment.Model, task: str = "classification") -> list[str | None]:
+    """The activations that the deployed file of a model of images (8, 8, 1) and ten outputs has after the logits."""
+    shapes = Shapes((8, 8, 1), (10,), TASKS[task])
+    return registry.get_output_activations(types.SimpleNamespace(model=section), shapes)
 
 
 GRAPH = """
@@ -52,7 +61,7 @@ def test_a_function_of_the_current_directory(function, body):
     section = function(body)
     model = models.build(section, (8, 8, 1), (10,))
     assert (model.input_shape, model.output_shape) == ((None, 8, 8, 1), (None, 10))
-    assert models.get_output_activations(section, (8, 8, 1), (10,)) == []
+    assert get_output_activations(section) == []
 
 
 IMPORTED = {
@@ -84,7 +93,7 @@ def test_a_function_of_any_style_is_imported(function, case):
     assert (model.input_shape, model.output_shape) == ((None, 8, 8, 1), (None, 10))
     assert model.inputs[0].dtype == model.outputs[0].dtype == "float32"
     assert len({layer.name for layer in model.layers}) == len(model.layers)
-    restored = models.restore(section, (8, 8, 1), (10,), weights.get_arrays(model))
+    restored = models.restore(section, weights.get_arrays(model), (8, 8, 1), (10,))
     inputs = np.random.default_rng(0).uniform(0, 1, (4, 8, 8, 1)).astype("float32")
     np.testing.assert_array_equal(restored(inputs), model(inputs))
 
@@ -150,7 +159,7 @@ def test_stored_weights_fit_every_later_build(function, case):
     stored = weights.get_arrays(models.build(section, (8, 8, 1), (10,)))
     keras.layers.Conv2D(1, 1), keras.layers.LSTM(1)
     for _ in range(2):
-        rebuilt = weights.get_arrays(models.restore(section, (8, 8, 1), (10,), stored))
+        rebuilt = weights.get_arrays(models.restore(section, stored, (8, 8, 1), (10,)))
         assert stored.keys() == rebuilt.keys() == weights.get_arrays(models.build(section, (8, 8, 1), (10,))).keys()
         assert all((rebuilt[name] == stored[name]).all() for name in stored)
 
@@ -298,16 +307,16 @@ def test_a_softmax_model_of_keras_3_is_imported_with_its_softmax_taken_off(tmp_p
     expected = original.predict(inputs, verbose=0)
     np.testing.assert_allclose(np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True), expected, atol=1e-5)
     section = experiment.Model(path=str(path))
-    assert models.get_output_activations(section, (8, 8, 1), (10,)) == ["softmax"]
+    assert get_output_activations(section) == ["softmax"]
     logits = section.model_copy(update={"output": "logits"})
-    assert models.get_output_activations(logits, (8, 8, 1), (10,)) == []
+    assert get_output_activations(logits) == []
 
 
 def test_a_task_without_logits_keeps_the_last_activation(function):
     section = function(GRAPH.format("x = layers.Dense(classes, activation='sigmoid')(x)"))
     outputs = models.build(section, (8, 8, 1), (10,), takes_logits=False)(np.full((2, 8, 8, 1), 9, "float32"))
     assert np.min(outputs) >= 0 and np.max(outputs) <= 1
-    assert models.get_output_activations(section, (8, 8, 1), (10,), takes_logits=False) == []
+    assert get_output_activations(section, "regression") == []
 
 
 CUSTOM_LAYER = """

@@ -114,3 +114,30 @@ def test_seeding_repeats_random_numbers():
             [random.random(), layer.kernel.numpy().tolist(), tensorflow.tf.random.normal((3,)).numpy().tolist()]
         )
     assert drawn[0] == drawn[1]
+
+
+def test_training_strided_1x1_convolutions_of_few_channels_keeps_within_its_memory():
+    code = """
+import numpy as np
+from collabopt.runtime.tensorflow import tf
+generator = np.random.default_rng(0)
+x, kernel = (generator.random(shape, np.float32) for shape in ((16, 60, 60, 8), (1, 1, 8, 16)))
+
+def differentiate(x, kernel):
+    with tf.GradientTape() as tape:
+        tape.watch([x, kernel])
+        outputs = tf.nn.conv2d(x, kernel, 2, "SAME")
+    return tape.gradient(outputs, [x, kernel])
+
+# Each sum runs over the positions or channels that a value meets.
+expected = np.zeros_like(x)
+expected[:, ::2, ::2] = kernel[0, 0].sum(axis=1)
+sums = x[:, ::2, ::2].sum(axis=(0, 1, 2))
+for function in (differentiate, tf.function(differentiate)):
+    for _ in range(10):  # the memory after a buffer is not always in use
+        of_inputs, of_kernel = function(tf.constant(x), tf.constant(kernel))
+        np.testing.assert_allclose(of_inputs, expected, rtol=1e-5)
+        np.testing.assert_allclose(of_kernel[0, 0], np.tile(sums[:, None], 16), rtol=1e-4)
+"""
+    done = python(code)
+    assert done.returncode == 0, done.stderr[-500:]

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from collabopt import models
 from collabopt.analysis import agreement, audit, ptq, scoring
 from collabopt.config.experiment import Experiment
 from collabopt.config.stages import Stage, get_lineage
@@ -65,7 +64,7 @@ def write_measurements(
     kernels, frozen = _read_kernels(model), layers.find_frozen(model)
     experiment = _exclude(experiment, frozen)
     shared = _find_shared_ranges(stage, experiment, kernels.kinds)
-    activations = models.get_output_activations(experiment.model, *registry.get_ends(data))
+    activations = registry.get_output_activations(experiment, data)
     without_qat, refused, method = {} if stage.quantizes else int8_rewrites.find_layers_without_qat(model), "", None
     files: dict[str, bytes] = {}
     try:

@@ -13,7 +13,6 @@ from typing import Any
 
 import pandas as pd
 
-from collabopt import models
 from collabopt.analysis import ptq, scoring
 from collabopt.analysis.finished import Finished
 from collabopt.config.formats import CALIBRATED, FORMATS
@@ -171,10 +170,7 @@ def _convert(run: Run, finished: Finished, name: str) -> tuple[bytes, dict[str, 
         columns |= {"validation_balanced_accuracy": "validation_balanced_accuracy_int8"}
         figures = {one: finished.result[column] for one, column in columns.items() if column in finished.result}
         return finished.tflite.read_bytes(), figures
-    experiment, activations = (
-        run.experiment,
-        models.get_output_activations(run.experiment.model, *registry.get_ends(run.data)),
-    )
+    experiment, activations = run.experiment, registry.get_output_activations(run.experiment, run.data)
     model, apart = run.model(finished.stage.name), bool(finished.without_qat)
     if name in CALIBRATED:
         content, _ = ptq.convert_calibrated(model, name, run.data, experiment, activations, apart, finished.stage.name)
@@ -191,7 +187,7 @@ def _convert(run: Run, finished: Finished, name: str) -> tuple[bytes, dict[str, 
 
 def _score_on_test(run: Run, tflite: Path) -> float:
     data, experiment = run.data, run.experiment
-    probabilities = bool(models.get_output_activations(experiment.model, *registry.get_ends(data)))
+    probabilities = bool(registry.get_output_activations(experiment, data))
     scores = scoring.score_file(tflite.read_bytes(), data.test, data.task, experiment.threads, probabilities)
     return scoring.summarize(scores, run.data.test, run.data.task)
 

@@ -8,14 +8,15 @@ from types import ModuleType
 import numpy as np
 
 from collabopt.config import experiment
-from collabopt.models import custom, ds_cnn, importing, mobilenet, small, weights
+from collabopt.models import custom, ds_cnn, mobilenet, small, weights
 from collabopt.models.check import ModelError, Shape, Shapes, check, find_inputs
+from collabopt.models.custom import get_imported
 from collabopt.models.description import Description, describe
 from collabopt.runtime.tensorflow import keras
 from collabopt.storage.source_digest import compute_digest
 
 __all__ = ["FAMILIES", "Description", "ModelError", "Shapes", "build", "compute_code_digest", "describe", "find_inputs"]
-__all__ += ["get_imported", "get_output_activations", "restore", "weights"]
+__all__ += ["get_imported", "restore", "weights"]
 
 FAMILIES: dict[str, ModuleType] = {
     "digits_cnn": small,
@@ -60,18 +61,18 @@ def build(
 
 def restore(
     section: experiment.Model,
+    arrays: dict[str, np.ndarray],
     input_shape: Shapes,
     outputs: Shape | None,
-    arrays: dict[str, np.ndarray],
     takes_logits: bool = True,
 ) -> keras.Model:
     """Build the model of an experiment with given weights.
 
     Args:
         section: The model section of the experiment.
+        arrays: Its weights by layer/variable.
         input_shape: Shape of one input, without batch; by name if there are several.
         outputs: Shape of one output, without batch; None takes any.
-        arrays: Its weights by layer/variable.
         takes_logits: As in `build`.
 
     Returns:
@@ -86,45 +87,6 @@ def restore(
         model = keras.models.clone_model(custom.get_imported(section, input_shape, outputs, takes_logits).model)
     weights.assign(model, arrays)
     return model
-
-
-def get_imported(
-    section: experiment.Model, input_shape: Shapes, outputs: Shape | None, takes_logits: bool = True
-) -> importing.Imported | None:
-    """Return what the import of a user's model did: its rewrites, output activations and augmentation.
-
-    Args:
-        section: The model section of the experiment.
-        input_shape: Shape of one input, without batch; by name if there are several.
-        outputs: Shape of one output, without batch; None takes any.
-        takes_logits: As in `build`.
-
-    Returns:
-        The import; None for a built-in model.
-
-    Raises:
-        ModelError: The model cannot be found or imported.
-    """
-    return None if section.name else custom.get_imported(section, input_shape, outputs, takes_logits)
-
-
-def get_output_activations(
-    section: experiment.Model, input_shape: Shapes, outputs: Shape | None, takes_logits: bool = True
-) -> list[str | None]:
-    """Return the activations that the deployed file has after the logits.
-
-    Args:
-        section: The model section of the experiment.
-        input_shape: Shape of one input, without batch; by name if there are several.
-        outputs: Shape of one output, without batch; None takes any.
-        takes_logits: As in `build`.
-
-    Returns:
-        "softmax", "sigmoid" or None for each output; empty if no output has one.
-    """
-    imported = None if section.output == "logits" else get_imported(section, input_shape, outputs, takes_logits)
-    activations = list(imported.output_activations.values()) if imported else []
-    return activations if any(activations) else []
 
 
 def compute_code_digest(section: experiment.Model) -> str:

@@ -134,21 +134,24 @@ _KEPT: dict[tuple, importing.Imported] = {}
 
 def get_imported(
     section: Model, input_shape: Shapes, outputs: Shape | None, takes_logits: bool = True
-) -> importing.Imported:
+) -> importing.Imported | None:
     """Return the imported model of an experiment, from an earlier import of this process if there is one.
 
     Args:
-        section: The model section, with a function or path.
+        section: The model section of the experiment.
         input_shape: Shape of one input, without batch; by name if there are several.
         outputs: Shape of one output, without batch; None if the task leaves it open.
         takes_logits: Whether a softmax or sigmoid at the end is taken off.
 
     Returns:
-        The imported model. Copy it before it is changed.
+        The imported model, with its rewrites, output activations and augmentation; None for a built-in model. Copy the
+        model before it is changed.
 
     Raises:
         ModelError: As in `import_again`.
     """
+    if section.name:
+        return None
     key = _make_key(section, input_shape, outputs, takes_logits)
     if key not in _KEPT:
         return import_again(section, input_shape, outputs, takes_logits)

@@ -19,7 +19,7 @@ from collabopt.config.stages import Stage
 from collabopt.config.tasks import Task
 from collabopt.datasets.dataset import Shapes
 from collabopt.models import weights
-from collabopt.runtime import tensorflow
+from collabopt.runtime import tensorflow, user_modules
 from collabopt.runtime.tensorflow import keras
 from collabopt.storage import atomic
 from collabopt.storage.source_digest import compute_digest, compute_module_digest
@@ -79,13 +79,30 @@ def fit_to_model(data: datasets.Data | Shapes, experiment: Experiment) -> datase
     return data.with_channel_axis(*filter(None, lacking)) if lacking else data
 
 
-def get_ends(data: datasets.Data) -> tuple[Any, tuple[int, ...] | None, bool]:
+def get_ends(data: datasets.Data | Shapes) -> tuple[Any, tuple[int, ...] | None, bool]:
     """Return what the data asks of a model: shapes of inputs and of the output, and whether its loss takes logits.
 
     Args:
         data: The data set.
     """
     return data.input_shape, data.outputs, data.task.takes_logits
+
+
+def get_output_activations(experiment: Experiment, data: datasets.Data | Shapes) -> list[str | None]:
+    """Return the activations that the deployed file has after the logits.
+
+    Args:
+        experiment: Names the model, and whether its file returns logits.
+        data: The data set, or its shapes.
+
+    Returns:
+        "softmax", "sigmoid" or None for each output; empty if no output has one.
+    """
+    if experiment.model.output == "logits":
+        return []
+    imported = models.get_imported(experiment.model, *get_ends(data))
+    activations = list(imported.output_activations.values()) if imported else []
+    return activations if any(activations) else []
 
 
 def build_initial_model(experiment: Experiment, data: datasets.Data) -> keras.Model:
@@ -151,7 +168,7 @@ def restore_model(
         model = quantization.wrap(parent, quantization.get_preservation(stage, experiment))
         model.set_weights([stored[name] for name in sorted(stored)])
         return model
-    return models.restore(experiment.model, data.input_shape, data.outputs, stored, data.task.takes_logits)
+    return models.restore(experiment.model, stored, *get_ends(data))
 
 
 def describe_training(
@@ -204,7 +221,7 @@ def describe_task(task: Task) -> list[str]:
         task: The task.
     """
     functions = filter(None, (task.loss, task.metric))
-    return [task.name, *(f"{name} {compute_module_digest(models.custom.find_source(name))}" for name in functions)]
+    return [task.name, *(f"{name} {compute_module_digest(user_modules.find_source(name))}" for name in functions)]
 
 
 def compute_code_digests(experiment: Experiment, data: datasets.Data, *roots: Callable) -> list[str]:

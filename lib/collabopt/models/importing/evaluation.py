@@ -10,6 +10,7 @@ import numpy as np
 
 from collabopt.models.importing.extraction import Reference, Walk, flatten, get_history, get_key, map_leaves
 
+OUTPUT_ACTIVATIONS = ("softmax", "sigmoid")  # those that are taken off the outputs
 EXAMPLES = 32  # random inputs on which two models are compared
 FREE_SIZE = 32  # size of an axis that the model leaves open
 _BATCH_VALUES = 1_300_000  # numbers in a batch, to bound the memory that activations take
@@ -69,22 +70,20 @@ def draw_inputs(data: dict, seed: int = 0) -> list[np.ndarray]:
     return drawn
 
 
-def compute_outputs(
-    model, inputs: list[np.ndarray], activation_names: tuple[str, ...]
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def compute_outputs(model, inputs: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Compute a model's outputs for inference.
 
     Args:
         model: The model.
         inputs: One array per input.
-        activation_names: Activations before which the last layers are looked at, too.
 
     Returns:
         One float32 array per output; and the same before the last activation, where this is an attribute of the layer
-        and among `activation_names`.
+        and among `OUTPUT_ACTIVATIONS`.
     """
     last = [_get_last_layer(tensor) for tensor in model.outputs]
-    found = [layer for layer in last if getattr(getattr(layer, "activation", None), "__name__", "") in activation_names]
+    names = {layer: getattr(getattr(layer, "activation", None), "__name__", "") for layer in last}
+    found = [layer for layer, name in names.items() if name in OUTPUT_ACTIVATIONS]
     kept = {layer: layer.activation for layer in found}
     seen: dict = {}
 

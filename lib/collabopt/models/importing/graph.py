@@ -72,14 +72,6 @@ class Graph:
         name = tensor.partition(":")[0]
         return next(layer for layer in self.layers if layer.name == name)
 
-    def get_shape(self, tensor: str) -> tuple[int | None, ...]:
-        """Return the shape of a layer's first output.
-
-        Args:
-            tensor: Name of the output.
-        """
-        return self.get(tensor).shape
-
     def find_users(self, layer: Layer) -> list[Layer]:
         """Find the layers that are called on a layer's outputs.
 

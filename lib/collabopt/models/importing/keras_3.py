@@ -15,7 +15,6 @@ import numpy as np
 from collabopt.models.importing import evaluation
 from collabopt.models.importing.evaluation import Original, Outputs
 from collabopt.models.importing.graph import ImportRefused
-from collabopt.models.importing.rewrites import OUTPUT_ACTIVATIONS
 
 _TIMEOUT = 600  # seconds that loading a file, or computing its outputs, may take
 
@@ -43,7 +42,6 @@ def open_file(
         "trust_code": trust_code,
         "custom_objects": {name: _get_place(thing) for name, thing in custom_objects.items()},
         "search_path": [str(Path.cwd()), *sys.path],
-        "activation_names": OUTPUT_ACTIVATIONS,
     }
 
     def compute_intermediates() -> dict[str, np.ndarray]:

@@ -1,7 +1,6 @@
 """Opens the original model, in this process or (files of Keras 3) in one of its own."""
 
 import contextlib
-import importlib
 import json
 import os
 import shutil
@@ -19,7 +18,7 @@ from collabopt.models.importing import evaluation, extraction, keras_3, opening,
 from collabopt.models.importing.evaluation import Original, Outputs
 from collabopt.models.importing.graph import ImportRefused
 from collabopt.models.importing.reading import SavedModel, is_mixed
-from collabopt.models.importing.rewrites import OUTPUT_ACTIVATIONS
+from collabopt.runtime import user_modules
 from collabopt.runtime.tensorflow import drop_native_notices, keras, tfmot
 
 _HALF_PRECISION = "Half precision became float32"
@@ -100,10 +99,7 @@ def open_model(model: Any, examples: list[np.ndarray] | None) -> Original:
     groups = {"random": evaluation.draw_inputs(data)} | ({} if examples is None else {"examples": examples})
 
     def compute_outputs() -> dict[str, Outputs]:
-        return {
-            group: Outputs(inputs, *evaluation.compute_outputs(model, inputs, OUTPUT_ACTIVATIONS))
-            for group, inputs in groups.items()
-        }
+        return {group: Outputs(inputs, *evaluation.compute_outputs(model, inputs)) for group, inputs in groups.items()}
 
     def compute_intermediates() -> dict[str, np.ndarray]:
         return evaluation.compute_intermediates(model, [array[:2] for array in groups["random"]])
@@ -145,10 +141,10 @@ def import_classes(custom_objects: dict[str, Any]) -> dict[str, type]:
 
 
 def import_object(place: str) -> Any:
-    """Import an object of a module.
+    """Import an object of a user's module.
 
     Args:
-        place: "module:name". The module is installed or in the current directory.
+        place: "module:name". The module is found as in `user_modules`.
 
     Returns:
         The object.
@@ -156,19 +152,12 @@ def import_object(place: str) -> Any:
     Raises:
         ImportRefused: There is no such module, or nothing of that name in it.
     """
-    module, _, name = place.partition(":")
-    added = str(Path.cwd()) not in sys.path
-    if added:
-        sys.path.insert(0, str(Path.cwd()))
     try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+        return user_modules.import_object(place)
+    except user_modules.UserModuleError as error:
         raise ImportRefused(
             f"{place}: {error}", "Give module:name, of a module that is installed or in the current directory."
         ) from error
-    finally:
-        if added:
-            sys.path.remove(str(Path.cwd()))
 
 
 @contextlib.contextmanager

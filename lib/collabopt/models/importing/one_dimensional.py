@@ -82,7 +82,7 @@ class _Conversion:
     def _get_image(self, tensor: str) -> str:
         if tensor in self._images:
             return tensor
-        shape = self._graph.get_shape(tensor)
+        shape = self._graph.get(tensor).shape
         return self._reshape(tensor, "image", (shape[0], 1, *shape[1:]))
 
     def _reshape(self, tensor: str, suffix: str, shape: tuple) -> str:

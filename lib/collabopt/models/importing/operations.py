@@ -93,7 +93,7 @@ class _Call:
         self.layer = layer
         args, kwargs = layer.call or [[{"$": index} for index in range(len(layer.inputs))], {}]
         self.args, self.named = args, {**layer.config, **kwargs}
-        self.input_shape = graph.get_shape(layer.inputs[0])
+        self.input_shape = graph.get(layer.inputs[0]).shape
 
     def get(self, position: int | None, *names: str, default: Any = None) -> Any:
         """Return an argument by its position or by one of its names."""

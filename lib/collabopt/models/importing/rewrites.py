@@ -1,9 +1,11 @@
 """Exact rewrites of a graph into layers that the techniques support. Each returns one line per thing it did."""
 
+import dataclasses
+
 from collabopt.models.importing import batch_norm, one_dimensional
+from collabopt.models.importing.evaluation import OUTPUT_ACTIVATIONS
 from collabopt.models.importing.graph import Graph, Layer, list_names, make_chain, select
 
-OUTPUT_ACTIVATIONS = ("softmax", "sigmoid")
 _FUSED = ("linear", "relu")  # activations that may stay inside a layer
 _LINEAR_KINDS = (
     "Conv2D", "Conv1D", "Dense", "DepthwiseConv2D", "DepthwiseConv1D", "Conv2DTranspose", "Conv1DTranspose",
@@ -56,9 +58,8 @@ def remove_output_activations(graph: Graph) -> list[str | None]:
         if name is None:
             continue
         if layer.kind in _LINEAR_KINDS and graph.find_users(layer):
-            linear = _copy(
-                layer, name=f"{layer.name}_logits", config=layer.config | {"activation": "linear"}, equals=None
-            )
+            config = layer.config | {"activation": "linear"}
+            linear = dataclasses.replace(layer, name=f"{layer.name}_logits", config=config, equals=None)
             activation = Layer(layer.name, "Activation", {"activation": name}, shape=layer.shape)
             graph.replace(layer, make_chain(layer, linear, activation))
             graph.outputs[position] = linear.name
@@ -97,7 +98,7 @@ def split_activations(graph: Graph) -> list[str]:
     for layer in found:
         activation = layer.config["activation"]
         suffix = activation if isinstance(activation, str) else "activation"
-        linear = _copy(layer, name=layer.name, config=layer.config | {"activation": "linear"}, equals=None)
+        linear = dataclasses.replace(layer, config=layer.config | {"activation": "linear"}, equals=None)
         config = {"activation": activation}
         following = Layer(f"{layer.name}_{suffix}", "Activation", config, shape=layer.shape)
         graph.replace(layer, make_chain(layer, linear, following))
@@ -171,7 +172,3 @@ def split_separable(graph: Graph) -> list[str]:
 
 def _pick(layer: Layer, *names: str) -> dict:
     return {name: layer.config[name] for name in names if name in layer.config}
-
-
-def _copy(layer: Layer, **changes) -> Layer:
-    return Layer(**(vars(layer) | changes))

@@ -3,7 +3,7 @@
     python worker.py request.json
 
 The request holds: `file`, `folder` (for the results, and of `examples.npz`, if there are any), `trust_code`,
-`custom_objects` ("module:Class" by name), `search_path` (of modules), `activation_names` and `intermediates`. The
+`custom_objects` ("module:Class" by name), `search_path` (of modules) and `intermediates`. The
 results are `weights.npz`, `model.json` and `outputs.npz` or `intermediates.npz`; or `refusal.json` with a reason and a
 remedy.
 """
@@ -93,7 +93,7 @@ def write_outputs(data: dict, model, request: dict, folder: Path) -> None:
             groups["examples"] = [archive[name] for name in archive.files]
     arrays = {}
     for group, inputs in groups.items():
-        given, logits = evaluation.compute_outputs(model, inputs, tuple(request["activation_names"]))
+        given, logits = evaluation.compute_outputs(model, inputs)
         for kind, outputs in (("given", given), ("logits", logits)):
             arrays |= {f"{group}/{kind}/{index}": array for index, array in enumerate(outputs)}
     _write_arrays(folder, "outputs", arrays)
