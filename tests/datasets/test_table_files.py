@@ -91,7 +91,7 @@ def test_every_wrong_column_is_named(csv: Path) -> None:
     table.loc[0, "width"] = 1e300
     table.to_csv(csv, index=False)
     for keys, messages in (
-        ({}, ["dataset.target: missing; expected the column of", "width, height, open"]),
+        ({}, ["dataset.target: missing. Name the column of", "TARGET=open", "width, height, open"]),
         ({"target": "pric"}, ["train has no column pric; did you mean price?"]),
         ({"target": "price", "group": "person"}, ["height is empty in 1 of 60 rows, first in row 4", "column person"]),
         (

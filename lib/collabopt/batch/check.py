@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 import collabopt
-from collabopt import datasets
+from collabopt import datasets, models
 from collabopt.analysis import preflight
 from collabopt.batch.plan import CHECK_FAILURE
 from collabopt.config import loading
@@ -46,13 +46,14 @@ def run_check(name: str, overrides: dict[str, Any], done: Path) -> int:
     return 0
 
 
-def find_mistakes(experiment: Experiment) -> list[str]:
+def find_mistakes(experiment: Experiment, data: datasets.Data | None = None) -> list[str]:
     """Find what is wrong with the data and the model of an experiment.
 
     The model is checked in spite of wrong data, where its shapes are known.
 
     Args:
         experiment: The experiment.
+        data: Its data set, if it is loaded.
 
     Returns:
         One line per mistake.
@@ -60,7 +61,7 @@ def find_mistakes(experiment: Experiment) -> list[str]:
     mistakes: list[str] = []
     shapes: Shapes | datasets.Data | None = None
     try:
-        data = datasets.load(experiment)
+        data = data or datasets.load(experiment)
         shapes = data
         for name in ("train", "validation", "test"):
             _check_inputs(getattr(data, name), name, data.input_shape)
@@ -79,6 +80,9 @@ def find_mistakes(experiment: Experiment) -> list[str]:
             mobilenet.ensure_imagenet_weights(datasets.locate(experiment.initial_weights.path, loading.DATA))
         shapes = registry.fit_to_model(shapes, experiment)
         preflight.check(registry.build_initial_model(experiment, shapes), experiment)
+        imported = models.get_imported(experiment.model, *registry.get_ends(shapes))
+        for line in imported.rewrites if imported else ():
+            progress.note(f"import: {line}")
     except (ModelError, preflight.PreflightError) as error:
         mistakes += [f"model: {line}" for line in str(error).splitlines()]
     except Exception as error:

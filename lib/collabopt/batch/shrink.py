@@ -7,16 +7,17 @@ import dataclasses
 import html
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import yaml
+from pydantic import ValidationError
 
 from collabopt.config import defaults, loading
-from collabopt.config.experiment import ExperimentError, validate
+from collabopt.config.experiment import Experiment, ExperimentError, validate
 from collabopt.config.metrics import get_metric
 from collabopt.config.scores import find_score
 from collabopt.config.stages import STAGES
@@ -43,6 +44,7 @@ class Shrunk:
         baseline: The row of the float32 baseline.
         report: The index page of the report.
         experiment: The experiment file.
+        warning: A sentence if there are too few validation examples for this choice, else empty.
     """
 
     tflite: Path
@@ -50,6 +52,7 @@ class Shrunk:
     baseline: dict[str, Any]
     report: Path
     experiment: Path
+    warning: str = ""
 
     def __str__(self) -> str:
         score, size = find_score(self.variant), get_metric("gzip_bytes")
@@ -59,7 +62,8 @@ class Shrunk:
         on_test = score.format(self.variant[score.test])
         return (
             f"Recommended: {targets.format_variant(self.variant)}, {small} after gzip instead of {large} ({factor:.1f} "
-            f"times smaller); validation {score.title} {after} instead of {before}; test {score.title} {on_test}"
+            f"times smaller); {score.title} on {self.variant['validation_examples']:,.0f} validation examples {after} "
+            f"instead of {before}; on test {on_test}"
         )
 
     def _repr_html_(self) -> str:
@@ -67,7 +71,8 @@ class Shrunk:
             f'<a href="{html.escape(os.path.relpath(path))}">{html.escape(path.name)}</a>'
             for path in (self.tflite, self.report, self.experiment)
         )
-        return f"<p>{html.escape(str(self))}.</p><p>{links}</p>"
+        lines = [f"{self}.", *([f"{self.warning}."] if self.warning else [])]
+        return "".join(f"<p>{html.escape(line)}</p>" for line in lines) + f"<p>{links}</p>"
 
 
 def shrink(
@@ -76,6 +81,8 @@ def shrink(
     task: str | None = None,
     name: str | None = None,
     cores: str = "all",
+    trust_code: bool = False,
+    custom_objects: Sequence[str] = (),
     **dataset: Any,
 ) -> Shrunk:
     """Shrink a trained model: write an experiment file if there is none yet, run its report, and recommend a file.
@@ -87,6 +94,8 @@ def shrink(
         task: One of `tasks.TASKS`; None finds out from the model's output and the labels.
         name: Name of the experiment; None takes that of the model's file.
         cores: Number of CPU cores, or "all".
+        trust_code: Whether Python code inside the model's file may run, such as that of a Lambda layer.
+        custom_objects: Classes of the user's own layers, each "module:Class".
         **dataset: Further keys of the `dataset` section, such as `target` of a table.
 
     Returns:
@@ -98,7 +107,7 @@ def shrink(
     """
     from collabopt.batch import scheduler
 
-    experiment = write_experiment(model, data, task, name, **dataset)
+    experiment = write_experiment(model, data, task, name, trust_code, custom_objects, **dataset)
     status, report = scheduler.run_report(experiment.stem, "", cores), loading.REPORTS / experiment.stem
     table, began = report / "variants.csv", experiment.stat().st_mtime
     if not table.is_file() or table.stat().st_mtime < began:
@@ -123,7 +132,8 @@ def print_shrunk(*arguments: Any, **options: Any) -> int:
     except RuntimeError as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"{shrunk}\nfile: {os.path.relpath(shrunk.tflite)}\nreport: {os.path.relpath(shrunk.report)}")
+    print(f"{shrunk}\n" + (f"Caution: {shrunk.warning}\n" if shrunk.warning else ""), end="")
+    print(f"file: {os.path.relpath(shrunk.tflite)}\nreport: {os.path.relpath(shrunk.report)}")
     return 0
 
 
@@ -138,8 +148,10 @@ def recommend(report: Path, experiment: Path) -> Shrunk:
         The recommendation.
     """
     rows = pd.read_csv(report / "variants.csv")
-    chosen, base = rows.loc[targets.recommend(rows)].to_dict(), rows.loc[targets.find_baseline(rows)].to_dict()
-    return Shrunk(report / chosen["tflite"], chosen, base, report / "index.html", experiment)
+    label = targets.recommend(rows)
+    chosen, base = rows.loc[label].to_dict(), rows.loc[targets.find_baseline(rows)].to_dict()
+    warning = targets.find_noise(rows, label)
+    return Shrunk(report / chosen["tflite"], chosen, base, report / "index.html", experiment, warning)
 
 
 def write_experiment(
@@ -147,15 +159,21 @@ def write_experiment(
     data: str | Path | Mapping[str, Any],
     task: str | None = None,
     name: str | None = None,
+    trust_code: bool = False,
+    custom_objects: Sequence[str] = (),
     **dataset: Any,
 ) -> Path:
-    """Write a commented experiment file. One that exists stays as it is, since its values are the user's.
+    """Write a commented experiment file, once model and data pass the check of a report.
+
+    One that exists stays as it is, since its values are the user's.
 
     Args:
         model: As in `shrink`.
         data: As in `shrink`.
         task: As in `shrink`.
         name: As in `shrink`.
+        trust_code: As in `shrink`.
+        custom_objects: As in `shrink`.
         **dataset: As in `shrink`.
 
     Returns:
@@ -172,7 +190,9 @@ def write_experiment(
     if task is not None and task not in TASKS:
         raise ExperimentError(f"task={task}: unknown{loading.suggest(task, TASKS)}")
     values = {"dataset": _name_source(_save_arrays(data, name), "dataset") | dataset}
-    values |= {"model": _name_source(model, "model")} | ({"task": task} if task else {})
+    options = {"trust_code": True} if trust_code else {}
+    options |= {"custom_objects": list(custom_objects)} if custom_objects else {}
+    values |= {"model": _name_source(model, "model") | options} | ({"task": task} if task else {})
     if file.exists():
         known = yaml.safe_load(file.read_text(encoding="utf-8"))
         for key, value in values.items():
@@ -189,16 +209,23 @@ def write_experiment(
 
 def _describe(values: dict[str, Any], task: str | None, name: str) -> str:
     """The content of the experiment file, with defaults by the size of model and data."""
-    from collabopt import models
-    from collabopt.datasets import DatasetError
+    from collabopt import datasets, models
+    from collabopt.batch import check
+
+    def make(**more: Any) -> Experiment:
+        try:
+            return validate(values | {"name": name} | more)
+        except ValidationError as error:
+            raise ExperimentError("\n".join(loading.explain(error))) from None
 
     try:
-        size = models.describe(validate(values | {"name": name}).model)
-        tasks = [task] if task else size.list_tasks()
-        chosen, data = _load_data(values, tasks, name)
-    except (models.ModelError, DatasetError, ValueError) as error:
+        size = models.describe(make().model)
+        chosen, data = _load_data(make, [task] if task else size.list_tasks())
+    except (models.ModelError, datasets.DatasetError) as error:
         raise ExperimentError(str(error)) from error
     suggested = defaults.suggest(size.weights, len(data.train), is_trained=True)
+    if mistakes := check.find_mistakes(make(task=chosen, **suggested), data):
+        raise ExperimentError("\n".join(mistakes))
     counts = f"{size.weights:,} weights; {len(data.train):,} training examples"
     lines = [
         f"# {Path(str(next(iter(values['model'].values())))).name}: {counts}.",
@@ -213,14 +240,14 @@ def _describe(values: dict[str, Any], task: str | None, name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _load_data(values: dict[str, Any], tasks: list[str], name: str) -> tuple[str, Any]:
+def _load_data(make: Callable[..., Experiment], tasks: list[str]) -> tuple[str, Any]:
     """The first task whose labels the data has, with the data."""
     from collabopt import datasets
 
     mistakes = []
     for task in tasks:
         try:
-            return task, datasets.load(validate(values | {"task": task, "name": name}))
+            return task, datasets.load(make(task=task))
         except datasets.DatasetError as error:
             mistakes.append(error)
     raise mistakes[0]

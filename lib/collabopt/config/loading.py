@@ -167,7 +167,7 @@ def load(name: str, /, suggested: Mapping[str, Any] = MappingProxyType({}), **ov
     try:
         return _resolve_paths(validate({"name": path.stem, **values, **overrides}), folders)
     except ValidationError as error:
-        raise ExperimentError("\n".join(f"{path.name}: {_explain(mistake)}" for mistake in error.errors())) from None
+        raise ExperimentError("\n".join(f"{path.name}: {line}" for line in explain(error))) from None
 
 
 def list_paths(experiment: Experiment) -> list[str]:
@@ -244,6 +244,18 @@ def _resolve_paths(experiment: Experiment, folders: dict[str, Path]) -> Experime
             part = part.model_copy(update={key: str(folders[section] / given)})
             experiment = experiment.model_copy(update={section: part})
     return experiment
+
+
+def explain(error: ValidationError) -> list[str]:
+    """Explain what pydantic found in an experiment.
+
+    Args:
+        error: Its error.
+
+    Returns:
+        One line per mistake.
+    """
+    return [_explain(mistake) for mistake in error.errors()]
 
 
 def _explain(mistake: dict[str, Any]) -> str:

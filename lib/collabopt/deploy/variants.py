@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from collabopt import models
-from collabopt.analysis import scoring
+from collabopt.analysis import comparison, scoring
 from collabopt.analysis.finished import Finished
 from collabopt.config.formats import FORMATS
 from collabopt.config.metrics import METRICS
@@ -29,6 +29,10 @@ from collabopt.techniques import calibration, registry
 from collabopt.tflite import convert, flatbuffer, latency, sizes, vela
 
 _MEASURED = [name for name, metric in METRICS.items() if metric.description]
+_SCORES = "scores.npy"
+_PRECISION = ["validation_examples", "validation_drop_error"]
+"""Number of validation examples, and the standard error of the drop against the float32 baseline on these."""
+
 _QUARTILES = ["latency_q1_ms", "latency_q3_ms"]
 
 
@@ -39,7 +43,7 @@ def list_columns(score: Score) -> list[str]:
         score: Score of the task, whose columns carry its name.
     """
     return [
-        *("experiment", "stage", "format", "scheme", "seed", score.validation, score.test),
+        *("experiment", "stage", "format", "scheme", "seed", score.validation, score.test, *_PRECISION),
         *_MEASURED,
         *("latency_ratio", *_QUARTILES, "accelerator", "npu_note", "tflite", "unavailable"),
     ]
@@ -65,6 +69,11 @@ class Variant:
     def name(self) -> str:
         """Label of the variant: "pruned-int8"."""
         return f"{self.stage.name}-{self.format}"
+
+    @property
+    def scores(self) -> np.ndarray:
+        """Score of each validation example that counts (n,)."""
+        return np.load(self.tflite.with_name(_SCORES))
 
 
 def list_formats(stage: Stage) -> tuple[str, ...]:
@@ -105,7 +114,7 @@ def measure(run: Run, stage: Stage, name: str) -> Variant:
         "format": name,
         "calibration_examples": experiment.calibration_examples,
         "output": experiment.model.output,
-        "code": compute_digest(_convert, _measure_sizes, _measure_weights),
+        "code": compute_digest(_convert, _measure_sizes, _measure_weights, scoring.select_counted),
         "zstandard": metadata.version("zstandard"),
     }
 
@@ -117,6 +126,7 @@ def measure(run: Run, stage: Stage, name: str) -> Variant:
             return
         file = directory / "model.tflite"
         file.write_bytes(content)
+        np.save(directory / _SCORES, scoring.select_counted(scores, run.data.validation, run.data.task))
         score = scoring.summarize(scores, run.data.validation, run.data.task)
         row = {run.data.task.score.validation: score} | _measure_sizes(file) | _measure_weights(content)
         (directory / "variant.json").write_text(json.dumps(row))
@@ -149,6 +159,8 @@ def measure_on_test(run: Run, variant: Variant) -> float:
 def make_table(variants: list[Variant]) -> pd.DataFrame:
     """Time the variants on this host, in turn, and return the columns of variants.csv, one row per variant.
 
+    The standard error of a drop is paired by example.
+
     Args:
         variants: The variants, the float32 baseline first.
 
@@ -156,6 +168,9 @@ def make_table(variants: list[Variant]) -> pd.DataFrame:
         The table, indexed by label.
     """
     frame = pd.DataFrame([variant.row for variant in variants], index=[variant.name for variant in variants])
+    base = variants[0].scores
+    frame["validation_examples"] = len(base)
+    frame["validation_drop_error"] = [comparison.compute_standard_error((base - one.scores)[None]) for one in variants]
     times = latency.measure_latency({variant.name: variant.tflite.read_bytes() for variant in variants})
     frame = frame.join(times).reindex(columns=list_columns(find_score(frame)))
     return frame.astype(dict.fromkeys([*_MEASURED[_MEASURED.index("weight_bytes") :], *_QUARTILES], float))
