@@ -53,6 +53,7 @@ def _make_parser() -> argparse.ArgumentParser:
     options = {"experiment": "digits", "set": "", "cores": "all", "profile": None, "notebooks": ""}
     add("report", "run every notebook of an experiment, or a sweep", **options)
     job = add("shrink", "from a trained model and data to the file to deploy", task=None, target=None, cores="all")
+    job.add_argument("--dataset", default="", help="further keys of the section dataset: 'image_size=96 group=who'")
     job.add_argument("--name", help="name of the experiment; by default that of the model's file")
     job.add_argument("model", help="a saved Keras model, or module:function")
     job.add_argument("data", help=".npz, folder of classes, .csv, .parquet or module:function")
@@ -89,7 +90,7 @@ def _run(words: argparse.Namespace) -> int:
         case "shrink":
             from collabopt.batch import shrink
 
-            dataset = {"target": words.target} if words.target else {}
+            dataset = shrink.parse_dataset(words.dataset) | ({"target": words.target} if words.target else {})
             task, name = words.task or None, words.name or None  # make passes empty words
             options = {"trust_code": words.trust_code, "custom_objects": words.custom_object} | dataset
             return shrink.print_shrunk(words.model, words.data, task, name, words.cores, **options)

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from PIL import Image
 
 from collabopt import __main__
 from collabopt.batch import scheduler, shrink
@@ -32,6 +33,7 @@ def workbook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A workbook with mine.keras, a classifier of (6,) into three classes, and mine.npz for it."""
     for name in ("EXPERIMENTS", "DATA", "REPORTS"):
         monkeypatch.setattr(loading, name, tmp_path / name.lower())
+    monkeypatch.setattr(loading, "ROOT", tmp_path)
     monkeypatch.chdir(tmp_path)
     model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(3, "softmax")])
     model.save("mine.keras")
@@ -51,11 +53,12 @@ def refuse(capsys: pytest.CaptureFixture, *words: str) -> str:
     return capsys.readouterr().err.strip()
 
 
-def test_the_file_is_written_once_model_and_data_fit(workbook, capsys):
+@pytest.mark.usefixtures("workbook")
+def test_the_file_is_written_once_model_and_data_fit(capsys):
     file = shrink.write_experiment("mine.keras", "mine.npz")
     values = yaml.safe_load(file.read_text())
     assert values["task"] == "classification" and values["stages"]["baseline"]["epochs"] == 0
-    assert loading.load(str(file)).model.path == str(workbook / "mine.keras")
+    assert values["model"] == {"path": "../mine.keras"} and loading.load(str(file)).model.path
     assert "wrote experiments/mine.yaml" in capsys.readouterr().out
     file.write_text(file.read_text().replace("sparsity: ", "sparsity: 0.3  # was "))
     assert shrink.write_experiment("mine.keras", "mine.npz") == file
@@ -72,7 +75,7 @@ def test_the_file_is_written_once_model_and_data_fit(workbook, capsys):
         ({"y_test": np.full(60, 9)}, ["y_test has the label 9; expected 0 to 2"]),
         (
             {"y_train": np.arange(60) % 2, "y_test": np.arange(60) % 2},
-            ["output shape=(None, 3)", "list all 3 in the data's array `classes`"],
+            ["output shape=(None, 3)", "list all 3 in an array `classes`"],
         ),
         ({"x_train": np.full((60, 6), np.nan)}, ["x_train has NaN or infinity in 60 examples"]),
     ],
@@ -95,7 +98,7 @@ def test_code_in_a_file_runs_on_request_only(capsys):
     file = shrink.write_experiment("code.h5", "mine.npz", trust_code=True)
     assert yaml.safe_load(file.read_text())["model"]["trust_code"] is True
     assert loading.load(str(file)).model.trust_code
-    assert "TRUST_CODE" in (loading.ROOT / "Makefile").read_text()
+    assert "TRUST_CODE" in (Path(__file__).parents[2] / "Makefile").read_text()
 
 
 def test_a_class_of_the_user_is_named_on_the_command_line(workbook, capsys):
@@ -106,6 +109,43 @@ def test_a_class_of_the_user_is_named_on_the_command_line(workbook, capsys):
     assert "CUSTOM_OBJECTS=module:Halved" in refuse(capsys, "own.h5", "mine.npz")
     file = shrink.write_experiment("own.h5", "mine.npz", custom_objects=["own_layer_of_shrink:Halved"])
     assert loading.load(str(file)).model.custom_objects == {"Halved": "own_layer_of_shrink:Halved"}
+
+
+def test_pictures_get_the_size_of_the_models_input(workbook, capsys):
+    layers = [keras.layers.Conv2D(2, 3), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2, "softmax")]
+    keras.Sequential([keras.Input((12, 10, 3)), *layers]).save("picture.keras")
+    for number, name in enumerate(["cat"] * 20 + ["dog"] * 20):
+        (workbook / "pictures" / name).mkdir(parents=True, exist_ok=True)
+        pixels = np.full((20 + number % 2, 20, 3), number, np.uint8)
+        Image.fromarray(pixels).save(workbook / "pictures" / name / f"{number}.png")
+    options = shrink.parse_dataset("pixel_range=[-1,1] test_fraction=0.3")
+    section = loading.load(str(shrink.write_experiment("picture.keras", "pictures", **options))).dataset
+    assert (section.image_size, section.pixel_range, section.test_fraction) == ((12, 10), (-1, 1), 0.3)
+    assert shrink.write_experiment("picture.keras", "pictures", **options)  # again, with the file as it is
+    assert "pixels reach the model as -1 to 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["mine.kera", "mine.npz"], "did you mean mine.keras?"),
+        (["mine.keras", "mine.npz", "--target", "price"], "dataset.target=price: only tables take it; leave it out"),
+        (["mine.keras", "mine.npz", "--dataset", "group"], "DATASET: group: expected key=value"),
+        (["mine.keras", "mine.npz", "--dataset", "grup=a"], "dataset.grup='a': unknown key; did you mean group?"),
+        (["mine.keras", "mine.npz", "--name", "a/b"], "NAME=a/b: expected letters"),
+        (["mine.keras", "empty"], "no data in this folder. Expected"),
+        (["empty", "mine.npz"], "a folder without a SavedModel"),
+        (["mine.npz", "mine.npz"], "mine.npz: expected a .keras, .h5 or .hdf5 file"),
+        (["broken.keras", "mine.npz"], "neither a .keras nor an HDF5 file"),
+        (["mine.keras", "broken.keras"], "broken.keras cannot be read: no .npz file"),
+        (["mine.keras", ""], "make shrink MODEL=mine.keras DATA=mine.npz"),
+    ],
+)
+def test_wrong_words_are_refused_in_a_line_that_helps(workbook, capsys, words, line):
+    (workbook / "empty").mkdir()
+    (workbook / "broken.keras").write_text("hello")
+    found = refuse(capsys, *words)
+    assert line in found and len(found.splitlines()) == 1, found
 
 
 def make_variants(folder: Path, count: int, error: float, score: str = "accuracy") -> Path:

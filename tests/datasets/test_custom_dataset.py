@@ -66,7 +66,7 @@ WITH_NAN[17] = np.nan
         ({"x_train": np.zeros(60)}, r"x_train has shape \(60,\)"),
         ({"x_test": np.zeros((0, 1)), "y_test": np.zeros(0, int)}, r"x_test has shape \(0, 1\)"),
         ({"x_train": np.array([["text"]] * 60)}, "x_train is of type <U4"),
-        ({"x_train": np.array([[object()]] * 60)}, "not a readable .npz file"),
+        ({"x_train": np.array([[object()]] * 60)}, "cannot be read"),
     ],
 )
 def test_wrong_arrays_are_named(tmp_path: Path, overrides: dict, message: str) -> None:

@@ -3,76 +3,34 @@
 It writes an experiment file with defaults that suit the model and the data, runs its report, and recommends a file.
 """
 
-import dataclasses
-import html
+import difflib
 import os
+import re
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import yaml
 from pydantic import ValidationError
 
 from collabopt.config import defaults, loading
 from collabopt.config.experiment import Experiment, ExperimentError, validate
-from collabopt.config.metrics import get_metric
-from collabopt.config.scores import find_score
 from collabopt.config.stages import STAGES
 from collabopt.config.tasks import TASKS
-from collabopt.deploy import targets
+from collabopt.deploy.recommendation import Shrunk, recommend
 from collabopt.storage import atomic
 
 _COMMENTS = {
+    "image_size": "height and width of a model input; pixel_range: its values for black and white",
     "dataset": "also a folder of pictures or WAV files per class, a CSV or Parquet table, or a function",
     "task": f"one of {', '.join(TASKS)}",
     "sparsity": "fraction of each kernel's weights that pruning sets to zero",
     "number_of_clusters": "distinct values per kernel after clustering",
 }
 _SECTION_COMMENTS = {"baseline": "0 epochs: the given weights", "pruned": "sparsity rises until end_epoch"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Shrunk:
-    """The recommended file of a finished report. A notebook shows it as a sentence with links.
-
-    Attributes:
-        tflite: The file.
-        variant: Its row of variants.csv.
-        baseline: The row of the float32 baseline.
-        report: The index page of the report.
-        experiment: The experiment file.
-        warning: A sentence if there are too few validation examples for this choice, else empty.
-    """
-
-    tflite: Path
-    variant: dict[str, Any]
-    baseline: dict[str, Any]
-    report: Path
-    experiment: Path
-    warning: str = ""
-
-    def __str__(self) -> str:
-        score, size = find_score(self.variant), get_metric("gzip_bytes")
-        small, large = (f"{size.format(row[size.name])} {size.unit}" for row in (self.variant, self.baseline))
-        factor = self.baseline[size.name] / self.variant[size.name]
-        before, after = (score.format(row[score.validation]) for row in (self.baseline, self.variant))
-        on_test = score.format(self.variant[score.test])
-        return (
-            f"Recommended: {targets.format_variant(self.variant)}, {small} after gzip instead of {large} ({factor:.1f} "
-            f"times smaller); {score.title} on {self.variant['validation_examples']:,.0f} validation examples {after} "
-            f"instead of {before}; on test {on_test}"
-        )
-
-    def _repr_html_(self) -> str:
-        links = " · ".join(
-            f'<a href="{html.escape(os.path.relpath(path))}">{html.escape(path.name)}</a>'
-            for path in (self.tflite, self.report, self.experiment)
-        )
-        lines = [f"{self}.", *([f"{self.warning}."] if self.warning else [])]
-        return "".join(f"<p>{html.escape(line)}</p>" for line in lines) + f"<p>{links}</p>"
 
 
 def shrink(
@@ -117,6 +75,27 @@ def shrink(
     return recommend(report, experiment)
 
 
+def parse_dataset(text: str) -> dict[str, Any]:
+    """Parse keys of the `dataset` section: "image_size=96 pixel_range=[0,1]".
+
+    Args:
+        text: Words key=value.
+
+    Returns:
+        Values by key.
+
+    Raises:
+        ExperimentError: A word is malformed.
+    """
+    values = {}
+    for word in shlex.split(text):
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise ExperimentError(f"DATASET: {word}: expected key=value, separated by blanks, such as image_size=96")
+        values[key] = loading.parse_value(value, f"DATASET: {key}")
+    return values
+
+
 def print_shrunk(*arguments: Any, **options: Any) -> int:
     """Shrink a model, and print the recommendation.
 
@@ -135,23 +114,6 @@ def print_shrunk(*arguments: Any, **options: Any) -> int:
     print(f"{shrunk}\n" + (f"Caution: {shrunk.warning}\n" if shrunk.warning else ""), end="")
     print(f"file: {os.path.relpath(shrunk.tflite)}\nreport: {os.path.relpath(shrunk.report)}")
     return 0
-
-
-def recommend(report: Path, experiment: Path) -> Shrunk:
-    """Recommend the file of a finished report that `targets.recommend` names.
-
-    Args:
-        report: The report directory, with variants.csv.
-        experiment: The experiment file.
-
-    Returns:
-        The recommendation.
-    """
-    rows = pd.read_csv(report / "variants.csv")
-    label = targets.recommend(rows)
-    chosen, base = rows.loc[label].to_dict(), rows.loc[targets.find_baseline(rows)].to_dict()
-    warning = targets.find_noise(rows, label)
-    return Shrunk(report / chosen["tflite"], chosen, base, report / "index.html", experiment, warning)
 
 
 def write_experiment(
@@ -185,6 +147,8 @@ def write_experiment(
     if not str(model) or (isinstance(data, str) and not data):
         raise ExperimentError("expected a model and data: make shrink MODEL=mine.keras DATA=mine.npz")
     name = name or Path(str(model).rpartition(":")[2]).stem
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise ExperimentError(f"NAME={name}: expected letters, digits, and _ . - only")
     file = loading.EXPERIMENTS / f"{name}.yaml"
     shown = os.path.relpath(file)
     if task is not None and task not in TASKS:
@@ -213,13 +177,20 @@ def _describe(values: dict[str, Any], task: str | None, name: str) -> str:
     from collabopt.batch import check
 
     def make(**more: Any) -> Experiment:
+        folders = dict.fromkeys(values, loading.EXPERIMENTS)
         try:
-            return validate(values | {"name": name} | more)
+            return loading.resolve_paths(validate(values | {"name": name} | more), folders)
         except ValidationError as error:
             raise ExperimentError("\n".join(loading.explain(error))) from None
 
     try:
-        size = models.describe(make().model)
+        experiment = make()
+        size = models.describe(experiment.model)
+        if experiment.dataset.path and datasets.custom.has_pictures(Path(experiment.dataset.path)):
+            given = {"image_size": list(size.inputs[0][:2]), "pixel_range": [0, 255]} | values["dataset"]
+            values["dataset"] = values["dataset"] | given
+            low, high = given["pixel_range"]
+            print(f"pixels reach the model as {low} to {high}; if it expects others: DATASET='pixel_range=[-1,1]'")
         chosen, data = _load_data(make, [task] if task else size.list_tasks())
     except (models.ModelError, datasets.DatasetError) as error:
         raise ExperimentError(str(error)) from error
@@ -234,7 +205,8 @@ def _describe(values: dict[str, Any], task: str | None, name: str) -> str:
     ]
     for key, value in (values | {"task": chosen} | suggested).items():
         if key != "stages":
-            lines.append(_format(key, value, _COMMENTS.get(key, "")))
+            comment = "image_size" if key == "dataset" and "image_size" in value else key
+            lines.append(_format(key, value, _COMMENTS.get(comment, "")))
     lines += ["", "stages:"]
     lines += [f"  {_format(stage, suggested['stages'][stage], _SECTION_COMMENTS.get(stage, ''))}" for stage in STAGES]
     return "\n".join(lines) + "\n"
@@ -267,7 +239,12 @@ def _name_source(source: str | Path, section: str) -> dict[str, str]:
     if not path.exists() and ":" in text:
         return {"function": text}
     if not path.exists():
-        raise ExperimentError(f"{section}={text}: no such file or folder, from {Path.cwd()}")
+        folder = path.absolute().parent
+        near = (
+            difflib.get_close_matches(path.name, [one.name for one in folder.iterdir()], 1) if folder.is_dir() else ()
+        )
+        suggestion = f"; did you mean {path.with_name(near[0])}?" if near else ""
+        raise ExperimentError(f"{section}={text}: no such file or folder, from {Path.cwd()}{suggestion}")
     path = path.resolve()
     inside = path.is_relative_to(loading.ROOT)
     return {"path": os.path.relpath(path, loading.EXPERIMENTS) if inside else str(path)}

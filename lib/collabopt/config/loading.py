@@ -165,7 +165,7 @@ def load(name: str, /, suggested: Mapping[str, Any] = MappingProxyType({}), **ov
     if "seed" in overrides:
         overrides["repeat_seeds"] = ()
     try:
-        return _resolve_paths(validate({"name": path.stem, **values, **overrides}), folders)
+        return resolve_paths(validate({"name": path.stem, **values, **overrides}), folders)
     except ValidationError as error:
         raise ExperimentError("\n".join(f"{path.name}: {line}" for line in explain(error))) from None
 
@@ -234,14 +234,23 @@ def _read(path: Path) -> dict[str, Any]:
     return values
 
 
-def _resolve_paths(experiment: Experiment, folders: dict[str, Path]) -> Experiment:
-    """Make the paths absolute that are found next to the experiment's file, or nowhere else; see `datasets.locate`."""
+def resolve_paths(experiment: Experiment, folders: Mapping[str, Path]) -> Experiment:
+    """Make the paths absolute that are found next to the experiment's file, or nowhere else; see `datasets.locate`.
+
+    Args:
+        experiment: The experiment.
+        folders: Folder of the file that each section is from.
+
+    Returns:
+        The experiment.
+    """
     for section, key in PATHS:
         part = getattr(experiment, section)
         given = Path(getattr(part, key, None) or "~")
         is_elsewhere = given.parts[:1] in (("data",), ("~",)) or (ROOT / given).exists() or given.exists()
-        if (folders.get(section, ROOT) / given).exists() or not is_elsewhere:
-            part = part.model_copy(update={key: str(folders[section] / given)})
+        beside = Path(os.path.normpath(folders.get(section, ROOT) / given))
+        if beside.exists() or not is_elsewhere:
+            part = part.model_copy(update={key: str(beside)})
             experiment = experiment.model_copy(update={section: part})
     return experiment
 

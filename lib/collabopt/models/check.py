@@ -117,5 +117,7 @@ def _find_wrong_outputs(model: keras.Model, outputs: Shape | None) -> str | None
         return None
     remedy = "Take the labels that the model was trained for"
     if len(shape) == 2 and len(outputs) == 1 and shape[1] > outputs[0] > 1:
-        remedy = f"If examples of some classes are missing, list all {shape[1]} in the data's array `classes`"
+        remedy = (
+            f"If examples of some classes are missing, list all {shape[1]} in an array `classes` (.npz or function)"
+        )
     return f"output shape={shape}: expected {(None, *outputs)}, as the data's labels have. {remedy}"

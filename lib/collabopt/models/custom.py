@@ -88,6 +88,8 @@ def find_file(path: str, key: str = "path") -> Path:
     file = locate(path, DATA)
     if not file.exists():
         raise ModelError(f"{key}={path}: no such file; expected one that Keras saved (.keras, .h5 or .hdf5)")
+    if file.is_dir() and not (file / "saved_model.pb").is_file():
+        raise ModelError(f"{key}={path}: a folder without a SavedModel; expected a file that Keras saved (.keras, .h5)")
     return file
 
 
