@@ -6,12 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from bs4 import BeautifulSoup
 from PIL import Image
 
 from collabopt import __main__
 from collabopt.batch import scheduler, shrink
 from collabopt.config import loading
 from collabopt.config.experiment import ExperimentError
+from collabopt.report import index_page
 from collabopt.runtime.tensorflow import keras
 
 pytestmark = [
@@ -178,11 +180,20 @@ def make_variants(folder: Path, count: int, error: float, score: str = "accuracy
     ],
 )
 def test_a_recommendation_says_how_many_examples_it_rests_on(tmp_path, count, error, score, is_warned):
-    shrunk = shrink.recommend(make_variants(tmp_path, count, error, score), tmp_path / "mine.yaml")
+    shrunk = shrink.recommend(make_variants(tmp_path, count, error, score))
     assert f"on {count} validation examples" in str(shrunk) and shrunk.variant["stage"] == "pcqat"
     assert bool(shrunk.warning) == is_warned
     assert ("too few for this choice" in shrunk._repr_html_()) == is_warned
     assert not is_warned or f"{count} validation examples" in shrunk.warning
+
+
+def test_the_index_page_begins_with_the_recommendation(tmp_path):
+    make_variants(tmp_path, 8, 0.0)
+    text = BeautifulSoup(index_page.write(tmp_path, "# mine").read_text(), "html.parser").get_text(" ")
+    assert "Recommended: PCQAT int8, 0.5 kB after gzip instead of 4.0 kB" in text
+    assert "Caution: 8 validation examples are too few" in text
+    (tmp_path / "run.json").write_text('{"experiment": {"targets": {"max_gzip_bytes": 100}}}')
+    assert "Recommended" not in index_page.write(tmp_path, "# mine").read_text()
 
 
 def test_a_job_that_did_not_run_says_why(tmp_path):

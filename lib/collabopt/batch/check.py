@@ -8,7 +8,7 @@ import numpy as np
 
 import collabopt
 from collabopt import datasets, models
-from collabopt.analysis import preflight
+from collabopt.analysis import preflight, scoring
 from collabopt.batch.plan import CHECK_FAILURE
 from collabopt.config import loading
 from collabopt.config.experiment import Experiment
@@ -16,10 +16,11 @@ from collabopt.datasets import DatasetError
 from collabopt.datasets.dataset import Shapes
 from collabopt.models import ModelError, mobilenet
 from collabopt.runtime import progress, tensorflow
-from collabopt.runtime.tensorflow import tf
+from collabopt.runtime.tensorflow import keras, tf
 from collabopt.techniques import registry
 
 _EXAMPLES = 64  # of each split, which are made into model inputs
+_SCORED = 256  # training examples on which a saved model is tried
 
 
 def run_check(name: str, overrides: dict[str, Any], done: Path) -> int:
@@ -79,15 +80,38 @@ def find_mistakes(experiment: Experiment, data: datasets.Data | None = None) -> 
         if experiment.initial_weights:
             mobilenet.ensure_imagenet_weights(datasets.locate(experiment.initial_weights.path, loading.DATA))
         shapes = registry.fit_to_model(shapes, experiment)
-        preflight.check(registry.build_initial_model(experiment, shapes), experiment)
+        model = registry.build_initial_model(experiment, shapes)
+        preflight.check(model, experiment)
         imported = models.get_imported(experiment.model, *registry.get_ends(shapes))
         for line in imported.rewrites if imported else ():
             progress.note(f"import: {line}")
+        if experiment.model.path and not mistakes:
+            for line in _find_doubts(model, shapes):
+                progress.note(line)
     except (ModelError, preflight.PreflightError) as error:
         mistakes += [f"model: {line}" for line in str(error).splitlines()]
     except Exception as error:
         mistakes.append(f"model: {_describe(error)}")
     return mistakes
+
+
+def _find_doubts(model: keras.Model, data: datasets.Data) -> list[str]:
+    """A line if a trained model is no better than one that always gives the same answer."""
+    some = data.train.take(np.unique(np.linspace(0, len(data.train) - 1, _SCORED).astype(int)))
+    match data.task.name:
+        case "classification":
+            constant = np.bincount(some.labels).max() / len(some)
+        case "regression":
+            constant = np.abs(some.labels - np.median(some.labels, axis=0)).mean()
+        case _:
+            return []
+    score, found = data.task.score, scoring.summarize(scoring.score_model(model, some, data.task), some, data.task)
+    if score.compute_drop(constant, found) < 0:
+        return []
+    return [
+        f"CAUTION: the model's {score.title} on {len(some)} training examples is {score.format(found)}, no better than "
+        f"the {score.format(constant)} of a constant answer. Are inputs scaled and classes ordered as in training?"
+    ]
 
 
 def _check_inputs(split: datasets.Split, name: str, input_shape: Any) -> None:

@@ -3,6 +3,7 @@
 It writes an experiment file with defaults that suit the model and the data, runs its report, and recommends a file.
 """
 
+import dataclasses
 import difflib
 import os
 import re
@@ -20,13 +21,14 @@ from collabopt.config import defaults, loading
 from collabopt.config.experiment import Experiment, ExperimentError, validate
 from collabopt.config.stages import STAGES
 from collabopt.config.tasks import TASKS
-from collabopt.deploy.recommendation import Shrunk, recommend
+from collabopt.deploy.recommendation import Recommendation, recommend
 from collabopt.storage import atomic
 
 _COMMENTS = {
     "image_size": "height and width of a model input; pixel_range: its values for black and white",
     "dataset": "also a folder of pictures or WAV files per class, a CSV or Parquet table, or a function",
     "task": f"one of {', '.join(TASKS)}",
+    "validation_fraction": "share of the training examples that decides between files, unless the data has its own",
     "sparsity": "fraction of each kernel's weights that pruning sets to zero",
     "number_of_clusters": "distinct values per kernel after clustering",
 }
@@ -42,7 +44,7 @@ def shrink(
     trust_code: bool = False,
     custom_objects: Sequence[str] = (),
     **dataset: Any,
-) -> Shrunk:
+) -> Recommendation:
     """Shrink a trained model: write an experiment file if there is none yet, run its report, and recommend a file.
 
     Args:
@@ -72,7 +74,7 @@ def shrink(
         raise RuntimeError(f"the report of {experiment.stem} has no table of files; the lines above say why")
     if status:  # such as the comparison with TFMOT's schemes
         print("a notebook failed; the files do not depend on it", file=sys.stderr)
-    return recommend(report, experiment)
+    return dataclasses.replace(recommend(report), experiment=experiment)
 
 
 def parse_dataset(text: str) -> dict[str, Any]:
@@ -200,10 +202,11 @@ def _describe(values: dict[str, Any], task: str | None, name: str) -> str:
     counts = f"{size.weights:,} weights; {len(data.train):,} training examples"
     lines = [
         f"# {Path(str(next(iter(values['model'].values())))).name}: {counts}.",
-        "# Written by `make shrink`. Every value is yours to change.",
+        "# Written by make shrink. Every value is yours to change.",
         f"# Command: make report EXPERIMENT={name}",
     ]
-    for key, value in (values | {"task": chosen} | suggested).items():
+    split = {"validation_fraction": make().validation_fraction}
+    for key, value in (values | {"task": chosen} | split | suggested).items():
         if key != "stages":
             comment = "image_size" if key == "dataset" and "image_size" in value else key
             lines.append(_format(key, value, _COMMENTS.get(comment, "")))

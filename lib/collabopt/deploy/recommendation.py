@@ -14,7 +14,7 @@ from collabopt.deploy import targets
 
 
 @dataclasses.dataclass(frozen=True)
-class Shrunk:
+class Recommendation:
     """The recommended file of a finished report. A notebook shows it as a sentence with links.
 
     Attributes:
@@ -22,16 +22,21 @@ class Shrunk:
         variant: Its row of variants.csv.
         baseline: The row of the float32 baseline.
         report: The index page of the report.
-        experiment: The experiment file.
         warning: A sentence if there are too few validation examples for this choice, else empty.
+        experiment: The experiment file, if it is known.
     """
 
     tflite: Path
     variant: dict[str, Any]
     baseline: dict[str, Any]
     report: Path
-    experiment: Path
     warning: str = ""
+    experiment: Path | None = None
+
+    @property
+    def file(self) -> str:
+        """Path of the file in its report directory."""
+        return self.tflite.relative_to(self.report.parent).as_posix()
 
     def __str__(self) -> str:
         score, size = find_score(self.variant), get_metric("gzip_bytes")
@@ -48,24 +53,26 @@ class Shrunk:
     def _repr_html_(self) -> str:
         links = " · ".join(
             f'<a href="{html.escape(os.path.relpath(path))}">{html.escape(path.name)}</a>'
-            for path in (self.tflite, self.report, self.experiment)
+            for path in filter(None, (self.tflite, self.report, self.experiment))
         )
         lines = [f"{self}.", *([f"{self.warning}."] if self.warning else [])]
         return "".join(f"<p>{html.escape(line)}</p>" for line in lines) + f"<p>{links}</p>"
 
 
-def recommend(report: Path, experiment: Path) -> Shrunk:
+def recommend(report: Path) -> Recommendation | None:
     """Recommend the file of a finished report that `targets.recommend` names.
 
     Args:
         report: The report directory, with variants.csv.
-        experiment: The experiment file.
 
     Returns:
-        The recommendation.
+        The recommendation; None if variants.csv is older than its column of validation examples.
     """
     rows = pd.read_csv(report / "variants.csv")
+    if "validation_examples" not in rows:
+        return None
     label = targets.recommend(rows)
     chosen, base = rows.loc[label].to_dict(), rows.loc[targets.find_baseline(rows)].to_dict()
-    warning = targets.find_noise(rows, label)
-    return Shrunk(report / chosen["tflite"], chosen, base, report / "index.html", experiment, warning)
+    return Recommendation(
+        report / chosen["tflite"], chosen, base, report / "index.html", targets.find_noise(rows, label)
+    )
