@@ -110,7 +110,8 @@ def _find_doubts(model: keras.Model, data: datasets.Data) -> list[str]:
         return []
     return [
         f"CAUTION: the model's {score.title} on {len(some)} training examples is {score.format(found)}, no better than "
-        f"the {score.format(constant)} of a constant answer. Are inputs scaled and classes ordered as in training?"
+        f"the {score.format(constant)} of a constant answer. Are inputs scaled and classes ordered as in training? "
+        "If the model is to learn these data first, give stages.baseline some epochs"
     ]
 
 
