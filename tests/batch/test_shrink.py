@@ -113,6 +113,18 @@ def test_a_class_of_the_user_is_named_on_the_command_line(workbook, capsys):
     assert loading.load(str(file)).model.custom_objects == {"Halved": "own_layer_of_shrink:Halved"}
 
 
+def test_a_function_builds_a_model_for_the_data(workbook, capsys):
+    (workbook / "build_for_shrink.py").write_text(
+        "from collabopt.runtime.tensorflow import keras\n\n"
+        "def build(input_shape, classes):\n"
+        "    return keras.Sequential([keras.Input(input_shape), keras.layers.Dense(classes)])\n\n"
+        "def fail():\n    return {}['x']\n"
+    )
+    assert "KeyError: 'x'" in refuse(capsys, "build_for_shrink:fail", "mine.npz")
+    values = yaml.safe_load(shrink.write_experiment("build_for_shrink:build", "mine.npz").read_text())
+    assert values["stages"]["baseline"]["epochs"] > 0  # its weights are not trained
+
+
 def test_pictures_get_the_size_of_the_models_input(workbook, capsys):
     layers = [keras.layers.Conv2D(2, 3), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2, "softmax")]
     keras.Sequential([keras.Input((12, 10, 3)), *layers]).save("picture.keras")

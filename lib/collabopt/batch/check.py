@@ -70,7 +70,7 @@ def find_mistakes(experiment: Experiment, data: datasets.Data | None = None) -> 
         mistakes += str(error).splitlines()
         shapes = shapes or error.shapes
     except Exception as error:  # a function of the user raises anything
-        mistakes.append(f"dataset: {_describe(error)}")
+        mistakes.append(f"dataset: {describe_error(error)}")
     # A function builds the model for a number of outputs.
     is_buildable = experiment.model.path or not isinstance(experiment.task, str)
     if not shapes or not (shapes.outputs or is_buildable):
@@ -91,7 +91,7 @@ def find_mistakes(experiment: Experiment, data: datasets.Data | None = None) -> 
     except (ModelError, preflight.PreflightError) as error:
         mistakes += [f"model: {line}" for line in str(error).splitlines()]
     except Exception as error:
-        mistakes.append(f"model: {_describe(error)}")
+        mistakes.append(f"model: {describe_error(error)}")
     return mistakes
 
 
@@ -127,8 +127,15 @@ def _check_inputs(split: datasets.Split, name: str, input_shape: Any) -> None:
         raise DatasetError(f"{name}: model inputs have shape {found}; expected {input_shape}")
 
 
-def _describe(error: Exception) -> str:
-    """An unexpected error in a line, with its place in the user's code if it has one there."""
+def describe_error(error: Exception) -> str:
+    """Describe an unexpected error in a line, with its place in the user's code if it has one there.
+
+    Args:
+        error: The error.
+
+    Returns:
+        The line.
+    """
     frames = traceback.extract_tb(error.__traceback__)
     library = str(Path(collabopt.__file__).parent)
     own = [one for one in frames if "site-packages" not in one.filename and not one.filename.startswith(library)]

@@ -162,7 +162,9 @@ def write_experiment(
     if file.exists():
         known = yaml.safe_load(file.read_text(encoding="utf-8"))
         for key, value in values.items():
-            if known.get(key) != value and not (isinstance(value, dict) and value.items() <= known[key].items()):
+            if known.get(key) != value and not (
+                isinstance(value, dict) and value.items() <= known.get(key, {}).items()
+            ):
                 given = f"{known.get(key)} there, {value} given"
                 raise ExperimentError(f"{key}: {shown} is of another run: {given}; delete it, or give another NAME")
         print(f"{shown} exists and is used as it is; delete it to write it anew", flush=True)
@@ -187,16 +189,20 @@ def _describe(values: dict[str, Any], task: str | None, name: str) -> str:
 
     try:
         experiment = make()
-        size = models.describe(experiment.model)
-        if experiment.dataset.path and datasets.custom.has_pictures(Path(experiment.dataset.path)):
-            given = {"image_size": list(size.inputs[0][:2]), "pixel_range": [0, 255]} | values["dataset"]
-            values["dataset"] = values["dataset"] | given
-            low, high = given["pixel_range"]
-            print(f"pixels reach the model as {low} to {high}; if it expects others: DATASET='pixel_range=[-1,1]'")
-        chosen, data = _load_data(make, [task] if task else size.list_tasks())
+        if experiment.model.path:
+            size = models.describe(experiment.model)
+            _complete_pictures(values["dataset"], experiment, size.inputs)
+            chosen, data = _load_data(make, [task] if task else size.list_tasks())
+        else:  # the function builds a model for the data
+            chosen, data = _load_data(make, [task] if task else ["classification", "regression"])
+            size = models.describe(experiment.model, data.input_shape, data.outputs)
     except (models.ModelError, datasets.DatasetError) as error:
         raise ExperimentError(str(error)) from error
-    suggested = defaults.suggest(size.weights, len(data.train), is_trained=True)
+    except ExperimentError:
+        raise
+    except Exception as error:  # a function of the user raises anything
+        raise ExperimentError(check.describe_error(error)) from error
+    suggested = defaults.suggest(size.weights, len(data.train), is_trained=bool(experiment.model.path))
     if mistakes := check.find_mistakes(make(task=chosen, **suggested), data):
         raise ExperimentError("\n".join(mistakes))
     counts = f"{size.weights:,} weights; {len(data.train):,} training examples"
@@ -213,6 +219,19 @@ def _describe(values: dict[str, Any], task: str | None, name: str) -> str:
     lines += ["", "stages:"]
     lines += [f"  {_format(stage, suggested['stages'][stage], _SECTION_COMMENTS.get(stage, ''))}" for stage in STAGES]
     return "\n".join(lines) + "\n"
+
+
+def _complete_pictures(section: dict[str, Any], experiment: Experiment, inputs: tuple) -> None:
+    """Give pictures the size of the model's input, and the range of their pixels, in the section `dataset`."""
+    from collabopt import datasets
+
+    is_picture = len(inputs) == 1 and len(inputs[0]) == 3 and None not in inputs[0]
+    if not is_picture or not experiment.dataset.path or not datasets.custom.has_pictures(Path(experiment.dataset.path)):
+        return
+    given = dict(section)
+    section |= {"image_size": list(inputs[0][:2]), "pixel_range": [0, 255]} | given
+    low, high = section["pixel_range"]
+    print(f"pixels reach the model as {low} to {high}; for another range: DATASET='pixel_range=[-1,1]'", flush=True)
 
 
 def _load_data(make: Callable[..., Experiment], tasks: list[str]) -> tuple[str, Any]:
