@@ -151,7 +151,7 @@ def test_pictures_get_the_size_of_the_models_input(workbook, capsys):
         (["empty", "mine.npz"], "a folder without a SavedModel"),
         (["mine.npz", "mine.npz"], "mine.npz: expected a .keras, .h5 or .hdf5 file"),
         (["broken.keras", "mine.npz"], "neither a .keras nor an HDF5 file"),
-        (["mine.keras", "broken.keras"], "broken.keras cannot be read: no .npz file"),
+        (["mine.keras", "broken.keras"], "broken.keras: not readable: no .npz file"),
         (["mine.keras", ""], "make shrink MODEL=mine.keras DATA=mine.npz"),
     ],
 )

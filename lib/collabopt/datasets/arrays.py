@@ -42,7 +42,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     except (*UNREADABLE, AttributeError, TypeError) as error:  # the last two: a .npy file, which is one array
         why = " ".join(str(error).split()) if zipfile.is_zipfile(path) else "no .npz file, or a damaged one"
         raise DatasetError(
-            f"{path} cannot be read: {why}. Write it with np.savez(path, x_train=…, y_train=…, x_test=…, y_test=…), of "
+            f"{path}: not readable: {why}. Write it with np.savez(path, x_train=…, y_train=…, x_test=…, y_test=…), of "
             "numbers or text"
         ) from error
 

@@ -125,8 +125,9 @@ def find_noise(variants: pd.DataFrame, label: Hashable) -> str:
         return ""
     known = f", where chance alone makes a difference of {score.format_drop(2 * error)}" if count > 1 else ""
     return (
-        f"{count:,} validation examples are too few for this choice{known} (two standard errors). It allows a drop of "
-        f"{score.format_drop(tolerance)}. Give more examples, or raise validation_fraction in the experiment file"
+        f"{count:,} validation examples are too few for this choice{known} (two standard errors). The choice "
+        f"allows a drop of {score.format_drop(tolerance)}. Give more examples, or raise validation_fraction in the "
+        "experiment file"
     )
 
 
