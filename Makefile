@@ -12,8 +12,11 @@ MODEL ?=
 DATA ?=
 TASK ?=
 TARGET ?=
+DATASET ?=
 NAME ?=
-export EXPERIMENT SET CORES NOTEBOOKS PROFILE PRUNE PARTS PYTHON MODEL DATA TASK TARGET NAME
+TRUST_CODE ?=
+CUSTOM_OBJECTS ?=
+export EXPERIMENT SET CORES NOTEBOOKS PROFILE PRUNE PARTS PYTHON MODEL DATA TASK TARGET DATASET NAME
 
 .PHONY: report shrink test test-all lint lab store verify metrics bench bench-accuracy setup lock
 
@@ -23,7 +26,8 @@ report: setup
 
 # From a trained model and data to the file to deploy.
 shrink: setup
-	@.venv/bin/python -m collabopt shrink "$$MODEL" "$$DATA" --task "$$TASK" --target "$$TARGET" --name "$$NAME" --cores "$$CORES"
+	@.venv/bin/python -m collabopt shrink "$$MODEL" "$$DATA" --task "$$TASK" --target "$$TARGET" --dataset "$$DATASET" \
+	    --name "$$NAME" --cores "$$CORES" $(if $(filter-out 0,$(TRUST_CODE)),--trust-code) $(foreach place,$(CUSTOM_OBJECTS),--custom-object "$(place)")
 
 # Without the slow tests of real components. Each kind of them has a fast representative here.
 test: lint

@@ -60,6 +60,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_imports(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests share no stored import with earlier runs."""
+    if "collabopt.models.custom" in sys.modules:
+        sys.modules["collabopt.models.custom"].STORE = tmp_path_factory.mktemp("imports")
+
+
 @pytest.fixture(scope="session")
 def make_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
     """Makes a directory once per run of pytest: its name and what fills it. The workers of xdist share it."""

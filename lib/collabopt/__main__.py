@@ -46,16 +46,21 @@ def _make_parser() -> argparse.ArgumentParser:
             command.add_argument(f"--{option}", default=default)
         return command
 
+    def add_import_options(command: argparse.ArgumentParser) -> None:
+        command.add_argument("--trust-code", action="store_true", help="run code that the file holds")
+        command.add_argument("--custom-object", action="append", default=[], help="class of a layer, module:Class")
+
     options = {"experiment": "digits", "set": "", "cores": "all", "profile": None, "notebooks": ""}
     add("report", "run every notebook of an experiment, or a sweep", **options)
     job = add("shrink", "from a trained model and data to the file to deploy", task=None, target=None, cores="all")
+    job.add_argument("--dataset", default="", help="further keys of the section dataset: 'image_size=96 group=who'")
     job.add_argument("--name", help="name of the experiment; by default that of the model's file")
     job.add_argument("model", help="a saved Keras model, or module:function")
     job.add_argument("data", help=".npz, folder of classes, .csv, .parquet or module:function")
+    add_import_options(job)
     job = add("import", "import a trained model alone; the last line is JSON", weights=None)
     job.add_argument("source", help=".keras, .h5 or .hdf5 file, folder of a SavedModel, or module:function")
-    job.add_argument("--trust-code", action="store_true", help="run code that the file holds")
-    job.add_argument("--custom-object", action="append", default=[], help="class of a layer, module:Class")
+    add_import_options(job)
     add("verify", "compare a finished report with the published figures", "experiment")
     add("store", "list the stored stages, or remove some", prune="")
     places = ("experiment", "overrides", "place", "pages", "position", "done")
@@ -85,9 +90,10 @@ def _run(words: argparse.Namespace) -> int:
         case "shrink":
             from collabopt.batch import shrink
 
-            dataset = {"target": words.target} if words.target else {}
+            dataset = shrink.parse_dataset(words.dataset) | ({"target": words.target} if words.target else {})
             task, name = words.task or None, words.name or None  # make passes empty words
-            return shrink.print_shrunk(words.model, words.data, task, name, words.cores, **dataset)
+            options = {"trust_code": words.trust_code, "custom_objects": words.custom_object} | dataset
+            return shrink.print_shrunk(words.model, words.data, task, name, words.cores, **options)
         case "report":
             from collabopt.batch import scheduler
 

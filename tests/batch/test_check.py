@@ -96,6 +96,26 @@ def test_errors_of_the_users_code_are_lines_with_their_place(experiment: Path) -
     assert mistakes[1].startswith("model: not checked, because the data does not tell")
 
 
+@pytest.mark.parametrize("is_scaled", [True, False])
+def test_a_trained_model_on_inputs_of_another_scale_is_doubted(experiment: Path, monkeypatch, is_scaled: bool) -> None:
+    notes: list[str] = []
+    monkeypatch.setattr(check.progress, "note", notes.append)
+    y = np.arange(60) % 3
+    x = np.eye(3, dtype=np.float32)[y] - 0.5
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3, "softmax")])
+    model.set_weights([np.eye(3), np.zeros(3)])
+    model.save(experiment.with_name("mine.keras"))
+    change(experiment.with_name("mine.npz"), x_train=x if is_scaled else -x, x_test=x)
+    text = experiment.read_text().replace("exclude: {pruning: [no_such_layer]}", "")
+    experiment.write_text(text.replace(text.splitlines()[2], "model: {path: mine.keras}"))
+    assert find_mistakes(experiment) == []
+    assert "import: softmax was taken off the output" in notes
+    assert [line for line in notes if "accuracy on 54 training examples is 0.00%" in line] == notes[1:] * (
+        not is_scaled
+    )
+    assert len(notes) == 1 + (not is_scaled)
+
+
 @pytest.mark.timeout(600)
 def test_a_batch_with_wrong_data_stops_before_any_notebook(experiment: Path, tmp_path: Path) -> None:
     change(experiment.with_name("mine.npz"), y_test=np.full(60, 9))

@@ -94,7 +94,7 @@ MISTAKES = [
     ({"dataset.name": "digit"}, ["dataset.name='digit'", "'digits', 'mnist'"]),
     ({"dataset": {"function": "mine.load"}}, ["dataset.function='mine.load'", "expected"]),
     ({"model.path": "my.keras"}, ["model: ", "expected exactly one of name, function and path"]),
-    ({"model": {"path": "my.npz"}}, ["model.path='my.npz'", "keras|h5"]),
+    ({"model": {"path": "my.npz"}}, ["model.path: my.npz: expected a .keras", "SavedModel"]),
     ({"model.output": "logits"}, ["model: output: for a function or path; the model", "is built in"]),
     ({"model": {"path": "my.h5", "weights": "w.h5"}}, ["model: weights=w.h5: goes with function"]),
     ({"model": {"function": "my:net", "trust_code": True}}, ["model: trust_code=True: goes with path"]),

@@ -140,7 +140,7 @@ def test_wrong_folders_are_named(pictures: Path, tmp_path: Path) -> None:
         (
             {"audio": "mfcc"},
             "classification",
-            r"dataset\.audio=mfcc: only folders of WAV files take it; remove the key",
+            r"dataset\.audio=mfcc: only folders of WAV files take it; leave it out",
         ),
         ({}, "regression", "task=regression: .* has one folder per class; expected task classification, binary"),
         ({"pixel_range": [1, 0]}, "binary", r"dataset\.pixel_range=\[1\.0, 0\.0\]: expected \[black, white\]"),
@@ -156,7 +156,7 @@ def test_wrong_folders_are_named(pictures: Path, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"3 class folders \(ant, bee, cat\); expected two for task=binary"):
         load(pictures, "binary")
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(DatasetError, match=r"nothing: a folder without such files; expected an \.npz file"):
+    with pytest.raises(DatasetError, match=r"nothing: no data in this folder\. Expected an \.npz file"):
         load(tmp_path / "nothing")
 
 

@@ -91,7 +91,7 @@ def test_every_wrong_column_is_named(csv: Path) -> None:
     table.loc[0, "width"] = 1e300
     table.to_csv(csv, index=False)
     for keys, messages in (
-        ({}, ["dataset.target: missing; expected the column of", "width, height, open"]),
+        ({}, ["dataset.target: missing. Name the column of", "TARGET=price", "width, height, open"]),
         ({"target": "pric"}, ["train has no column pric; did you mean price?"]),
         ({"target": "price", "group": "person"}, ["height is empty in 1 of 60 rows, first in row 4", "column person"]),
         (
@@ -119,7 +119,7 @@ def test_files_that_are_no_tables_are_named(tmp_path: Path) -> None:
         (tmp_path / "table.csv").write_text(content)
         with pytest.raises(DatasetError, match=rf"table\.csv: {message}"):
             load(tmp_path / "table.csv", "regression", target="b")
-    with pytest.raises(DatasetError, match=r"none\.csv: no such file; expected an \.npz file .* a \.csv or"):
+    with pytest.raises(DatasetError, match=r"none\.csv: no such file\. Expected an \.npz file .* a \.csv or"):
         load(tmp_path / "none.csv", target="b")
 
 

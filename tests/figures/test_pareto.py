@@ -49,6 +49,12 @@ def test_size_against_accuracy_labels_every_point(results, tmp_path):
     assert draw_png(figure).startswith(PNG)
 
 
+def test_only_names_of_the_other_scheme_are_long(results):
+    schemes = results["scheme"].replace("", "collabopt")
+    shown = get_texts(pareto.draw_sizes(results.assign(scheme=schemes))).splitlines()
+    assert "PCQAT" in shown and not any("collabopt" in text for text in shown)
+
+
 def test_costs_have_one_panel_per_known_cost_with_its_front(variants, tmp_path):
     figure = figures.draw_costs(variants, tmp_path / "costs.csv")
     drawn = pd.read_csv(tmp_path / "costs.csv")

@@ -291,7 +291,7 @@ def test_files_that_cannot_be_loaded_are_named(tmp_path, ending):
         with pytest.raises(models.ModelError, match=f"^path=.*{ending}: no such file"):
             use(section)
     path.write_bytes(b"not a model")
-    with pytest.raises(models.ModelError, match=f"^path=.*{ending}: .*; .*"):
+    with pytest.raises(models.ModelError, match=f"^path=.*{ending}: .*[.] .*"):
         models.build(section, (8, 8, 1), (10,))
 
 

@@ -109,3 +109,29 @@ def test_in_a_notebook_only_the_last_line_of_a_stage_remains(executed):
 
 def test_in_a_notebook_a_stage_that_starts_again_has_a_new_line(executed):
     assert texts(executed.cells[1]) == ["pqat: epoch 1/1", "qat: epoch 1/4"]
+
+
+@pytest.mark.parametrize(
+    ("log", "name", "is_shown"),
+    [(True, "check", True), (True, "baseline", False), (True, "pqat", False), (False, "pqat", True)],
+)
+def test_a_note_is_in_the_log_of_a_batch_once(tmp_path, log, name, is_shown):
+    code = f"from collabopt.runtime import progress; progress.attach({name!r}); "
+    code += "progress.note('no test split'); progress.log('started')"
+    file = tmp_path / "batch.log"
+    environment = os.environ | {"COLLABOPT_LOG": str(file) if log else ""}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    text = file.read_text() if log else done.stderr
+    assert "started" in text and ("no test split" in text) == is_shown
+
+
+@pytest.mark.parametrize(
+    ("log", "name", "is_shown"), [(True, "baseline", True), (True, "pqat", False), (False, "pqat", True)]
+)
+def test_a_note_is_on_the_page_of_the_baseline(tmp_path, monkeypatch, log, name, is_shown):
+    monkeypatch.setenv("COLLABOPT_LOG", str(tmp_path / "batch.log") if log else "")
+    code = f"from collabopt.runtime import progress; progress.attach({name!r}); progress.note('no test split')"
+    notebook = new_notebook(cells=[new_code_cell(code)])
+    NotebookClient(notebook, timeout=60).execute()
+    shown = [output["data"]["text/plain"] for output in notebook.cells[0].outputs if "data" in output]
+    assert shown == ["no test split"] * is_shown

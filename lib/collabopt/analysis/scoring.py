@@ -30,8 +30,22 @@ def score_file(tflite: bytes, split: Split, task: Task, threads: int = 1, probab
     return interpreter.score_examples(tflite, split, objectives.make_score(task, probabilities), threads)
 
 
+def select_counted(scores: np.ndarray, split: Split, task: Task) -> np.ndarray:
+    """Select the scores that count. Anomalies do not: a model of normal examples shall not reconstruct them.
+
+    Args:
+        scores: One per example (n,).
+        split: The examples.
+        task: The task.
+
+    Returns:
+        The scores (m,) whose mean is the metric.
+    """
+    return scores[split.labels == 0] if task.name == "reconstruction" else scores
+
+
 def summarize(scores: np.ndarray, split: Split, task: Task) -> float:
-    """Average the scores of a split. Anomalies do not count: a model of normal examples shall not reconstruct them.
+    """Average the scores of a split that count.
 
     Args:
         scores: One per example (n,).
@@ -41,8 +55,7 @@ def summarize(scores: np.ndarray, split: Split, task: Task) -> float:
     Returns:
         The mean.
     """
-    counted = scores[split.labels == 0] if task.name == "reconstruction" else scores
-    return float(counted.mean(dtype=np.float64))
+    return float(select_counted(scores, split, task).mean(dtype=np.float64))
 
 
 def compute_auc(scores: np.ndarray, split: Split, task: Task) -> float | None:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 import collabopt
-from collabopt import datasets
-from collabopt.analysis import preflight
+from collabopt import datasets, models
+from collabopt.analysis import preflight, scoring
 from collabopt.batch.plan import CHECK_FAILURE
 from collabopt.config import loading
 from collabopt.config.experiment import Experiment
@@ -16,10 +16,11 @@ from collabopt.datasets import DatasetError
 from collabopt.datasets.dataset import Shapes
 from collabopt.models import ModelError, mobilenet
 from collabopt.runtime import progress, tensorflow
-from collabopt.runtime.tensorflow import tf
+from collabopt.runtime.tensorflow import keras, tf
 from collabopt.techniques import registry
 
 _EXAMPLES = 64  # of each split, which are made into model inputs
+_SCORED = 256  # training examples on which a saved model is tried
 
 
 def run_check(name: str, overrides: dict[str, Any], done: Path) -> int:
@@ -46,13 +47,14 @@ def run_check(name: str, overrides: dict[str, Any], done: Path) -> int:
     return 0
 
 
-def find_mistakes(experiment: Experiment) -> list[str]:
+def find_mistakes(experiment: Experiment, data: datasets.Data | None = None) -> list[str]:
     """Find what is wrong with the data and the model of an experiment.
 
     The model is checked in spite of wrong data, where its shapes are known.
 
     Args:
         experiment: The experiment.
+        data: Its data set, if it is loaded.
 
     Returns:
         One line per mistake.
@@ -60,7 +62,7 @@ def find_mistakes(experiment: Experiment) -> list[str]:
     mistakes: list[str] = []
     shapes: Shapes | datasets.Data | None = None
     try:
-        data = datasets.load(experiment)
+        data = data or datasets.load(experiment)
         shapes = data
         for name in ("train", "validation", "test"):
             _check_inputs(getattr(data, name), name, data.input_shape)
@@ -68,7 +70,7 @@ def find_mistakes(experiment: Experiment) -> list[str]:
         mistakes += str(error).splitlines()
         shapes = shapes or error.shapes
     except Exception as error:  # a function of the user raises anything
-        mistakes.append(f"dataset: {_describe(error)}")
+        mistakes.append(f"dataset: {describe_error(error)}")
     # A function builds the model for a number of outputs.
     is_buildable = experiment.model.path or not isinstance(experiment.task, str)
     if not shapes or not (shapes.outputs or is_buildable):
@@ -83,11 +85,37 @@ def find_mistakes(experiment: Experiment) -> list[str]:
             preflight.check(preflight.find_problems(model, shapes, experiment, loading.DATA / "stages"))
         else:
             preflight.check(preflight.find_known_problems(model, experiment))
+        imported = models.get_imported(experiment.model, *registry.get_ends(shapes))
+        for line in imported.rewrites if imported else ():
+            progress.note(f"import: {line}")
+        if experiment.model.path and not mistakes:
+            for line in _find_doubts(model, shapes):
+                progress.note(line)
     except (ModelError, preflight.PreflightError) as error:
         mistakes += [f"model: {line}" for line in str(error).splitlines()]
     except Exception as error:
-        mistakes.append(f"model: {_describe(error)}")
+        mistakes.append(f"model: {describe_error(error)}")
     return mistakes
+
+
+def _find_doubts(model: keras.Model, data: datasets.Data) -> list[str]:
+    """A line if a trained model is no better than one that always gives the same answer."""
+    some = data.train.take(np.unique(np.linspace(0, len(data.train) - 1, _SCORED).astype(int)))
+    match data.task.name:
+        case "classification":
+            constant = np.bincount(some.labels).max() / len(some)
+        case "regression":
+            constant = np.abs(some.labels - np.median(some.labels, axis=0)).mean()
+        case _:
+            return []
+    score, found = data.task.score, scoring.summarize(scoring.score_model(model, some, data.task), some, data.task)
+    if score.compute_drop(constant, found) < 0:
+        return []
+    return [
+        f"CAUTION: the model's {score.title} on {len(some)} training examples is {score.format(found)}, no better than "
+        f"the {score.format(constant)} of a constant answer. Are inputs scaled and classes ordered as in training? "
+        "If the model is to learn these data first, give stages.baseline some epochs"
+    ]
 
 
 def _check_inputs(split: datasets.Split, name: str, input_shape: Any) -> None:
@@ -102,8 +130,15 @@ def _check_inputs(split: datasets.Split, name: str, input_shape: Any) -> None:
         raise DatasetError(f"{name}: model inputs have shape {found}; expected {input_shape}")
 
 
-def _describe(error: Exception) -> str:
-    """An unexpected error in a line, with its place in the user's code if it has one there."""
+def describe_error(error: Exception) -> str:
+    """Describe an unexpected error in a line, with its place in the user's code if it has one there.
+
+    Args:
+        error: The error.
+
+    Returns:
+        The line.
+    """
     frames = traceback.extract_tb(error.__traceback__)
     library = str(Path(collabopt.__file__).parent)
     own = [one for one in frames if "site-packages" not in one.filename and not one.filename.startswith(library)]

@@ -60,11 +60,11 @@ def run_report(name: str, settings: str, cores: str, profile: str | None = None,
         log = place / "batch.log"
         log.write_text("")
         with _follow(log), contextlib.nullcontext({}) if profile else forks.fork_server() as variables:
-            status = _run_snakemake(name, work, place, options, log, variables)
+            _run_snakemake(name, work, place, options, log, variables)
         if (place / CHECK_FAILURE).is_file():
             print((place / CHECK_FAILURE).read_text(encoding="utf-8"), file=sys.stderr)
             return 2
-        states = _read_states(list(work.jobs), place / work.marks, place if status else None)
+        states = _read_states(list(work.jobs), place, work.marks)
         _write_index(name, work, states, place / work.marks)
     failures = [f"{job}: {state}" for job, state in states.items() if state != "ok"]
     for line in [*_list_failed_branches(place), *failures]:
@@ -97,7 +97,9 @@ def _reset_marks(work: Work, place: Path) -> None:
         failure.unlink()
 
 
-def _run_snakemake(name: str, work: Work, place: Path, options: list[str], log: Path, variables: dict[str, str]) -> int:
+def _run_snakemake(
+    name: str, work: Work, place: Path, options: list[str], log: Path, variables: dict[str, str]
+) -> None:
     config = {
         "experiment": str(loading.find_experiment(name)) if name.endswith((".yaml", ".yml")) else name,
         "place": str(place),
@@ -118,7 +120,8 @@ def _run_snakemake(name: str, work: Work, place: Path, options: list[str], log: 
             command, env=environment, stdout=output, stderr=subprocess.STDOUT, preexec_fn=forks.die_with_parent
         )
         try:
-            return process.wait()
+            process.wait()
+            return
         except _Terminated:
             _interrupt(process.pid)
         except KeyboardInterrupt:
@@ -140,14 +143,16 @@ def _interrupt(snakemake: int) -> None:
                 os.kill(one.pid, signal.SIGINT)
 
 
-def _read_states(jobs: list[str], marks: Path, failed: Path | None) -> dict[str, str]:
+def _read_states(jobs: list[str], place: Path, folder: str) -> dict[str, str]:
     """State of every job: "ok", "FAILED why" or "not run, because".
 
-    failed: where a Snakemake that failed left its log.
+    place: working directory of the batch, with Snakemake's log and, in a folder, the marks of the jobs.
     """
+    marks = place / folder
     failures = {job: (marks / f"{job}.failed").read_text() for job in jobs if (marks / f"{job}.failed").is_file()}
-    is_lost = failed and not any(failed.rglob("*.failed"))
-    cause = f"Snakemake failed: {_read_tail(failed / 'snakemake.log')}" if is_lost else "a job that it needs failed"
+    # Where no job failed, Snakemake itself did, or it found no job to run.
+    has_failed = any(place.rglob("*.failed"))
+    cause = "a job that it needs failed" if has_failed else f"Snakemake says: {_read_tail(place / 'snakemake.log')}"
     states = {}
     for job in jobs:
         if job in failures:

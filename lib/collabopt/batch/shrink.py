@@ -4,70 +4,35 @@ It writes an experiment file with defaults that suit the model and the data, run
 """
 
 import dataclasses
-import html
+import difflib
 import os
+import re
+import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import yaml
+from pydantic import ValidationError
 
 from collabopt.config import defaults, loading
-from collabopt.config.experiment import ExperimentError, validate
-from collabopt.config.metrics import get_metric
-from collabopt.config.scores import find_score
+from collabopt.config.experiment import Experiment, ExperimentError, validate
 from collabopt.config.stages import STAGES
 from collabopt.config.tasks import TASKS
-from collabopt.deploy import targets
+from collabopt.deploy.recommendation import Recommendation, recommend
 from collabopt.storage import atomic
 
 _COMMENTS = {
+    "image_size": "height and width of a model input; pixel_range: its values for black and white",
     "dataset": "also a folder of pictures or WAV files per class, a CSV or Parquet table, or a function",
     "task": f"one of {', '.join(TASKS)}",
+    "validation_fraction": "share of the training examples that decides between files, unless the data has its own",
     "sparsity": "fraction of each kernel's weights that pruning sets to zero",
     "number_of_clusters": "distinct values per kernel after clustering",
 }
 _SECTION_COMMENTS = {"baseline": "0 epochs: the given weights", "pruned": "sparsity rises until end_epoch"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Shrunk:
-    """The recommended file of a finished report. A notebook shows it as a sentence with links.
-
-    Attributes:
-        tflite: The file.
-        variant: Its row of variants.csv.
-        baseline: The row of the float32 baseline.
-        report: The index page of the report.
-        experiment: The experiment file.
-    """
-
-    tflite: Path
-    variant: dict[str, Any]
-    baseline: dict[str, Any]
-    report: Path
-    experiment: Path
-
-    def __str__(self) -> str:
-        score, size = find_score(self.variant), get_metric("gzip_bytes")
-        small, large = (f"{size.format(row[size.name])} {size.unit}" for row in (self.variant, self.baseline))
-        factor = self.baseline[size.name] / self.variant[size.name]
-        before, after = (score.format(row[score.validation]) for row in (self.baseline, self.variant))
-        on_test = score.format(self.variant[score.test])
-        return (
-            f"Recommended: {targets.format_variant(self.variant)}, {small} after gzip instead of {large} ({factor:.1f} "
-            f"times smaller); validation {score.title} {after} instead of {before}; test {score.title} {on_test}"
-        )
-
-    def _repr_html_(self) -> str:
-        links = " · ".join(
-            f'<a href="{html.escape(os.path.relpath(path))}">{html.escape(path.name)}</a>'
-            for path in (self.tflite, self.report, self.experiment)
-        )
-        return f"<p>{html.escape(str(self))}.</p><p>{links}</p>"
 
 
 def shrink(
@@ -76,8 +41,10 @@ def shrink(
     task: str | None = None,
     name: str | None = None,
     cores: str = "all",
+    trust_code: bool = False,
+    custom_objects: Sequence[str] = (),
     **dataset: Any,
-) -> Shrunk:
+) -> Recommendation:
     """Shrink a trained model: write an experiment file if there is none yet, run its report, and recommend a file.
 
     Args:
@@ -87,6 +54,8 @@ def shrink(
         task: One of `tasks.TASKS`; None finds out from the model's output and the labels.
         name: Name of the experiment; None takes that of the model's file.
         cores: Number of CPU cores, or "all".
+        trust_code: Whether Python code inside the model's file may run, such as that of a Lambda layer.
+        custom_objects: Classes of the user's own layers, each "module:Class".
         **dataset: Further keys of the `dataset` section, such as `target` of a table.
 
     Returns:
@@ -98,14 +67,35 @@ def shrink(
     """
     from collabopt.batch import scheduler
 
-    experiment = write_experiment(model, data, task, name, **dataset)
+    experiment = write_experiment(model, data, task, name, trust_code, custom_objects, **dataset)
     status, report = scheduler.run_report(experiment.stem, "", cores), loading.REPORTS / experiment.stem
     table, began = report / "variants.csv", experiment.stat().st_mtime
     if not table.is_file() or table.stat().st_mtime < began:
         raise RuntimeError(f"the report of {experiment.stem} has no table of files; the lines above say why")
     if status:  # such as the comparison with TFMOT's schemes
         print("a notebook failed; the files do not depend on it", file=sys.stderr)
-    return recommend(report, experiment)
+    return dataclasses.replace(recommend(report), experiment=experiment)
+
+
+def parse_dataset(text: str) -> dict[str, Any]:
+    """Parse keys of the `dataset` section: "image_size=96 pixel_range=[0,1]".
+
+    Args:
+        text: Words key=value.
+
+    Returns:
+        Values by key.
+
+    Raises:
+        ExperimentError: A word is malformed.
+    """
+    values = {}
+    for word in shlex.split(text):
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise ExperimentError(f"DATASET: {word}: expected key=value, separated by blanks, such as image_size=96")
+        values[key] = loading.parse_value(value, f"DATASET: {key}")
+    return values
 
 
 def print_shrunk(*arguments: Any, **options: Any) -> int:
@@ -123,23 +113,9 @@ def print_shrunk(*arguments: Any, **options: Any) -> int:
     except RuntimeError as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"{shrunk}\nfile: {os.path.relpath(shrunk.tflite)}\nreport: {os.path.relpath(shrunk.report)}")
+    print(f"{shrunk}\n" + (f"Caution: {shrunk.warning}\n" if shrunk.warning else ""), end="")
+    print(f"file: {os.path.relpath(shrunk.tflite)}\nreport: {os.path.relpath(shrunk.report)}")
     return 0
-
-
-def recommend(report: Path, experiment: Path) -> Shrunk:
-    """Recommend the file of a finished report that `targets.recommend` names.
-
-    Args:
-        report: The report directory, with variants.csv.
-        experiment: The experiment file.
-
-    Returns:
-        The recommendation.
-    """
-    rows = pd.read_csv(report / "variants.csv")
-    chosen, base = rows.loc[targets.recommend(rows)].to_dict(), rows.loc[targets.find_baseline(rows)].to_dict()
-    return Shrunk(report / chosen["tflite"], chosen, base, report / "index.html", experiment)
 
 
 def write_experiment(
@@ -147,15 +123,21 @@ def write_experiment(
     data: str | Path | Mapping[str, Any],
     task: str | None = None,
     name: str | None = None,
+    trust_code: bool = False,
+    custom_objects: Sequence[str] = (),
     **dataset: Any,
 ) -> Path:
-    """Write a commented experiment file. One that exists stays as it is, since its values are the user's.
+    """Write a commented experiment file, once model and data pass the check of a report.
+
+    One that exists stays as it is, since its values are the user's.
 
     Args:
         model: As in `shrink`.
         data: As in `shrink`.
         task: As in `shrink`.
         name: As in `shrink`.
+        trust_code: As in `shrink`.
+        custom_objects: As in `shrink`.
         **dataset: As in `shrink`.
 
     Returns:
@@ -167,16 +149,22 @@ def write_experiment(
     if not str(model) or (isinstance(data, str) and not data):
         raise ExperimentError("expected a model and data: make shrink MODEL=mine.keras DATA=mine.npz")
     name = name or Path(str(model).rpartition(":")[2]).stem
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise ExperimentError(f"NAME={name}: expected letters, digits, and _ . - only")
     file = loading.EXPERIMENTS / f"{name}.yaml"
     shown = os.path.relpath(file)
     if task is not None and task not in TASKS:
         raise ExperimentError(f"task={task}: unknown{loading.suggest(task, TASKS)}")
     values = {"dataset": _name_source(_save_arrays(data, name), "dataset") | dataset}
-    values |= {"model": _name_source(model, "model")} | ({"task": task} if task else {})
+    options = {"trust_code": True} if trust_code else {}
+    options |= {"custom_objects": list(custom_objects)} if custom_objects else {}
+    values |= {"model": _name_source(model, "model") | options} | ({"task": task} if task else {})
     if file.exists():
         known = yaml.safe_load(file.read_text(encoding="utf-8"))
         for key, value in values.items():
-            if known.get(key) != value and not (isinstance(value, dict) and value.items() <= known[key].items()):
+            if known.get(key) != value and not (
+                isinstance(value, dict) and value.items() <= known.get(key, {}).items()
+            ):
                 given = f"{known.get(key)} there, {value} given"
                 raise ExperimentError(f"{key}: {shown} is of another run: {given}; delete it, or give another NAME")
         print(f"{shown} exists and is used as it is; delete it to write it anew", flush=True)
@@ -189,38 +177,71 @@ def write_experiment(
 
 def _describe(values: dict[str, Any], task: str | None, name: str) -> str:
     """The content of the experiment file, with defaults by the size of model and data."""
-    from collabopt import models
-    from collabopt.datasets import DatasetError
+    from collabopt import datasets, models
+    from collabopt.batch import check
+
+    def make(**more: Any) -> Experiment:
+        folders = dict.fromkeys(values, loading.EXPERIMENTS)
+        try:
+            return loading.resolve_paths(validate(values | {"name": name} | more), folders)
+        except ValidationError as error:
+            raise ExperimentError("\n".join(loading.explain(error))) from None
 
     try:
-        size = models.describe(validate(values | {"name": name}).model)
-        tasks = [task] if task else size.list_tasks()
-        chosen, data = _load_data(values, tasks, name)
-    except (models.ModelError, DatasetError, ValueError) as error:
+        experiment = make()
+        if experiment.model.path:
+            size = models.describe(experiment.model)
+            _complete_pictures(values["dataset"], experiment, size.inputs)
+            chosen, data = _load_data(make, [task] if task else size.list_tasks())
+        else:  # the function builds a model for the data
+            chosen, data = _load_data(make, [task] if task else ["classification", "regression"])
+            size = models.describe(experiment.model, data.input_shape, data.outputs)
+    except (models.ModelError, datasets.DatasetError) as error:
         raise ExperimentError(str(error)) from error
-    suggested = defaults.suggest(size.weights, len(data.train), is_trained=True)
+    except ExperimentError:
+        raise
+    except Exception as error:  # a function of the user raises anything
+        raise ExperimentError(check.describe_error(error)) from error
+    suggested = defaults.suggest(size.weights, len(data.train), is_trained=bool(experiment.model.path))
+    if mistakes := check.find_mistakes(make(task=chosen, **suggested), data):
+        raise ExperimentError("\n".join(mistakes))
     counts = f"{size.weights:,} weights; {len(data.train):,} training examples"
     lines = [
         f"# {Path(str(next(iter(values['model'].values())))).name}: {counts}.",
-        "# Written by `make shrink`. Every value is yours to change.",
+        "# Written by make shrink. Every value is yours to change.",
         f"# Command: make report EXPERIMENT={name}",
     ]
-    for key, value in (values | {"task": chosen} | suggested).items():
+    split = {"validation_fraction": make().validation_fraction}
+    for key, value in (values | {"task": chosen} | split | suggested).items():
         if key != "stages":
-            lines.append(_format(key, value, _COMMENTS.get(key, "")))
+            comment = "image_size" if key == "dataset" and "image_size" in value else key
+            lines.append(_format(key, value, _COMMENTS.get(comment, "")))
     lines += ["", "stages:"]
     lines += [f"  {_format(stage, suggested['stages'][stage], _SECTION_COMMENTS.get(stage, ''))}" for stage in STAGES]
     return "\n".join(lines) + "\n"
 
 
-def _load_data(values: dict[str, Any], tasks: list[str], name: str) -> tuple[str, Any]:
+def _complete_pictures(section: dict[str, Any], experiment: Experiment, inputs: tuple) -> None:
+    """Give pictures the size of the model's input, and the range of their pixels, in the section `dataset`."""
+    from collabopt import datasets
+
+    is_picture = len(inputs) == 1 and len(inputs[0]) == 3 and None not in inputs[0]
+    if not is_picture or not experiment.dataset.path or not datasets.custom.has_pictures(Path(experiment.dataset.path)):
+        return
+    given = dict(section)
+    section |= {"image_size": list(inputs[0][:2]), "pixel_range": [0, 255]} | given
+    low, high = section["pixel_range"]
+    print(f"pixels reach the model as {low} to {high}; for another range: DATASET='pixel_range=[-1,1]'", flush=True)
+
+
+def _load_data(make: Callable[..., Experiment], tasks: list[str]) -> tuple[str, Any]:
     """The first task whose labels the data has, with the data."""
     from collabopt import datasets
 
     mistakes = []
     for task in tasks:
         try:
-            return task, datasets.load(validate(values | {"task": task, "name": name}))
+            return task, datasets.load(make(task=task))
         except datasets.DatasetError as error:
             mistakes.append(error)
     raise mistakes[0]
@@ -240,7 +261,12 @@ def _name_source(source: str | Path, section: str) -> dict[str, str]:
     if not path.exists() and ":" in text:
         return {"function": text}
     if not path.exists():
-        raise ExperimentError(f"{section}={text}: no such file or folder, from {Path.cwd()}")
+        folder = path.absolute().parent
+        near = (
+            difflib.get_close_matches(path.name, [one.name for one in folder.iterdir()], 1) if folder.is_dir() else ()
+        )
+        suggestion = f"; did you mean {path.with_name(near[0])}?" if near else ""
+        raise ExperimentError(f"{section}={text}: no such file or folder, from {Path.cwd()}{suggestion}")
     path = path.resolve()
     inside = path.is_relative_to(loading.ROOT)
     return {"path": os.path.relpath(path, loading.EXPERIMENTS) if inside else str(path)}

@@ -165,9 +165,9 @@ def load(name: str, /, suggested: Mapping[str, Any] = MappingProxyType({}), **ov
     if "seed" in overrides:
         overrides["repeat_seeds"] = ()
     try:
-        return _resolve_paths(validate({"name": path.stem, **values, **overrides}), folders)
+        return resolve_paths(validate({"name": path.stem, **values, **overrides}), folders)
     except ValidationError as error:
-        raise ExperimentError("\n".join(f"{path.name}: {_explain(mistake)}" for mistake in error.errors())) from None
+        raise ExperimentError("\n".join(f"{path.name}: {line}" for line in explain(error))) from None
 
 
 def list_paths(experiment: Experiment) -> list[str]:
@@ -234,16 +234,37 @@ def _read(path: Path) -> dict[str, Any]:
     return values
 
 
-def _resolve_paths(experiment: Experiment, folders: dict[str, Path]) -> Experiment:
-    """Make the paths absolute that are found next to the experiment's file, or nowhere else; see `datasets.locate`."""
+def resolve_paths(experiment: Experiment, folders: Mapping[str, Path]) -> Experiment:
+    """Make the paths absolute that are found next to the experiment's file, or nowhere else; see `datasets.locate`.
+
+    Args:
+        experiment: The experiment.
+        folders: Folder of the file that each section is from.
+
+    Returns:
+        The experiment.
+    """
     for section, key in PATHS:
         part = getattr(experiment, section)
         given = Path(getattr(part, key, None) or "~")
         is_elsewhere = given.parts[:1] in (("data",), ("~",)) or (ROOT / given).exists() or given.exists()
-        if (folders.get(section, ROOT) / given).exists() or not is_elsewhere:
-            part = part.model_copy(update={key: str(folders[section] / given)})
+        beside = Path(os.path.normpath(folders.get(section, ROOT) / given))
+        if beside.exists() or not is_elsewhere:
+            part = part.model_copy(update={key: str(beside)})
             experiment = experiment.model_copy(update={section: part})
     return experiment
+
+
+def explain(error: ValidationError) -> list[str]:
+    """Explain what pydantic found in an experiment.
+
+    Args:
+        error: Its error.
+
+    Returns:
+        One line per mistake.
+    """
+    return [_explain(mistake) for mistake in error.errors()]
 
 
 def _explain(mistake: dict[str, Any]) -> str:

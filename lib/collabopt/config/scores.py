@@ -71,6 +71,17 @@ class Score:
         """
         return 0.01 if self.unit == "%" else 0.05 * abs(baseline)
 
+    def format_drop(self, value: float) -> str:
+        """Format a difference with its unit: "1.00 points" or "0.0123".
+
+        Args:
+            value: Difference of two values of the column.
+
+        Returns:
+            The text.
+        """
+        return f"{value / self.scale:,.{self.digits}f} {self.drop_unit}".rstrip()
+
     def format(self, value: float) -> str:
         """Format a value with its unit: "98.61 %" or "0.0123".
 

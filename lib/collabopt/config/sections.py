@@ -1,8 +1,9 @@
 """The sections of an experiment: data set, model, training, initial weights, and excluded layers."""
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 _PLACE = r"^[\w.]+:\w+$"
 
@@ -70,6 +71,15 @@ def _name_classes(places: Any) -> Any:
     return {str(place).partition(":")[2]: place for place in places} if isinstance(places, list | tuple) else places
 
 
+def _check_model_path(path: str) -> str:
+    if not re.search(r"\.(keras|h5|hdf5)$|(^|/)[^./]+/?$", path):
+        raise ValueError(
+            f"{path}: expected a .keras, .h5 or .hdf5 file, or the folder of a SavedModel. Save the trained model with "
+            "model.save('mine.keras')"
+        )
+    return path
+
+
 class Model(_Source):
     """A built-in model by `name`, or the user's own: `function` ("module:function") or `path`.
 
@@ -88,7 +98,7 @@ class Model(_Source):
         Literal["digits_cnn", "mnist_cnn", "ds_cnn_s", "ds_cnn_m", "ds_cnn_l", "mobilenet_v1", "mobilenet_v2"] | None
     ) = None
     function: str | None = Field(None, pattern=_PLACE)
-    path: str | None = Field(None, pattern=r"\.(keras|h5|hdf5)$|(^|/)[^./]+/?$")
+    path: Annotated[str, AfterValidator(_check_model_path)] | None = None
     weights: str | None = None
     custom_objects: Annotated[dict[str, Annotated[str, Field(pattern=_PLACE)]], BeforeValidator(_name_classes)] = {}
     trust_code: bool = False

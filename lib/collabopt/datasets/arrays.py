@@ -40,8 +40,11 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             return {key: file[key] for key in file.files}
     except (*UNREADABLE, AttributeError, TypeError) as error:  # the last two: a .npy file, which is one array
-        why = " ".join(str(error).split())
-        raise DatasetError(f"{path}: not a readable .npz file ({why}); expected {', '.join(NEEDED)}") from error
+        why = " ".join(str(error).split()) if zipfile.is_zipfile(path) else "no .npz file, or a damaged one"
+        raise DatasetError(
+            f"{path}: not readable: {why}. Write it with np.savez(path, x_train=…, y_train=…, x_test=…, y_test=…), of "
+            "numbers or text"
+        ) from error
 
 
 def make_parts(

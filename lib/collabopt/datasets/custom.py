@@ -48,7 +48,7 @@ def check_keys(dataset: Dataset, source: str) -> None:
     lines = []
     for key in sorted(given.keys() - set(KEYS.get(source, ()))):
         takers = " and ".join(taker for taker, keys in KEYS.items() if key in keys)
-        lines.append(f"dataset.{key}={given[key]}: only {takers} take it; remove the key")
+        lines.append(f"dataset.{key}={given[key]}: only {takers} take it; leave it out")
     if lines:
         raise DatasetError("\n".join(lines))
 
@@ -78,6 +78,18 @@ def read(path: Path, dataset: Dataset, task: Task = TASKS["classification"]) -> 
     return parts
 
 
+def has_pictures(path: Path) -> bool:
+    """Return whether a data set is a folder of pictures.
+
+    Args:
+        path: A file or folder.
+
+    Raises:
+        DatasetError: It is no data set.
+    """
+    return _find_source(path)[1] is pictures.read
+
+
 def _find_source(path: Path) -> tuple[str, Callable[[Path, Dataset, Task], Parts]]:
     """Return the kind of a file or folder, and the function that reads it."""
     if path.suffix in tables.ENDINGS and path.is_file():
@@ -92,9 +104,9 @@ def _find_source(path: Path) -> tuple[str, Callable[[Path, Dataset, Task], Parts
                     return source, module.read
     if path.suffix == ".npz" or path.is_file():
         return "arrays", lambda path, dataset, task: make_parts(read_npz(path), str(path), task)  # noqa: ARG005
-    found = "a folder without such files" if path.is_dir() else "no such file"
+    found = "no data in this folder" if path.is_dir() else "no such file"
     raise DatasetError(
-        f"dataset.path={path}: {found}; expected an .npz file with the arrays {', '.join(NEEDED)}, a .csv or .parquet "
+        f"dataset.path={path}: {found}. Expected an .npz file with the arrays {', '.join(NEEDED)}, a .csv or .parquet "
         "table, or a folder with one folder of pictures (JPEG, PNG) or WAV files per class"
     )
 

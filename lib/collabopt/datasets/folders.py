@@ -107,7 +107,9 @@ def _list_classes(folder: Path, endings: tuple[str, ...]) -> dict[str, list[Path
         )
     mistakes.raise_any()
     if ignored:
-        progress.log(f"{folder}: {len(ignored)} files do not end in {', '.join(endings)} and are ignored: {ignored[0]}")
+        progress.note(
+            f"{folder}: {len(ignored)} files do not end in {', '.join(endings)} and are ignored: {ignored[0]}"
+        )
     return found
 
 

@@ -108,7 +108,7 @@ def draw_test(labels: np.ndarray, fraction: float | None, groups: np.ndarray | N
         np.arange(len(labels)), draw_held_out(labels, fraction, _TEST_SEED, groups, "dataset.test_fraction")
     )
     kept_together = "" if groups is None else ", whole groups"
-    progress.log(
+    progress.note(
         f"{source}: no test split; {chosen.sum()} of {len(labels)} examples{kept_together} are drawn for it "
         f"(dataset.test_fraction={fraction})"
     )

@@ -40,9 +40,10 @@ def read(path: Path, dataset: Dataset, task: Task) -> Parts:
     frames = {split: _read_frame(file) for split, file in _find_files(path).items()}
     targets = _as_tuple(dataset.target)
     if not targets and task.name != "reconstruction":
-        columns = ", ".join(frames["train"].columns)
+        columns = list(frames["train"].columns)
         raise DatasetError(
-            f"dataset.target: missing; expected the column of {path} that the model predicts, of {columns}"
+            f"dataset.target: missing. Name the column of {path} that the model predicts, such as target: "
+            f"{columns[-1]} in the section dataset, or make shrink TARGET={columns[-1]}. It has {', '.join(columns)}"
         )
     by_input = _find_features(frames["train"], dataset, targets)
     used = [*(name for columns in by_input.values() for name in columns), *targets]
@@ -109,7 +110,7 @@ def _read_frame(path: Path) -> pd.DataFrame:
     frame.columns = [str(name).strip() for name in frame.columns]
     unnamed = [name for name in frame.columns if not name or name.startswith("Unnamed: ")]
     if unnamed:  # such as the index that pandas.DataFrame.to_csv writes, which tells the order of the rows
-        progress.log(f"{path}: {len(unnamed)} columns without a name are ignored")
+        progress.note(f"{path}: {len(unnamed)} columns without a name are ignored")
     return frame.drop(columns=unnamed)
 
 

@@ -123,6 +123,31 @@ def recommend(variants: pd.DataFrame) -> Hashable:
     return good.idxmin() if len(good) else drops.idxmin()
 
 
+def find_noise(variants: pd.DataFrame, label: Hashable) -> str:
+    """Tell whether the validation split is too small to see a drop of the size that `recommend` tolerates.
+
+    Args:
+        variants: Rows of variants.csv, the float32 baseline among them.
+        label: Label of the recommended variant.
+
+    Returns:
+        A sentence if two standard errors of the variant's drop are more than the tolerance, else nothing. A share of
+        examples is known no better than to one example, even if no example changed.
+    """
+    score, row = find_score(variants), variants.loc[label]
+    count, error = int(row["validation_examples"]), float(row["validation_drop_error"])
+    error = max(error, 1 / count if score.unit == "%" else 0.0)
+    tolerance = score.get_tolerance(get_baseline_score(variants))
+    if count > 1 and 2 * error <= tolerance:
+        return ""
+    known = f", where chance alone makes a difference of {score.format_drop(2 * error)}" if count > 1 else ""
+    return (
+        f"{count:,} validation examples are too few for this choice{known} (two standard errors). The choice "
+        f"allows a drop of {score.format_drop(tolerance)}. Give more examples, or raise validation_fraction in the "
+        "experiment file"
+    )
+
+
 def find_baseline(variants: pd.DataFrame) -> Hashable:
     """Return the label of the float32 baseline.
 

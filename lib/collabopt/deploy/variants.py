@@ -11,9 +11,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from collabopt.analysis import ptq, scoring
+from collabopt.analysis import comparison, ptq, scoring
 from collabopt.analysis.finished import Finished
 from collabopt.config.formats import CALIBRATED, FORMATS
 from collabopt.config.metrics import METRICS
@@ -28,6 +29,10 @@ from collabopt.tflite import convert, flatbuffer, latency, sizes, vela
 
 _MEASURED = [name for name, metric in METRICS.items() if metric.description]
 _OF_CLASSES = "validation_balanced_accuracy", "predicted_classes"
+_SCORES = "scores.npy"
+_PRECISION = ["validation_examples", "validation_drop_error"]
+"""Number of validation examples, and the standard error of the drop against the float32 baseline on these."""
+
 _QUARTILES = ["latency_q1_ms", "latency_q3_ms"]
 
 
@@ -38,7 +43,7 @@ def list_columns(score: Score) -> list[str]:
         score: Score of the task, whose columns carry its name.
     """
     return [
-        *("experiment", "stage", "format", "scheme", "seed", score.validation, score.test),
+        *("experiment", "stage", "format", "scheme", "seed", score.validation, score.test, *_PRECISION),
         *(_OF_CLASSES if score.name == "accuracy" else ()),
         *_MEASURED,
         *("latency_ratio", *_QUARTILES, "accelerator", "npu_note", "tflite", "unavailable"),
@@ -65,6 +70,11 @@ class Variant:
     def name(self) -> str:
         """Label of the variant: "pruned-int8"."""
         return f"{self.stage.name}-{self.format}"
+
+    @property
+    def scores(self) -> np.ndarray:
+        """Score of each validation example that counts (n,)."""
+        return np.load(self.tflite.with_name(_SCORES))
 
 
 def list_formats(stage: Stage) -> tuple[str, ...]:
@@ -105,18 +115,19 @@ def measure(run: Run, stage: Stage, name: str) -> Variant:
         "format": name,
         "calibration": [experiment.calibration, experiment.calibration_examples],
         "output": experiment.model.output,
-        "code": compute_digest(_convert, _measure_sizes, _measure_weights),
+        "code": compute_digest(_convert, _measure_sizes, _measure_weights, scoring.select_counted),
         "zstandard": metadata.version("zstandard"),
     }
 
     def make(directory: Path) -> None:
         try:
-            content, figures = _convert(run, finished, name)
+            content, scores, figures = _convert(run, finished, name)
         except convert.ConversionRefused as error:
             (directory / "variant.json").write_text(json.dumps({"unavailable": str(error)}))
             return
         file = directory / "model.tflite"
         file.write_bytes(content)
+        np.save(directory / _SCORES, scoring.select_counted(scores, run.data.validation, run.data.task))
         row = figures | _measure_sizes(file) | _measure_weights(content)
         (directory / "variant.json").write_text(json.dumps(row))
 
@@ -148,6 +159,8 @@ def measure_on_test(run: Run, variant: Variant) -> float:
 def make_table(variants: list[Variant]) -> pd.DataFrame:
     """Time the variants on this host, in turn, and return the columns of variants.csv, one row per variant.
 
+    The standard error of a drop is paired by example.
+
     Args:
         variants: The variants, the float32 baseline first.
 
@@ -155,13 +168,16 @@ def make_table(variants: list[Variant]) -> pd.DataFrame:
         The table, indexed by label.
     """
     frame = pd.DataFrame([variant.row for variant in variants], index=[variant.name for variant in variants])
+    base = variants[0].scores
+    frame["validation_examples"] = len(base)
+    frame["validation_drop_error"] = [comparison.compute_standard_error((base - one.scores)[None]) for one in variants]
     times = latency.measure_latency({variant.name: variant.tflite.read_bytes() for variant in variants})
     frame = frame.join(times).reindex(columns=list_columns(find_score(frame)))
     return frame.astype(dict.fromkeys([*_MEASURED[_MEASURED.index("weight_bytes") :], *_QUARTILES], float))
 
 
-def _convert(run: Run, finished: Finished, name: str) -> tuple[bytes, dict[str, float | int | None]]:
-    """The file of a stage in a format, and its figures on validation."""
+def _convert(run: Run, finished: Finished, name: str) -> tuple[bytes, np.ndarray, dict[str, float | int | None]]:
+    """The file of a stage in a format, the score of each validation example (n,), and its figures on validation."""
     score = run.data.task.score
     if name == "int8" and finished.tflite is None:
         raise convert.ConversionRefused(finished.result["unavailable"])
@@ -169,7 +185,7 @@ def _convert(run: Run, finished: Finished, name: str) -> tuple[bytes, dict[str, 
         columns = {score.validation: score.validation_int8, "predicted_classes": "predicted_classes"}
         columns |= {"validation_balanced_accuracy": "validation_balanced_accuracy_int8"}
         figures = {one: finished.result[column] for one, column in columns.items() if column in finished.result}
-        return finished.tflite.read_bytes(), figures
+        return finished.tflite.read_bytes(), finished.scores()["validation_int8"], figures
     experiment, activations = run.experiment, registry.get_output_activations(run.experiment, run.data)
     model, apart = run.model(finished.stage.name), bool(finished.without_qat)
     if name in CALIBRATED:
@@ -182,7 +198,7 @@ def _convert(run: Run, finished: Finished, name: str) -> tuple[bytes, dict[str, 
     if classes is not None:
         figures["validation_balanced_accuracy"] = scoring.compute_balanced_accuracy(scores, split)
         figures["predicted_classes"] = scoring.count_predicted_classes(classes, split)
-    return content, figures
+    return content, scores, figures
 
 
 def _score_on_test(run: Run, tflite: Path) -> float:

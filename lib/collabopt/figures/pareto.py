@@ -56,10 +56,8 @@ def draw_sizes(results: pd.DataFrame, csv: Path | None = None) -> Figure:
     """
     score = find_score(results)
     unread = to_numbers(results, [score.test_int8])[score.test_int8].isna().all()
-    schemes = results.get("scheme", pd.Series("", results.index)).fillna("")
-    has_several = schemes.groupby(results["stage"]).transform("nunique") > 1
-    asides = (" (" + schemes.replace("", "own") + " scheme)").where(has_several, "")
-    labels = results["stage"].map(get_label) + asides
+    is_stock = results.get("scheme", pd.Series("", results.index)).eq("tfmot")
+    labels = results["stage"].map(get_label) + is_stock.map({True: " (tfmot scheme)", False: ""})
     return draw_pareto(results, up=score.validation_int8 if unread else score.test_int8, labels=labels, csv=csv)
 
 

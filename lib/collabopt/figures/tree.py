@@ -176,9 +176,14 @@ def _write_numbers(axes: Axes, left: float, y: float, row: dict, stage: str, lar
     if text:
         axes.text(left, y, text, fontsize=12 if "val" not in text else 10.5, va="center")
     if pd.notna(size):
-        axes.text(right, y, f"{size / 1000:,.0f} kB", fontsize=10.5, va="center", ha="right")
+        axes.text(right, y, _format_kb(size), fontsize=10.5, va="center", ha="right")
         for part, colour in ((1, "#eceef0"), (size / largest, get_colour(stage))):
             axes.add_patch(Rectangle((left, y + 0.17), part * (right - left), 0.06, facecolor=colour, zorder=2))
+
+
+def _format_kb(size: float) -> str:
+    """Bytes in kB, with a decimal where small files would look alike."""
+    return f"{size / 1000:,.{0 if size >= 20_000 else 1}f} kB"
 
 
 def _format_score(row: dict[str, Any], score: Score) -> str:
@@ -194,7 +199,7 @@ def _describe(nodes: dict[str, dict], score: Score) -> str:
     for stage, row in nodes.items():
         known = [
             _format_score(row, score) and f"{'' if score.unit else f'{score.title} '}{_format_score(row, score)} INT8",
-            f"{row['gzip_bytes'] / 1000:,.0f} kB gzip" if pd.notna(row.get("gzip_bytes")) else "",
+            f"{_format_kb(row['gzip_bytes'])} gzip" if pd.notna(row.get("gzip_bytes")) else "",
             "NOT preserved" if parse_preserved(row.get("preserved")) is False else "",
             row.get("verdict", ""),
             f"chosen as {get_format_label(row['chosen'])}" if row.get("chosen") else "",

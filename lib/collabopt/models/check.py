@@ -95,7 +95,10 @@ def _find_wrong_inputs(model: keras.Model, input_shape: Shapes) -> str | None:
     for (name, shape), tensor in zip(found.items(), model.inputs, strict=True):
         of_name = f" {name}" if len(found) > 1 else ""
         if shape != tuple(input_shape[name]):
-            return f"input{of_name} shape={(None, *shape)}: expected {(None, *input_shape[name])}, as the data has"
+            return (
+                f"input{of_name} shape={(None, *shape)}: expected {(None, *input_shape[name])}, as the data has. Give "
+                "the examples the shape of the model's input"
+            )
         if tensor.dtype not in ("float32", "int32", "int64"):
             return f"input{of_name} dtype={tensor.dtype.name}: expected float32"
     return None
@@ -110,4 +113,11 @@ def _find_wrong_outputs(model: keras.Model, outputs: Shape | None) -> str | None
     if len(model.outputs) != 1:
         return f"found {len(model.outputs)} outputs; expected one"
     shape = tuple(model.outputs[0].shape)
-    return None if shape == (None, *outputs) else f"output shape={shape}: expected {(None, *outputs)}, as the data has"
+    if shape == (None, *outputs):
+        return None
+    remedy = "Take the labels that the model was trained for"
+    if len(shape) == 2 and len(outputs) == 1 and shape[1] > outputs[0] > 1:
+        remedy = (
+            f"If examples of some classes are missing, list all {shape[1]} in an array `classes` (.npz or function)"
+        )
+    return f"output shape={shape}: expected {(None, *outputs)}, as the data's labels have. {remedy}"

@@ -3,7 +3,9 @@
 import dataclasses
 import functools
 import inspect
+import platform
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 from collabopt.config.loading import DATA
@@ -11,10 +13,10 @@ from collabopt.config.sections import Model
 from collabopt.datasets import locate
 from collabopt.models import importing
 from collabopt.models.check import ModelError, Shape, Shapes, find_inputs
-from collabopt.runtime import progress, user_modules
+from collabopt.runtime import tensorflow, user_modules
 from collabopt.runtime.tensorflow import keras
-from collabopt.storage import atomic
-from collabopt.storage.source_digest import compute_digest, compute_module_digest
+from collabopt.storage import atomic, store
+from collabopt.storage.source_digest import compute_digest, compute_module_digest, compute_package_digest
 
 
 def find_source(place: str, key: str = "function") -> Path:
@@ -51,10 +53,7 @@ def call(function: str, input_shape: Shapes, outputs: Shape | None) -> object:
     Raises:
         ModelError: There is no such function, it has other parameters, or its file changed after its import.
     """
-    source = find_source(function)
-    # Results are stored under the source's hash, but Python keeps the imported module.
-    if source.read_bytes() != _read_once(source):
-        raise ModelError(f"function={function}: {source.name} changed after it was imported; restart the kernel")
+    _check_unchanged(function, "function")
     try:
         build = user_modules.import_object(function)
     except user_modules.UserModuleError as error:
@@ -97,6 +96,8 @@ def find_file(path: str, key: str = "path") -> Path:
     file = locate(path, DATA)
     if not file.exists():
         raise ModelError(f"{key}={path}: no such file; expected one that Keras saved (.keras, .h5 or .hdf5)")
+    if file.is_dir() and not (file / "saved_model.pb").is_file():
+        raise ModelError(f"{key}={path}: a folder without a SavedModel; expected a file that Keras saved (.keras, .h5)")
     return file
 
 
@@ -114,12 +115,16 @@ def compute_digests(section: Model) -> str:
     Raises:
         ModelError: A file or module is missing.
     """
+    return " ".join([*_compute_own_digests(section), compute_digest(importing.import_model)])
+
+
+def _compute_own_digests(section: Model) -> list[str]:
+    """Digests of the files and modules that the section names."""
     files = [find_file(section.path)] if section.path else []
     files += [find_file(section.weights, "weights")] if section.weights else []
     sources = [find_source(section.function)] if section.function else []
     sources += [find_source(place, "custom_objects") for _, place in sorted(section.custom_objects.items())]
-    digests = [_compute_file_digest(file) for file in files] + [compute_module_digest(source) for source in sources]
-    return " ".join([*digests, compute_digest(importing.import_model)])
+    return [_compute_file_digest(file) for file in files] + [compute_module_digest(source) for source in sources]
 
 
 def _compute_file_digest(file: Path) -> str:
@@ -127,6 +132,12 @@ def _compute_file_digest(file: Path) -> str:
         return atomic.compute_sha256(file)
     return atomic.compute_files_digest(sorted(part for part in file.rglob("*") if part.is_file()))
 
+
+STORE = DATA / "stages"
+"""The store of imports from files."""
+
+IMPORTING = Path(importing.__file__).parent
+"""The package whose code decides an import."""
 
 _KEPT: dict[tuple, importing.Imported] = {}
 """The last import of this process, by all that decides it but the weights that a function draws."""
@@ -161,7 +172,9 @@ def get_imported(
 def import_again(
     section: Model, input_shape: Shapes, outputs: Shape | None, takes_logits: bool = True
 ) -> importing.Imported:
-    """Import the model of an experiment. A function draws fresh weights from the global seed.
+    """Import the model of an experiment: a file from the store, if an earlier process has imported it.
+
+    A function is called again, and draws fresh weights from the global seed.
 
     Args:
         section: The model section, with a function or path.
@@ -179,23 +192,45 @@ def import_again(
     origin = f"path={section.path}" if section.path else f"function={section.function}"
     try:
         with user_modules.allow_imports():
-            imported = importing.import_model(
-                find_file(section.path)
-                if section.path
-                else functools.partial(call, section.function, input_shape, outputs),
-                trust_code=section.trust_code,
-                takes_logits=takes_logits,
-                custom_objects=section.custom_objects,
-                weights=find_file(section.weights, "weights") if section.weights else None,
-            )
+            if section.path:
+                imported = _import_file(section, takes_logits)
+            else:
+                imported = importing.import_model(
+                    functools.partial(call, section.function, input_shape, outputs),
+                    takes_logits=takes_logits,
+                    custom_objects=section.custom_objects,
+                    weights=find_file(section.weights, "weights") if section.weights else None,
+                )
     except importing.ImportRefused as error:
-        raise ModelError(f"{origin}: {error.reason}; {error.remedy}") from error
-    if key not in _KEPT:
-        for line in imported.rewrites:
-            progress.log(f"{origin}: {line}")
+        raise ModelError(f"{origin}: {error}") from error
     _KEPT.clear()
     _KEPT[key] = imported
     return _close_axes(imported, input_shape)
+
+
+def _import_file(section: Model, takes_logits: bool) -> importing.Imported:
+    file, made = find_file(section.path), []
+    for place in section.custom_objects.values():
+        _check_unchanged(place, "custom_objects")
+
+    def make(directory: Path) -> None:
+        imported = importing.import_model(
+            file, trust_code=section.trust_code, takes_logits=takes_logits, custom_objects=section.custom_objects
+        )
+        importing.write_import(imported, directory)
+        made.append(imported)
+
+    material = {
+        "sources": _compute_own_digests(section),
+        "custom_objects": section.custom_objects,
+        "trust_code": section.trust_code,
+        "takes_logits": takes_logits,
+        "versions": tensorflow.read_versions() | {"keras": metadata.version("keras")},
+        "python": platform.python_version(),  # the bytecode of a Lambda differs between versions
+        "code": compute_package_digest(IMPORTING),
+    }
+    entry = store.get_or_make(STORE, "imported", material, make)
+    return made[0] if made else importing.read_import(entry, section.custom_objects)
 
 
 def copy(model: keras.Model) -> keras.Model:
@@ -238,6 +273,13 @@ def _close_axes(imported: importing.Imported, input_shape: Shapes) -> importing.
 
 def _agree(shape: tuple, wanted: tuple) -> bool:
     return len(shape) == len(wanted) and all(size in (None, other) for size, other in zip(shape, wanted, strict=True))
+
+
+def _check_unchanged(place: str, key: str) -> None:
+    """Results are stored under the source's hash, but Python keeps the imported module."""
+    source = find_source(place, key)
+    if source.read_bytes() != _read_once(source):
+        raise ModelError(f"{key}={place}: {source.name} changed after it was imported; restart the kernel")
 
 
 @functools.cache

@@ -4,7 +4,7 @@ import dataclasses
 
 from collabopt.config.sections import Model
 from collabopt.models import custom
-from collabopt.models.check import Shape, find_inputs
+from collabopt.models.check import Shape, Shapes, find_inputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +40,13 @@ class Description:
         return ["regression"] if self.output == (1,) else ["classification", "regression"]
 
 
-def describe(section: Model) -> Description:
-    """Describe a saved model.
+def describe(section: Model, input_shape: Shapes = (), outputs: Shape | None = None) -> Description:
+    """Describe a user's model.
 
     Args:
-        section: The model section of an experiment, with a path.
+        section: The model section of an experiment, with a path or function.
+        input_shape: Shape of one input, without batch, for a function; by name if there are several.
+        outputs: Shape of one output, without batch, for a function.
 
     Returns:
         The description.
@@ -52,7 +54,7 @@ def describe(section: Model) -> Description:
     Raises:
         ModelError: There is no such file, or the model cannot be imported.
     """
-    imported = custom.get_imported(section, (), None)
+    imported = custom.get_imported(section, input_shape, outputs)
     model, inputs = imported.model, find_inputs(imported.model)
     activation = next(iter(imported.output_activations.values()))
     return Description(model.count_params(), tuple(inputs.values()), tuple(model.outputs[0].shape[1:]), activation)

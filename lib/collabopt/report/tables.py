@@ -46,7 +46,7 @@ __all__ = [
 __all__ += ["schemes", "search", "sizes", "stages", "times", "variants", "verdicts"]
 
 _RESULTS_NOTE = (
-    "Accuracy is top-1. Scores are on the test split unless the head says validation. INT8 is the full-integer .tflite "
+    "Scores are on the test split unless the head says validation. INT8 is the full-integer .tflite "
     f"file. kB are 1,000 bytes; gzip saves the given share of the file. {PRESERVED}"
 )
 _SWEEP_NOTE = (

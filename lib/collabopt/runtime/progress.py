@@ -15,6 +15,9 @@ from collections.abc import Iterator
 LOG = "COLLABOPT_LOG"
 """Environment variable with the path of a batch's log file."""
 
+_WITH_NOTES = ("check", "baseline")
+"""Processes of a batch that show notes: the check in the log, the notebook on its page."""
+
 logger = logging.getLogger("collabopt")
 
 
@@ -53,9 +56,14 @@ def attach(name: str) -> None:
     if os.environ.get(LOG):
         handler: logging.Handler = logging.FileHandler(os.environ[LOG], encoding="utf-8")
         handler.setFormatter(line)
+        if name != _WITH_NOTES[0]:
+            handler.addFilter(_is_no_note)
         logger.addHandler(handler)
     if _is_in_kernel():
-        logger.addHandler(_Display())
+        display = _Display()
+        if os.environ.get(LOG) and name not in _WITH_NOTES:
+            display.addFilter(_is_no_note)
+        logger.addHandler(display)
     elif not os.environ.get(LOG):
         # A copy of the descriptor, because `drop_native_notices` redirects descriptor 2.
         handler = logging.StreamHandler(os.fdopen(os.dup(2), "w", buffering=1))
@@ -91,6 +99,19 @@ def silence() -> Iterator[None]:
         yield
     finally:
         logger.disabled = False
+
+
+def note(message: str) -> None:
+    """Log what every process of a batch finds in the same data. The batch shows it once, and on the baseline's page.
+
+    Args:
+        message: The line.
+    """
+    logger.info(message, extra={"is_note": True})
+
+
+def _is_no_note(record: logging.LogRecord) -> bool:
+    return not getattr(record, "is_note", False)
 
 
 def format_duration(seconds: float) -> str:

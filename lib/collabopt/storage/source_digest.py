@@ -62,6 +62,19 @@ def compute_module_digest(path: Path) -> str:
     return hashlib.blake2b(form.encode(), digest_size=8).hexdigest()
 
 
+def compute_package_digest(folder: Path) -> str:
+    """Compute the digest of all Python files of a folder, without docstrings and comments.
+
+    Args:
+        folder: The folder of a package.
+
+    Returns:
+        16 hex digits.
+    """
+    files = {str(path.relative_to(folder)): compute_module_digest(path) for path in sorted(folder.rglob("*.py"))}
+    return hashlib.blake2b(repr(files).encode(), digest_size=8).hexdigest()
+
+
 @dataclasses.dataclass
 class _Scope:
     """The names of a definition: its module, imports and local names, numbered in the order of their first use."""

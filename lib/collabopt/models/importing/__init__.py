@@ -9,18 +9,29 @@ Nothing is believed: the outputs of the imported model are compared with those o
 import contextlib
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from collabopt.models.importing import evaluation, loading, proof, reading, rebuilding, rewrites, support, translation
+from collabopt.models.importing import (
+    evaluation,
+    loading,
+    proof,
+    reading,
+    rebuilding,
+    rewrites,
+    stored,
+    support,
+    translation,
+)
 from collabopt.models.importing.augmentation import Augmentation
-from collabopt.models.importing.graph import ImportRefused
+from collabopt.models.importing.graph import Graph, ImportRefused
 from collabopt.runtime.tensorflow import keras
 
-__all__ = ["ImportRefused", "Imported", "import_model", "print_import"]
+__all__ = ["ImportRefused", "Imported", "import_model", "print_import", "read_import", "write_import"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +45,7 @@ class Imported:
         without_qat: Class of each layer that has no quantization-aware training, by name.
         largest_difference: Of the outputs to the original's, relative to the largest of them.
         augmentation: The augmentation layers at the start, which act in training only; None if there are none.
+        graph: The model as data.
     """
 
     model: keras.Model
@@ -42,6 +54,7 @@ class Imported:
     without_qat: dict[str, str]
     largest_difference: float
     augmentation: Augmentation | None = None
+    graph: Graph | None = None
 
     @property
     def output_activation(self) -> str | None:
@@ -77,6 +90,41 @@ def import_model(
         ImportRefused: The model cannot be imported, or its outputs differ.
     """
     return _import(source, examples, trust_code, custom_objects, weights, takes_logits, in_process=False)
+
+
+def write_import(imported: Imported, directory: Path) -> None:
+    """Write an import, so that a later process can read it without the original and without the proof.
+
+    Args:
+        imported: The imported model.
+        directory: An existing directory.
+    """
+    stored.write(
+        directory,
+        imported.graph,
+        {
+            "output_activations": imported.output_activations,
+            "rewrites": imported.rewrites,
+            "largest_difference": imported.largest_difference,
+        },
+    )
+
+
+def read_import(directory: Path, custom_objects: dict[str, Any]) -> Imported:
+    """Read what `write_import` wrote.
+
+    Args:
+        directory: Its directory.
+        custom_objects: Classes of the user's own layers by name, as a class or as "module:Class".
+
+    Returns:
+        The imported model.
+
+    Raises:
+        ImportRefused: A class cannot be imported.
+    """
+    graph, about = stored.read(directory)
+    return _build(graph, loading.import_classes(custom_objects), **about)
 
 
 def print_import(source: str, weights: str | None, trust_code: bool, custom_objects: list[str]) -> int:
@@ -150,13 +198,32 @@ def _convert(original: evaluation.Original, classes: dict[str, type], takes_logi
     lines = original.lines + lines
     lines += [f"{name} was taken off the output" for name in dict.fromkeys(filter(None, activations))]
     lines += rewrites.rewrite(graph)
-    model = rebuilding.build(graph, custom_objects=classes)
+    graph = stored.decode(*stored.encode(graph))  # so that what is proved is what can be stored
+    names = dict(zip(graph.output_names, activations, strict=True))
+    imported = _build(graph, classes, names, lines)
     expected = original.compute_outputs()
-    difference = max(proof.compare(model, activations, outputs) for outputs in expected.values())
+    difference = max(proof.compare(imported.model, activations, outputs) for outputs in expected.values())
     if not difference <= proof.TOLERANCE:
         first = [array[:2] for array in expected["random"].inputs]
         where = proof.find_first_difference(graph, first, original.compute_intermediates(), classes)
         raise proof.make_refusal(where, difference)
-    names = dict(zip(graph.output_names, activations, strict=True))
-    augmentation = rebuilding.build_augmentation(graph)
-    return Imported(model, names, lines, support.find_layers_without_qat(graph), difference, augmentation)
+    return dataclasses.replace(imported, largest_difference=difference)
+
+
+def _build(
+    graph: Graph,
+    classes: dict[str, type],
+    output_activations: dict[str, str | None],
+    rewrites: list[str],
+    largest_difference: float = math.inf,
+) -> Imported:
+    """Build the model of a graph, with what is known about it."""
+    return Imported(
+        rebuilding.build(graph, custom_objects=classes),
+        output_activations,
+        rewrites,
+        support.find_layers_without_qat(graph),
+        largest_difference,
+        rebuilding.build_augmentation(graph),
+        graph,
+    )

@@ -33,7 +33,10 @@ _MODELS = ("Functional", "Sequential", "Model")
 _CODE_KINDS = ("Lambda", "__lambda__")
 _CHECKED_FUNCTIONS = ("TFOpLambda", "SlicingOpLambda")
 _UNCHECKED_OPERATIONS = ("TensorFlowOpLayer", "ClassMethod", "InstanceMethod", "InstanceProperty")
-_TRUST = "If you trust the author of the file, set trust_code: true in the section model, or pass --trust-code."
+_TRUST = (
+    "If you trust the author of the file, set trust_code: true in the section model, or pass --trust-code "
+    "(TRUST_CODE=1 to make shrink)."
+)
 _STANDARD_MODULES = ("keras", "tf_keras", "builtins", "tensorflow_model_optimization")
 
 
@@ -210,6 +213,8 @@ def _check_known(path: Path, part: dict, custom_objects: tuple[str, ...]) -> Non
 def _refuse_class(path: Path, kind: str, name: str) -> ImportRefused:
     return ImportRefused(
         f"{path.name} uses the class {kind}, in {name}, which is not part of Keras",
-        "Give the module that defines it, custom_objects: [module:{0}] in the section model, or --custom-object "
-        "module:{0}; or write the model with the layers of Keras.".format(kind.rpartition(">")[2]),
+        "Give the module that defines it: custom_objects: [module:{0}] in the section model, or --custom-object "
+        "module:{0} (CUSTOM_OBJECTS=module:{0} to make shrink). Or write the model with the layers of Keras.".format(
+            kind.rpartition(">")[2]
+        ),
     )
