@@ -17,7 +17,7 @@ from collabopt.datasets.dataset import Shapes
 from collabopt.models import ModelError, mobilenet
 from collabopt.runtime import progress, tensorflow
 from collabopt.runtime.tensorflow import keras, tf
-from collabopt.techniques import registry
+from collabopt.techniques import objectives, registry
 
 _EXAMPLES = 64  # of each split, which are made into model inputs
 _SCORED = 256  # training examples on which a saved model is tried
@@ -108,7 +108,7 @@ def _find_doubts(model: keras.Model, data: datasets.Data) -> list[str]:
             constant = np.abs(some.labels - np.median(some.labels, axis=0)).mean()
         case _:
             return []
-    score, found = data.task.score, scoring.summarize(scoring.score_model(model, some, data.task), some, data.task)
+    score, found = data.task.score, scoring.summarize(objectives.score_model(model, some, data.task), some, data.task)
     if score.compute_drop(constant, found) < 0:
         return []
     return [

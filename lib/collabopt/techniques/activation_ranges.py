@@ -109,7 +109,7 @@ def _run(wrapped: keras.Model, inputs: Inputs, replaced: list[tuple[object, str,
             object.__setattr__(owner, attribute, original)
 
 
-class _FixedRange(_quantizers.MovingAverageQuantizer):
+class _FixedRange(_quantizers.AllValuesQuantizer):  # as TFMOT quantizes an input, so that tensors keep their names
     """Fake-quantizes over its range, which training does not move."""
 
     def __call__(self, inputs: tf.Tensor, training: bool, weights: dict[str, tf.Variable], **kwargs) -> tf.Tensor:  # noqa: ARG002
