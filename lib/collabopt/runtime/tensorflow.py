@@ -15,6 +15,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from collabopt.runtime import optional_imports
+
 _FLAG = "TF_USE_LEGACY_KERAS"
 
 
@@ -92,19 +94,6 @@ def run_eagerly() -> Iterator[None]:
         tf.config.run_functions_eagerly(was_eager)
 
 
-@contextlib.contextmanager
-def _hide_keras_3() -> Iterator[None]:
-    """Hide the package `keras`: TFMOT would import it for two seconds, only to find that it is Keras 3."""
-    if "keras" in sys.modules:
-        yield
-        return
-    sys.modules["keras"] = None
-    try:
-        yield
-    finally:
-        del sys.modules["keras"]
-
-
 _select_keras_2()
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # Several notebooks of a batch share a GPU; by default the first would take all of its memory.
@@ -117,7 +106,7 @@ with drop_native_notices():
     tf.config.list_physical_devices()
     if tf.keras.layers.Layer is not keras.layers.Layer:
         raise ImportError("tf.keras is not tf_keras (Keras 2), which tensorflow-model-optimization needs.")
-    with _hide_keras_3():
+    with optional_imports.hide("keras"):  # TFMOT would import it for two seconds, only to find that it is Keras 3
         import tensorflow_model_optimization as tfmot
     from tensorflow.python.framework.ops import gradient_registry
 

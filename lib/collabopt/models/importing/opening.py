@@ -1,9 +1,10 @@
 """Opens a saved model with Keras 3, in the worker process or in one that exists for a single import.
 
-Like `extraction`, it imports neither TensorFlow nor the rest of the library.
+Like `extraction`, it imports neither TensorFlow nor what needs it.
 """
 
 from collabopt.models.importing.extraction import ExtractionError
+from collabopt.runtime import optional_imports
 
 
 def load(path: str, classes: dict[str, type], trust_code: bool):
@@ -20,7 +21,8 @@ def load(path: str, classes: dict[str, type], trust_code: bool):
     Raises:
         ExtractionError: Keras 3 cannot load it.
     """
-    import keras
+    with optional_imports.hide("sklearn", "matplotlib"):  # for wrappers and figures of Keras, which nothing here uses
+        import keras
 
     try:
         return keras.models.load_model(path, custom_objects=classes, compile=False, safe_mode=not trust_code)
