@@ -161,7 +161,7 @@ class Run:
         return models.get_imported(self.experiment.model, *registry.get_ends(self.data))
 
     def preflight(self) -> list[preflight.Finding]:
-        """Return what is known to go wrong with the experiment's model."""
+        """Return what would go wrong with the experiment's model."""
         tensorflow.seed_everything(self.experiment.seed)
         model = registry.build_initial_model(self.experiment, self.data)
         return preflight.find_problems(model, self.data, self.experiment, self.store_directory)
@@ -229,9 +229,8 @@ class Run:
         unfinished = store.get_unfinished_directory(self.store_directory, stage.name, material)
 
         def make(directory: Path) -> None:
-            # All problems are looked for once, before the baseline; unknown names every time.
-            names = preflight.find_unknown_names
-            preflight.check(names(self._build_start(parent), self.experiment) if parent else self.preflight())
+            start = self._build_start(parent)
+            preflight.check(preflight.find_unknown_names(start, self.experiment) if parent else self.preflight())
             tensorflow.seed_everything(self.experiment.seed)
             with devices.make_scope(self.experiment.devices):
                 train, checkpoint = registry.find_trainer(stage), Checkpoint(unfinished / "epoch.npz")

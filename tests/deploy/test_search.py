@@ -212,6 +212,24 @@ def test_what_the_card_says_of_running_the_file_runs(carded, tmp_path):
     assert 0 <= int(done.stdout.splitlines()[-1]) < 10
 
 
+def test_test_vectors_are_what_the_file_returns(carded, tiny_data):
+    """By the reference kernels; XNNPACK may differ by a step."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    with np.load(carded.tflite.with_name(f"{carded.tflite.stem}-test_vectors.npz")) as file:
+        vectors = dict(file)
+    assert vectors["input"].shape == (10, *tiny_data.input_shape)
+    assert vectors["input"].dtype == vectors["output"].dtype == np.int8
+    assert len(np.unique(vectors["output"])) > 5
+    interpreter = Interpreter(model_path=str(carded.tflite))
+    interpreter.allocate_tensors()
+    (entry,), (exit_,) = interpreter.get_input_details(), interpreter.get_output_details()
+    for example, expected in zip(vectors["input"], vectors["output"], strict=True):
+        interpreter.set_tensor(entry["index"], example[None])
+        interpreter.invoke()
+        assert np.abs(interpreter.get_tensor(exit_["index"])[0].astype(int) - expected).max() <= 1
+
+
 def test_without_targets_there_is_no_card(whole):
     written = model_card.write(whole)
     assert "max_gzip_bytes" in written.text

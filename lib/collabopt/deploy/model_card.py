@@ -6,6 +6,7 @@ programs and as Markdown for people.
 
 import dataclasses
 import hashlib
+import io
 import json
 import math
 import re
@@ -25,7 +26,9 @@ from collabopt.deploy.search import Search
 from collabopt.run import Run
 from collabopt.storage import atomic
 from collabopt.storage.results import ONE_CLASS, is_constant
-from collabopt.tflite.interpreter import open_interpreter
+from collabopt.tflite.interpreter import make_test_vectors, open_interpreter
+
+_VECTORS = 10
 
 NO_TARGETS = (
     "No targets were given, so no file was chosen. Give targets, such as `max_gzip_bytes=250_000` or "
@@ -55,8 +58,9 @@ class ModelCard:
 def write(search: Search) -> ModelCard:
     """Write the chosen file with its card to `deployed/` of the report.
 
-    The files are `<experiment>.tflite`, `<experiment>.json` and `<experiment>.md`. If no variant meets the targets, the
-    nearest one is written and the card says so. Without targets nothing is written.
+    The files are `<experiment>.tflite`, `<experiment>.json`, `<experiment>.md` and `<experiment>-test_vectors.npz`: test
+    examples and what the file returns for them. If no variant meets the targets, the nearest one is written and the
+    card says so. Without targets nothing is written.
 
     Args:
         search: A finished search.
@@ -73,6 +77,10 @@ def write(search: Search) -> ModelCard:
     atomic.write(directory / f"{experiment.name}.tflite", tflite)
     atomic.write(directory / f"{experiment.name}.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     atomic.write(directory / f"{experiment.name}.md", text)
+    ((inputs, _),) = search.run.data.test.take(slice(_VECTORS)).batches(_VECTORS).as_numpy_iterator()
+    vectors = io.BytesIO()
+    np.savez_compressed(vectors, **make_test_vectors(tflite, inputs))
+    atomic.write(directory / f"{experiment.name}-test_vectors.npz", vectors.getvalue())
     return ModelCard(directory / f"{experiment.name}.tflite", content, text)
 
 

@@ -127,6 +127,24 @@ def record(interpreter: "Interpreter", inputs: Inputs, tensors: Sequence[int]) -
     return [_dequantize(np.concatenate(parts), details[index]) for parts, index in zip(kept, tensors, strict=True)]
 
 
+def make_test_vectors(tflite: bytes, inputs: Inputs) -> dict[str, np.ndarray]:
+    """Compute what a file must return on any device, by LiteRT's reference kernels.
+
+    Args:
+        tflite: The content of the file.
+        inputs: Model inputs (n, ...) float32.
+
+    Returns:
+        `input` and `output` (n, ...) in the types of the file; with several inputs "input_<name>" for each.
+    """
+    interpreter = open_interpreter(tflite, reference=True)
+    entries, (output,) = _find_inputs(interpreter, inputs), interpreter.get_output_details()
+    names = [f"input_{name}" for name in inputs] if isinstance(inputs, dict) and len(inputs) > 1 else ["input"]
+    arrays = [_quantize(np.asarray(values), details) for values, details in entries]
+    outputs = [interpreter.get_tensor(output["index"]) for _ in _run_batches(interpreter, inputs)]
+    return dict(zip(names, arrays, strict=True)) | {"output": np.concatenate(outputs)}
+
+
 def _make_batched(tflite: bytes, batch_size: int, inputs: Inputs) -> tuple[bytes, int]:
     """A file that computes the same for a batch of examples, with its batch size.
 
@@ -179,9 +197,8 @@ def _find_inputs(interpreter: "Interpreter", inputs: Inputs) -> list[tuple[np.nd
         return [(inputs, details[0])]
     if len(details) == 1:
         return [(*inputs.values(), details[0])]
-    indices = {name: one["index"] for name, one in interpreter.get_signature_runner().get_input_details().items()}
-    by_index = {one["index"]: one for one in details}
-    return [(inputs[name], by_index[index]) for name, index in indices.items()]
+    named, by_index = interpreter.get_signature_runner().get_input_details(), {one["index"]: one for one in details}
+    return [(array, by_index[named[name]["index"]]) for name, array in inputs.items()]
 
 
 def _map_arrays(function: Callable[[np.ndarray], np.ndarray], inputs: Inputs) -> Inputs:
