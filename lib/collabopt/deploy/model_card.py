@@ -58,9 +58,9 @@ class ModelCard:
 def write(search: Search) -> ModelCard:
     """Write the chosen file with its card to `deployed/` of the report.
 
-    The files are `<experiment>.tflite`, `<experiment>.json`, `<experiment>.md` and `<experiment>-test_vectors.npz`: test
-    examples and what the file returns for them. If no variant meets the targets, the nearest one is written and the
-    card says so. Without targets nothing is written.
+    The files are `<experiment>.tflite`, `<experiment>.json`, `<experiment>.md` and `<experiment>-test_vectors.npz`,
+    which holds test examples and what the file returns for them. If no variant meets the targets, the nearest one is
+    written and the card says so. Without targets nothing is written.
 
     Args:
         search: A finished search.
