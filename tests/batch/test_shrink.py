@@ -194,6 +194,9 @@ def make_variants(folder: Path, count: int, error: float, score: str = "accuracy
 def test_a_recommendation_says_how_many_examples_it_rests_on(tmp_path, count, error, score, is_warned):
     shrunk = shrink.recommend(make_variants(tmp_path, count, error, score))
     assert f"on {count} validation examples" in str(shrunk) and shrunk.variant["stage"] == "pcqat"
+    assert str(shrunk).endswith(
+        "on test 93.00% instead of 94.00%" if score == "accuracy" else "0.9300 instead of 0.9400"
+    )
     assert bool(shrunk.warning) == is_warned
     assert ("too few for this choice" in shrunk._repr_html_()) == is_warned
     assert not is_warned or f"{count} validation examples" in shrunk.warning

@@ -43,11 +43,11 @@ class Recommendation:
         small, large = (f"{size.format(row[size.name])} {size.unit}" for row in (self.variant, self.baseline))
         factor = self.baseline[size.name] / self.variant[size.name]
         before, after = (score.format(row[score.validation]) for row in (self.baseline, self.variant))
-        on_test = score.format(self.variant[score.test])
+        on_test, before_on_test = (score.format(row[score.test]) for row in (self.variant, self.baseline))
         return (
             f"Recommended: {targets.format_variant(self.variant)}, {small} after gzip instead of {large} ({factor:.1f} "
             f"times smaller); {score.title} on {self.variant['validation_examples']:,.0f} validation examples {after} "
-            f"instead of {before}; on test {on_test}"
+            f"instead of {before}; on test {on_test} instead of {before_on_test}"
         )
 
     def _repr_html_(self) -> str:
