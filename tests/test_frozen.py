@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from collabopt.analysis import sensitivity
 from collabopt.config import loading
 from collabopt.config.stages import STAGES
 from collabopt.run import Run
@@ -64,6 +65,11 @@ def test_sparsity_and_clusters_count_only_what_may_change(run: Run) -> None:
     assert run.stage("pruned").result["sparsity"] == 0.5
     assert run.stage("clustered").result["unique_weights"] <= 8
     assert run.stage("pcqat").result["preserved"] or run.experiment.scheme == "tfmot"
+
+
+def test_the_sensitivity_leaves_them_out(run: Run) -> None:
+    table = sensitivity.measure(run)
+    assert table["layer"].tolist() == ["pw", "fc"]
 
 
 def test_frozen_layers_are_found_in_wrapped_models_too(run: Run) -> None:

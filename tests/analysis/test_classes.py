@@ -113,11 +113,8 @@ stages:
 def test_a_constant_baseline_is_flagged_on_pages_and_in_the_card(tmp_path: Path, monkeypatch) -> None:
     labels = np.tile((np.arange(100) % 100 >= 93).astype(int), 3)
     noise = np.random.default_rng(0).normal(0, 0.01, (300, 4, 4, 1)).astype(np.float32)
-    arrays = {
-        f"{letter}_{name}": one
-        for name in ("train", "validation", "test")
-        for letter, one in (("x", noise), ("y", labels))
-    }
+    splits = "train", "validation", "test"
+    arrays = {f"x_{name}": noise for name in splits} | {f"y_{name}": labels for name in splits}
     np.savez(tmp_path / "rare.npz", **arrays)
     (tmp_path / "rare.yaml").write_text(EXPERIMENT)
     monkeypatch.setattr(loading, "DATA", tmp_path)

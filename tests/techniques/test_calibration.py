@@ -101,13 +101,18 @@ def test_the_activations_behind_a_robust_input_range_have_robust_ranges_too(data
     assert (raw / without > 10).all()
 
 
-def test_the_extreme_example_is_named(data, model) -> None:
+def test_the_extreme_example_is_named(data, model, monkeypatch) -> None:
     sample = calibration.draw_examples(model, data.train, 510, 0)
     outlier, values = sample.find_outlier(), data.train.examples
     assert outlier.index == 0
     assert abs(outlier.value) == np.abs(values[0]).max()
     assert values[1:].min() <= outlier.low < 0 < outlier.high <= values[1:].max()
-    assert str(outlier).startswith(f"training example 0 has the value {outlier.value:.4g}; without such")
+    line = f"training example 0 has the value {outlier.value:.4g}; without such examples the range is"
+    assert str(outlier).startswith(line)
+    logged = []
+    monkeypatch.setattr(calibration.progress, "log", lambda text, **_: logged.append(text))
+    calibration.log_choice(sample, "percentile", "qat")
+    assert logged == [f"qat: {outlier}; ranges are set by percentile"]
 
 
 def test_ordinary_data_has_no_extreme_example_and_keeps_min_max() -> None:

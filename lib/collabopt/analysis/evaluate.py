@@ -62,7 +62,7 @@ def write_measurements(
             results then are None.
     """
     kernels, frozen = _read_kernels(model), layers.find_frozen(model)
-    experiment = _exclude(experiment, frozen)
+    experiment = layers.exclude_frozen(experiment, model)
     shared = _find_shared_ranges(stage, experiment, kernels.kinds)
     activations = registry.get_output_activations(experiment, data)
     without_qat, refused, method = {} if stage.quantizes else int8_rewrites.find_layers_without_qat(model), "", None
@@ -128,13 +128,6 @@ def _describe_file(
     return agreement.describe_file(model, content, data.validation, next(iter(activations), None), floats)
 
 
-def _exclude(experiment: Experiment, names: tuple[str, ...]) -> Experiment:
-    """The experiment with these layers excluded from pruning and clustering, too."""
-    exclude = experiment.exclude
-    changes = {"pruning": (*exclude.pruning, *names), "clustering": (*exclude.clustering, *names)}
-    return experiment.model_copy(update={"exclude": exclude.model_copy(update=changes)})
-
-
 def _read_kernels(model: keras.Model) -> _Kernels:
     if quantization.is_wrapped(model):
         return _Kernels(
@@ -170,11 +163,11 @@ def _summarize_kernels(
     prunable = eligible[~owners.isin(experiment.exclude.pruning)]["layer"]
     clusterable = eligible[~owners.isin(experiment.exclude.clustering)]
     in_int8 = [name for name in prunable if name in int8_values]
+    unique = clusterable["unique_channel" if experiment.cluster_per_channel else "unique_tensor"]
+    weights = [kernels[name].ravel() for name in prunable]
     return {
-        "sparsity": audit.compute_sparsity(np.concatenate([kernels[name].ravel() for name in prunable])),
-        "unique_weights": int(
-            clusterable["unique_channel" if experiment.cluster_per_channel else "unique_tensor"].max()
-        ),
+        "sparsity": audit.compute_sparsity(np.concatenate(weights)) if weights else None,
+        "unique_weights": int(unique.max()) if len(unique) else None,
         "rounded_to_zero": audit.compute_rounded_to_zero(
             [kernels[name] for name in in_int8], [int8_values[name] for name in in_int8]
         ),
@@ -230,7 +223,7 @@ def _explain_skipped(
         techniques = [technique for technique, names in excluded.items() if layers.get_layer_name(name) in names]
         if techniques:
             reasons[name] = f"excluded from {' and '.join(techniques)}"
-    return reasons | {name: "frozen (trainable=False)" for name in kinds if layers.get_layer_name(name) in frozen}
+    return reasons | {name: layers.FROZEN for name in kinds if layers.get_layer_name(name) in frozen}
 
 
 def _describe_defects(

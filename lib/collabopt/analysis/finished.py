@@ -15,6 +15,7 @@ from collabopt.config.stages import Stage, get_lineage
 from collabopt.datasets import Data
 from collabopt.storage.results import make_key
 from collabopt.techniques import registry
+from collabopt.techniques.layers import FROZEN
 from collabopt.tflite import flatbuffer
 
 
@@ -155,7 +156,7 @@ def make_unavailable(stage: Stage, parent: Finished | None, experiment: Experime
         return None
     if experiment.scheme == "tfmot" and stage.clusters and not stage.quantizes:
         eligible = parent.layers[(parent.layers["kind"] != "depthwise")]
-        eligible = eligible[~eligible["layer"].isin(experiment.exclude.clustering)]
+        eligible = eligible[~eligible["layer"].isin(experiment.exclude.clustering) & (eligible["skipped"] != FROZEN)]
         small = eligible[eligible["weights"] < experiment.number_of_clusters]
         if len(small):  # its k-means needs as many weights
             row, reason = small.iloc[0], "TFMOT cannot cluster"

@@ -93,7 +93,7 @@ def find_unknown_names(model: keras.Model, experiment: Experiment) -> list[Findi
 
 
 def _check_number_of_weights(layer: keras.layers.Layer, experiment: Experiment) -> Iterator[Finding]:
-    if not layers.is_eligible(layer) or layer.name in experiment.exclude.clustering:
+    if not layers.is_eligible(layer) or layer.name in experiment.exclude.clustering or not layer.trainable:
         return
     per_channel = experiment.cluster_per_channel and layers.is_convolution(layer)
     kernels, clusters = layers.read_layer_kernels(layer).values(), experiment.number_of_clusters

@@ -72,7 +72,7 @@ def measure_layers(
         One row per eligible layer (`COLUMNS`), in network order, without layers excluded from both techniques.
     """
     # Clustering starts from this copy, which computes the same. One model is traced once, whatever its kernels hold.
-    scratch = layers.make_gammas_positive(model)
+    scratch, experiment = layers.make_gammas_positive(model), layers.exclude_frozen(experiment, model)
     scores, rows = objectives.score_model(scratch, split, task), []
     eligible = [layer for layer in scratch.layers if layers.is_eligible(layer)]
     for number, layer in enumerate(eligible, start=1):

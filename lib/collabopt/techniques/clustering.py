@@ -76,7 +76,7 @@ def train(
         stage.keeps_zeros,
         experiment.cluster_per_channel,
         experiment.centroid_initialization,
-        (*experiment.exclude.clustering, *layers.find_frozen(parent)),
+        layers.exclude_frozen(experiment, parent).exclude.clustering,
     )
     section = experiment.training(stage.name)
     return fine_tune(parent, data, settings, section, experiment.seed, stage.name, experiment.scheme, checkpoint)

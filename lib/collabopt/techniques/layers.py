@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from collabopt.config.experiment import Experiment
 from collabopt.runtime.tensorflow import keras, tf
 
 _KINDS = {
@@ -21,6 +22,10 @@ _KINDS = {
     "recurrent": (keras.layers.GRU, keras.layers.LSTM, keras.layers.SimpleRNN),
 }
 """Classes by kind of kernel, subclasses first."""
+
+
+FROZEN = "frozen (trainable=False)"
+"""Why frozen layers are skipped."""
 
 
 def is_eligible(layer: keras.layers.Layer) -> bool:
@@ -46,6 +51,21 @@ def find_frozen(model: keras.Model) -> tuple[str, ...]:
     """
     inner = [getattr(layer, "layer", layer) if hasattr(layer, "quantize_config") else layer for layer in model.layers]
     return tuple(layer.name for layer in inner if get_kind(layer) and not layer.trainable)
+
+
+def exclude_frozen(experiment: Experiment, model: keras.Model) -> Experiment:
+    """Exclude the frozen layers of a model from pruning and clustering.
+
+    Args:
+        experiment: The experiment.
+        model: Plain or fake-quantized.
+
+    Returns:
+        The experiment with these layers among those that it excludes.
+    """
+    exclude, frozen = experiment.exclude, find_frozen(model)
+    changes = {"pruning": (*exclude.pruning, *frozen), "clustering": (*exclude.clustering, *frozen)}
+    return experiment.model_copy(update={"exclude": exclude.model_copy(update=changes)})
 
 
 def is_convolution(layer: keras.layers.Layer) -> bool:

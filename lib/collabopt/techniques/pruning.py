@@ -36,7 +36,7 @@ def train(
     Returns:
         The pruned plain model, and the record of its training.
     """
-    section, exclude = experiment.training(stage.name), (*experiment.exclude.pruning, *layers.find_frozen(parent))
+    section, exclude = experiment.training(stage.name), layers.exclude_frozen(experiment, parent).exclude.pruning
     return fine_tune(parent, data, experiment.sparsity, section, exclude, experiment.seed, stage.name, checkpoint)
 
 
