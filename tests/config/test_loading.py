@@ -91,7 +91,7 @@ MISTAKES = [
     ({"dataset": "digits"}, ["dataset='digits'", "expected a valid dictionary"]),
     ({"dataset": {}}, ["dataset: ", "expected exactly one of name, function and path"]),
     ({"dataset.path": "my.npz"}, ["dataset: ", "expected exactly one of name, function and path"]),
-    ({"dataset.name": "digit"}, ["dataset.name='digit'", "'digits', 'mnist'"]),
+    ({"dataset.name": "digit"}, ["dataset.name='digit'", "'digits', 'mnist', 'fashion_mnist'"]),
     ({"dataset": {"function": "mine.load"}}, ["dataset.function='mine.load'", "expected"]),
     ({"model.path": "my.keras"}, ["model: ", "expected exactly one of name, function and path"]),
     ({"model": {"path": "my.npz"}}, ["model.path='my.npz'", "keras|h5"]),
