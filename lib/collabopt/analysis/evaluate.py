@@ -96,7 +96,7 @@ def write_measurements(
     result = (
         scoring.describe_scores(scores, data)
         | _measure_sizes(int8_file)
-        | _summarize_kernels(table, kernels.weights, int8_values, experiment)
+        | _summarize_kernels(table, kernels.weights, int8_values, parent, experiment)
         | {"preserved": None if parent is None else bool((table["defect"] == "").all())}
         | {"gzip_bytes_channel_ranges": sizes.gzipped(channel_file) if channel_file.is_file() else None}
         | {"unavailable": refused}
@@ -120,9 +120,13 @@ def _measure_sizes(file: Path) -> dict[str, int | None]:
 
 
 def _summarize_kernels(
-    table: pd.DataFrame, kernels: dict[str, np.ndarray], int8_values: dict[str, np.ndarray], experiment: Experiment
-) -> dict[str, float | int]:
-    """Sparsity and unique weights over the eligible kernels that the experiment does not exclude."""
+    table: pd.DataFrame,
+    kernels: dict[str, np.ndarray],
+    int8_values: dict[str, np.ndarray],
+    parent: dict[str, np.ndarray] | None,
+    experiment: Experiment,
+) -> dict[str, float | int | None]:
+    """Zeros and unique weights over the eligible kernels that the experiment does not exclude."""
     eligible = table[table["kind"] != "depthwise"]
     owners = eligible["layer"].map(layers.get_layer_name)
     prunable = eligible[~owners.isin(experiment.exclude.pruning)]["layer"]
@@ -133,6 +137,9 @@ def _summarize_kernels(
         "unique_weights": int(
             clusterable["unique_channel" if experiment.cluster_per_channel else "unique_tensor"].max()
         ),
+        "gained_zeros": None
+        if parent is None
+        else audit.compute_gained_zeros([parent[name] for name in prunable], [kernels[name] for name in prunable]),
         "rounded_to_zero": audit.compute_rounded_to_zero(
             [kernels[name] for name in in_int8], [int8_values[name] for name in in_int8]
         ),
