@@ -7,13 +7,14 @@ NOTEBOOKS ?=
 PROFILE ?=
 PRUNE ?=
 PARTS ?=
+SEEDS ?=
 PYTHON ?=
 MODEL ?=
 DATA ?=
 TASK ?=
 TARGET ?=
 NAME ?=
-export EXPERIMENT SET CORES NOTEBOOKS PROFILE PRUNE PARTS PYTHON MODEL DATA TASK TARGET NAME
+export EXPERIMENT SET CORES NOTEBOOKS PROFILE PRUNE PARTS SEEDS PYTHON MODEL DATA TASK TARGET NAME
 
 .PHONY: report shrink test test-all lint lab store verify metrics bench bench-accuracy setup lock
 
@@ -54,7 +55,7 @@ bench: setup
 	@.venv/bin/python benchmarks/bench.py $$PARTS
 
 bench-accuracy: setup
-	@.venv/bin/python benchmarks/accuracy.py
+	@.venv/bin/python benchmarks/accuracy.py $$PARTS --seeds $$SEEDS
 
 # The whole set-up. It does nothing if the lock file and pyproject.toml are unchanged.
 setup:

@@ -7,6 +7,7 @@ zeros and distinct values in the kernels themselves, and compares them with the 
 import numpy as np
 import pandas as pd
 
+
 def compute_sparsity(kernel: np.ndarray) -> float:
     """Return the fraction of exact zeros, in [0, 1].
 
