@@ -185,6 +185,8 @@ OTHERS = {
     "sparsity": 0.8,
     "number_of_clusters": 32,
     "cluster_per_channel": True,
+    "clustering": "fixed",
+    "cluster_rate": 0.3,
     "centroid_initialization": "linear",
     "scheme": "tfmot",
     "strict": True,

@@ -23,6 +23,7 @@ class PreservingLayer(keras.layers.Wrapper):
         zeros: Whether zeros stay zero.
         clusters: How clusters are trained; None preserves none.
         clustered: The clustered kernels, in the order of `layers.find_kernels`. The layer's own are latent weights.
+        importance: What errors cost, of the same shapes (`kernel_state.add_state`); None where only errors count.
     """
 
     def __init__(
@@ -31,7 +32,7 @@ class PreservingLayer(keras.layers.Wrapper):
         zeros: bool,
         clusters: Clusters | None,
         clustered: list[np.ndarray],
-        importance: list[np.ndarray],
+        importance: list[np.ndarray | None],
         **kwargs,
     ) -> None:
         super().__init__(layer, name=f"held_{layer.name}", **kwargs)

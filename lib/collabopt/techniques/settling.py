@@ -12,6 +12,18 @@ SETTLING = 0.2
 """Share of the training steps after which assignments are frozen."""
 
 
+def set_reassigning(model: keras.Model, reassigns: bool) -> None:
+    """Set whether training steps assign weights to centroids again.
+
+    Args:
+        model: A wrapped model, changed in place.
+        reassigns: Whether they do.
+    """
+    for variable in model.non_trainable_variables:
+        if variable.name.endswith("_reassigns:0"):
+            variable.assign(reassigns)
+
+
 class _Settling(keras.optimizers.schedules.LearningRateSchedule):
     """A schedule that falls linearly to zero in the last steps."""
 
@@ -46,6 +58,4 @@ class Settling(keras.callbacks.Callback):
         reassigns = self.first_step + batch < (1 - SETTLING) * self.params["steps"] * self.params["epochs"]
         if reassigns != self.reassigns:
             self.reassigns = reassigns
-            for variable in self.model.non_trainable_variables:
-                if variable.name.endswith("_reassigns:0"):
-                    variable.assign(reassigns)
+            set_reassigning(self.model, reassigns)
