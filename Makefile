@@ -7,6 +7,7 @@ NOTEBOOKS ?=
 PROFILE ?=
 PRUNE ?=
 PARTS ?=
+SEEDS ?=
 PYTHON ?=
 MODEL ?=
 DATA ?=
@@ -16,7 +17,7 @@ DATASET ?=
 NAME ?=
 TRUST_CODE ?=
 CUSTOM_OBJECTS ?=
-export EXPERIMENT SET CORES NOTEBOOKS PROFILE PRUNE PARTS PYTHON MODEL DATA TASK TARGET DATASET NAME
+export EXPERIMENT SET CORES NOTEBOOKS PROFILE PRUNE PARTS SEEDS PYTHON MODEL DATA TASK TARGET DATASET NAME
 
 .PHONY: report shrink test test-all lint lab store verify metrics bench bench-accuracy setup lock
 
@@ -58,7 +59,7 @@ bench: setup
 	@.venv/bin/python benchmarks/bench.py $$PARTS
 
 bench-accuracy: setup
-	@.venv/bin/python benchmarks/accuracy.py
+	@.venv/bin/python benchmarks/accuracy.py $$PARTS --seeds $$SEEDS
 
 # The whole set-up. It does nothing if the lock file and pyproject.toml are unchanged.
 setup:

@@ -208,6 +208,8 @@ def training_key(run: Run, name: str) -> str:
         ({"seed": 1}, {"baseline", "pruned", "clustered", "qat"}),
         ({"number_of_clusters": 16}, {"clustered"}),
         ({"centroid_initialization": "linear"}, {"clustered"}),
+        ({"clustering": "fixed"}, {"clustered"}),
+        ({"cluster_rate": 0.3}, {"clustered"}),
         ({"sparsity": 0.6}, {"pruned"}),
         ({"calibration_examples": 30}, set()),
     ],

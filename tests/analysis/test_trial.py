@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 
-from collabopt.analysis import preflight, trial
+from collabopt.analysis import agreement, preflight, trial
 from collabopt.config import experiment, loading
 from collabopt.datasets import Data, Split
 from collabopt.runtime.tensorflow import keras, tf
 from collabopt.techniques import annotation, int8_layers
-from collabopt.techniques import layers as model_layers
 
 layers = keras.layers
 CLASSES = 10
@@ -103,7 +102,7 @@ def test_names_of_layers_are_matched_as_words():
         "error in the layer": model.name,
         "model/conv_swish/mul": "conv",
     }.items():
-        assert model_layers.find_name(model, text) == name
+        assert agreement.find_layer(model, text) == name
 
 
 def test_new_biases_and_norms_become_those_of_a_trained_model():

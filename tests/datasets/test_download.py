@@ -1,5 +1,6 @@
 """Downloads, and the data sets made from them, against a local server."""
 
+import gzip
 import hashlib
 import http.server
 import io
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from collabopt.datasets import DatasetError, cifar10, mnist, speech_commands
+from collabopt.datasets import DatasetError, cifar10, fashion_mnist, idx, mnist, speech_commands
 from collabopt.datasets.download import fetch
 
 
@@ -166,6 +167,61 @@ def test_mnist_is_downloaded_once(server: Server, tmp_path: Path) -> None:
     inputs = first.test.prepare(first.test.examples).numpy()
     assert inputs.shape == (10, 28, 28, 1) and inputs.dtype == np.float32
     assert np.array_equal(np.round(inputs[..., 0] * 255), images[30:])
+
+
+def make_idx(values: np.ndarray) -> bytes:
+    """An array of unsigned bytes as a compressed idx file."""
+    sizes = b"".join(size.to_bytes(4, "big") for size in values.shape)
+    return gzip.compress(bytes([0, 0, 8, values.ndim]) + sizes + values.tobytes())
+
+
+def make_fashion_files() -> dict[str, bytes]:
+    draw = np.random.default_rng(0)
+    counts = {"train": 30, "t10k": 10}
+    images = {name: draw.integers(0, 256, (count, 28, 28), np.uint8) for name, count in counts.items()}
+    return {
+        f"{name}-{kind}-ubyte.gz": make_idx(values)
+        for name, count in counts.items()
+        for kind, values in {"images-idx3": images[name], "labels-idx1": np.arange(count, dtype=np.uint8) % 10}.items()
+    }
+
+
+def test_fashion_mnist_is_downloaded_once(server: Server, tmp_path: Path) -> None:
+    added = {name: server.add(name, content) for name, content in make_fashion_files().items()}
+    url = next(iter(added.values()))[0].rpartition("/")[0]
+    digests = {name: sha256 for name, (_, sha256) in added.items()}
+    first, second = (fashion_mnist.read(tmp_path, url, digests, tmp_path / "no package") for _ in range(2))
+    assert server.requests == [f"/{name}" for name in digests]
+    assert first.fingerprint == second.fingerprint
+    assert first.input_shape == (28, 28, 1) and len(first.train) == 30
+    assert first.classes[first.test.labels[9]] == "ankle boot"
+
+
+def test_fashion_mnist_is_taken_from_the_package_of_debian(server: Server, tmp_path: Path) -> None:
+    package = tmp_path / "package"
+    package.mkdir()
+    for name, content in make_fashion_files().items():
+        (package / name).write_bytes(content)
+    parts = fashion_mnist.read(tmp_path, "http://nowhere.invalid", package=package)
+    assert len(parts.test) == 10 and server.requests == []
+    assert not (tmp_path / "fashion_mnist").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"no gzip", "not a readable gzip file"),
+        (make_idx(np.zeros((2, 28, 28), np.uint8))[:-9], "not a readable gzip file"),
+        (gzip.compress(bytes([0, 0, 13, 1, 0, 0, 0, 1]) + bytes(4)), "not an idx file of unsigned bytes"),
+        (gzip.compress(bytes([0, 0, 8, 1, 0, 0, 0, 2, 7])), "not an idx file of unsigned bytes"),
+        (gzip.compress(b""), "not an idx file of unsigned bytes"),
+    ],
+)
+def test_a_damaged_idx_file_is_named(content, message, tmp_path) -> None:
+    path = tmp_path / "labels.gz"
+    path.write_bytes(content)
+    with pytest.raises(DatasetError, match=f"{path}: {message}"):
+        idx.read(path)
 
 
 def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:

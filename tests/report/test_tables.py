@@ -198,7 +198,10 @@ def test_verdicts_are_on_the_stages_that_must_keep_something():
     finished = [make_finished("baseline"), make_finished("pqat", True)]
     table = tables.verdicts([*finished, make_finished("pcqat", False, defect="9 values")]).to_frame()
     assert list(table["Stage"]) == ["PQAT", "PCQAT"]
-    assert list(table["Must keep"]) == ["every zero of its parent", "every zero of its parent and the clusters"]
+    assert list(table["Must keep"]) == [
+        "every zero of its parent",
+        "every zero of its parent and the number of clusters",
+    ]
     assert list(table["Preserved"]) == ["yes", "NO"]
     assert list(table["Failing kernels"]) == ["none", "pw_1"]
     assert list(table["First failure"]) == ["", "9 values"]

@@ -8,6 +8,7 @@ from collabopt.config.sections import Training
 from collabopt.datasets import Data
 from collabopt.runtime.tensorflow import keras
 from collabopt.techniques import clustering, layers
+from collabopt.techniques.kernel_state import Clusters
 
 ONE_EPOCH = Training(epochs=1, batch_size=64, optimizer="adam", learning_rate=0.001)
 K = 6
@@ -82,7 +83,9 @@ def test_every_initialization_gives_at_most_k_values(tiny_data, small_cnn, centr
 @pytest.mark.parametrize("scheme", ["collabopt", "tfmot"])
 def test_clustered_per_channel_each_channel_holds_at_most_k_values(tiny_data, small_cnn, scheme):
     # With biases, because TFMOT skips convolutions without one (F3).
-    kernels = layers.read_kernels(cluster(small_cnn(use_bias=True), tiny_data, per_channel=True, scheme=scheme))
+    kernels = layers.read_kernels(
+        cluster(small_cnn(use_bias=True), tiny_data, clusters=Clusters("channel"), scheme=scheme)
+    )
     for name in ("conv", "pw"):
         assert audit.count_unique_per_channel(kernels[name]) <= K
         assert audit.count_unique(kernels[name]) > K

@@ -11,6 +11,7 @@ from collabopt.models.importing.layers import Constant, Operation, Slice
 from collabopt.runtime.tensorflow import keras, seed_everything, tf
 from collabopt.techniques import int8_rewrites, kmeans, quantization
 from collabopt.techniques import layers as model_layers
+from collabopt.techniques.kernel_state import Clusters
 from collabopt.tflite import convert, flatbuffer
 from collabopt.tflite.interpreter import open_interpreter
 
@@ -248,7 +249,7 @@ def compress(model: keras.Model, zeros: bool, clusters: str | None) -> keras.Mod
 def test_zeros_and_clusters_are_preserved_in_int8(name, zeros, clusters):
     seed_everything(0)
     model = compress(draw_statistics(NETWORKS[name]()), zeros, clusters)
-    wrapped = train(model, quantization.Preservation(zeros, clusters))
+    wrapped = train(model, quantization.Preservation(zeros, Clusters(clusters) if clusters else None))
     tflite, kernels = convert.convert_as_trained(wrapped), quantization.read_kernels(wrapped)
     assert list_float_operators(tflite) == set()
     assert find_pairs(tflite) == []

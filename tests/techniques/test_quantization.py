@@ -11,6 +11,7 @@ from collabopt.config.sections import Training
 from collabopt.config.stages import STAGES
 from collabopt.runtime.tensorflow import keras, seed_everything
 from collabopt.techniques import layers, quantization, registry
+from collabopt.techniques.kernel_state import Clusters
 from collabopt.tflite import convert, flatbuffer
 
 ONE_EPOCH = Training(epochs=1, batch_size=32, optimizer="adam", learning_rate=0.001)
@@ -19,8 +20,8 @@ VALUES = np.linspace(-0.7, 0.7, K).astype(np.float32)
 PRESERVATIONS = {
     "qat": quantization.Preservation(),
     "pqat": quantization.Preservation(zeros=True),
-    "cqat": quantization.Preservation(clusters="tensor"),
-    "pcqat": quantization.Preservation(zeros=True, clusters="tensor"),
+    "cqat": quantization.Preservation(clusters=Clusters("tensor")),
+    "pcqat": quantization.Preservation(zeros=True, clusters=Clusters("tensor")),
 }
 SCHEMES = ["collabopt", "tfmot"]
 SPARSE_VALUES = np.array([-0.6, -0.4, -0.2, 0, 0.2, 0.4, 0.5, 0.6], np.float32)

@@ -14,7 +14,7 @@ import pandas as pd
 
 from collabopt.datasets import Split
 from collabopt.runtime.tensorflow import keras, tf
-from collabopt.techniques import layers, quantization
+from collabopt.techniques import quantization
 from collabopt.tflite import flatbuffer, interpreter
 
 EXAMPLES = 64
@@ -73,10 +73,29 @@ def find_floats(model: keras.Model, tflite: bytes, floats: Collection[str] = ())
     """
     found: dict[str, list[str]] = {}
     for operator, tensor in flatbuffer.list_float_operators(tflite):
-        found.setdefault(layers.find_name(model, tensor), []).append(operator)
+        found.setdefault(find_layer(model, tensor), []).append(operator)
     allowed = [*floats, model.name] if floats else []  # a rewrite names the parts of a layer "layer_part"
     unexpected = [name for name in found if not any(name == one or name.startswith(f"{one}_") for one in allowed)]
     return {name: ", ".join(dict.fromkeys(found[name])) for name in unexpected}
+
+
+def find_layer(model: keras.Model, text: str) -> str:
+    """Find the layer that a message or a tensor's name is about.
+
+    Args:
+        model: Plain or wrapped.
+        text: The message. TFMOT and our rewrites put words before or after the names of layers.
+
+    Returns:
+        Name of the layer, the longest that occurs as a word; that of the model if none does.
+    """
+    words = {re.sub(r"^(quant|prune_low_magnitude|cluster)_", "", word) for word in re.split(r"[^\w.\-]+", text)}
+    names = [layer.name for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
+    names = [name.removeprefix("quant_") for name in names]
+    whole = [name for name in names if name in words]
+    # A rewrite names the parts of a layer "layer_part".
+    parts = [name for name in names if any(word.startswith(f"{name}_") for word in words)]
+    return max(whole or parts or [model.name], key=len)
 
 
 def _compare_outputs(

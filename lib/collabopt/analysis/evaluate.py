@@ -100,7 +100,7 @@ def write_measurements(
         scoring.describe_scores(scores, data)
         | scoring.describe_classes(scores, classes, data)
         | _measure_sizes(int8_file)
-        | _summarize_kernels(table, kernels.weights, int8_values, experiment)
+        | _summarize_kernels(table, kernels.weights, int8_values, parent, experiment)
         | {"preserved": None if parent is None else bool((table["defect"] == "").all())}
         | {"gzip_bytes_channel_ranges": sizes.gzipped(channel_file) if channel_file.is_file() else None}
         | _describe_file(model, files.get("_int8"), stage, data, experiment, activations, without_qat)
@@ -155,9 +155,13 @@ def _measure_sizes(file: Path) -> dict[str, int | None]:
 
 
 def _summarize_kernels(
-    table: pd.DataFrame, kernels: dict[str, np.ndarray], int8_values: dict[str, np.ndarray], experiment: Experiment
-) -> dict[str, float | int]:
-    """Sparsity and unique weights over the eligible kernels that the experiment does not exclude."""
+    table: pd.DataFrame,
+    kernels: dict[str, np.ndarray],
+    int8_values: dict[str, np.ndarray],
+    parent: dict[str, np.ndarray] | None,
+    experiment: Experiment,
+) -> dict[str, float | int | None]:
+    """Zeros and unique weights over the eligible kernels that the experiment does not exclude."""
     eligible = table[table["kind"] != "depthwise"]
     owners = eligible["layer"].map(layers.get_layer_name)
     prunable = eligible[~owners.isin(experiment.exclude.pruning)]["layer"]
@@ -168,6 +172,9 @@ def _summarize_kernels(
     return {
         "sparsity": audit.compute_sparsity(np.concatenate(weights)) if weights else None,
         "unique_weights": int(unique.max()) if len(unique) else None,
+        "gained_zeros": None
+        if parent is None or not weights
+        else audit.compute_gained_zeros([parent[name] for name in prunable], [kernels[name] for name in prunable]),
         "rounded_to_zero": audit.compute_rounded_to_zero(
             [kernels[name] for name in in_int8], [int8_values[name] for name in in_int8]
         ),

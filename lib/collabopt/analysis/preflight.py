@@ -134,14 +134,13 @@ def _check_bias(layer: keras.layers.Layer, experiment: Experiment) -> Iterator[F
 
 def _check_zeros_per_channel(layer: keras.layers.Layer, experiment: Experiment) -> Iterator[Finding]:
     """F4: TFMOT splits a channel's centroids between negative and positive weights, however few there are of a sign."""
-    effects = {
-        "linear": "sets further weights to zero",
-        "kmeans_plus_plus": "fails if a channel has fewer weights of one sign than centroids for that sign",
-    }
-    effect = effects.get(experiment.centroid_initialization)
-    clustered = experiment.cluster_per_channel and layer.name not in experiment.exclude.clustering
-    if effect and clustered and _is_eligible_convolution(layer) and layer.use_bias:
-        reason = f"TFMOT's {experiment.centroid_initialization} clustering per channel with preserved zeros {effect}"
+    fails = experiment.cluster_per_channel and experiment.centroid_initialization == "kmeans_plus_plus"
+    clustered = layer.name not in experiment.exclude.clustering
+    if fails and clustered and _is_eligible_convolution(layer) and layer.use_bias:
+        reason = (
+            "TFMOT's kmeans_plus_plus clustering per channel with preserved zeros fails if a channel has fewer weights "
+            "of one sign than centroids for that sign"
+        )
         yield Finding(layer.name, reason, "use scheme: collabopt")
 
 

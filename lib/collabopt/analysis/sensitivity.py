@@ -24,7 +24,7 @@ from collabopt.config.tasks import TASKS, Task
 from collabopt.datasets import Split
 from collabopt.runtime import progress, tensorflow
 from collabopt.runtime.tensorflow import keras
-from collabopt.techniques import clustering, kmeans, layers, objectives, registry
+from collabopt.techniques import clustering, kernel_state, layers, objectives, registry
 
 TECHNIQUES = {"pruned": "pruning", "clustered": "clustering"}
 """Prefix of the table's columns, and key of `exclude` in an experiment."""
@@ -111,13 +111,12 @@ def _compress_kernels(layer: keras.layers.Layer, experiment: Experiment) -> Iter
         yield "pruned", {name: prune_kernel(kernel, experiment.sparsity) for name, kernel in kernels.items()}
     settings = clustering.Settings(
         experiment.number_of_clusters,
-        per_channel=experiment.cluster_per_channel,
+        clusters=kernel_state.make_clusters(experiment),
         initialization=experiment.centroid_initialization,
         exclude=experiment.exclude.clustering,
     )
     if settings.is_eligible(layer):
-        options = settings.number, settings.by_channel(layer), False, settings.initialization, experiment.seed
-        yield "clustered", {name: kmeans.cluster_kernel(kernel, *options) for name, kernel in kernels.items()}
+        yield "clustered", settings.cluster(layer, experiment.seed)
 
 
 def _score_with(

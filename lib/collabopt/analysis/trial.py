@@ -215,7 +215,7 @@ def _find_unconvertible(model: keras.Model) -> str | None:
 def _explain(model: keras.Model, what: str, error: Exception, stage: Stage) -> Finding:
     message = " ".join(str(error).split())
     technique = "quantization" if stage.quantizes else "clustering" if stage.clusters else "pruning"
-    name = layers.find_name(model, message)
+    name = agreement.find_layer(model, message)
     is_layer = name != model.name and stage.name != BASELINE
     remedy = (
         f"list the layer in exclude.{technique}"

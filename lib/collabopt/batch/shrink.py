@@ -255,7 +255,7 @@ def _format(key: str, value: Any, comment: str) -> str:
 def _name_source(source: str | Path, section: str) -> dict[str, str]:
     """The key of a section that names a source: a function, or a path relative to the experiment files."""
     text = str(source)
-    if section == "dataset" and text in ("digits", "mnist", "cifar10", "speech_commands"):
+    if section == "dataset" and text in ("digits", "mnist", "fashion_mnist", "cifar10", "speech_commands"):
         return {"name": text}
     path = Path(text).expanduser()
     if not path.exists() and ":" in text:

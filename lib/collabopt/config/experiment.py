@@ -63,6 +63,9 @@ class Experiment(Section):
     Attributes:
         calibration: How the range of an input is taken from training examples (`calibration.compute_range`). "auto"
             takes min_max, but chooses on validation if one example is far outside.
+        clustering: Whether training moves weights between clusters (moving), or each weight keeps its cluster (fixed).
+        cluster_rate: What one bit of a weight's code costs beside its error, when kernels are clustered. A higher value
+            makes files smaller and less accurate; 0 assigns each weight to the nearest centroid.
         devices: Number of GPUs that share each batch.
         repeat_seeds: Further seeds that every stage is trained with, to tell effects from chance.
         stages: One `Training` or `Pruning` section per registered stage.
@@ -84,6 +87,8 @@ class Experiment(Section):
     sparsity: Fraction = 0.5
     number_of_clusters: Annotated[int, Field(ge=3, le=1024)] = 16
     cluster_per_channel: bool = False
+    clustering: Literal["moving", "fixed"] = "moving"
+    cluster_rate: NotNegative = 0.1
     centroid_initialization: Literal["kmeans_plus_plus", "linear", "density_based", "random"] = "kmeans_plus_plus"
     exclude: Exclude = Exclude()
     scheme: Literal["collabopt", "tfmot"] = "collabopt"

@@ -28,7 +28,8 @@ REPORTS = Path(os.environ.get("COLLABOPT_REPORTS", ROOT / "reports"))
 
 PARAMETERS = (
     *("seed", "threads", "devices", "train_fraction", "calibration_examples", "sparsity"),
-    *("number_of_clusters", "cluster_per_channel", "centroid_initialization", "scheme", "strict", "accelerator"),
+    *("number_of_clusters", "cluster_per_channel", "clustering", "cluster_rate", "centroid_initialization"),
+    *("scheme", "strict", "accelerator"),
     *Targets.model_fields,
 )
 """The values that `load` can override. A batch can override those that the notebooks have as parameters."""

@@ -52,7 +52,7 @@ class Dataset(_Source):
         test_fraction: Share of the examples for the test split, if the data has none.
     """
 
-    name: Literal["digits", "mnist", "cifar10", "speech_commands", "imagenet"] | None = None
+    name: Literal["digits", "mnist", "fashion_mnist", "cifar10", "speech_commands", "imagenet"] | None = None
     function: str | None = Field(None, pattern=_PLACE)
     path: str | None = None
     directory: str | None = None

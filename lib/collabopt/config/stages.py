@@ -133,8 +133,8 @@ def get_notebooks() -> dict[str, list[str]]:
     }
 
 
-_CLUSTERING = ("number_of_clusters", "cluster_per_channel", "centroid_initialization")
-_GRANULARITY = ("cluster_per_channel",)
+_MOVING = ("cluster_per_channel", "clustering")
+_CLUSTERING = ("number_of_clusters", "centroid_initialization", "cluster_rate", *_MOVING)
 _KEEPS_CLUSTERS = {"clusters": True, "has_schemes": True}
 _KEEPS_ZEROS = {"keeps_zeros": True, "has_schemes": True}
 _QAT = {"trainer": "quantization:train", "quantizes": True}
@@ -146,11 +146,11 @@ for _stage in (
     Stage("pqat", "PQAT", "#a34700", "pruned", notebook="pqat", **_QAT, **_KEEPS_ZEROS,
           guide=(BASELINE, "pruned", "qat", "pqat")),
     Stage("clustered", "clustered", "#56b4e9", BASELINE, "clustering:train", "cqat", _CLUSTERING, **_KEEPS_CLUSTERS),
-    Stage("cqat", "CQAT", "#0063a3", "clustered", notebook="cqat", settings=_GRANULARITY, **_QAT, **_KEEPS_CLUSTERS,
+    Stage("cqat", "CQAT", "#0063a3", "clustered", notebook="cqat", settings=_MOVING, **_QAT, **_KEEPS_CLUSTERS,
           guide=(BASELINE, "clustered", "qat", "cqat")),
     Stage("sparse_clustered", "sparse clustered", "#cc79a7", "pruned", "clustering:train", "sparse_clustering",
           _CLUSTERING, **_KEEPS_CLUSTERS, keeps_zeros=True),
-    Stage("pcqat", "PCQAT", "#8a2065", "sparse_clustered", notebook="pcqat", settings=_GRANULARITY, **_QAT,
+    Stage("pcqat", "PCQAT", "#8a2065", "sparse_clustered", notebook="pcqat", settings=_MOVING, **_QAT,
           **_KEEPS_CLUSTERS, keeps_zeros=True, guide=(BASELINE, "pruned", "qat", "sparse_clustered", "pcqat")),
 ):  # fmt: skip
     register(_stage)

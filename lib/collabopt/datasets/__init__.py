@@ -13,7 +13,7 @@ from collabopt.config.experiment import Experiment
 from collabopt.config.loading import DATA
 from collabopt.config.sections import Dataset
 from collabopt.config.tasks import TASKS, Task
-from collabopt.datasets import cifar10, custom, digits, imagenet, mnist, speech_commands, splitting
+from collabopt.datasets import cifar10, custom, digits, fashion_mnist, imagenet, mnist, speech_commands, splitting
 from collabopt.datasets.dataset import DatasetError, Parts, Shape, Shapes, locate
 from collabopt.datasets.split import Split
 from collabopt.runtime.tensorflow import tf
@@ -23,6 +23,7 @@ __all__ = ["Data", "DatasetError", "Split", "load", "locate"]
 _BY_NAME = {
     "digits": digits.read,
     "mnist": mnist.read,
+    "fashion_mnist": fashion_mnist.read,
     "cifar10": cifar10.read,
     "speech_commands": speech_commands.read,
 }

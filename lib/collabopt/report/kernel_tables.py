@@ -19,8 +19,12 @@ from collabopt.tflite.sizes import compute_entropy_bytes, compute_gzip_bytes
 if TYPE_CHECKING:  # imports TensorFlow, which pages do without
     from collabopt.analysis.finished import Finished
 
-PRESERVED = "Preserved: every zero and cluster of the parent stage is still present."
+PRESERVED = (
+    "Preserved: every zero of the parent stage is still zero, and no kernel holds more values than it has clusters. "
+    "Gained zeros are no failure."
+)
 
+_GAINED = get_metric("gained_zeros")
 _SPARSITY, _UNIQUE = get_metric("sparsity"), get_metric("unique_weights")
 MOST_FACTOR = 1.5
 """A learnt range that differs from the observed one by more is flagged."""
@@ -99,12 +103,13 @@ def verdicts(finished: Sequence[Finished]) -> Table:
     """
     rows = []
     for one in finished:
-        duties = ["every zero of its parent"] * one.stage.keeps_zeros + ["the clusters"] * one.stage.clusters
+        duties = ["every zero of its parent"] * one.stage.keeps_zeros + ["the number of clusters"] * one.stage.clusters
         failing = one.layers[one.layers["defect"] != ""]
         row = {
             "Stage": Cell.from_stage(one.stage.name),
             "Must keep": " and ".join(duties),
             "Preserved": Cell.from_preserved(one.result["preserved"]),
+            format_head(_GAINED): Cell.from_number(one.result.get("gained_zeros"), _GAINED),
             "Failing kernels": Cell(", ".join(failing["layer"]) or "none", kind="wrap"),
             "First failure": Cell(next(iter(failing["defect"]), ""), kind="wrap"),
             "Not available": Cell.from_reason(one.unavailable),

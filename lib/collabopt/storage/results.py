@@ -80,7 +80,7 @@ def list_columns(score: Score) -> list[str]:
         *KEY,
         *("parent", score.validation, score.validation_int8, score.test, score.test_int8),
         *("tflite_bytes", "gzip_bytes", "zip_bytes"),
-        *("sparsity", "unique_weights", "rounded_to_zero", "preserved"),
+        *("sparsity", "unique_weights", "gained_zeros", "rounded_to_zero", "preserved"),
         *("calibration", "range_factor", "range_activation"),
         *(f"{score.test_int8}_channel_ranges", "gzip_bytes_channel_ranges"),
         *("gap_mean_steps", "gap_largest_steps", "gap_same_class", "int8_faults"),

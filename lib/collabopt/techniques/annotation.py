@@ -5,13 +5,8 @@ from collections.abc import Callable, Sequence
 
 from collabopt.runtime.tensorflow import keras, tf, tfmot
 from collabopt.techniques import int8_layers, layers
-from collabopt.techniques.preserving_scheme import (
-    Granularity,
-    KernelQuantizer,
-    PreservingScheme,
-    add_state,
-    apply_state,
-)
+from collabopt.techniques.kernel_state import Clusters, add_state, apply_state
+from collabopt.techniques.preserving_scheme import KernelQuantizer, PreservingScheme
 from collabopt.techniques.quantize_configs import KernelConfig, OutputConfig
 
 
@@ -24,10 +19,10 @@ class ChannelQuantizer(KernelQuantizer):
 
     Attributes:
         zeros: Whether zeros stay zero.
-        clusters: "channel", or None to preserve no clusters.
+        clusters: How clusters per channel are trained; None preserves none.
     """
 
-    def __init__(self, zeros: bool, clusters: Granularity | None) -> None:
+    def __init__(self, zeros: bool, clusters: Clusters | None) -> None:
         super().__init__(zeros, clusters, per_channel=True)
 
     def build(self, tensor_shape, name, layer):
@@ -45,7 +40,7 @@ class ChannelQuantizer(KernelQuantizer):
         return {"reach": reach} | add_state(layer, self.zeros, self.clusters)
 
     def __call__(self, inputs, training, weights, **kwargs):  # noqa: ARG002
-        kernel, reach = apply_state(inputs, weights), weights["reach"]
+        kernel, reach = apply_state(inputs, weights, training), weights["reach"]
         if training:
             axes = [axis for axis, size in enumerate(reach.shape) if size == 1]
             reach = reach.assign(tf.reduce_max(tf.abs(tf.stop_gradient(kernel)), axes, keepdims=True))
@@ -62,11 +57,11 @@ class KernelHolder(KernelQuantizer):
 
     Attributes:
         zeros: Whether zeros stay zero.
-        clusters: Granularity of the clusters; None preserves none.
+        clusters: How clusters are trained; None preserves none.
         place: Which of the layer's kernels (`layers.find_kernels`).
     """
 
-    def __init__(self, zeros: bool, clusters: Granularity | None, place: int) -> None:
+    def __init__(self, zeros: bool, clusters: Clusters | None, place: int) -> None:
         super().__init__(zeros, clusters, per_channel=False)
         self.place = place
 
@@ -81,7 +76,7 @@ class KernelHolder(KernelQuantizer):
         return add_state(layer, self.zeros, self.clusters, self.place)
 
     def __call__(self, inputs, training, weights, **kwargs):  # noqa: ARG002
-        return apply_state(inputs, weights)
+        return apply_state(inputs, weights, training)
 
     def get_config(self):
         """Return the arguments of the constructor."""
@@ -93,10 +88,10 @@ class HeldConfig(OutputConfig):
 
     Attributes:
         zeros: Whether zeros stay zero.
-        clusters: Granularity of the clusters; None preserves none.
+        clusters: How clusters are trained; None preserves none.
     """
 
-    def __init__(self, zeros: bool, clusters: Granularity | None) -> None:
+    def __init__(self, zeros: bool, clusters: Clusters | None) -> None:
         super().__init__(quantize_output=False)
         self.zeros, self.clusters = zeros, clusters
 
@@ -173,7 +168,9 @@ def _make_config(layer: keras.layers.Layer, scheme: PreservingScheme) -> tfmot.q
     has_norm = following is not None and int8_layers.find_folded_layer(following) is layer
     if _has_constant_kernel(layer, has_norm):
         preserved = scheme.quantizer(layer) if layers.is_eligible(layer) else ChannelQuantizer(False, None)
-        if preserved.clusters != "tensor":  # else one range serves the kernel, and the converter can transpose it
+        if not (
+            preserved.clusters and preserved.clusters.granularity == "tensor"
+        ):  # else one range serves the kernel, and the converter can transpose it
             preserved = ChannelQuantizer(preserved.zeros, preserved.clusters)
         return KernelConfig(preserved, not (fuses_relu or has_norm))
     if _has_constant_kernel(int8_layers.find_folded_layer(layer), True):

@@ -1,13 +1,16 @@
 """Weight clustering: the weights of a kernel share a few values, the centroids, which are then trained.
 
 A kernel of k values needs log2(k) bits per weight, and a general compressor exploits that (Han et al. 2016, Deep
-Compression, arXiv:1510.00149). Our scheme fits the centroids to the non-zero weights, takes the granularity (per tensor
-or per channel) as a setting, and fixes each weight's assignment. TFMOT's scheme is here for comparison. Plain Keras
-models go in and come out.
+Compression, arXiv:1510.00149). Our scheme takes the granularity (per tensor or per channel) as a setting, moves weights
+between clusters while it trains, and prefers clusters with a short code. TFMOT's scheme is here for comparison. Plain
+Keras models go in and come out.
 """
 
 import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
 
+import numpy as np
 from tensorflow_model_optimization.python.core.clustering.keras.experimental import cluster as experimental
 
 from collabopt.config.experiment import Experiment
@@ -16,8 +19,10 @@ from collabopt.config.stages import Stage
 from collabopt.datasets import Data
 from collabopt.runtime import progress
 from collabopt.runtime.tensorflow import drop_log_records, keras, tfmot
-from collabopt.techniques import kmeans, layers, preserving_scheme, training
+from collabopt.techniques import fisher, kernel_state, kmeans, layers, preserving_scheme, training
 from collabopt.techniques.checkpoints import NO_CHECKPOINT, Checkpoint
+from collabopt.techniques.kernel_state import Clusters
+from collabopt.techniques.settling import Settling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,19 +30,20 @@ class Settings:
     """How kernels are clustered.
 
     Attributes:
-        number: Values that a kernel may hold, zero included; with `per_channel`, each output channel of a convolution.
+        number: Values that a kernel may hold, zero included; or each output channel of a convolution (`clusters`).
         preserve_sparsity: Whether zeros stay zero.
-        per_channel: Whether each output channel of a convolution has its own centroids. Dense kernels are clustered as
-            a whole.
+        clusters: Granularity of convolutions, and how clusters are trained. Dense kernels are clustered as a whole.
         initialization: Name of the initial centroids (`kmeans.INITIALIZATIONS`).
         exclude: Names of layers that are not clustered.
+        rate: What one bit costs (`fisher.compute_importance`); 0 assigns each weight to the nearest centroid.
     """
 
     number: int
     preserve_sparsity: bool = False
-    per_channel: bool = False
+    clusters: Clusters = kernel_state.PER_TENSOR
     initialization: str = "kmeans_plus_plus"
     exclude: tuple[str, ...] = ()
+    rate: float = 0.0
 
     def is_eligible(self, layer: keras.layers.Layer) -> bool:
         """Return whether a layer is clustered.
@@ -47,13 +53,34 @@ class Settings:
         """
         return layers.is_eligible(layer) and layer.name not in self.exclude
 
-    def by_channel(self, layer: keras.layers.Layer) -> bool:
-        """Return whether each output channel of a layer has its own centroids.
+    def cluster(
+        self, layer: keras.layers.Layer, seed: int, importance: Mapping[str, np.ndarray] = MappingProxyType({})
+    ) -> dict[str, np.ndarray]:
+        """Cluster the kernels of a layer without training.
+
+        Args:
+            layer: An eligible layer; it stays as it is.
+            seed: Decides the initial centroids.
+            importance: What the squared error of each weight costs, in bits, by kernel; errors alone count in others.
+
+        Returns:
+            The clustered kernels by name, as `layers.read_layer_kernels` returns kernels.
+        """
+        clusters = self.get_clusters(layer)
+        options = clusters.granularity == "channel", self.preserve_sparsity, self.initialization, seed
+        kernels = layers.read_layer_kernels(layer).items()
+        return {
+            name: kmeans.cluster_kernel(kernel, self.number, *options, importance.get(name)) for name, kernel in kernels
+        }
+
+    def get_clusters(self, layer: keras.layers.Layer) -> Clusters:
+        """Return how the clusters of a layer are trained.
 
         Args:
             layer: An eligible layer.
         """
-        return self.per_channel and layers.is_convolution(layer)
+        granularity = self.clusters.granularity if layers.is_convolution(layer) else "tensor"
+        return dataclasses.replace(self.clusters, granularity=granularity)
 
 
 def train(
@@ -74,9 +101,10 @@ def train(
     settings = Settings(
         experiment.number_of_clusters,
         stage.keeps_zeros,
-        experiment.cluster_per_channel,
+        kernel_state.make_clusters(experiment),
         experiment.centroid_initialization,
         layers.exclude_frozen(experiment, parent).exclude.clustering,
+        experiment.cluster_rate,
     )
     section = experiment.training(stage.name)
     return fine_tune(parent, data, settings, section, experiment.seed, stage.name, experiment.scheme, checkpoint)
@@ -108,26 +136,28 @@ def fine_tune(
         The clustered plain model, and the record of its training.
     """
     clock = progress.Clock()
-    wrapped = _wrap(model, settings, seed) if scheme == "collabopt" else _wrap_with_tfmot(model, settings)
+    importance = (
+        fisher.compute_importance(model, data, seed, settings.rate) if scheme == "collabopt" and settings.rate else {}
+    )
+    wrapped = _wrap(model, settings, seed, importance) if scheme == "collabopt" else _wrap_with_tfmot(model, settings)
+    callbacks = [Settling(section)] if scheme == "collabopt" and settings.clusters.moving else []
     with drop_log_records("Gradients do not exist for variables"):  # centroids are trained in place of the kernels
-        fit = training.fit(wrapped, data, section, seed, stage, clock, checkpoint=checkpoint)
+        fit = training.fit(wrapped, data, section, seed, stage, clock, callbacks, checkpoint)
     if scheme == "collabopt":
         return _unwrap(wrapped, model), fit
     return layers.clone_model(model, tfmot.clustering.keras.strip_clustering(wrapped).get_weights()), fit
 
 
-def _wrap(model: keras.Model, settings: Settings, seed: int) -> keras.Model:
+def _wrap(model: keras.Model, settings: Settings, seed: int, importance: dict[str, np.ndarray]) -> keras.Model:
     start = layers.make_gammas_positive(model)
-    for layer in filter(settings.is_eligible, start.layers):
-        options = settings.number, settings.by_channel(layer), settings.preserve_sparsity, settings.initialization, seed
-        kernels = layers.read_layer_kernels(layer).items()
-        layers.assign_kernels(layer, {name: kmeans.cluster_kernel(kernel, *options) for name, kernel in kernels})
 
     def wrap(layer: keras.layers.Layer) -> keras.layers.Layer:
         if not settings.is_eligible(layer):
             return layer
+        clusters, clustered = settings.get_clusters(layer), settings.cluster(layer, seed, importance)
+        costs = [importance.get(name) for name in clustered]
         return preserving_scheme.PreservingLayer(
-            layer, settings.preserve_sparsity, "channel" if settings.by_channel(layer) else "tensor"
+            layer, settings.preserve_sparsity, clusters, [*clustered.values()], costs
         )
 
     return keras.models.clone_model(start, clone_function=wrap)
@@ -157,7 +187,7 @@ def _wrap_with_tfmot(model: keras.Model, settings: Settings) -> keras.Model:
             number_of_clusters=settings.number,
             cluster_centroids_init=initialization,
             preserve_sparsity=settings.preserve_sparsity,
-            cluster_per_channel=settings.per_channel,
+            cluster_per_channel=settings.clusters.granularity == "channel",
         )
 
     # Wrapping keeps the layer objects, so the model is cloned first. Centroids are fitted to weights that must exist.

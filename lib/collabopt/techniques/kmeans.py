@@ -1,11 +1,13 @@
-"""k-means over the weights of a kernel: initial centroids, Lloyd's algorithm, and each weight's nearest centroid.
+"""k-means over the weights of a kernel: initial centroids and Lloyd's algorithm.
 
-Weights are scalars, so a search among the midpoints of sorted centroids finds the nearest one. A kernel is clustered
-as a whole or per output channel. Every function therefore works on rows: `weights` (rows, n) holds one row per tensor
-or channel, and `mask` (rows, n) bool marks the weights that take part; the others are zeros to preserve.
+A kernel is clustered as a whole or per output channel. Every function therefore works on rows: `weights` (rows, n)
+holds one row per tensor or channel, and `mask` (rows, n) bool marks the weights that take part; the others are zeros to
+preserve.
 """
 
 import numpy as np
+
+from collabopt.techniques import assignment
 
 _MAX_ITERATIONS = 50
 
@@ -37,51 +39,47 @@ def make_kernel(weights: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def fit_centroids(
-    weights: np.ndarray, mask: np.ndarray, k: int, initialization: str, generator: np.random.Generator
-) -> np.ndarray:
-    """Fit k centroids to each row by Lloyd's algorithm (1982), until none moves.
+    weights: np.ndarray,
+    mask: np.ndarray,
+    centroids: np.ndarray,
+    is_free: np.ndarray | bool = True,
+    importance: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fit centroids to each row by Lloyd's algorithm (1982), until none moves.
 
     Args:
         weights: Weights (rows, n).
-        mask: Weights that take part (rows, n) bool; at least one per row.
-        k: Number of centroids per row.
-        initialization: A key of `INITIALIZATIONS`.
-        generator: Source of the random initializations.
+        mask: Weights that take part (rows, n) bool; the others are zeros, and belong to the first centroid.
+        centroids: Initial centroids (rows, k), in any order.
+        is_free: Which centroids move (k,) bool.
+        importance: What the squared error of each weight costs, in bits (rows, n). None counts errors only.
 
     Returns:
-        Centroids (rows, k) in ascending order. A row of fewer than k distinct weights has duplicates; initializations
-        other than k-means++ may then merge weights.
+        Centroids (rows, k), and each weight's place among them (rows, n).
     """
-    centroids = np.sort(INITIALIZATIONS[initialization](weights, mask, k, generator), axis=1)
+    rows, k = centroids.shape
+    first, places, costs = k * np.arange(rows)[:, np.newaxis], None, ()
+    counts = mask if importance is None else mask * importance
     for _ in range(_MAX_ITERATIONS):
-        updated = _compute_means(weights, mask, find_nearest(weights, centroids), centroids)
-        if np.array_equal(updated, centroids):
+        if places is not None and importance is not None:
+            costs = importance, assignment.compute_code_length(places + first, rows, k)
+        found = np.where(mask, assignment.assign(weights, centroids.astype(np.float32), *costs), 0)
+        if places is not None and np.array_equal(found, places):
             break
-        centroids = updated
-    return centroids.astype(weights.dtype)
+        places = found
+        centroids = np.where(is_free, _compute_means(weights, counts, places, centroids), centroids)
+    return centroids.astype(weights.dtype), places
 
 
-def find_nearest(weights: np.ndarray, centroids: np.ndarray) -> np.ndarray:
-    """Find each weight's nearest centroid.
-
-    Args:
-        weights: Weights (rows, n).
-        centroids: Centroids (rows, k) in ascending order.
-
-    Returns:
-        Indices (rows, n) into the row's centroids.
-    """
-    midpoints = (centroids[:, 1:] + centroids[:, :-1]) / 2
-    return np.stack([np.searchsorted(borders, row) for borders, row in zip(midpoints, weights, strict=True)])
-
-
-def _compute_means(weights: np.ndarray, mask: np.ndarray, nearest: np.ndarray, centroids: np.ndarray) -> np.ndarray:
-    """The mean of each centroid's members (rows, k). A centroid without members stays where it is."""
-    k = centroids.shape[1]
-    cluster = (nearest + k * np.arange(len(weights))[:, None])[mask]
-    sums = np.bincount(cluster, weights[mask].astype(np.float64), centroids.size).reshape(centroids.shape)
-    members = np.bincount(cluster, minlength=centroids.size).reshape(centroids.shape)
-    return np.where(members > 0, sums / np.maximum(members, 1), centroids)
+def _compute_means(weights: np.ndarray, counts: np.ndarray, places: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+    """The weighted mean of each centroid's members (rows, k). A centroid without members stays where it is."""
+    cluster = (places + centroids.shape[1] * np.arange(len(weights))[:, None]).ravel()
+    counts = counts.astype(np.float64)
+    sums, members = (
+        np.bincount(cluster, values.ravel(), centroids.size).reshape(centroids.shape)
+        for values in (counts * weights, counts)
+    )
+    return np.where(members > 0, sums / np.where(members > 0, members, 1), centroids)
 
 
 def _kmeans_plus_plus(weights, mask, k, generator):
@@ -135,6 +133,7 @@ def cluster_kernel(
     preserve_zeros: bool = False,
     initialization: str = "kmeans_plus_plus",
     seed: int = 0,
+    importance: np.ndarray | None = None,
 ) -> np.ndarray:
     """Replace each weight of a kernel by its centroid.
 
@@ -142,24 +141,30 @@ def cluster_kernel(
         kernel: Kernel (..., out).
         k: Most values per tensor, or per output channel.
         per_channel: Whether each output channel has its own centroids.
-        preserve_zeros: Whether exact zeros stay. Zero then is one of the k values, and the other centroids are fitted
-            to the non-zero weights. A row without zeros gets k centroids and no zero.
+        preserve_zeros: Whether exact zeros stay. Zero then is one of the k values, and weights near it may become zero.
+            A row without zeros gets k centroids and no zero.
         initialization: A key of `INITIALIZATIONS`.
         seed: Seed of the random initializations.
+        importance: What the squared error of each weight costs, in bits, of the kernel's shape. Weights then prefer
+            centroids with a short code. None counts errors only.
 
     Returns:
         The clustered kernel (..., out).
     """
     weights = make_rows(kernel, per_channel)
+    importance = None if importance is None else make_rows(importance, per_channel)
     mask = weights != 0 if preserve_zeros else np.ones_like(weights, bool)
     generator = np.random.default_rng(seed)
     clustered = np.zeros_like(weights)
     # In rows with zeros, zero takes the place of one centroid. Rows of zeros only have nothing to cluster.
-    for rows, count in ((~mask.all(axis=1) & mask.any(axis=1), k - 1), (mask.all(axis=1), k)):
+    for rows, zeros in ((~mask.all(axis=1) & mask.any(axis=1), 1), (mask.all(axis=1), 0)):
         if rows.any():
-            centroids = fit_centroids(weights[rows], mask[rows], count, initialization, generator)
-            nearest = np.take_along_axis(centroids, find_nearest(weights[rows], centroids), axis=1)
-            if preserve_zeros:  # a mean of weights that cancel out is zero, and would prune them
-                nearest[nearest == 0] = np.finfo(nearest.dtype).tiny
-            clustered[rows] = np.where(mask[rows], nearest, 0)
+            selected, part = weights[rows], mask[rows]
+            centroids = INITIALIZATIONS[initialization](selected, part, k - zeros, generator)
+            centroids = np.hstack([np.zeros((len(selected), zeros)), centroids])
+            is_free = np.arange(k) >= zeros
+            centroids, places = fit_centroids(selected, part, centroids, is_free)
+            if importance is not None:
+                centroids, places = fit_centroids(selected, part, centroids, is_free, importance[rows])
+            clustered[rows] = np.take_along_axis(centroids, places, axis=1)
     return make_kernel(clustered, kernel.shape)

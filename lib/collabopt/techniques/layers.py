@@ -6,7 +6,6 @@ magnitude pruning would remove the rows of rare words. A batch norm with negativ
 would double the int8 values of a clustered kernel.
 """
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -136,25 +135,6 @@ def clone_model(model: keras.Model, arrays: Sequence[np.ndarray] | None = None) 
     copy = keras.models.clone_model(model)
     copy.set_weights(model.get_weights() if arrays is None else arrays)
     return copy
-
-
-def find_name(model: keras.Model, text: str) -> str:
-    """Find the layer that a message or a tensor's name is about.
-
-    Args:
-        model: Plain or wrapped.
-        text: The message. TFMOT and our rewrites put words before or after the names of layers.
-
-    Returns:
-        Name of the layer, the longest that occurs as a word; that of the model if none does.
-    """
-    words = {re.sub(r"^(quant|prune_low_magnitude|cluster)_", "", word) for word in re.split(r"[^\w.\-]+", text)}
-    names = [layer.name for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
-    names = [name.removeprefix("quant_") for name in names]
-    whole = [name for name in names if name in words]
-    # A rewrite names the parts of a layer "layer_part".
-    parts = [name for name in names if any(word.startswith(f"{name}_") for word in words)]
-    return max(whole or parts or [model.name], key=len)
 
 
 @keras.utils.register_keras_serializable("collabopt")

@@ -1,116 +1,19 @@
 """An 8-bit scheme for quantization-aware training that preserves zeros and clusters, on TFMOT's extension points.
 
-A mask holds the zeros of a kernel. A fixed assignment of weights to centroids holds its clusters, and the centroids are
-trained in place of the weights (Han et al. 2016, arXiv:1510.00149). TFMOT's own schemes guess the granularity of
-clusters, share one quantizer among layers, and leave out a convolution before a ReLU without batch norm. Here the
-granularity is a setting, each kernel has its own quantizer, and no eligible layer is left out.
+`kernel_state` holds the zeros and clusters of each kernel. TFMOT's own schemes guess the granularity of clusters, share
+one quantizer among layers, and leave out a convolution before a ReLU without batch norm. Here the granularity is a
+setting, each kernel has its own quantizer, and no eligible layer is left out.
 """
 
 import copy
-from typing import Literal
+import dataclasses
 
 import numpy as np
 
 from collabopt.runtime.tensorflow import keras, tf, tfmot
-from collabopt.techniques.layers import (
-    find_kernels,
-    get_channel_axis,
-    get_kind,
-    is_convolution,
-    is_eligible,
-    read_layer_kernels,
-)
+from collabopt.techniques.kernel_state import Clusters, add_state, apply_state
+from collabopt.techniques.layers import find_kernels, get_channel_axis, get_kind, is_convolution, is_eligible
 from collabopt.techniques.quantize_configs import KernelConfig
-
-Granularity = Literal["tensor", "channel"]
-"""Whether a kernel's clusters are shared by the whole tensor, or each output channel has its own."""
-
-
-def make_lookup(kernel: np.ndarray, granularity: Granularity) -> tuple[np.ndarray, np.ndarray]:
-    """Split a clustered kernel into its values and the place of each weight among them.
-
-    Args:
-        kernel: Clustered kernel (..., out).
-        granularity: "tensor", or "channel" for values of each output channel, one channel after another.
-
-    Returns:
-        The distinct values (n,), and int32 indices (..., out) into them.
-    """
-    if granularity == "tensor":
-        values, indices = np.unique(kernel, return_inverse=True)
-        return values, indices.reshape(kernel.shape).astype(np.int32)
-    channel = np.broadcast_to(np.arange(kernel.shape[-1]), kernel.shape)
-    order = np.lexsort((kernel.ravel(), channel.ravel()))
-    values, channels = kernel.ravel()[order], channel.ravel()[order]
-    is_new = np.r_[True, (values[1:] != values[:-1]) | (channels[1:] != channels[:-1])]
-    indices = np.empty(kernel.size, np.int32)
-    indices[order] = np.cumsum(is_new) - 1
-    return values[is_new], indices.reshape(kernel.shape)
-
-
-@tf.custom_gradient
-def gather_centroids(centroids: tf.Tensor, indices: tf.Tensor):
-    """Look up each weight's centroid. A centroid's gradient is the sum over its members (Han et al. 2016).
-
-    Args:
-        centroids: Values (n,).
-        indices: int32 indices of a kernel's shape into `centroids`.
-
-    Returns:
-        The kernel.
-    """
-
-    def gradient(upstream: tf.Tensor):
-        flat = tf.reshape(upstream, [-1])
-        return tf.math.unsorted_segment_sum(flat, tf.reshape(indices, [-1]), tf.size(centroids)), None
-
-    return tf.gather(centroids, indices), gradient
-
-
-def add_state(
-    wrapper: keras.layers.Wrapper, zeros: bool, clusters: Granularity | None, place: int = 0
-) -> dict[str, tf.Variable]:
-    """Add variables to a wrapper that hold the zeros and clusters of a kernel of its layer.
-
-    Args:
-        wrapper: The wrapper that gets the variables.
-        zeros: Whether zeros stay zero.
-        clusters: Granularity of the clusters; None preserves none.
-        place: Which of the layer's kernels (`layers.find_kernels`).
-
-    Returns:
-        The variables by name: `mask` for zeros, `centroids` and `where` for clusters.
-    """
-    state, axis = {}, get_channel_axis(wrapper.layer)
-    name, kernel = f"kernel_{place}" if place else "kernel", [*read_layer_kernels(wrapper.layer).values()][place]
-    if zeros:
-        mask = np.moveaxis(kernel != 0, -1, axis).astype(np.float32)
-        state["mask"] = _add_variable(wrapper, f"{name}_mask", mask)
-    if clusters:
-        values, indices = make_lookup(kernel, clusters)
-        state["centroids"] = _add_variable(wrapper, f"{name}_centroids", values, trainable=True)
-        state["where"] = _add_variable(wrapper, f"{name}_where", np.moveaxis(indices, -1, axis))
-    return state
-
-
-def apply_state(kernel: tf.Tensor, state: dict[str, tf.Variable]) -> tf.Tensor:
-    """Apply preserved zeros and clusters to a kernel.
-
-    Args:
-        kernel: The trained kernel.
-        state: Variables of the wrapper: `mask` for zeros, `centroids` and `where` for clusters; each is optional.
-
-    Returns:
-        The kernel, made of centroids and multiplied by the mask where the state has them.
-    """
-    if "centroids" in state:
-        # Tensors, because tf.custom_gradient takes no gradient of a variable on several devices.
-        kernel = gather_centroids(tf.convert_to_tensor(state["centroids"]), tf.convert_to_tensor(state["where"]))
-    return kernel * state["mask"] if "mask" in state else kernel
-
-
-def _add_variable(layer: keras.layers.Layer, name: str, value: np.ndarray, trainable: bool = False) -> tf.Variable:
-    return layer.add_weight(name, value.shape, value.dtype, keras.initializers.Constant(value), trainable=trainable)
 
 
 class PreservingLayer(keras.layers.Wrapper):
@@ -118,12 +21,23 @@ class PreservingLayer(keras.layers.Wrapper):
 
     Attributes:
         zeros: Whether zeros stay zero.
-        clusters: Granularity of the clusters; None preserves none.
+        clusters: How clusters are trained; None preserves none.
+        clustered: The clustered kernels, in the order of `layers.find_kernels`. The layer's own are latent weights.
+        importance: What errors cost, of the same shapes (`kernel_state.add_state`); None where only errors count.
     """
 
-    def __init__(self, layer: keras.layers.Layer, zeros: bool, clusters: Granularity | None, **kwargs) -> None:
+    def __init__(
+        self,
+        layer: keras.layers.Layer,
+        zeros: bool,
+        clusters: Clusters | None,
+        clustered: list[np.ndarray],
+        importance: list[np.ndarray | None],
+        **kwargs,
+    ) -> None:
         super().__init__(layer, name=f"held_{layer.name}", **kwargs)
-        self.zeros, self.clusters = zeros, clusters
+        self.zeros, self.clusters, self.clustered = zeros, clusters, clustered
+        self.importance = importance
 
     def build(self, input_shape) -> None:
         """Build the layer, and record the zeros and clusters of its kernels.
@@ -134,17 +48,20 @@ class PreservingLayer(keras.layers.Wrapper):
         super().build(input_shape)
         places = find_kernels(self.layer).values()
         self.kernels = [getattr(owner, attribute) for owner, attribute in places]
-        self.states = [add_state(self, self.zeros, self.clusters, place) for place in range(len(places))]
+        self.states = [
+            add_state(self, self.zeros, self.clusters, place, *one)
+            for place, one in enumerate(zip(self.clustered, self.importance, strict=True))
+        ]
 
     def call(self, inputs, training=None, mask=None):
         """Call the layer with its zeros and clusters applied.
 
         Args:
             inputs: The layer's inputs.
-            training: Whether a recurrent layer drops out.
+            training: Whether weights are assigned again, and a recurrent layer drops out.
             mask: Which steps a recurrent layer skips.
         """
-        for (owner, attribute), kernel in zip(find_kernels(self.layer).values(), self._apply(), strict=True):
+        for (owner, attribute), kernel in zip(find_kernels(self.layer).values(), self._apply(training), strict=True):
             setattr(owner, attribute, kernel)
         arguments = {"training": training, "mask": mask} if get_kind(self.layer) == "recurrent" else {}
         return self.layer.call(inputs, **arguments)
@@ -155,8 +72,8 @@ class PreservingLayer(keras.layers.Wrapper):
         names = find_kernels(self.layer)
         return {name: np.moveaxis(kernel.numpy(), axis, -1) for name, kernel in zip(names, kernels, strict=True)}
 
-    def _apply(self) -> list[tf.Tensor]:
-        return [apply_state(kernel, state) for kernel, state in zip(self.kernels, self.states, strict=True)]
+    def _apply(self, training: bool = False) -> list[tf.Tensor]:
+        return [apply_state(kernel, state, training) for kernel, state in zip(self.kernels, self.states, strict=True)]
 
 
 class KernelQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
@@ -164,13 +81,13 @@ class KernelQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
 
     Attributes:
         zeros: Whether zeros stay zero.
-        clusters: Granularity of the clusters; None preserves none.
+        clusters: How clusters are trained; None preserves none.
         per_channel: Whether each output channel has its own range, as for convolutions in `.tflite` files. A kernel
             clustered per tensor gives all channels the range of its largest centroid, so that it has as many int8
             values as centroids.
     """
 
-    def __init__(self, zeros: bool, clusters: Granularity | None, per_channel: bool) -> None:
+    def __init__(self, zeros: bool, clusters: Clusters | None, per_channel: bool) -> None:
         self.zeros, self.clusters, self.per_channel = zeros, clusters, per_channel
 
     def build(self, tensor_shape, name, layer):
@@ -189,7 +106,7 @@ class KernelQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
         return bounds | add_state(layer, self.zeros, self.clusters)
 
     def __call__(self, inputs, training, weights, **kwargs):  # noqa: ARG002
-        kernel = apply_state(inputs, weights)
+        kernel = apply_state(inputs, weights, training)
         low, high = weights["min"], weights["max"]
         if training:
             reach = self._reach(tf.stop_gradient(kernel))
@@ -206,7 +123,7 @@ class KernelQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
         magnitude = tf.abs(kernel)
         if not self.per_channel:
             return tf.reduce_max(magnitude)
-        if self.clusters == "tensor":
+        if self.clusters and self.clusters.granularity == "tensor":
             return tf.fill([kernel.shape[-1]], tf.reduce_max(magnitude))
         return tf.reduce_max(magnitude, axis=list(range(kernel.shape.rank - 1)))
 
@@ -247,11 +164,11 @@ class PreservingScheme(tfmot.quantization.keras.default_8bit.Default8BitQuantize
 
     Attributes:
         zeros: Whether zeros stay zero.
-        clusters: Granularity with which the model was clustered; None preserves no clusters.
+        clusters: How the model was clustered, and how clusters are trained; None preserves none.
         unclustered: Names of layers that clustering left out.
     """
 
-    def __init__(self, zeros: bool, clusters: Granularity | None, unclustered: tuple[str, ...] = ()) -> None:
+    def __init__(self, zeros: bool, clusters: Clusters | None, unclustered: tuple[str, ...] = ()) -> None:
         super().__init__()
         self.zeros, self.clusters, self.unclustered = zeros, clusters, unclustered
 
@@ -265,7 +182,9 @@ class PreservingScheme(tfmot.quantization.keras.default_8bit.Default8BitQuantize
             A new quantizer.
         """
         # Only convolutions are clustered per channel; other kernels are clustered as a whole.
-        clusters = "tensor" if self.clusters and not is_convolution(layer) else self.clusters
+        clusters = self.clusters
+        if clusters and not is_convolution(layer):
+            clusters = dataclasses.replace(clusters, granularity="tensor")
         preserved = None if layer.name in self.unclustered else clusters
         return KernelQuantizer(self.zeros, preserved, per_channel=get_kind(layer) == "conv2d")
 

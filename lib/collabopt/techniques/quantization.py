@@ -18,6 +18,8 @@ from collabopt.runtime import progress
 from collabopt.runtime.tensorflow import drop_log_records, drop_native_notices, keras, tf, tfmot
 from collabopt.techniques import activation_ranges, annotation, int8_rewrites, layers, preserving_scheme, training
 from collabopt.techniques.checkpoints import NO_CHECKPOINT, Checkpoint
+from collabopt.techniques.kernel_state import Clusters, apply_state, make_clusters
+from collabopt.techniques.settling import Settling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,14 +28,14 @@ class Preservation:
 
     Attributes:
         zeros: Whether zeros stay zero.
-        clusters: "tensor" or "channel", as the parent was clustered; None preserves no clusters.
+        clusters: How the parent was clustered, and how clusters are trained; None preserves none.
         unclustered: Names of layers that clustering left out.
         scheme: "collabopt" (ours), or "tfmot", which guesses how kernels were clustered.
         unquantized: Names of layers that stay in float32 on purpose.
     """
 
     zeros: bool = False
-    clusters: preserving_scheme.Granularity | None = None
+    clusters: Clusters | None = None
     unclustered: tuple[str, ...] = ()
     scheme: str = "collabopt"
     unquantized: tuple[str, ...] = ()
@@ -51,7 +53,7 @@ def get_preservation(stage: Stage, experiment: Experiment) -> Preservation:
         stage: A quantization-aware stage.
         experiment: Gives granularity, excluded layers and scheme.
     """
-    clusters = ("channel" if experiment.cluster_per_channel else "tensor") if stage.clusters else None
+    clusters = make_clusters(experiment) if stage.clusters else None
     exclude = experiment.exclude
     return Preservation(stage.keeps_zeros, clusters, exclude.clustering, experiment.scheme, exclude.quantization)
 
@@ -151,9 +153,11 @@ def fine_tune(
     wrapped = wrap(model, preservation)
     if preservation.is_ours:
         method = activation_ranges.calibrate(wrapped, data, seed, setting, stage)
+    settles = preservation.is_ours and preservation.clusters and preservation.clusters.moving
+    callbacks = [Settling(section)] if settles else []
     # A cluster-preserving quantizer trains centroids in place of the kernel, which therefore has no gradient.
     with drop_log_records("Gradients do not exist for variables"), drop_native_notices():
-        fit = training.fit(wrapped, data, section, seed, stage, clock, checkpoint=checkpoint)
+        fit = training.fit(wrapped, data, section, seed, stage, clock, callbacks, checkpoint)
     return wrapped, dataclasses.replace(fit, details={"calibration": method})
 
 
@@ -218,7 +222,7 @@ def read_kernels(wrapped: keras.Model) -> dict[str, np.ndarray]:
             continue
         variable, quantizer, state = quantized
         if isinstance(quantizer, preserving_scheme.KernelQuantizer):
-            kernel = preserving_scheme.apply_state(variable, state)
+            kernel = apply_state(variable, state)
         else:
             mask = state.get("sparsity_mask")
             kernel = variable if mask is None else tf.multiply(variable, mask)

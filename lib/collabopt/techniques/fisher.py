@@ -1,0 +1,66 @@
+"""How much the squared error of each weight costs: the diagonal of the Fisher information.
+
+The loss rises by half the Fisher information times the squared error of a weight (LeCun, Denker and Solla 1989, Optimal
+Brain Damage; for clusters Choi, El-Khamy and Lee 2017, arXiv:1612.01543, and Kim et al. 2023, SqueezeLLM,
+arXiv:2306.07629).
+"""
+
+import numpy as np
+
+from collabopt.datasets import Data
+from collabopt.runtime.tensorflow import keras, tf
+from collabopt.techniques import layers, objectives
+
+EXAMPLES = 512
+"""Training examples whose gradients are squared."""
+_BATCH = 4
+"""Examples per gradient. Batches are faster than single examples, and as good on average."""
+_FLOOR = 0.3
+"""Importance that every weight has at least, as a share of its kernel's mean: 512 examples do not show every use."""
+
+
+def compute_importance(model: keras.Model, data: Data, seed: int, rate: float) -> dict[str, np.ndarray]:
+    """Compute what the squared error of each weight costs, in bits.
+
+    Errors are relative: at a `rate` of 1, a kernel of zeros costs one bit per weight, as the geometric mean over
+    kernels. Kernels that matter more to the loss cost more.
+
+    Args:
+        model: A plain model; it stays as it is.
+        data: Training examples and the task.
+        seed: Decides which examples are taken.
+        rate: What one bit costs, relative to the errors; greater than 0.
+
+    Returns:
+        float32 arrays of the kernels' shapes, by name (`layers.find_kernels`); depthwise kernels are left out.
+    """
+    places = {
+        name: (getattr(owner, attribute), layers.get_channel_axis(layer))
+        for layer in filter(layers.is_eligible, model.layers)
+        for name, (owner, attribute) in layers.find_kernels(layer).items()
+    }
+    sums = _sum_squared_gradients(model, data, seed, [kernel for kernel, _ in places.values()])
+    fisher, log_scale = {}, 0.0
+    for (name, (kernel, axis)), squares in zip(places.items(), sums, strict=True):
+        squares = squares + _FLOOR * squares.mean() + np.finfo(np.float32).tiny
+        cost = np.mean(squares * kernel.numpy() ** 2) + np.finfo(np.float32).tiny
+        log_scale += kernel.numpy().size * np.log(cost)
+        fisher[name] = np.moveaxis(squares, axis, -1)
+    scale = np.exp(log_scale / max(sum(one.size for one in fisher.values()), 1))
+    return {name: (one / (rate * scale)).astype(np.float32) for name, one in fisher.items()}
+
+
+def _sum_squared_gradients(model: keras.Model, data: Data, seed: int, kernels: list[tf.Variable]) -> list[np.ndarray]:
+    loss, sums = objectives.make_loss(data.task), [tf.Variable(tf.zeros_like(kernel)) for kernel in kernels]
+
+    @tf.function(reduce_retracing=True)
+    def add(inputs: tf.Tensor | dict[str, tf.Tensor], labels: tf.Tensor) -> None:
+        with tf.GradientTape() as tape:
+            value = loss(labels, model(inputs, training=False))
+        for total, gradient in zip(sums, tape.gradient(value, kernels), strict=True):
+            total.assign_add(gradient**2)
+
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(data.train))[:EXAMPLES])
+    for inputs, labels in data.train.take(chosen).batches(_BATCH):
+        add(inputs, labels)
+    return [total.numpy().astype(np.float64) for total in sums]
