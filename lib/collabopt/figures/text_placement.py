@@ -8,7 +8,10 @@ from matplotlib.text import Annotation
 
 from collabopt.figures import style
 
-_OFFSETS = (10, 0), (-10, 0), (0, 9), (0, -9), (7, 8), (-7, 8), (7, -8), (-7, -8)
+_OFFSETS = (
+    *((10, 0), (-10, 0), (0, 9), (0, -9), (7, 8), (-7, 8), (7, -8), (-7, -8)),
+    *((0, 21), (0, -21), (7, 20), (-7, 20), (7, -20), (-7, -20)),
+)
 """Places of a name, in 1/72 inch to the right of its point and above it, the best first."""
 
 _REACH = 6
