@@ -81,6 +81,7 @@ def list_columns(score: Score) -> list[str]:
         *("parent", score.validation, score.validation_int8, score.test, score.test_int8),
         *("tflite_bytes", "gzip_bytes", "zip_bytes"),
         *("sparsity", "unique_weights", "gained_zeros", "rounded_to_zero", "preserved"),
+        *((*BALANCED, "predicted_classes") if score.name == "accuracy" else ()),
         *("calibration", "range_factor", "range_activation"),
         *(f"{score.test_int8}_channel_ranges", "gzip_bytes_channel_ranges"),
         *("gap_mean_steps", "gap_largest_steps", "gap_same_class", "int8_faults"),
@@ -103,8 +104,7 @@ def record(directory: Path, result: dict[str, Any], layers: pd.DataFrame, about:
     lock = hashlib.sha256(str(directory).encode()).hexdigest()[:16]
     with store.lock(loading.DATA / "locks" / f"{lock}.lock"):
         _drop_tables_of_another_experiment(directory, about["experiment"])
-        further = [column for column in (*_AUC, *BALANCED, "predicted_classes") if column in result]
-        columns = list_columns(find_score(result)) + further
+        columns = list_columns(find_score(result)) + [column for column in _AUC if column in result]
         _merge(directory / "results.csv", pd.DataFrame([result])[columns])
         if len(layers):  # a stage that is not available has none
             _merge(directory / "layers.csv", layers.assign(**{column: result[column] for column in KEY})[LAYERS])
