@@ -234,3 +234,13 @@ def test_a_table_is_html_text_and_markdown():
         "| <b> | 1.0 |",
         "| a\\|b | **NO** |",
     ]
+
+
+def test_a_score_shows_two_standard_errors():
+    """Of 400 examples with 96 % right: 2 × 0.98 points."""
+    error = (0.96 * 0.04 / 400) ** 0.5
+    finished = make_finished("baseline")
+    finished.result |= {"accuracy": 0.96, "accuracy_error": error}
+    table = tables.stages([finished])
+    (cell,) = [cell for head, cell in table.rows[0].items() if head.startswith("Accuracy")]
+    assert cell.text.startswith("96.00 ± 1.96")

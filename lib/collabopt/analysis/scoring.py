@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 from collabopt.config.tasks import Task
 from collabopt.datasets import Data, Split
 from collabopt.runtime.tensorflow import keras
-from collabopt.storage.results import BALANCED
+from collabopt.storage.results import BALANCED, list_score_columns
 from collabopt.techniques import objectives
 from collabopt.tflite import interpreter
 
@@ -187,8 +187,8 @@ def describe_scores(scores: dict[str, np.ndarray], data: Data) -> dict[str, floa
         data: All splits.
 
     Returns:
-        The columns of the task's score, None where test was not read, and those of the AUC where anomalies are
-        labelled.
+        The columns of the task's score and, as `<column>_error`, their standard errors over the examples, None where
+        test was not read; and those of the AUC where anomalies are labelled.
     """
     score = data.task.score
     columns = {
@@ -199,9 +199,13 @@ def describe_scores(scores: dict[str, np.ndarray], data: Data) -> dict[str, floa
         "test_int8_channel_ranges": (f"{score.test_int8}_channel_ranges", None),
     }
     found: dict[str, float | None] = {column: None for column, _ in columns.values()}
+    found |= {f"{column}_error": None for column in list_score_columns(score)}
     for name, values in scores.items():
         split, (column, auc) = data.validation if name.startswith("validation") else data.test, columns[name]
         found[column] = summarize(values, split, data.task)
+        if f"{column}_error" in found:
+            counted = select_counted(values, split, data.task).astype(np.float64)
+            found[f"{column}_error"] = float(counted.std(ddof=1) / len(counted) ** 0.5) if len(counted) > 1 else None
         if auc and (area := compute_auc(values, split, data.task)) is not None:
             found[auc] = area
     return found

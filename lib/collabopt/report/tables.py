@@ -46,9 +46,10 @@ __all__ = [
 __all__ += ["schemes", "search", "sizes", "stages", "times", "variants", "verdicts"]
 
 _RESULTS_NOTE = (
-    "Scores are on the test split unless the head says validation. INT8 is the full-integer .tflite "
-    f"file. kB are 1,000 bytes; gzip saves the given share of the file. {PRESERVED}"
+    "Scores are on the test split unless the head says validation; ± is two standard errors over its examples. INT8 is "
+    f"the full-integer .tflite file. kB are 1,000 bytes; gzip saves the given share of the file. {PRESERVED}"
 )
+_ONE_SEED = " Each stage was trained once, with one seed: the spread between trainings is not known."
 _SWEEP_NOTE = (
     "Mean ± standard deviation over seeds, on the test split. INT8 is the full-integer .tflite file; "
     "kB are 1,000 bytes. On the Pareto front (●): no other file is at least as small and as good, and better in "
@@ -115,6 +116,7 @@ def results(rows: pd.DataFrame, directory: Path) -> Table:
         The table.
     """
     of, note = ("cell", _SWEEP_NOTE) if "seeds" in rows else ("stage", _RESULTS_NOTE)
+    note += _ONE_SEED if "seed" in rows and len({*rows["seed"]}) == 1 else ""
     return _make_stage_table(f"Results of every {of}", rows, list_metrics(rows), note, directory)
 
 
@@ -235,7 +237,8 @@ def _make_stage_table(
     caption: str, rows: pd.DataFrame, metrics: list[Metric], note: str = "", directory: Path | None = None
 ) -> Table:
     """The metrics that any row has, one row per stage; on a page with links to pages and models of a directory."""
-    rows = to_numbers(rows, [metric.name for metric in metrics])
+    names = [metric.name for metric in metrics]
+    rows = to_numbers(rows, [*names, *(column for column in rows if column.endswith("_error"))])
     # Validation is left out if test was read. The raw size is in the column of gzip.
     score = find_score(rows)
     reasons = rows.get("unavailable", pd.Series("", rows.index)).astype(object).fillna("")
@@ -266,7 +269,9 @@ def _make_metric_cell(row: dict[str, Any], metric: Metric, with_star: bool) -> t
     if metric.name == "gzip_bytes" and "seeds" not in row:
         cell = make_compression_cell(row.get("tflite_bytes"), row["gzip_bytes"], metric)
         return _format_compression_title(metric), cell
-    cell = Cell.from_number(row[metric.name], metric, "", row.get(f"{metric.name}_std"))
+    error = row.get(f"{metric.name}_error")
+    spread = row.get(f"{metric.name}_std") if "seeds" in row else error and 2 * error
+    cell = Cell.from_number(row[metric.name], metric, "", spread)
     is_score = metric.name in (find_score(row).test, find_score(row).validation)
     if with_star and is_score and STAGES[row["stage"]].quantizes and cell.kind == "number":
         cell = dataclasses.replace(cell, text=f"{cell.text} *")

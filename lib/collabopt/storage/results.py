@@ -70,6 +70,15 @@ def make_key(experiment: Experiment, stage: Stage) -> dict[str, Any]:
     }
 
 
+def list_score_columns(score: Score) -> list[str]:
+    """Return the columns of results.csv that hold a score, of the Keras model and of its int8 file.
+
+    Args:
+        score: Score of the task.
+    """
+    return [score.validation, score.validation_int8, score.test, score.test_int8]
+
+
 def list_columns(score: Score) -> list[str]:
     """Return the columns of results.csv, which has one row per stage, setting and seed.
 
@@ -78,7 +87,7 @@ def list_columns(score: Score) -> list[str]:
     """
     return [
         *KEY,
-        *("parent", score.validation, score.validation_int8, score.test, score.test_int8),
+        *("parent", *list_score_columns(score), *(f"{column}_error" for column in list_score_columns(score))),
         *("tflite_bytes", "gzip_bytes", "zip_bytes"),
         *("sparsity", "unique_weights", "gained_zeros", "rounded_to_zero", "preserved"),
         *((*BALANCED, "predicted_classes") if score.name == "accuracy" else ()),
