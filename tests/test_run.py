@@ -1,5 +1,6 @@
 """A run trains and measures every stage once, writes complete rows and files, and repeats only what it must."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from collabopt.analysis import scoring
 from collabopt.config import loading
 from collabopt.config.scores import ACCURACY
 from collabopt.config.stages import STAGES
+from collabopt.report import tables
 from collabopt.run import Run
 from collabopt.storage import results, store
 from collabopt.techniques import registry
@@ -113,6 +115,17 @@ def test_layers_have_one_row_per_kernel_and_stage(finished):
     assert list(rows["stage"]) == [stage for stage in STAGES for _ in KERNELS]
     assert list(rows["layer"]) == KERNELS * len(STAGES)
     assert (rows["weights"] == [np.prod([int(side) for side in shape.split("×")]) for shape in rows["shape"]]).all()
+
+
+def test_ranges_of_activations_fit_the_data_and_one_that_does_not_is_red(finished):
+    stages, head = finished.stages(*STAGES), "Learnt ÷ observed range, or the reverse"
+    table = tables.activations(stages)
+    assert [row["Set by"].text for row in table.rows] == ["min–max"] * len(STAGES)
+    assert {row[head].kind for row in table.rows} == {"number", "missing"}
+    wrong = dataclasses.replace(stages[1], result=stages[1].result | {"range_factor": 1.6, "outlier": "example 3"})
+    table = tables.activations([wrong])
+    assert table.rows[0][head].kind == "number no"
+    assert table.note.startswith("example 3. ")
 
 
 def test_only_stages_with_something_to_preserve_report_whether_they_did(finished):

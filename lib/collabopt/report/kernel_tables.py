@@ -136,7 +136,7 @@ def activations(finished: Sequence[Finished]) -> Table:
         cell = Cell.from_number(factor, _FACTOR, "")
         row = {"Stage": Cell.from_stage(one.stage.name), **({"Scheme": one.key["scheme"]} if both else {})}
         row["Set by"] = str(one.result["calibration"] or "training").replace("_", "–")
-        row[_FACTOR.heading] = dataclasses.replace(cell, kind="number no") if (factor or 0) > MOST_FACTOR else cell
+        row[format_head(_FACTOR)] = dataclasses.replace(cell, kind="number no") if (factor or 0) > MOST_FACTOR else cell
         rows.append(row | {"Activation": one.result["range_activation"]})
     outliers = dict.fromkeys(one.result["outlier"] for one in finished if one.result.get("outlier"))
     note = (
