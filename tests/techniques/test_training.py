@@ -175,3 +175,23 @@ def test_augmentation_is_used_only_if_the_section_asks_for_it(tiny_data, digest_
     blind = train(data, 7, make_section(augment=True))
     assert compute_digest(blind) != digest_of_seed_7
     assert all(math.isfinite(array.sum()) for array in blind)
+
+
+@pytest.mark.parametrize("momentum", [0.9, 0.999])
+def test_batch_norms_follow_a_short_training_on_new_data(momentum):
+    """Their statistics are still those of other inputs when training begins."""
+    layers = keras.layers
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6,), name="input")
+    norm = layers.BatchNormalization(momentum=momentum, center=False, scale=False, name="bn")
+    model = keras.Model(inputs, layers.Dense(2, name="fc")(norm(inputs)))
+    labels = np.arange(600) % 2
+    examples = (np.random.default_rng(0).normal(size=(600, 6)) + 2 * labels[:, None] + 20).astype(np.float32)
+    split = datasets.Split(examples, labels)
+    data = datasets.Data("shifted", ("0", "1"), split, split, split, "", (6,), (2,))
+    section = Training(epochs=2, batch_size=20, optimizer="adam", learning_rate=0.05)
+    fit = training.fit(model, data, section, 0, "baseline", progress.Clock())
+    last = fit.history.iloc[-1]
+    assert last["val_accuracy"] > 0.95
+    assert abs(last["val_accuracy"] - last["accuracy"]) < 0.05
+    assert (norm.momentum == momentum) == (momentum == 0.9)
