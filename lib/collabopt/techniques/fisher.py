@@ -15,7 +15,7 @@ EXAMPLES = 512
 """Training examples whose gradients are squared."""
 _BATCH = 4
 """Examples per gradient. Batches are faster than single examples, and as good on average."""
-_FLOOR = 0.3
+_FLOOR = 0.1
 """Importance that every weight has at least, as a share of its kernel's mean: 512 examples do not show every use."""
 
 
@@ -51,16 +51,18 @@ def compute_importance(model: keras.Model, data: Data, seed: int, rate: float) -
 
 
 def _sum_squared_gradients(model: keras.Model, data: Data, seed: int, kernels: list[tf.Variable]) -> list[np.ndarray]:
-    loss, sums = objectives.make_loss(data.task), [tf.Variable(tf.zeros_like(kernel)) for kernel in kernels]
+    loss, strategy = objectives.make_loss(data.task), tf.distribute.get_strategy()
+    own = [strategy.experimental_local_results(kernel)[0] for kernel in kernels]  # those of the first device
 
     @tf.function(reduce_retracing=True)
-    def add(inputs: tf.Tensor | dict[str, tf.Tensor], labels: tf.Tensor) -> None:
+    def square_gradients(inputs: tf.Tensor | dict[str, tf.Tensor], labels: tf.Tensor) -> list[tf.Tensor]:
         with tf.GradientTape() as tape:
             value = loss(labels, model(inputs, training=False))
-        for total, gradient in zip(sums, tape.gradient(value, kernels), strict=True):
-            total.assign_add(gradient**2)
+        return [gradient**2 for gradient in tape.gradient(value, own)]
 
+    sums = [np.zeros(kernel.shape) for kernel in kernels]
     chosen = np.sort(np.random.default_rng(seed).permutation(len(data.train))[:EXAMPLES])
     for inputs, labels in data.train.take(chosen).batches(_BATCH):
-        add(inputs, labels)
-    return [total.numpy().astype(np.float64) for total in sums]
+        for total, squares in zip(sums, square_gradients(inputs, labels), strict=True):
+            total += squares.numpy()
+    return sums
