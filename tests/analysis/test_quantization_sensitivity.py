@@ -1,14 +1,18 @@
 """What int8 costs per layer: a layer that it hurts is found and proposed; a harmless network gets no proposal."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
 
+from collabopt import figures, tables
 from collabopt.analysis import quantization_sensitivity
 from collabopt.analysis.switched_model import SwitchedModel
+from collabopt.config import loading
 from collabopt.config.sections import Exclude
 from collabopt.datasets import Data, Split
+from collabopt.run import Run
 from collabopt.runtime.tensorflow import keras
 from collabopt.techniques import activation_ranges, layers, quantization
 
@@ -140,6 +144,27 @@ def test_a_tensor_with_a_huge_range_is_found_with_the_layers_on_both_its_sides()
     assert "the output of conv_1 has the range" in found.answer
     assert found.drops.loc["int8", "drop"] > 20 > found.drops.loc["proposed", "drop"]
     assert found.yaml.startswith("exclude:\n  quantization: [conv_1, bn_1, relu_1, depthwise")
+
+
+def test_a_layer_that_is_proposed_is_red_in_figure_and_table(harmless, tmp_path):
+    proposed = dataclasses.replace(diagnose(*harmless), proposed=("hidden",))
+    figure = figures.draw_quantization(proposed, csv=tmp_path / "diagnose.csv")
+    colours = {label.get_text(): label.get_color() for label in figure.axes[0].get_yticklabels()}
+    assert [name for name, colour in colours.items() if colour == figures.style.ALARM] == ["hidden"]
+    assert (tmp_path / "diagnose.png").is_file()
+    rows = tables.quantization(proposed).rows
+    assert [row["Layer"].text for row in rows if row["Layer"].kind == "no"] == ["hidden"]
+
+
+@pytest.mark.parametrize("stage", ["baseline", "pqat"])
+def test_a_stage_has_the_validation_score_of_its_network(stage, small, tmp_path):
+    run = Run(loading.load(str(small)), tmp_path / "report", small, tmp_path / "stages")
+    found, result = quantization_sensitivity.diagnose(run, stage), run.stage(stage).result
+    score = result["validation_accuracy"]
+    if stage == "pqat":
+        assert found.drops.loc["int8", "score"] == pytest.approx(score)
+    else:
+        assert re.search(f"is {100 * score:.2f}% in float32", found.answer)
 
 
 def test_an_input_with_a_huge_range_is_found_and_no_layer_proposed(harmless):

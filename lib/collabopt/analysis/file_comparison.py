@@ -1,6 +1,7 @@
 """Where two `.tflite` files of one network, such as a float and an int8 file, begin to differ."""
 
 import dataclasses
+import html
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ LEAST_SNR = 20.0
 """dB. Below it, tensors differ: the noise is more than a tenth of the signal."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class FileComparison:
     """Two files on the same examples.
 
@@ -29,6 +30,12 @@ class FileComparison:
 
     tensors: pd.DataFrame
     answer: str
+
+    def __repr__(self) -> str:
+        return self.answer
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(self.answer)}</p>"
 
 
 def compare_with_stage(run, stage: str, first: str | None = None, second: str | None = None) -> FileComparison:
@@ -69,7 +76,7 @@ def compare(files: dict[str, bytes], split: Split, task: Task, threads: int = 1)
     """
     ((inputs, _),) = split.take(slice(_EXAMPLES)).batches(_EXAMPLES)
     for name, content in files.items():
-        shapes = [tuple(one["shape"][1:]) for one in interpreter.open_interpreter(content).get_input_details()]
+        shapes = [tuple(one["shape"][1:].tolist()) for one in interpreter.open_interpreter(content).get_input_details()]
         expected = [tuple(one.shape[1:]) for one in (inputs.values() if isinstance(inputs, dict) else [inputs])]
         if sorted(shapes) != sorted(expected):
             raise ValueError(f"{name}: takes inputs {shapes}; expected {expected}, as the experiment's examples are")
@@ -77,7 +84,7 @@ def compare(files: dict[str, bytes], split: Split, task: Task, threads: int = 1)
     tensors = _compare_tensors(*(_record(content, inputs) for content in files.values()))
     scores = [task.score.format(scoring.summarize(one, split, task)) for one, _ in judged]
     pairs = " and ".join(f"{score} ({name})" for name, score in zip(files, scores, strict=True))
-    answer = f"{task.score.title} on {len(split):,} validation examples: {pairs}."
+    answer = f"{task.score.title[0].upper()}{task.score.title[1:]} on {len(split):,} validation examples: {pairs}."
     if judged[0][1] is not None:
         answer += f" The files predict the same class for {np.mean(judged[0][1] == judged[1][1]):.1%} of them."
     if tensors.empty:
@@ -130,14 +137,15 @@ def _record(content: bytes, inputs: Any) -> list[tuple[str, str, np.ndarray]]:
 def _compare_tensors(
     first: list[tuple[str, str, np.ndarray]], second: list[tuple[str, str, np.ndarray]]
 ) -> pd.DataFrame:
-    """Tensors with a part of the name in common, such as "model/conv/Conv2D". QAT puts "quant_" before layers."""
-    rows = []
+    rows, by_parts = [], [(_split_name(name), values) for name, _, values in first]
     for name, kind, values in second:
-        parts = {*name.replace("/quant_", "/").split(";")}
-        same = [one for other, _, one in first if parts & {*other.replace("/quant_", "/").split(";")}]
-        same = [one for one in same if one.shape == values.shape]
+        parts = _split_name(name)
+        same = [one for others, one in by_parts if others & parts and one.shape == values.shape]
         if same:
-            rows.append(
-                [max(parts, key=len) if name != "output" else name, kind, agreement.compute_snr(same[-1], values)]
-            )
+            rows.append([max(parts, key=len), kind, agreement.compute_snr(same[-1], values)])
     return pd.DataFrame(rows, columns=["tensor", "operator", "snr_db"])
+
+
+def _split_name(name: str) -> set[str]:
+    """The parts of a tensor's name, such as "conv/Conv2D", without the model's name and the prefix "quant_" of QAT."""
+    return {(part.partition("/")[2] or part).removeprefix("quant_") for part in name.split(";")}

@@ -1,6 +1,7 @@
 """What int8 costs in each layer: where a stage loses accuracy, why, and which layers to leave in float32."""
 
 import dataclasses
+import html
 from collections.abc import Collection, Sequence
 
 import numpy as np
@@ -26,14 +27,19 @@ COLUMNS = [
     *("layer", "layers", "kernel_snr_db", "kernel_peak", "snr_db", "low", "high", "usual", "factor"),
     *(f"{prefix}_{figure}" for prefix in PREFIXES for figure in ("score", "drop", "error")),
 ]
-"""The table: one row per input and layer. `layers` are the layer and the batch norm, activation or reshape that belong
-to it. Signal-to-noise ratios are in dB: of its kernels after rounding, and of its output with all layers in int8
-against all in float32. kernel_peak: largest weight ÷ median magnitude. low and high: range of the output; usual: 99 %
-of its magnitudes are below; factor: see `activation_ranges.compare`. Drops are against all layers in float32, in the
-unit that readers see, with standard errors paired by example. The inputs and outputs of a file are always int8."""
+"""The table: one row per input and layer.
+
+- layers: the layer, and the batch norm, activation or reshape that belong to it
+- kernel_snr_db: signal-to-noise ratio of its kernels after rounding; kernel_peak: largest weight ÷ median magnitude
+- snr_db: that of its output, with all layers in int8 against all in float32
+- low, high: range of its output; usual: 99 % of the magnitudes are below, in half of the channels; factor: see
+  `activation_ranges.compare`
+- drops against all layers in float32, in the unit that readers see, and their standard errors, paired by example.
+
+The inputs and outputs of a file are always int8."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Diagnosis:
     """Where int8 loses accuracy, why, and what to do.
 
@@ -58,6 +64,12 @@ class Diagnosis:
     def yaml(self) -> str:
         """The lines of an experiment file that leave the layers in float32."""
         return sensitivity.format_exclude(self.exclude) if self.proposed else "# nothing to add to exclude.quantization"
+
+    def __repr__(self) -> str:
+        return self.answer
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(self.answer)}</p>"
 
 
 def diagnose(run, name: str | None = None) -> Diagnosis:
@@ -222,7 +234,7 @@ def _measure_outputs(
         switched.set_float(floats)
         recorded.append([one.numpy() for one in tf.nest.flatten(recorder(some, training=False))])
     for (name, unit), exact, rounded in zip(units.items(), *recorded, strict=True):
-        usual = float(np.quantile(np.abs(exact), 0.99))
+        usual = float(np.median(np.quantile(np.abs(exact).reshape(-1, exact.shape[-1]), 0.99, axis=0)))
         own = ranges[ranges.index.isin([part.removeprefix("quant_") for part in unit.parts])].tail(1)
         bounds = own[["low", "high", "factor"]].to_dict("records")
         found[name] = {"snr_db": agreement.compute_snr(exact, rounded), "usual": usual} | (bounds[0] if bounds else {})
@@ -234,20 +246,22 @@ def _answer(
 ) -> str:
     score, rows = one.task.score, table.set_index("layer")
 
-    def tell(row: pd.Series, prefix: str = "") -> str:
-        drop, error = row[f"{prefix}drop"], 2 * row[f"{prefix}error"]
-        return f"{drop:.{score.digits}f} ± {error:.{score.digits}f} {score.drop_unit}".rstrip()
+    def tell(row: pd.Series) -> str:
+        return f"{row['drop']:.{score.digits}f} ± {2 * row['error']:.{score.digits}f} {score.drop_unit}".rstrip()
 
     before, after = drops.loc["int8"], drops.loc["proposed"]
     values = [score.format(value) for value in (one.exact.mean(dtype=float), before["score"])]
-    total = f"{score.title} on {len(one.split):,} validation examples is {values[0]} in float32 and {values[1]} in int8"
+    title = score.title[0].upper() + score.title[1:]
+    total = f"{title} on {len(one.split):,} validation examples is {values[0]} in float32 and {values[1]} in int8"
     total += f", a drop of {tell(before)} (two standard errors)"
     if not _is_lost(before):
-        return f"Int8 lost nothing that can be told from chance: {total}. No layer needs float32."
+        return f"{total}. Int8 lost nothing that can be told from chance, and no layer needs float32."
     worst = max(chosen or one.units, key=lambda name: rows.loc[name, "only_int8_drop"])
     cause = one.find_cause(worst)
     why = _explain(rows.loc[cause or worst], cause)
-    where = f"{total}. Where: {worst}, which costs {tell(rows.loc[worst], 'only_int8_')} if it alone is int8"
+    cost = rows.loc[worst].filter(like="only_int8_").rename(lambda column: column.removeprefix("only_int8_"))
+    place = worst if _is_lost(cost) else f"in no single layer for sure; most in {worst}"
+    where = f"{total}. Where: {place}, which costs {tell(cost)} if it alone is int8"
     if chosen:
         todo = f"leave {', '.join(proposed)} in float32; the drop is {tell(after)} then"
     else:
@@ -259,7 +273,6 @@ def _explain(row: pd.Series, cause: str | None) -> str:
     if cause is None:
         peak = f"its largest weight is {row['kernel_peak']:,.0f} times the median magnitude"
         return f"rounding its kernel leaves {row['kernel_snr_db']:.0f} dB of signal-to-noise ratio; {peak}"
-    bounds = f"{row['low']:.4g} to {row['high']:.4g}"
-    step = f"one int8 step is {(row['high'] - row['low']) / 255:.2g}"
-    usual = f"the output of {cause} has the range {bounds}, while 99 % of its magnitudes are below {row['usual']:.2g}"
-    return f"{usual}; {step}"
+    bounds, usual = f"{row['low']:.4g} to {row['high']:.4g}", f"{row['usual']:.3g}"
+    wide = f"the output of {cause} has the range {bounds}, while half of its channels hardly exceed {usual}"
+    return f"{wide}; one int8 step is {(row['high'] - row['low']) / 255:.2g}"
