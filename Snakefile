@@ -27,7 +27,7 @@ def add_needed(notebooks):
 BATCH = json.loads(unquote(config.get("batch", "{}")))  # what `batch/scheduler.py` passes
 NAME = BATCH.get("experiment", "digits")
 OVERRIDES = BATCH.get("overrides", {})
-CHOSEN = BATCH.get("notebooks", list(NEEDS))
+CHOSEN = BATCH.get("notebooks", [name for name in NEEDS if name not in stages.OPTIONAL_NOTEBOOKS])
 GRID = BATCH.get("grid", {})
 EXPERIMENT = loading.load(NAME, **OVERRIDES)
 if EXPERIMENT.has_targets:  # the search trains what it needs, and nothing else

@@ -14,7 +14,7 @@ from collabopt.config import experiment, loading, stages
 
 NOTEBOOKS = list_notebooks()
 # Names of a parameters cell that are not parameters of an experiment.
-PLACES = {"experiment", "reports", "kernel"}
+PLACES = {"experiment", "reports", "kernel", "stage", "first", "second"}
 
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -137,7 +137,7 @@ def test_every_parameter_reaches_the_run_under_its_own_name(path):
         if word.arg is None:  # **group
             group = groups[word.value.id]
             passed |= {key.value: ast.unparse(value) for key, value in zip(group.keys, group.values, strict=True)}
-    assert passed == {name: name for name in read_parameters(path) - {"experiment", "reports", "kernel"}}
+    assert passed == {name: name for name in read_parameters(path) - PLACES}
 
 
 @each

@@ -12,6 +12,8 @@ import importlib
 
 _PUBLIC = {
     "comparison": "collabopt.analysis.comparison",
+    "file_comparison": "collabopt.analysis.file_comparison",
+    "quantization_sensitivity": "collabopt.analysis.quantization_sensitivity",
     "sensitivity": "collabopt.analysis.sensitivity",
     "model_card": "collabopt.deploy.model_card",
     "search": "collabopt.deploy.search",

@@ -127,7 +127,7 @@ def compare_layers(model: keras.Model, tflite: bytes, split: Split) -> pd.DataFr
     """
     some = split.take(slice(_EXAMPLES_BY_LAYER))
     ((inputs, _),) = some.batches(_EXAMPLES_BY_LAYER)
-    outputs, consumers = _read_graph(model)
+    outputs, consumers = read_graph(model)
     activations = keras.Model(model.inputs, [*outputs.values()])(inputs, training=False)
     arrays = [one.numpy() for one in tf.nest.flatten(activations)]
     by_layer = dict(zip(outputs, arrays, strict=True))
@@ -138,18 +138,31 @@ def compare_layers(model: keras.Model, tflite: bytes, split: Split) -> pd.DataFr
         differences = {one: np.abs(by_layer[one].reshape(values.shape) - values) for one in candidates}
         if differences:  # a batch norm and an activation are part of the operator, whose tensor may not name them
             layer = min(differences, key=lambda one: differences[one].mean())
-            noise, signal = np.mean(differences[layer] ** 2), np.mean(by_layer[layer] ** 2)
             rows.append(
                 {
                     "layer": re.sub("^quant_", "", layer),
                     "operator": operator,
                     "mean_steps": differences[layer].mean() / scale,
                     "largest_steps": differences[layer].max() / scale,
-                    "snr_db": 10 * np.log10(signal / noise) if noise and signal else np.inf,
+                    "snr_db": compute_snr(by_layer[layer].reshape(values.shape), values),
                 }
             )
     table = pd.DataFrame(rows, columns=["layer", "operator", "mean_steps", "largest_steps", "snr_db"])
     return table.drop_duplicates("layer", keep="last", ignore_index=True)  # earlier operators are steps towards it
+
+
+def compute_snr(exact: np.ndarray, rounded: np.ndarray) -> float:
+    """Compute the signal-to-noise ratio of rounded values.
+
+    Args:
+        exact: Values before rounding.
+        rounded: The same values after it.
+
+    Returns:
+        The ratio in dB; infinity without noise or signal.
+    """
+    noise, signal = (float(np.mean(np.square(one, dtype=np.float64))) for one in (exact - rounded, exact))
+    return 10 * float(np.log10(signal / noise)) if noise and signal else np.inf
 
 
 def find_start(rows: pd.DataFrame) -> str:
@@ -179,8 +192,15 @@ def _read_activations(tflite: bytes, inputs: Any) -> Iterator[tuple[str, str, bo
         yield one["op_name"], tensor["name"], tensor["index"] == end["index"], values, tensor["quantization"][0]
 
 
-def _read_graph(model: keras.Model) -> tuple[dict[str, Any], dict[str, list[str]]]:
-    """The output of each layer with a single one, in the model's order, and the layers that take it."""
+def read_graph(model: keras.Model) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    """Read how the layers of a model are connected.
+
+    Args:
+        model: Plain or fake-quantized.
+
+    Returns:
+        The output of each layer with a single one, in the model's order, and the layers that take it, by its name.
+    """
     nodes = [node for depth in sorted(model._nodes_by_depth, reverse=True) for node in model._nodes_by_depth[depth]]
     nodes = [node for node in nodes if not node.is_input and not isinstance(node.outputs, list | dict)]
     consumers: dict[str, list[str]] = {node.layer.name: [] for node in nodes}

@@ -169,8 +169,7 @@ class Recommendation:
     @property
     def yaml(self) -> str:
         """The lines of an experiment file that exclude the layers."""
-        chosen = {technique: list(names) for technique, names in self.exclude.model_dump().items() if names}
-        return yaml.safe_dump({"exclude": chosen}, default_flow_style=None, sort_keys=False, width=110).strip()
+        return format_exclude(self.exclude)
 
     def _repr_html_(self) -> str:
         left = {"text-align": "left", "white-space": "normal"}
@@ -184,6 +183,16 @@ class Recommendation:
         proposals = self.rows["leave_out"].map({True: "leave out", False: "keep"})
         columns = {"Technique": self.rows["technique"], "Layer": self.rows["layer"], "Proposal": proposals}
         return pd.DataFrame(columns | {"Why": self.rows["reason"]})
+
+
+def format_exclude(exclude: Exclude) -> str:
+    """Format the lines of an experiment file that exclude layers.
+
+    Args:
+        exclude: The layers.
+    """
+    chosen = {technique: list(names) for technique, names in exclude.model_dump().items() if names}
+    return yaml.safe_dump({"exclude": chosen}, default_flow_style=None, sort_keys=False, width=110).strip()
 
 
 def get_tolerance(table: pd.DataFrame) -> float:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from collabopt.config import loading, sweep
+from collabopt.config import loading, stages, sweep
 from collabopt.config.experiment import ExperimentError
 
 # papermill imports jsonschema, which imports this to check addresses in non-Latin scripts. That takes seconds, and it
@@ -18,7 +18,7 @@ SEARCH_NOTEBOOK = "deployment_tree"
 CHECK_FAILURE = "check.failed"
 """File of the mistakes in data and model, in the working directory of a batch."""
 
-_NOT_OF_EXPERIMENTS = {"experiment", "reports", "kernel"}
+_NOT_OF_EXPERIMENTS = {"experiment", "reports", "kernel", "stage", "first", "second"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +102,7 @@ def plan_work(name: str, grid: sweep.Grid, chosen: list[str]) -> Work:
     Args:
         name: Name or path of the experiment.
         grid: Values by parameter; more than one combination makes a sweep.
-        chosen: Names of notebooks; an empty list takes all of them.
+        chosen: Names of notebooks; an empty list takes all but the optional ones.
 
     Returns:
         The notebooks or cells, with their pages.
@@ -117,7 +117,8 @@ def plan_work(name: str, grid: sweep.Grid, chosen: list[str]) -> Work:
     experiments = [loading.load(name, **cell) for cell in cells]
     if len(cells) == 1:
         # With targets the search decides which stages are trained.
-        notebooks = chosen or ([SEARCH_NOTEBOOK] if experiments[0].has_targets else known)
+        usual = [notebook for notebook in known if notebook not in stages.OPTIONAL_NOTEBOOKS]
+        notebooks = chosen or ([SEARCH_NOTEBOOK] if experiments[0].has_targets else usual)
         pages = loading.find_report_directory(name, **cells[0])
         config = {"overrides": cells[0], "notebooks": notebooks}
         return Work(pages, config, {notebook: pages / f"{notebook}.html" for notebook in notebooks})

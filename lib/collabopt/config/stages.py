@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from typing import Any
 
 BASELINE = "baseline"
+OPTIONAL_NOTEBOOKS = {"diagnose"}
+"""Notebooks that a report has only if they are named."""
 FINE_TUNING = {"epochs": 4, "batch_size": 32, "optimizer": "adam", "learning_rate": 1e-4}
 """Training of a stage where neither its row nor the experiment says otherwise."""
 
@@ -114,7 +116,7 @@ def get_label(name: str) -> str:
 
 
 def get_notebooks() -> dict[str, list[str]]:
-    """Return the notebooks of a report in order, each with the notebooks that it waits for.
+    """Return all notebooks in order, those of `OPTIONAL_NOTEBOOKS` included, each with the notebooks that it waits for.
 
     A notebook waits for the baseline, and for the notebook that ends with the stage it starts from. Otherwise both
     would wait for each other's training.
@@ -130,6 +132,7 @@ def get_notebooks() -> dict[str, list[str]]:
         "preservation": list(dict.fromkeys(name for one in everything for name in waits[one] if name != root)),
         "published": everything,
         "deployment_tree": everything,
+        "diagnose": [root],
     }
 
 

@@ -6,7 +6,7 @@ Every function takes plain data, returns a matplotlib Figure, and writes the fig
 """
 
 from collabopt.figures.density import draw_density, draw_density_grid
-from collabopt.figures.drops import draw_drops, draw_layer_drops
+from collabopt.figures.drops import draw_drops, draw_layer_drops, draw_quantization
 from collabopt.figures.layers import draw_layer_properties
 from collabopt.figures.pareto import draw_costs, draw_pareto, draw_sizes
 from collabopt.figures.targets import draw_verdicts
@@ -15,4 +15,12 @@ from collabopt.figures.tree import draw_tree
 from collabopt.figures.waterfall import draw_waterfall
 
 __all__ = ["draw_costs", "draw_density", "draw_density_grid", "draw_drops", "draw_layer_drops", "draw_layer_properties"]
-__all__ += ["draw_pareto", "draw_sizes", "draw_training", "draw_tree", "draw_verdicts", "draw_waterfall"]
+__all__ += [
+    "draw_pareto",
+    "draw_quantization",
+    "draw_sizes",
+    "draw_training",
+    "draw_tree",
+    "draw_verdicts",
+    "draw_waterfall",
+]

@@ -1,7 +1,10 @@
 """Lost accuracy: per published stage beside the published figure, and per layer that is compressed alone."""
 
+from __future__ import annotations
+
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -13,7 +16,10 @@ from collabopt.analysis import comparison
 from collabopt.config.scores import ACCURACY, SCORES
 from collabopt.config.stages import STAGES
 from collabopt.figures import style
-from collabopt.figures.style import FAINT, INK, MUTED, get_colour, use_style
+from collabopt.figures.style import ALARM, FAINT, INK, MUTED, get_colour, use_style
+
+if TYPE_CHECKING:  # imports TensorFlow, which pages do without
+    from collabopt.analysis.quantization_sensitivity import Diagnosis
 
 _TITLES = {"drop": "FP32 or fake-INT8", "drop_int8": "INT8 file"}
 _LOG_ABOVE = 10.0
@@ -100,6 +106,49 @@ def draw_layer_drops(table: pd.DataFrame, tolerance: float | None = None, csv: P
     figure.legend(handles[::-1], labels[::-1], loc="outside upper right", ncols=len(labels), reverse=True)
     alt = f"Validation {score.title} {change} if each of {len(table)} layers alone is compressed: {'; '.join(alt)}."
     return style.save(figure, table, csv, alt)
+
+
+@use_style()
+def draw_quantization(diagnosis: Diagnosis, csv: Path | None = None) -> Figure:
+    """Draw the signal-to-noise ratio and the cost of int8 of each layer.
+
+    Args:
+        diagnosis: Of `quantization_sensitivity.diagnose`.
+        csv: File for the data.
+
+    Returns:
+        The figure. Names of layers that are proposed to stay in float32 are red.
+    """
+    table, score = diagnosis.table, diagnosis.score
+    heights, labels = np.arange(len(table)), list(map(style.escape, table["layer"]))
+    figure = style.make_figure(7.4, 1.4 + 0.3 * len(table))
+    ratios, axes = figure.subplots(1, 2, sharey=True, width_ratios=(2, 3))
+    finite = table[["snr_db", "kernel_snr_db"]].astype(float).replace(np.inf, np.nan)
+    ratios.plot(finite["snr_db"], heights, "o-", color=INK, markersize=5, label="output, all layers in int8")
+    ratios.plot(finite["kernel_snr_db"], heights, "D", color=MUTED, fillstyle="none", label="kernel")
+    drops, errors = [], []
+    for prefix, form, shift in (("only_int8", "o", -0.14), ("only_float", "s", 0.14)):
+        drops.append(table[f"{prefix}_drop"].astype(float))
+        errors.append(2 * table[f"{prefix}_error"].astype(float))
+        label = f"only this layer in {prefix.removeprefix('only_')}{'' if prefix == 'only_int8' else '32'}"
+        colour = get_colour("qat" if prefix == "only_float" else "cqat")
+        bars = {"xerr": errors[-1], "fmt": form, "color": colour, "ecolor": MUTED, "markersize": 5.5}
+        axes.errorbar(drops[-1], heights + shift, label=label, **bars)
+    total = diagnosis.drops.loc["int8", "drop"]
+    axes.axvline(total, color=ALARM, linestyle="--", linewidth=1, zorder=0, label="all layers in int8")
+    if not np.any(np.nan_to_num([*drops, *errors])):
+        axes.set_xlim(-1, 1)
+    _set_scale(axes, np.array([*drops, [total] * len(table)]), np.array([*errors, [0] * len(table)]))
+    _set_lines(axes, labels)
+    _set_lines(ratios, labels)
+    for text, layers in zip(ratios.get_yticklabels(), table["layers"], strict=True):
+        text.set_color(ALARM if {*layers.split(", ")} <= {*diagnosis.proposed} else INK)
+    ratios.set_xlabel("signal-to-noise ratio (dB)")
+    unit = f"{score.drop_unit}, " if score.drop_unit else ""
+    axes.set_xlabel(f"{score.title} {'added' if score.lower_is_better else 'lost'} on validation ({unit}± 2 SE)")
+    figure.legend(*ratios.get_legend_handles_labels(), loc="outside upper left", ncols=1)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=1)
+    return style.save(figure, table, csv, f"Signal-to-noise ratio and cost of int8 by layer. {diagnosis.answer}")
 
 
 def _draw_published(axes: Axes, shown: pd.DataFrame) -> None:

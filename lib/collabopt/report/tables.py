@@ -20,6 +20,7 @@ from collabopt.config.scores import find_score
 from collabopt.config.stages import STAGES, get_label
 from collabopt.report.directory import find_links, get_scheme, read_run
 from collabopt.report.kernel_tables import PRESERVED, activations, coding, kernel_by_kernel, layers, ranges, verdicts
+from collabopt.report.quantization_tables import quantization, tensors
 from collabopt.report.summary import SETTINGS, TIMES, find_varied_settings, list_metrics
 from collabopt.report.table import MISSING, Cell, Table, format_head
 from collabopt.report.variant_tables import inference, search, sizes, variants
@@ -40,10 +41,11 @@ __all__ = [
     "inference",
     "kernel_by_kernel",
     "layers",
+    "quantization",
     "ranges",
     "results",
 ]
-__all__ += ["schemes", "search", "sizes", "stages", "times", "variants", "verdicts"]
+__all__ += ["schemes", "search", "sizes", "stages", "tensors", "times", "variants", "verdicts"]
 
 _RESULTS_NOTE = (
     "Scores are on the test split unless the head says validation; ± is two standard errors over its examples. INT8 is "

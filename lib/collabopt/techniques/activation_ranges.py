@@ -80,6 +80,19 @@ def compare(wrapped: keras.Model, sample: Sample) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
+def replace_quantizers(wrapped: keras.Model, make: Callable) -> None:
+    """Replace all quantizers of a model.
+
+    Args:
+        wrapped: A fake-quantized model, changed in place.
+        make: Function (quantizer, layer, is_kernel) -> what is called in place of the quantizer. is_kernel tells
+            kernels from activations.
+    """
+    place: list[object] = []
+    for owner, attribute, _ in _replace_quantizers(wrapped, lambda quantizer: make(quantizer, *place)):
+        place[:] = getattr(owner, "quantize_wrapper", owner), attribute == "_weight_vars"
+
+
 def _get_activation(low: tf.Variable) -> str:
     """The layer of a range, from the name of its variable: "quant_conv/post_activation_min:0"."""
     return low.name.split("/")[0].removeprefix("quant_")

@@ -220,11 +220,25 @@ def read_kernels(wrapped: keras.Model) -> dict[str, np.ndarray]:
         if not quantized:
             kernels[name] = layers.read_layer_kernels(layer)[name]
             continue
-        variable, quantizer, state = quantized
-        if isinstance(quantizer, preserving_scheme.KernelQuantizer):
-            kernel = apply_state(variable, state)
-        else:
-            mask = state.get("sparsity_mask")
-            kernel = variable if mask is None else tf.multiply(variable, mask)
+        kernel = get_unrounded(*quantized)
         kernels[name] = np.moveaxis(kernel.numpy(), layers.get_channel_axis(layer), -1)
     return kernels
+
+
+def get_unrounded(
+    values: tf.Tensor, quantizer: tfmot.quantization.keras.quantizers.Quantizer, state: dict[str, tf.Variable]
+) -> tf.Tensor:
+    """Return what a quantizer rounds.
+
+    Args:
+        values: The kernel or activation that the quantizer is called with.
+        quantizer: The quantizer.
+        state: Its variables.
+
+    Returns:
+        The values with preserved zeros and clusters applied.
+    """
+    if isinstance(quantizer, preserving_scheme.KernelQuantizer):
+        return apply_state(values, state)
+    mask = state.get("sparsity_mask")
+    return tf.convert_to_tensor(values) if mask is None else tf.multiply(values, mask)
