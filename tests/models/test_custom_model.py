@@ -170,7 +170,10 @@ BAD_MODELS = {
         "return keras.Sequential([keras.Input((4,)), layers.Dense(classes)])",
         r"input shape=\(None, 4\): expected \(None, 8, 8, 1\)",
     ),
-    "outputs": (GRAPH.format("x = [layers.Dense(classes)(x), x]"), "found 2 outputs; expected one"),
+    "outputs": (
+        GRAPH.format("x = [layers.Dense(classes)(x), x]"),
+        r"found 2 outputs, .*; name the one to keep, as in head: ",
+    ),
     "inputs": (
         "ends = [keras.Input((3,), name='a'), keras.Input((4,), name='b')]\n"
         "return keras.Model(ends, layers.Dense(classes)(layers.Concatenate()(ends)))",
@@ -206,6 +209,28 @@ def test_models_that_cannot_be_used_are_named(function, case):
     section = function(body)
     with pytest.raises(models.ModelError, match=f"^function={section.function}: .*{message}"):
         models.build(section, (8, 8, 1), (10,))
+
+
+def test_one_of_several_outputs_is_kept(function):
+    section = function(
+        "inputs = keras.Input(input_shape)\n"
+        "x = layers.Flatten()(inputs)\n"
+        "kind = layers.Dense(classes, activation='softmax', name='kind')(layers.Dense(6, name='for_kind')(x))\n"
+        "size = layers.Dense(2, name='size')(layers.Dense(5, name='for_size')(x))\n"
+        "return keras.Model(inputs, [size, kind])"
+    )
+    kept = section.model_copy(update={"head": "kind"})
+    model = models.build(kept, (8, 8, 1), (10,))
+    names = [layer.name for layer in model.layers]
+    assert "for_kind" in names
+    assert not {"size", "for_size"} & {*names}
+    assert model.outputs[0].shape == (None, 10)
+    assert get_output_activations(kept) == ["softmax"]
+    assert models.get_imported(kept, (8, 8, 1), (10,)).rewrites[-1] == "only the output kind is kept"
+    with pytest.raises(
+        models.ModelError, match=r"head=kin: the model .* Expected one of size, kind\."
+    ):
+        models.build(section.model_copy(update={"head": "kin"}), (8, 8, 1), (10,))
 
 
 def test_several_inputs_are_matched_by_name(function):

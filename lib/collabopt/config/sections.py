@@ -92,6 +92,7 @@ class Model(_Source):
         custom_objects: The user's own classes, {Name: "module:Class"} or ["module:Class"].
         trust_code: Whether Python code inside the file at `path` may run.
         output: Whether deployed files end in the model's own softmax or sigmoid, or return logits.
+        head: Name of the output that is trained, scored and deployed, of a model with several.
     """
 
     name: (
@@ -103,6 +104,7 @@ class Model(_Source):
     custom_objects: Annotated[dict[str, Annotated[str, Field(pattern=_PLACE)]], BeforeValidator(_name_classes)] = {}
     trust_code: bool = False
     output: Literal["as_given", "logits"] = "as_given"
+    head: str | None = None
 
     @model_validator(mode="after")
     def _check_import(self) -> "Model":

@@ -111,7 +111,8 @@ def _find_wrong_outputs(model: keras.Model, outputs: Shape | None) -> str | None
     if outputs is None:
         return None
     if len(model.outputs) != 1:
-        return f"found {len(model.outputs)} outputs; expected one"
+        names = ", ".join(model.output_names)
+        return f"found {len(model.outputs)} outputs, {names}; name the one to keep, as in head: {model.output_names[0]}"
     shape = tuple(model.outputs[0].shape)
     if shape == (None, *outputs):
         return None

@@ -201,6 +201,7 @@ def import_again(
                     custom_objects=section.custom_objects,
                     weights=find_file(section.weights, "weights") if section.weights else None,
                 )
+            imported = imported.select(section.head) if section.head else imported
     except importing.ImportRefused as error:
         raise ModelError(f"{origin}: {error}") from error
     _KEPT.clear()

@@ -207,7 +207,7 @@ def describe_training(
     if stage.has_schemes:
         material["scheme"] = experiment.scheme
     if not parent:
-        material["model"] = experiment.model.model_dump(include={"name", "function", "path"})
+        material["model"] = experiment.model.model_dump(include={"name", "function", "path", "head"})
         if experiment.initial_weights:
             file = datasets.locate(experiment.initial_weights.path, DATA)
             material["initial_weights"] = atomic.compute_files_digest([file])

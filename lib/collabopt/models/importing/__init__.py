@@ -62,6 +62,28 @@ class Imported:
         found = set(self.output_activations.values())
         return found.pop() if len(found) == 1 else None
 
+    def select(self, head: str) -> "Imported":
+        """Return the model of one output, without the layers that only other outputs need.
+
+        Args:
+            head: Name of the output.
+
+        Raises:
+            ImportRefused: There is no such output.
+        """
+        names = list(self.output_activations)
+        if head not in names:
+            raise ImportRefused(f"head={head}: the model has no such output", f"Expected one of {', '.join(names)}.")
+        kept = keras.Model(self.model.inputs, self.model.outputs[names.index(head)], name=self.model.name)
+        layers = {layer.name for layer in kept.layers}
+        return dataclasses.replace(
+            self,
+            model=kept,
+            output_activations={head: self.output_activations[head]},
+            rewrites=[*self.rewrites, *([f"only the output {head} is kept"] if len(names) > 1 else [])],
+            without_qat={name: kind for name, kind in self.without_qat.items() if name in layers},
+        )
+
 
 def import_model(
     source: str | Path | Callable[[], Any],
