@@ -9,6 +9,7 @@ import tokenize
 import nbformat
 import pytest
 
+from collabopt.batch import plan
 from collabopt.batch.plan import list_notebooks, read_parameters
 from collabopt.config import experiment, loading, stages
 
@@ -175,6 +176,12 @@ def test_the_snakefile_knows_exactly_the_notebooks_there_are():
     # Each comes after those it needs, so that "notebook 2/6" is never before what it waits for.
     order = list(needs)
     assert all(order.index(other) < order.index(name) for name in needs for other in needs[name])
+
+
+def test_an_optional_notebook_runs_only_if_it_is_named():
+    every = {path.stem for path in NOTEBOOKS}
+    assert set(plan.plan_work("digits", {}, []).jobs) == every - {"diagnose"}
+    assert set(plan.plan_work("digits", {}, ["diagnose"]).jobs) == {"diagnose"}
 
 
 def test_the_library_takes_every_parameter():

@@ -79,6 +79,24 @@ def test_all_on_is_the_fake_quantized_model_and_all_off_the_float_model(harmless
     np.testing.assert_array_equal(switched.model.predict(examples, verbose=0), model.predict(examples, verbose=0))
 
 
+def test_branches_merges_and_split_layers_are_units_with_names_that_can_be_excluded():
+    inputs = keras.Input(SHAPE, name="input")
+    x = keras.layers.MaxPooling2D(name="pool")(keras.layers.Conv2D(8, 3, padding="same", name="conv")(inputs))
+    left = keras.layers.Conv2D(4, 1, activation="swish", name="left")(x)
+    right = keras.layers.SeparableConv2D(4, 3, padding="same", name="separable")(x)
+    x = keras.layers.Flatten(name="flatten")(keras.layers.Concatenate(name="merge")([left, right]))
+    model = keras.Model(inputs, keras.layers.Dense(4, name="fc")(x))
+    data = make_data(model)
+    switched = SwitchedModel(wrap(model, data), [layer.name for layer in model.layers])
+    found = {name: unit.layers for name, unit in switched.units.items()}
+    assert {name for names in found.values() for name in names} == {layer.name for layer in model.layers}
+    assert found["conv"] == ["conv", "pool"]
+    assert found["separable"] == ["separable"]
+    assert len(switched.units["separable"].kernels) == 2
+    assert switched.units["conv"].readers == {"left", "separable"}
+    assert switched.units["merge"].readers == {"fc"}
+
+
 @pytest.mark.parametrize("floats", [("conv_1",), ("hidden", "fc"), ("conv_1", "depthwise", "hidden", "fc")])
 def test_layers_in_float_compute_as_if_they_were_excluded(harmless, floats):
     model, data = harmless

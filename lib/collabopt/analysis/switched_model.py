@@ -113,17 +113,23 @@ def _group_layers(wrapped: keras.Model, names: Sequence[str]) -> dict[str, Unit]
     A layer without a kernel joins the one before it, if no other layer reads that and one range serves both.
     """
     outputs, readers = agreement.read_graph(wrapped)
+    found = {_find_name(layer.name, names) for layer in wrapped.layers}
+    split, halves = (name for name in names if name not in found), {}
     unit_of: dict[str, Unit] = {}
     for name in outputs:
         layer, parents = wrapped.get_layer(name), [one for one, others in readers.items() if name in others]
         is_input, kernels = hasattr(layer, "quantizer_vars"), getattr(layer, "_weight_vars", [])
-        fitting = [one for one in names if name.removeprefix("quant_").startswith(one) and not is_input]
-        original = max(fitting, key=len, default=parents[0])  # a rewrite names the parts of a layer "layer_part"
+        known = parents[0] if is_input else _find_name(name, names)
+        if not known and kernels:  # TFMOT gives both halves of a separable convolution new names
+            known = halves.pop(parents[0], None) or next(split)
+            halves[name] = known
+        original = known or name
         before, has_range = unit_of.get(parents[0]), _has_range(layer)
         joins = before and len(parents) == len(readers[parents[0]]) == 1 and not kernels
         unit = before if joins and not (has_range and before.has_range) else None
-        unit = unit or next((one for one in unit_of.values() if original in one.layers), Unit(original, is_input))
-        unit.layers += [] if original in unit.layers else [original]
+        unit = unit or next((one for one in unit_of.values() if original in (one.name, *one.layers)), None)
+        unit = unit or Unit(original, is_input)
+        unit.layers += [known] if known and known not in unit.layers else []
         unit.parts.append(name)
         unit.kernels += kernels
         unit.has_range |= has_range
@@ -132,6 +138,12 @@ def _group_layers(wrapped: keras.Model, names: Sequence[str]) -> dict[str, Unit]
         unit.readers |= {unit_of[one].name for one in readers[name]} - {unit.name}
         unit.readers |= {OUTPUT} if name in wrapped.output_names else set()
     return unit_of
+
+
+def _find_name(name: str, names: Sequence[str]) -> str | None:
+    """The plain model's layer of a fake-quantized one. A rewrite names the parts of a layer "layer_part"."""
+    name = name.removeprefix("quant_")
+    return max((one for one in names if name == one or name.startswith(f"{one}_")), key=len, default=None)
 
 
 def _has_range(layer: keras.layers.Layer) -> bool:
