@@ -29,6 +29,7 @@ RESULT = {
     "zip_bytes": 800_000,
     "sparsity": 0.5,
     "unique_weights": 1234,
+    "gained_zeros": 0.125,
     "setup_seconds": 1.25,
     "fit_seconds": 100.0,
     "epochs": 3,
@@ -203,6 +204,7 @@ def test_verdicts_are_on_the_stages_that_must_keep_something():
         "every zero of its parent and the number of clusters",
     ]
     assert list(table["Preserved"]) == ["yes", "NO"]
+    assert list(table["Gained zeros (%)"]) == ["12.5"] * 2
     assert list(table["Failing kernels"]) == ["none", "pw_1"]
     assert list(table["First failure"]) == ["", "9 values"]
 
