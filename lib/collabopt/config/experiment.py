@@ -88,7 +88,7 @@ class Experiment(Section):
     number_of_clusters: Annotated[int, Field(ge=3, le=1024)] = 16
     cluster_per_channel: bool = False
     clustering: Literal["moving", "fixed"] = "moving"
-    cluster_rate: NotNegative = 0.1
+    cluster_rate: NotNegative = 0.03
     centroid_initialization: Literal["kmeans_plus_plus", "linear", "density_based", "random"] = "kmeans_plus_plus"
     exclude: Exclude = Exclude()
     scheme: Literal["collabopt", "tfmot"] = "collabopt"
