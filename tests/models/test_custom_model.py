@@ -227,9 +227,7 @@ def test_one_of_several_outputs_is_kept(function):
     assert model.outputs[0].shape == (None, 10)
     assert get_output_activations(kept) == ["softmax"]
     assert models.get_imported(kept, (8, 8, 1), (10,)).rewrites[-1] == "only the output kind is kept"
-    with pytest.raises(
-        models.ModelError, match=r"head=kin: the model .* Expected one of size, kind\."
-    ):
+    with pytest.raises(models.ModelError, match=r"head=kin: the model .* Expected one of size, kind\."):
         models.build(section.model_copy(update={"head": "kin"}), (8, 8, 1), (10,))
 
 
