@@ -243,18 +243,28 @@ def test_no_output_of_a_failed_batch_has_a_carriage_return_or_colour(failed):
 
 
 def test_a_failed_notebook_is_reported_with_its_cell_and_its_dependents_do_not_run(tiny, tmp_path):
-    experiment = tmp_path / "diverging.yaml"
-    experiment.write_text(tiny.read_text().replace("learning_rate: 3e-3", "learning_rate: 1e38"))
+    experiment = tmp_path / "unknown_kernel.yaml"
+    experiment.write_text(f"{tiny.read_text()}\ndensity_kernel: nowhere\n")
     place = Place(tmp_path)
     done = place.run(experiment, "--notebooks", "baseline pqat")
     assert done.status == 1
     failure, skipped = done.stderr.splitlines()
-    assert re.match(r"baseline: FAILED in cell \[\d+\]: FloatingPointError: baseline", failure)
+    assert re.match(r"baseline: FAILED in cell \[\d+\]: ValueError: kernel=nowhere: expected one of", failure)
     assert skipped == "pqat: not run, because a job that it needs failed"
-    report = place.reports / "diverging"
-    assert "FloatingPointError" in (report / "baseline.html").read_text(encoding="utf-8")
-    assert "FloatingPointError" in (report / "index.html").read_text(encoding="utf-8")
+    report = place.reports / "unknown_kernel"
+    assert "kernel=nowhere" in (report / "baseline.html").read_text(encoding="utf-8")
+    assert "kernel=nowhere" in (report / "index.html").read_text(encoding="utf-8")
     assert not (report / "pqat.html").exists()
+
+
+def test_a_training_that_diverges_at_once_is_found_before_any_notebook(tiny, tmp_path):
+    experiment = tmp_path / "diverging.yaml"
+    experiment.write_text(tiny.read_text().replace("learning_rate: 3e-3", "learning_rate: 1e38"))
+    place = Place(tmp_path)
+    done = place.run(experiment, "--notebooks", "baseline pqat")
+    assert done.status == 2
+    assert re.search(r"a training step of \w+ fails \(FloatingPointError: .*; lower learning_rate=", done.stderr)
+    assert not list(place.reports.rglob("*.html"))
 
 
 def test_the_executed_notebooks_stay_beside_the_log(whole):

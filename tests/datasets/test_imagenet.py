@@ -139,6 +139,6 @@ def test_images_in_folders_run_through_the_stages(experiment_file, tmp_path, mon
     assert run.data.input_shape == (32, 32, 3)
     for one in (sparse, both):
         assert one.result["preserved"], list(one.layers["defect"])
-        assert one.result["sparsity"] == pytest.approx(0.5, abs=0.01)
+        assert one.result["sparsity"] >= 0.49  # clustering may add zeros
         assert one.result["unique_weights"] <= 64
     assert both.result["gzip_bytes"] < 0.6 * both.result["tflite_bytes"]

@@ -170,4 +170,4 @@ def test_the_digest_of_a_trainer_covers_the_classes_and_functions_that_compute()
     while read < len(reader.numbers):
         reader.read(list(reader.numbers)[read])
         read += 1
-    assert {"KernelQuantizer", "fit", "wrap", "gather_centroids"} <= {name for _, name in reader.numbers}
+    assert {"KernelQuantizer", "fit", "wrap", "look_up"} <= {name for _, name in reader.numbers}

@@ -55,14 +55,13 @@ def find_failures(model: keras.Model, data: Data, experiment: Experiment, store_
         As `try_stages`.
     """
     settings = {name for stage in STAGES.values() for name in stage.settings}
+    trainers = dict.fromkeys(registry.find_trainer(stage) for stage in _choose_stages(experiment))
     material = {
         "architecture": model.to_json(),
         "settings": experiment.model_dump(mode="json", include={*settings, "scheme", "exclude", "stages"}),
         "outputs": [data.outputs, *registry.describe_task(data.task)],
         "versions": tensorflow.read_versions(),
-        "code": registry.compute_code_digests(
-            experiment, data, try_stages, *{registry.find_trainer(stage) for stage in _choose_stages(experiment)}
-        ),
+        "code": registry.compute_code_digests(experiment, data, try_stages, *trainers),
     }
 
     def make(directory: Path) -> None:
@@ -160,7 +159,11 @@ def _shorten(experiment: Experiment) -> Experiment:
 
 def _take_step(stage: Stage, start: keras.Model, some: Data, settings: Experiment) -> keras.Model:
     with progress.silence(), tensorflow.run_eagerly():
-        return registry.find_trainer(stage)(stage, start, some, settings, NO_CHECKPOINT)[0]
+        model = registry.find_trainer(stage)(stage, start, some, settings, NO_CHECKPOINT)[0]
+    if not all(np.isfinite(array).all() for array in model.get_weights()):
+        rate = settings.training(stage.name).learning_rate
+        raise FloatingPointError(f"weights are not finite after a step; lower learning_rate={rate:g}")
+    return model
 
 
 def _try_file(
