@@ -138,6 +138,9 @@ def compute_balanced_accuracy(scores: np.ndarray, split: Split) -> float:
     Args:
         scores: 0 or 1 per example (n,).
         split: The examples.
+
+    Returns:
+        The balanced accuracy, in [0, 1].
     """
     labels = split.labels.reshape(-1)
     return float(np.mean([scores[labels == label].mean(dtype=np.float64) for label in np.unique(labels)]))

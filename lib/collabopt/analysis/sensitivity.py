@@ -190,6 +190,9 @@ def format_exclude(exclude: Exclude) -> str:
 
     Args:
         exclude: The layers.
+
+    Returns:
+        The lines, as YAML.
     """
     chosen = {technique: list(names) for technique, names in exclude.model_dump().items() if names}
     return yaml.safe_dump({"exclude": chosen}, default_flow_style=None, sort_keys=False, width=110).strip()

@@ -91,7 +91,11 @@ class Sample:
         return {name: values for name, values in by_name.items() if values.dtype.kind == "f"}
 
     def find_outlier(self) -> Outlier | None:
-        """Find the example that sets a range far outside that of `percentile`, at most one per model."""
+        """Find the example that sets a range far outside that of `percentile`.
+
+        Returns:
+            The first one, by input; None if there is none.
+        """
         for name, values in self._get_float_inputs().items():
             low, high = compute_range(values, "percentile")
             if _is_far(values, low, high).any():
