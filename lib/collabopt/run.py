@@ -229,8 +229,8 @@ class Run:
         unfinished = store.get_unfinished_directory(self.store_directory, stage.name, material)
 
         def make(directory: Path) -> None:
-            start = self._build_start(parent)
-            preflight.check(preflight.find_unknown_names(start, self.experiment) if parent else self.preflight())
+            names = preflight.find_unknown_names
+            preflight.check(names(self._build_start(parent), self.experiment) if parent else self.preflight())
             tensorflow.seed_everything(self.experiment.seed)
             with devices.make_scope(self.experiment.devices):
                 train, checkpoint = registry.find_trainer(stage), Checkpoint(unfinished / "epoch.npz")

@@ -98,8 +98,9 @@ def score_splits(
             if name == "test" or suffix == "_int8":
                 judge = _make_judge(data.task, probabilities)
                 values[f"{name}{suffix}"] = interpreter.score_examples(content, split, judge, threads)
-    scores = {name: one[:, 0].astype(np.float32) for name, one in values.items()}
-    return scores, {name: one[:, 1].astype(int) for name, one in values.items() if one.shape[1] > 1}
+    judged = {name: _split_judgement(one) for name, one in values.items()}
+    classes = {name: predicted for name, (_, predicted) in judged.items() if predicted is not None}
+    return {name: scores for name, (scores, _) in judged.items()}, classes
 
 
 def judge_file(
@@ -117,8 +118,7 @@ def judge_file(
     Returns:
         The scores (n,) float32, and the class indices (n,); None if the task has no class per example.
     """
-    values = interpreter.score_examples(tflite, split, _make_judge(task, probabilities), threads)
-    return values[:, 0].astype(np.float32), values[:, 1].astype(int) if values.shape[1] > 1 else None
+    return _split_judgement(interpreter.score_examples(tflite, split, _make_judge(task, probabilities), threads))
 
 
 def _make_judge(task: Task, probabilities: bool = False) -> Callable[[Any, Any], np.ndarray]:
@@ -130,6 +130,11 @@ def _make_judge(task: Task, probabilities: bool = False) -> Callable[[Any, Any],
         return np.stack([np.asarray(one, np.float64) for one in values if one is not None], axis=1)
 
     return judge
+
+
+def _split_judgement(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """What a judge returned (n, 1 or 2) as scores (n,) and class indices (n,), None without classes."""
+    return values[:, 0].astype(np.float32), values[:, 1].astype(int) if values.shape[1] > 1 else None
 
 
 def compute_balanced_accuracy(scores: np.ndarray, split: Split) -> float:

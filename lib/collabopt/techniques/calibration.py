@@ -15,6 +15,7 @@ from collabopt.datasets import Split
 from collabopt.datasets.splitting import draw_stratified_order
 from collabopt.runtime import progress
 from collabopt.runtime.tensorflow import keras, tf
+from collabopt.tflite.convert import Inputs
 
 METHODS = "min_max", "percentile", "mse"
 """Ways to take the range of an input from examples (`compute_range`)."""
@@ -22,10 +23,6 @@ _FAR = 2.0
 """An example is far outside if it makes a range this many times as wide."""
 _DROPPED = 0.01
 """Share of the examples that may lie outside the range `percentile`, at each end."""
-
-
-Inputs = np.ndarray | dict[str, np.ndarray]
-"""Model inputs (n, ...) in the types of the model, by name where it has several."""
 
 
 @dataclasses.dataclass(frozen=True)

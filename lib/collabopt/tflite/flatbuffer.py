@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Collection, Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -93,12 +93,11 @@ def resize_batch(tflite: bytes, batch_size: int) -> bytes:
     """
     from tensorflow.lite.python import schema_py_generated as schema
 
-    kinds = {schema.BuiltinOperator.RESHAPE: 1, schema.BuiltinOperator.TRANSPOSE_CONV: 0}
     file = bytearray(tflite)
-    model = schema.Model.GetRootAs(file, 0)
-    graph, resized = model.Subgraphs(0), set()
-    for operator in (graph.Operators(index) for index in range(graph.OperatorsLength())):
-        place = kinds.get(model.OperatorCodes(operator.OpcodeIndex()).BuiltinCode())
+    model, resized = schema.Model.GetRootAs(file, 0), set()
+    graph = model.Subgraphs(0)
+    for kind, operator in _list_operators(model, graph):
+        place = {"RESHAPE": 1, "TRANSPOSE_CONV": 0}.get(kind)
         if place is None or operator.InputsLength() <= place:
             continue
         number = graph.Tensors(operator.Inputs(place)).Buffer()
@@ -158,18 +157,24 @@ def list_float_operators(tflite: bytes) -> list[tuple[str, str]]:
     """
     from tensorflow.lite.python import schema_py_generated as schema
 
-    names = {code: name for name, code in vars(schema.BuiltinOperator).items()}
-    model = schema.Model.GetRootAs(tflite, 0)
-    found = []
+    model, found = schema.Model.GetRootAs(tflite, 0), []
     for graph in (model.Subgraphs(index) for index in range(model.SubgraphsLength())):
-        is_float = [graph.Tensors(index).Type() == schema.TensorType.FLOAT32 for index in range(graph.TensorsLength())]
-        for operator in (graph.Operators(index) for index in range(graph.OperatorsLength())):
-            code = model.OperatorCodes(operator.OpcodeIndex())
-            kind = names[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
-            places = [*operator.InputsAsNumpy(), *operator.OutputsAsNumpy()]
-            if kind not in ("QUANTIZE", "DEQUANTIZE") and any(is_float[place] for place in places if place >= 0):
+        for kind, operator in _list_operators(model, graph):
+            places = [place for place in (*operator.InputsAsNumpy(), *operator.OutputsAsNumpy()) if place >= 0]
+            is_float = any(graph.Tensors(place).Type() == schema.TensorType.FLOAT32 for place in places)
+            if is_float and kind not in ("QUANTIZE", "DEQUANTIZE"):
                 found.append((kind, graph.Tensors(operator.Outputs(0)).Name().decode()))
     return found
+
+
+def _list_operators(model: Any, graph: Any) -> Iterator[tuple[str, Any]]:
+    """Kind and operator, for each operator of a graph. Old files have the kind in another field."""
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    names = {code: name for name, code in vars(schema.BuiltinOperator).items()}
+    for operator in (graph.Operators(index) for index in range(graph.OperatorsLength())):
+        code = model.OperatorCodes(operator.OpcodeIndex())
+        yield names[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())], operator
 
 
 def read_weights(tflite: bytes) -> list[np.ndarray]:
@@ -246,7 +251,6 @@ def list_kernels(tflite: bytes | bytearray) -> Iterator[Kernel]:
     from tensorflow.lite.python import schema_py_generated as schema
 
     model = schema.Model.GetRootAs(tflite, 0)
-    kinds = {getattr(schema.BuiltinOperator, name): name for name in _BIASES}
     integers = {schema.TensorType.INT8: np.int8, schema.TensorType.INT32: np.int32, schema.TensorType.INT64: np.int64}
     graph = model.Subgraphs(0)
 
@@ -256,10 +260,8 @@ def list_kernels(tflite: bytes | bytearray) -> Iterator[Kernel]:
         is_constant = dtype and isinstance(content, np.ndarray)
         return content.view(dtype).reshape(tensor.ShapeAsNumpy()) if is_constant else None
 
-    for operator in (graph.Operators(index) for index in range(graph.OperatorsLength())):
-        opcode = model.OperatorCodes(operator.OpcodeIndex())
-        kind = kinds.get(max(opcode.BuiltinCode(), opcode.DeprecatedBuiltinCode()))
-        if kind is None or graph.Tensors(operator.Inputs(1)).Type() != schema.TensorType.INT8:
+    for kind, operator in _list_operators(model, graph):
+        if kind not in _BIASES or graph.Tensors(operator.Inputs(1)).Type() != schema.TensorType.INT8:
             continue
         kernel, output = graph.Tensors(operator.Inputs(1)), graph.Tensors(operator.Outputs(0))
         scales, int8_values = kernel.Quantization().ScaleAsNumpy(), read_tensor(operator.Inputs(1))

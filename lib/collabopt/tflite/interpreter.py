@@ -10,17 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from collabopt.datasets import Split
-from collabopt.runtime.tensorflow import drop_native_notices
+from collabopt.runtime.tensorflow import drop_native_notices, tf
 from collabopt.tflite import flatbuffer
+from collabopt.tflite.convert import Inputs
 
 if TYPE_CHECKING:
     from ai_edge_litert.interpreter import Interpreter
 
 _PROVED = 3
 """Examples that a file computes one by one and in a batch, before its batches count."""
-
-Inputs = np.ndarray | dict[str, np.ndarray]
-"""Model inputs (n, ...) float32; arrays by the name of the input where a model has several."""
 
 
 def score_examples(
@@ -156,7 +154,7 @@ def _make_batched(tflite: bytes, batch_size: int, inputs: Inputs) -> tuple[bytes
         batch_size: Examples per run.
         inputs: Some model inputs (n, ...), of which the first are run both ways.
     """
-    some = _map_arrays(lambda array: array[:_PROVED], inputs)
+    some = tf.nest.map_structure(lambda array: array[:_PROVED], inputs)
     batched = flatbuffer.resize_batch(tflite, batch_size)
     try:
         found = _run(open_interpreter(batched, batch_size), some)
@@ -199,10 +197,6 @@ def _find_inputs(interpreter: "Interpreter", inputs: Inputs) -> list[tuple[np.nd
         return [(*inputs.values(), details[0])]
     named, by_index = interpreter.get_signature_runner().get_input_details(), {one["index"]: one for one in details}
     return [(array, by_index[named[name]["index"]]) for name, array in inputs.items()]
-
-
-def _map_arrays(function: Callable[[np.ndarray], np.ndarray], inputs: Inputs) -> Inputs:
-    return {name: function(one) for name, one in inputs.items()} if isinstance(inputs, dict) else function(inputs)
 
 
 def _quantize(inputs: np.ndarray, details: dict[str, Any]) -> np.ndarray:
