@@ -17,8 +17,8 @@ def main(words: list[str] | None = None) -> int:
         words: The words of the command line; None takes those of the process.
 
     Returns:
-        The exit status: 0, 1 where something failed, 2 for bad input or an undecided comparison, 3 for a refused model,
-        130 if stopped.
+        The exit status: 0, 1 where something failed, 2 for bad input or an undecided comparison, 3 for a refused model
+        or if no file meets all targets, 130 if stopped.
     """
     arguments = _make_parser().parse_args(words)
     try:

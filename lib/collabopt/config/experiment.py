@@ -68,6 +68,7 @@ class Experiment(Section):
             makes files smaller and less accurate; 0 assigns each weight to the nearest centroid.
         devices: Number of GPUs that share each batch.
         repeat_seeds: Further seeds that every stage is trained with, to tell effects from chance.
+        deploy_nearest: Whether the nearest file is deployed if no file meets all targets.
         stages: One `Training` or `Pruning` section per registered stage.
     """
 
@@ -94,6 +95,7 @@ class Experiment(Section):
     scheme: Literal["collabopt", "tfmot"] = "collabopt"
     strict: bool = False
     targets: Targets = Targets()
+    deploy_nearest: bool = False
     accelerator: Literal[ACCELERATORS] = "ethos-u55-128"
     stages: Any
     density_kernel: str | None = None

@@ -31,6 +31,7 @@ PARAMETERS = (
     *("number_of_clusters", "cluster_per_channel", "clustering", "cluster_rate", "centroid_initialization"),
     *("scheme", "strict", "accelerator"),
     *Targets.model_fields,
+    "deploy_nearest",
 )
 """The values that `load` can override. A batch can override those that the notebooks have as parameters."""
 

@@ -12,10 +12,10 @@ from pygments.lexers import YamlLexer
 
 from collabopt.config.metrics import get_metric
 from collabopt.config.stages import get_notebooks
-from collabopt.deploy import recommendation
 from collabopt.figures import draw_layer_properties, draw_sizes, draw_tree
 from collabopt.report import html, tables
 from collabopt.report.directory import read_comparison, read_head, read_rows, read_run
+from collabopt.report.verdict import make_verdict
 
 
 def write(
@@ -48,7 +48,7 @@ def write(
         next(filter(None, lead), f"Results, notebooks and models of the experiment {title}"),
         home,
         lead=lead,
-        recommended=_recommend(directory, run),
+        verdict=make_verdict(directory, title),
         results=tables.results(results, directory) if len(results) else None,
         tree=html.make_picture(draw_tree, results, "The deployment tree", "results.csv"),
         scatter=html.make_picture(draw_sizes, results, "Size against quality", "results.csv"),
@@ -60,14 +60,6 @@ def write(
         experiment_text=_highlight(experiment_text),
         files=_list_files(directory),
     )
-
-
-def _recommend(directory: Path, run: dict[str, Any]) -> recommendation.Recommendation | None:
-    """The recommended file of a run without targets that tried every variant."""
-    limits = run.get("experiment", {}).get("targets", {}) if isinstance(run.get("experiment"), dict) else {}
-    if any(limit is not None for limit in limits.values()) or not (directory / "variants.csv").is_file():
-        return None
-    return recommendation.recommend(directory)
 
 
 def _list_notebooks(directory: Path, status: dict[str, str]) -> list[dict[str, str]]:

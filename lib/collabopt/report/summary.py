@@ -83,7 +83,7 @@ def average_over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
     Returns:
         One row per stage and setting: `<metric>` is the mean over seeds, `<metric>_std` the standard deviation, `seeds`
         their number, `preserved` whether every seed preserves, `cell` the first cell of a sweep with the stage, `front`
-        whether the row is on the Pareto front.
+        whether the row is on the Pareto front of gzip size and INT8 score on validation.
     """
     key = [column for column in results.KEY if column != "seed"]
     rows = rows.drop_duplicates([*key, "seed"])
@@ -99,7 +99,9 @@ def average_over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
     if "cell" in rows:
         table["cell"] = groups["cell"].first()
     table = table.reset_index()
-    table["front"] = find_front(table["gzip_bytes"], table[find_score(table).test_int8], find_score(table))
+    score = find_score(table)
+    scores = table.get(score.validation_int8, pd.Series(float("nan"), table.index))
+    table["front"] = find_front(table["gzip_bytes"], scores, score)
     return sort_by_stage(table)
 
 

@@ -40,7 +40,7 @@ def write(directory: Path, experiment: str, states: dict[str, str], home: Path |
         home,
         grid=_parse_grid(states),
         table=tables.results(means, directory) if len(means) else None,
-        figure=html.make_picture(_draw, means, "Quality against compressed size", "sweep.csv"),
+        figure=html.make_picture(_draw, means, "Quality on validation against compressed size", "sweep.csv"),
         cells=[(cell, find_file(directory, f"{cell}/deployment_tree.html"), state) for cell, state in states.items()],
         files=[file for file in ("sweep.csv", "results.csv") if (directory / file).is_file()],
     )
@@ -57,7 +57,8 @@ def _read_rows(directory: Path, cells: list[str]) -> pd.DataFrame:
 def _draw(means: pd.DataFrame) -> Figure:
     settings = find_varied_settings(means)
     labels = pd.Series([format_setting(row, settings) for row in means.to_dict("records")], means.index, dtype=object)
-    return draw_pareto(means, labels=labels.where(means["front"], ""), error=f"{find_score(means).test_int8}_std")
+    up = find_score(means).validation_int8
+    return draw_pareto(means, up=up, labels=labels.where(means["front"], ""), error=f"{up}_std")
 
 
 def _parse_grid(states: dict[str, str]) -> sweep.Grid:

@@ -54,8 +54,8 @@ _RESULTS_NOTE = (
 _ONE_SEED = " Each stage was trained once, with one seed: the spread between trainings is not known."
 _SWEEP_NOTE = (
     "Mean ± standard deviation over seeds, on the test split. INT8 is the full-integer .tflite file; "
-    "kB are 1,000 bytes. On the Pareto front (●): no other file is at least as small and as good, and better in "
-    "one of the two. The links lead to the first cell that has the stage."
+    "kB are 1,000 bytes. On the Pareto front (●): no other file is at least as small and as good on validation, and "
+    "better in one of the two. The links lead to the first cell that has the stage."
 )
 _FAKE_NOTE = "* with fake quantization."
 _POINTS = get_metric("accuracy_drop")

@@ -12,7 +12,7 @@ import pandas as pd
 from collabopt.config.formats import get_format_label
 from collabopt.config.metrics import METRICS, Metric, get_targets
 from collabopt.config.scores import find_score
-from collabopt.config.stages import get_lineage
+from collabopt.config.stages import get_level
 from collabopt.deploy import targets
 from collabopt.report.directory import find_file, find_links, get_scheme, read_run
 from collabopt.report.summary import SETTINGS, find_varied_settings, is_unbalanced
@@ -50,7 +50,7 @@ def search(found: Search) -> Table:
         row = {
             "Stage": Cell.from_stage(variant["stage"]),
             "Format": get_format_label(variant["format"]),
-            "Level": Cell(str(len(get_lineage(variant["stage"])) - 1), kind="number"),
+            "Level": Cell(str(get_level(variant["stage"])), kind="number"),
             **make_metric_cells({score.validation: variant[score.validation]}),
         }
         for target, limit in limits.items():
