@@ -103,7 +103,7 @@ def _make_content(search: Search, tflite: bytes) -> dict[str, Any]:
             score.validation: row[score.validation],
             f"{score.validation}_of_float32_baseline": base,
             f"test_{score.name}": row[score.test],
-            f"test_{score.name}_error": _to_json(row[f"{score.test}_error"]),
+            f"test_{score.name}_error": row[f"{score.test}_error"],
         },
         "warning": f"predicts {ONE_CLASS} of validation" if is_constant(row) else "",
         "costs": {name: _to_json(row[name]) for name in costs},

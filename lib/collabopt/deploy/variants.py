@@ -156,7 +156,9 @@ def measure_on_test(run: Run, variant: Variant) -> np.ndarray:
     }
 
     def make(directory: Path) -> None:
-        np.save(directory / _TEST_SCORES, _score_on_test(run, variant.tflite))
+        scores = _score_on_test(run, variant.tflite)
+        np.save(directory / _TEST_SCORES, scores)
+        (directory / "test.json").write_text(json.dumps(float(scores.mean(dtype=np.float64))))
 
     return np.load(run.get_or_make(f"{variant.name}-test", material, make) / _TEST_SCORES)
 

@@ -44,10 +44,9 @@ def draw_verdicts(variants: pd.DataFrame, wanted: Targets, csv: Path | None = No
         values = {target: targets.get_cost(row, target, base) for target in limits}
         mark = ("chosen" if limits else "recommended") if row["chosen"] else "nearest" if at == nearest else ""
         _draw_line(axes, _ROW * (line + 0.5), row, values, mark, width)
-    note = (
-        "Drops are those on validation; –: not known.\nOf the first level that meets all targets, the smallest after "
-    )
-    note += "gzip is chosen; without targets, the smallest that is as accurate as the baseline."
+    note = "Drops are those on validation; –: not known.\n"
+    note += "Of the first level that meets all targets,\nthe smallest file after gzip is chosen."
+    note = note if limits else "The smallest file after gzip whose drop on validation\nis within tolerance and noise."
     figure.supxlabel(note, color=MUTED)
     bounded = [metric.name for metric in get_targets().values() if metric.name in variants]
     columns = ["stage", "format", "scheme", score.validation, *bounded, "verdict", "chosen"]
@@ -73,7 +72,8 @@ def _draw_line(axes: Axes, y: float, row: pd.Series, values: dict[str, float], m
         missed, right = target in row["missed"], _NAMES + _COLUMN * (column + 1)
         form = {"color": ALARM, "fontweight": "bold"} if missed else {"color": INK, "fontweight": weight}
         axes.text(right, y, "✗ " * missed + get_targets()[target].format(value, "–"), ha="right", va="center", **form)
-    text = mark or (f"misses {len(row['missed'])}" if row["missed"] else "✓ meets all")
+    meets = "✓ meets all" if values else ""
+    text = mark or (f"misses {len(row['missed'])}" if row["missed"] else meets)
     colour = MUTED if row["missed"] else INK
     axes.text(width - 0.05, y, text, ha="right", va="center", color=colour, fontweight=weight)
     if mark:

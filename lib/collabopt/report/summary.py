@@ -91,6 +91,9 @@ def average_over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
     table = groups.size().rename("seeds").to_frame()
     for metric in list_metrics(rows):
         table[metric.name], table[f"{metric.name}_std"] = groups[metric.name].mean(), groups[metric.name].std()
+        if f"{metric.name}_error" in rows:
+            error = pd.to_numeric(rows[f"{metric.name}_error"], errors="coerce")
+            table[f"{metric.name}_error"] = error.groupby([rows[one] for one in key], dropna=False, sort=False).mean()
     table["preserved"] = groups["preserved"].agg(_is_every_seed_preserved)
     if "predicted_classes" in rows:
         table["predicted_classes"] = groups["predicted_classes"].agg(lambda counts: pd.to_numeric(counts).min())
