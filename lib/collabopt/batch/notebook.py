@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from collabopt.batch.plan import NOTEBOOKS, SEARCH_NOTEBOOK, read_parameters
 from collabopt.config import loading, sweep
@@ -59,7 +60,11 @@ def run_notebook(
     finally:
         if executed.is_file():
             links = {"../index.html": "The sweep"} if label else {"index.html": "All results"}
-            notebook_page.write_page(executed, pages / f"{name}.html", links)
+            home = loading.REPORTS / "index.html"
+            if pages.is_relative_to(loading.REPORTS):
+                links = {quote(Path(os.path.relpath(home, pages)).as_posix()): "All reports"} | links
+            page = pages / f"{name}.html"
+            notebook_page.write_page(executed, page, links, notebook_page.copy_notebook(executed, page))
     duration = progress.format_duration(clock.seconds())
     if failure:
         (place / f"{name}.failed").write_text(failure)

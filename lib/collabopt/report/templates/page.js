@@ -6,7 +6,7 @@ if (button) {
   button.hidden = false;
   button.addEventListener("click", () => {
     const open = button.getAttribute("aria-pressed") !== "true";
-    document.querySelectorAll("details.code").forEach((cell) => { cell.open = open; });
+    document.querySelectorAll("details.code, details.parameters").forEach((cell) => { cell.open = open; });
     button.setAttribute("aria-pressed", open);
     button.textContent = open ? "Hide all code" : "Show all code";
   });
