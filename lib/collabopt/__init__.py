@@ -9,6 +9,7 @@ Importing the package is cheap. What a notebook uses is imported when it is firs
 """
 
 import importlib
+import sys
 
 _PUBLIC = {
     "answers": "collabopt.report.answers",
@@ -28,6 +29,9 @@ _FUNCTIONS = {
     "import_model": "collabopt.models.importing",
 }
 __all__ = [*_PUBLIC, *_FUNCTIONS]
+
+if "IPython" in sys.modules:  # a notebook
+    importlib.import_module("collabopt.config.notebook_parameters").check()
 
 
 def __getattr__(name: str):

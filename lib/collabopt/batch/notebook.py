@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import quote
 
 from collabopt.batch.plan import NOTEBOOKS, SEARCH_NOTEBOOK, read_parameters
-from collabopt.config import loading, sweep
+from collabopt.config import loading, overriding, sweep
 from collabopt.config.stages import get_lineage
 from collabopt.runtime import progress
 
@@ -43,8 +43,7 @@ def run_notebook(
         papermill.execute_notebook(
             str(source),
             str(executed),
-            parameters={"experiment": experiment, "reports": _make_relative(pages)}
-            | {key: value for key, value in overrides.items() if key in known},
+            parameters={"experiment": experiment, "reports": _make_relative(pages), **_select(overrides, known)},
             progress_bar=False,
             cwd=str(NOTEBOOKS),
             store_widget_state=False,  # the page has a picture of each widget
@@ -72,6 +71,13 @@ def run_notebook(
         return 1
     progress.log(f"notebook {position} finished in {duration}")
     return 0
+
+
+def _select(overrides: dict[str, Any], known: set[str]) -> dict[str, Any]:
+    """The overrides that a notebook has as parameters, and those of nested keys as its `settings`."""
+    nested = {key: value for key, value in overrides.items() if overriding.is_nested(key)}
+    plain = {key: value for key, value in overrides.items() if key in known}
+    return plain | ({"settings": nested} if nested else {})
 
 
 def run_cell(experiment: str, overrides: dict[str, Any], pages: Path, done: Path) -> int:

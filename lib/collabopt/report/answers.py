@@ -122,8 +122,8 @@ def most_sensitive(table: pd.DataFrame) -> Answer:
         within = ", within noise of nothing" if abs(drop) <= noise else ""
         share = 100 * row["weights"] / table["weights"].sum()
         texts.append(
-            f"{row['layer']} pays most for {technique}: a drop of {drop:.2f} ± {noise:.2f}{within}, with {share:.1f} % of "
-            "the weights"
+            f"{row['layer']} pays most for {technique}: a drop of {drop:.2f} ± {noise:.2f}{within}, with {share:.1f} % "
+            "of the weights"
         )
     return Answer(f"{'; '.join(texts)}." if texts else "No layer is pruned or clustered.")
 

@@ -13,6 +13,9 @@ from collabopt.report.directory import find_file
 from collabopt.report.summary import average_over_seeds, find_varied_settings, format_setting
 from collabopt.storage import atomic, results
 
+_IN_COLUMNS = ("sparsity", "number_of_clusters", "cluster_per_channel", "scheme", "seed", "train_fraction")
+"""Parameters that have a column in results.csv."""
+
 
 def write(directory: Path, experiment: str, states: dict[str, str], home: Path | None = None) -> Path:
     """Write index.html, sweep.csv and results.csv of a sweep.
@@ -49,9 +52,19 @@ def write(directory: Path, experiment: str, states: dict[str, str], home: Path |
 def _read_rows(directory: Path, cells: list[str]) -> pd.DataFrame:
     """The rows of every cell that has results, without TFMOT's schemes."""
     paths = [directory / cell / "results.csv" for cell in cells]
-    frames = [results.read(path).assign(cell=path.parent.name) for path in paths if path.is_file()]
+    frames = [
+        results.read(path).assign(cell=path.parent.name, setting=_find_setting(path.parent.name))
+        for path in paths
+        if path.is_file()
+    ]
     rows = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
     return rows[rows["scheme"].isna() | (rows["scheme"] != "tfmot")] if len(rows) else rows
+
+
+def _find_setting(cell: str) -> str:
+    """What of a cell's name no column of results.csv tells: "stages.pruned.epochs=3"."""
+    words = [word for word in cell.split(",") if word.partition("=")[0] not in _IN_COLUMNS]
+    return sweep.decode(",".join(words))
 
 
 def _draw(means: pd.DataFrame) -> Figure:
