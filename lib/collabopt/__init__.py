@@ -30,8 +30,9 @@ _FUNCTIONS = {
 }
 __all__ = [*_PUBLIC, *_FUNCTIONS]
 
-if "IPython" in sys.modules:  # a notebook
+if "IPython" in sys.modules and sys.modules["IPython"].get_ipython():  # a notebook
     importlib.import_module("collabopt.config.notebook_parameters").check()
+    importlib.import_module("collabopt.batch.by_hand").write_pages_later()
 
 
 def __getattr__(name: str):

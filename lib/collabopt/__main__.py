@@ -1,4 +1,4 @@
-"""The command line: `python -m collabopt report|shrink|import|verify|store`, and the jobs of the Snakefile."""
+"""The command line: `python -m collabopt report|shrink|import|verify|page|store`, and the jobs of the Snakefile."""
 
 import argparse
 import json
@@ -62,6 +62,9 @@ def _make_parser() -> argparse.ArgumentParser:
     job.add_argument("source", help=".keras, .h5 or .hdf5 file, folder of a SavedModel, or module:function")
     add_import_options(job)
     add("verify", "compare a finished report with the published figures", "experiment")
+    job = add("page", "write the page of a notebook that was run by hand, and the index of its report")
+    job.add_argument("notebook", type=Path, help="the executed notebook")
+    job.add_argument("--after", type=int, help="id of the process that writes the notebook, whose end is waited for")
     add("store", "list the stored stages, or remove some", prune="")
     places = ("experiment", "overrides", "place", "pages", "position", "done")
     add("check", "check data and model, as a job of the Snakefile", "experiment", "overrides", "done")
@@ -94,6 +97,12 @@ def _run(words: argparse.Namespace) -> int:
             task, name = words.task or None, words.name or None  # make passes empty words
             options = {"trust_code": words.trust_code, "custom_objects": words.custom_object} | dataset
             return shrink.print_shrunk(words.model, words.data, task, name, words.cores, **options)
+        case "page":
+            from collabopt.batch import by_hand
+
+            page = by_hand.write_pages(words.notebook, words.after)
+            print(page or f"{words.notebook}: expected an executed notebook of the workbook; no page was written")
+            return 0 if page else 1
         case "report":
             from collabopt.batch import scheduler
 

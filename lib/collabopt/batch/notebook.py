@@ -1,7 +1,9 @@
 """The jobs of a batch: one notebook, one cell of a sweep, or one branch that cells share."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
@@ -58,10 +60,7 @@ def run_notebook(
         failure = "because its kernel died, most likely because the memory is full"
     finally:
         if executed.is_file():
-            links = {"../index.html": "The sweep"} if label else {"index.html": "All results"}
-            home = loading.REPORTS / "index.html"
-            if pages.is_relative_to(loading.REPORTS):
-                links = {quote(Path(os.path.relpath(home, pages)).as_posix()): "All reports"} | links
+            links = list_links(pages, {"../index.html": "The sweep"} if label else _BELOW_INDEX)
             page = pages / f"{name}.html"
             notebook_page.write_page(executed, page, links, notebook_page.copy_notebook(executed, page))
     duration = progress.format_duration(clock.seconds())
@@ -71,6 +70,20 @@ def run_notebook(
         return 1
     progress.log(f"notebook {position} finished in {duration}")
     return 0
+
+
+def list_links(
+    pages: Path, links: Mapping[str, str] = MappingProxyType({"index.html": "All results"})
+) -> dict[str, str]:
+    """Return the links at the top of a page, from the page of all reports down.
+
+    Args:
+        pages: Directory of the page.
+        links: The links below the page of all reports.
+    """
+    if not pages.is_relative_to(loading.REPORTS):
+        return {**links}
+    return {quote(Path(os.path.relpath(loading.REPORTS / "index.html", pages)).as_posix()): "All reports", **links}
 
 
 def _select(overrides: dict[str, Any], known: set[str]) -> dict[str, Any]:

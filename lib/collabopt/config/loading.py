@@ -158,7 +158,7 @@ def load(name: str, /, suggested: Mapping[str, Any] = MappingProxyType({}), **ov
         folders |= dict.fromkeys(own, file.parent)
         values |= own | {"stages": merge_stages(values.get("stages", {}), own.get("stages", {}))}
     overrides = overriding.flatten(overrides)
-    for key in [key for key in overrides if overriding.is_nested(key)]:
+    for key in [key for key in overrides if "." in key and overriding.is_nested(key)]:
         values = overriding.replace(values, key.split("."), overrides.pop(key))
     for key in overrides:
         if key not in PARAMETERS:

@@ -12,15 +12,12 @@ _INJECTED = "# Parameters\n"
 
 
 def check() -> None:
-    """Check the parameters that papermill gave to the notebook of this process.
+    """Check the parameters that papermill gave to the notebook of this kernel.
 
     Raises:
         ExperimentError: The notebook has no such parameter.
     """
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython else None
-    if shell:
-        check_cells(shell.user_ns.get("In", []))
+    check_cells(sys.modules["IPython"].get_ipython().user_ns.get("In", []))
 
 
 def check_cells(cells: list[str]) -> None:

@@ -52,13 +52,12 @@ def quantized(baseline: Finished, qat: Finished) -> Answer:
     if baseline.tflite is None:
         return Answer(f"The baseline has no int8 file: {baseline.result['unavailable']}.")
     weights, size = _FLOAT_BYTES * int(baseline.layers["weights"].sum()), get_metric("tflite_bytes")
-    texts = [
-        f"Post-training quantization {_describe_cost(baseline, baseline, 'the float32 model')}",
-        f"turns {size.format(weights)} {size.unit} of float32 kernels into a file of "
-        f"{size.format(baseline.result['tflite_bytes'])} {size.unit}, {_format_gzip(baseline)}",
-    ]
-    text = " and ".join(texts)
-    return Answer(f"{text}; QAT {_describe_cost(baseline, qat, 'the same model')}.")
+    small = f"{size.format(baseline.result['tflite_bytes'])} {size.unit}, {_format_gzip(baseline)}"
+    return Answer(
+        f"Post-training quantization turns {size.format(weights)} {size.unit} of float32 kernels into a file of "
+        f"{small}, and {_describe_cost(baseline, baseline, 'the float32 model')}; QAT "
+        f"{_describe_cost(baseline, qat, 'the float32 model')}."
+    )
 
 
 def preserved(parent: Finished, stage: Finished, baseline: Finished) -> Answer:
@@ -82,8 +81,8 @@ def preserved(parent: Finished, stage: Finished, baseline: Finished) -> Answer:
     verdict = "Yes" if stage.result["preserved"] else f"No: {len(failing)} kernels fail, {failing.iloc[0]} first"
     return Answer(
         f"{verdict}: {stage.stage.label} has {' and '.join(found)}, "
-        f"{_describe_cost(baseline, stage, 'the float32 baseline')}, and {_format_gzip(stage)} instead of the "
-        f"baseline's {_format_gzip(baseline)}."
+        f"{_describe_cost(baseline, stage, 'the float32 baseline')}, and takes {_format_gzip(stage)} (baseline: "
+        f"{_format_gzip(baseline)})."
     )
 
 

@@ -145,7 +145,8 @@ def _make_variant_table(
             "File": Cell.from_file(file, targets.format_variant(row)),
         }
         lines.append(cells)
-    footnotes = [f"{mark} {text}" for text, mark in notes.items()]
+    has_cycles = any(metric.name == "npu_cycles" for metric in metrics)
+    footnotes = [f"{mark} {text}" for text, mark in notes.items()] if has_cycles else []
     table = Table(caption, lines, note if directory else "", is_grouped=True, footnotes=footnotes).drop_empty_columns()
     return dataclasses.replace(table, presets=_list_presets(table.columns, score) if directory else {})
 
