@@ -13,6 +13,10 @@ from collabopt.config.stages import get_lineage
 from collabopt.runtime import progress
 
 
+_BELOW_INDEX = MappingProxyType({"index.html": "All results"})
+"""Links of a page below that of all reports."""
+
+
 def run_notebook(
     name: str, experiment: str, overrides: dict[str, Any], place: Path, pages: Path, position: str, label: str = ""
 ) -> int:
@@ -72,9 +76,7 @@ def run_notebook(
     return 0
 
 
-def list_links(
-    pages: Path, links: Mapping[str, str] = MappingProxyType({"index.html": "All results"})
-) -> dict[str, str]:
+def list_links(pages: Path, links: Mapping[str, str] = _BELOW_INDEX) -> dict[str, str]:
     """Return the links at the top of a page, from the page of all reports down.
 
     Args:
