@@ -12,7 +12,6 @@ from collabopt.config import loading, overriding, sweep
 from collabopt.config.stages import get_lineage
 from collabopt.runtime import progress
 
-
 _BELOW_INDEX = MappingProxyType({"index.html": "All results"})
 """Links of a page below that of all reports."""
 
