@@ -60,8 +60,13 @@ function choose(table, preset) {
 function copy(table) {
   const rows = [...table.rows].filter((row) => !row.hidden && row.querySelector("[scope=col], td"));
   const quote = (text) => (/[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+  const read = (cell) => {
+    const seen = cell.cloneNode(true);
+    seen.querySelectorAll(".unseen").forEach((part) => part.remove());
+    return seen.textContent.trim();
+  };
   const csv = rows.filter((row) => !row.querySelector("[scope=colgroup]")).map((row) => [...row.cells]
-    .filter((cell) => !cell.hidden).map((cell) => quote(cell.innerText.trim())).join(",")).join("\n");
+    .filter((cell) => !cell.hidden).map((cell) => quote(read(cell))).join(",")).join("\n");
   const field = document.createElement("textarea");
   field.value = csv;
   document.body.append(field);
