@@ -9,7 +9,7 @@ import pytest
 
 from collabopt.batch import scheduler
 from collabopt.batch.plan import Work
-from collabopt.report import index_page
+from collabopt.report import index_page, sweep_page
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -98,6 +98,18 @@ def test_a_batch_whose_files_all_miss_a_target_ends_with_status_3(tmp_path, caps
     assert "file: " in printed and "d.tflite" in printed
     write_report(tmp_path, {"max_gzip_bytes": 8000})
     assert scheduler._report_missed_targets(work) == 0
+
+
+def test_a_sweep_names_the_cell_with_the_smallest_recommended_file(tmp_path):
+    experiment = tmp_path / "mine.yaml"
+    experiment.write_text("extends: digits\n")
+    write_report(tmp_path / "sparsity=0.5")
+    write_report(tmp_path / "sparsity=0.8", gzip_bytes=[40_000, 9_000, 7_000, 5_000])
+    states = {"sparsity=0.5": "ok", "sparsity=0.8": "ok", "sparsity=0.9": "FAILED"}
+    page = sweep_page.write(tmp_path, str(experiment), states)
+    verdict = bs4.BeautifulSoup(page.read_text(), "html.parser").find(id="verdict")
+    assert "Deploy PQAT int8 of sparsity=0.8" in get_text(verdict)
+    assert verdict.find("a", string="the file")["href"] == "sparsity%3D0.8/models/c.tflite"
 
 
 def test_a_report_without_a_search_says_how_to_get_a_verdict(tmp_path):

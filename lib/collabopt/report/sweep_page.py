@@ -11,6 +11,7 @@ from collabopt.figures.pareto import draw_pareto
 from collabopt.report import html, tables
 from collabopt.report.directory import find_file
 from collabopt.report.summary import average_over_seeds, find_varied_settings, format_setting
+from collabopt.report.verdict import make_sweep_verdict
 from collabopt.storage import atomic, results
 
 _IN_COLUMNS = ("sparsity", "number_of_clusters", "cluster_per_channel", "scheme", "seed", "train_fraction")
@@ -42,6 +43,7 @@ def write(directory: Path, experiment: str, states: dict[str, str], home: Path |
         f"Quality and size of {name} over a grid of parameters",
         home,
         grid=_parse_grid(states),
+        verdict=make_sweep_verdict(directory, name, list(states)),
         table=tables.results(means, directory) if len(means) else None,
         figure=html.make_picture(_draw, means, "Quality on validation against compressed size", "sweep.csv"),
         cells=[(cell, find_file(directory, f"{cell}/deployment_tree.html"), state) for cell, state in states.items()],

@@ -50,6 +50,30 @@ def make_verdict(directory: Path, experiment: str) -> dict[str, Any]:
     }
 
 
+def make_sweep_verdict(directory: Path, experiment: str, cells: list[str]) -> dict[str, Any]:
+    """Make the variables of `verdict.html.j2` for a sweep: those of the cell whose recommended file is the smallest.
+
+    Args:
+        directory: Directory of the sweep.
+        experiment: Name of the experiment.
+        cells: Names of the cells.
+
+    Returns:
+        The variables.
+    """
+    sizes = {}
+    for cell in cells:
+        found = recommendation.recommend(directory / cell) if (directory / cell / "variants.csv").is_file() else None
+        if found and not found.misses:
+            sizes[cell] = found.variant["gzip_bytes"]
+    if not sizes:
+        return {"command": f"make report EXPERIMENT={experiment}"}
+    best = min(sizes, key=sizes.get)
+    verdict = make_verdict(directory / best, experiment)
+    links = [(f"{best}/{address}", label) for address, label in verdict["links"]]
+    return verdict | {"name": f"{verdict['name']} of {best}", "links": links, "command": ""}
+
+
 def describe_drop(found: Recommendation, row: dict[str, Any]) -> str:
     """Describe the drop of a file on validation: "drops by 0.46 ± 0.93 points, within noise of the float32 baseline".
 
