@@ -18,6 +18,7 @@ from collabopt.config import published
 from collabopt.config.metrics import Metric, get_metric
 from collabopt.config.scores import find_score
 from collabopt.config.stages import STAGES, get_label
+from collabopt.report.class_tables import classes, flips
 from collabopt.report.directory import find_links, get_scheme, read_run
 from collabopt.report.kernel_tables import PRESERVED, activations, coding, kernel_by_kernel, layers, ranges, verdicts
 from collabopt.report.quantization_tables import quantization, tensors
@@ -31,21 +32,9 @@ if TYPE_CHECKING:  # these import TensorFlow, which pages do without
     from collabopt.analysis.preflight import Finding
     from collabopt.run import Run
 
-__all__ = [
-    "activations",
-    "coding",
-    "compared",
-    "findings",
-    "guide",
-    "imported",
-    "inference",
-    "kernel_by_kernel",
-    "layers",
-    "quantization",
-    "ranges",
-    "results",
-]
-__all__ += ["schemes", "search", "sizes", "stages", "tensors", "times", "variants", "verdicts"]
+__all__ = ["activations", "classes", "coding", "compared", "findings", "flips", "guide", "imported", "inference"]
+__all__ += ["kernel_by_kernel", "layers", "quantization", "ranges", "results", "schemes", "search", "sizes", "stages"]
+__all__ += ["tensors", "times", "variants", "verdicts"]
 
 _RESULTS_NOTE = (
     "Scores are on the test split unless the head says validation; ± is two standard errors over its examples. INT8 is "
