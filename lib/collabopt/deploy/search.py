@@ -96,6 +96,8 @@ def search(run: Run) -> Search:
     tried, missing = _try_variants(run)
     table = variants.make_table(list(tried.values()))
     chosen = targets.choose(table, run.experiment.targets)
+    if has_targets and chosen:
+        progress.log(f"{chosen} meets all targets", about=chosen)
     labels = [variant.name for variant in missing]
     unavailable = pd.DataFrame([variant.row for variant in missing], labels).reindex(columns=table.columns)
     nearest = chosen or str(targets.find_nearest(table, run.experiment.targets))
@@ -119,10 +121,9 @@ def _try_variants(run: Run) -> tuple[dict[str, Variant], list[Variant]]:
         tried |= {variant.name: variant for variant in found if variant.tflite}
         missing += [variant for variant in found if not variant.tflite]
         base = next(iter(tried.values())).row[run.data.task.score.validation]  # the float32 baseline comes first
-        for variant in filter(lambda one: one.tflite, found if run.experiment.has_targets else []):
-            if not targets.find_misses(variant.row, run.experiment.targets, base):
-                progress.log(f"{variant.name} meets all targets", about=variant.name)
-                return tried, missing
+        rows = [variant.row for variant in found if variant.tflite and run.experiment.has_targets]
+        if not all(targets.find_misses(row, run.experiment.targets, base) for row in rows):
+            break
     return tried, missing
 
 
