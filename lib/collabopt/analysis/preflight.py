@@ -13,7 +13,7 @@ from collabopt.analysis.trial import Finding, find_failures
 from collabopt.config.experiment import Experiment
 from collabopt.datasets import Data
 from collabopt.runtime.tensorflow import keras
-from collabopt.techniques import int8_rewrites, layers
+from collabopt.techniques import int8_rewrites, layers, patterns
 
 
 class PreflightError(ValueError):
@@ -53,6 +53,7 @@ def find_known_problems(model: keras.Model, experiment: Experiment) -> list[Find
     if experiment.scheme == "tfmot":
         checks += [_check_relu_without_norm, _check_bias, _check_zeros_per_channel, _check_exclusion_from_pruning]
     found = [finding for find in checks for layer in model.layers for finding in find(layer, experiment)]
+    found += _find_misfits(model, experiment)
     return [*find_unknown_names(model, experiment), *found, *_find_layers_without_qat(model, experiment)]
 
 
@@ -152,6 +153,16 @@ def _check_exclusion_from_pruning(layer: keras.layers.Layer, experiment: Experim
             "or all layers of its kind lose their zeros in QAT"
         )
         yield Finding(layer.name, reason, "prune the layer too, or use scheme: collabopt")
+
+
+def _find_misfits(model: keras.Model, experiment: Experiment) -> list[Finding]:
+    """The layers that the pattern of zeros does not fit. They are not pruned; where nothing else is, training stops."""
+    misfits, skipped = patterns.find_misfits(model, experiment), patterns.exclude_skipped(experiment, model)
+    is_all = not any(layers.is_eligible(one) and one.name not in skipped.exclude.pruning for one in model.layers)
+    remedy = (
+        "set sparsity_pattern: unstructured" if is_all else "list the layer in exclude.pruning to skip it on purpose"
+    )
+    return [Finding(name, f"it is not pruned: {reason}", remedy, stops=is_all) for name, reason in misfits.items()]
 
 
 def _find_layers_without_qat(model: keras.Model, experiment: Experiment) -> list[Finding]:

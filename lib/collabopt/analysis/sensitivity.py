@@ -24,7 +24,7 @@ from collabopt.config.tasks import TASKS, Task
 from collabopt.datasets import Split
 from collabopt.runtime import progress, tensorflow
 from collabopt.runtime.tensorflow import keras
-from collabopt.techniques import clustering, kernel_state, layers, objectives, registry
+from collabopt.techniques import clustering, kernel_state, layers, objectives, patterns, registry
 
 TECHNIQUES = {"pruned": "pruning", "clustered": "clustering"}
 """Prefix of the table's columns, and key of `exclude` in an experiment."""
@@ -72,7 +72,7 @@ def measure_layers(
         One row per eligible layer (`COLUMNS`), in network order, without layers excluded from both techniques.
     """
     # Clustering starts from this copy, which computes the same. One model is traced once, whatever its kernels hold.
-    scratch, experiment = layers.make_gammas_positive(model), layers.exclude_frozen(experiment, model)
+    scratch, experiment = layers.make_gammas_positive(model), patterns.exclude_skipped(experiment, model)
     scores, rows = objectives.score_model(scratch, split, task), []
     eligible = [layer for layer in scratch.layers if layers.is_eligible(layer)]
     for number, layer in enumerate(eligible, start=1):

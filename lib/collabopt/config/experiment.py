@@ -67,6 +67,8 @@ class Experiment(Section):
         cluster_rate: What one bit of a weight's code costs beside its error, when kernels are clustered. A higher value
             makes files smaller and less accurate; 0 assigns each weight to the nearest centroid.
         devices: Number of GPUs that share each batch.
+        sparsity_pattern: Which weights pruning sets to zero in groups of four neighbouring input channels
+            (`techniques.patterns`): any, two of four (sparsity is then 0.5), or all of them.
         repeat_seeds: Further seeds that every stage is trained with, to tell effects from chance.
         stages: One `Training` or `Pruning` section per registered stage.
     """
@@ -85,6 +87,7 @@ class Experiment(Section):
     calibration_examples: Count = 200
     calibration: Literal["auto", "min_max", "percentile", "mse"] = "auto"
     sparsity: Fraction = 0.5
+    sparsity_pattern: Literal["unstructured", "2:4", "block"] = "unstructured"
     number_of_clusters: Annotated[int, Field(ge=3, le=1024)] = 16
     cluster_per_channel: bool = False
     clustering: Literal["moving", "fixed"] = "moving"
@@ -102,6 +105,14 @@ class Experiment(Section):
     def _check_seeds(self) -> "Experiment":
         if len({self.seed, *self.repeat_seeds}) <= len(self.repeat_seeds):
             raise ValueError(f"repeat_seeds={list(self.repeat_seeds)}: expected seeds that differ, without {self.seed}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_pattern(self) -> "Experiment":
+        if self.sparsity_pattern == "2:4" and self.sparsity != 0.5:
+            raise ValueError(
+                f"sparsity={self.sparsity}: expected 0.5, because sparsity_pattern=2:4 sets two of four weights to zero"
+            )
         return self
 
     @model_validator(mode="after")

@@ -27,7 +27,7 @@ DATA = Path(os.environ.get("COLLABOPT_DATA", ROOT / "data"))
 REPORTS = Path(os.environ.get("COLLABOPT_REPORTS", ROOT / "reports"))
 
 PARAMETERS = (
-    *("seed", "threads", "devices", "train_fraction", "calibration_examples", "sparsity"),
+    *("seed", "threads", "devices", "train_fraction", "calibration_examples", "sparsity", "sparsity_pattern"),
     *("number_of_clusters", "cluster_per_channel", "clustering", "cluster_rate", "centroid_initialization"),
     *("scheme", "strict", "accelerator"),
     *Targets.model_fields,
@@ -56,6 +56,11 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )
+
+
+# YAML 1.1 reads 2:4 as a number to base 60.
+for _digit in "0123456789":
+    _Loader.yaml_implicit_resolvers[_digit].insert(0, ("tag:yaml.org,2002:str", re.compile(r"^\d+:\d+$")))
 
 
 def parse_value(text: str, key: str) -> Any:

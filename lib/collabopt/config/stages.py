@@ -145,7 +145,8 @@ _QAT = {"trainer": "quantization:train", "quantizes": True}
 for _stage in (
     Stage(BASELINE, "baseline", "#8a8a8a", None, "training:train", "baseline", training=FINE_TUNING | {"epochs": 20}),
     Stage("qat", "QAT", "#333333", BASELINE, notebook="baseline", **_QAT),
-    Stage("pruned", "pruned", "#e69f00", BASELINE, "pruning:train", "pqat", ("sparsity",), prunes=True),
+    Stage("pruned", "pruned", "#e69f00", BASELINE, "pruning:train", "pqat", ("sparsity", "sparsity_pattern"),
+          prunes=True),
     Stage("pqat", "PQAT", "#a34700", "pruned", notebook="pqat", **_QAT, **_KEEPS_ZEROS,
           guide=(BASELINE, "pruned", "qat", "pqat")),
     Stage("clustered", "clustered", "#56b4e9", BASELINE, "clustering:train", "cqat", _CLUSTERING, **_KEEPS_CLUSTERS),

@@ -39,7 +39,8 @@ def suggest_defaults(experiment: Experiment) -> dict[str, Any]:
     data = fit_to_model(datasets.load(experiment), experiment)
     model = build_initial_model(experiment, data)
     is_trained = bool(experiment.model.path or experiment.initial_weights)
-    return defaults.suggest(model.count_params(), len(data.train), is_trained)
+    suggested = defaults.suggest(model.count_params(), len(data.train), is_trained)
+    return suggested | ({"sparsity": 0.5} if experiment.sparsity_pattern == "2:4" else {})
 
 
 def find_trainer(stage: Stage) -> Callable:
