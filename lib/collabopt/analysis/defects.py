@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from collabopt.analysis import audit
+from collabopt.config import per_layer
 from collabopt.config.experiment import Experiment
 from collabopt.config.stages import Stage, get_lineage
 from collabopt.techniques import layers, patterns
@@ -75,16 +76,23 @@ def _find_defects(
     keeps_clusters: bool,
 ) -> list[str]:
     layer, found = layers.get_layer_name(row["layer"]), []
+    places = {"": kernel} | ({} if int8_values is None else {" in the int8 file": int8_values})
     if parent is not None:
         is_clustered = keeps_clusters and layer not in experiment.exclude.clustering
-        clusters = experiment.number_of_clusters if is_clustered else None
+        clusters = per_layer.get_value(experiment.number_of_clusters, layer) if is_clustered else None
         # Only convolutions are clustered per channel; other kernels are clustered as a whole.
         per_channel = experiment.cluster_per_channel and row["kind"] in ("conv2d", "conv2d_transpose")
         int8_per_channel = per_channel or experiment.scheme == "tfmot"
         found += audit.find_defects(row, parent, kernel, int8_values, clusters, per_channel, int8_per_channel)
+        if clusters and experiment.symmetric:
+            wrong = {place: audit.compute_asymmetry(values, clusters, per_channel) for place, values in places.items()}
+            found += [
+                f"{share:.1%} of the weights are not −α, α{' or zero' * (clusters == 3)}{place}"
+                for place, share in wrong.items()
+                if share
+            ]
     if experiment.sparsity_pattern != "unstructured" and layer not in experiment.exclude.pruning:
-        wanted = experiment.sparsity_pattern, experiment.sparsity
-        places = {"": kernel} | ({} if int8_values is None else {" in the int8 file": int8_values})
+        wanted = experiment.sparsity_pattern, per_layer.get_value(experiment.sparsity, layer)
         lacking = {place: patterns.find_defect(values, *wanted) for place, values in places.items()}
         found += [defect + place for place, defect in lacking.items() if defect]
     return found

@@ -175,6 +175,7 @@ def _summarize_kernels(
     return {
         "sparsity": audit.compute_sparsity(np.concatenate(weights)) if weights else None,
         "unique_weights": int(unique.max()) if len(unique) else None,
+        **_measure_bits(eligible, int8_values, experiment.cluster_per_channel),
         "gained_zeros": None
         if parent is None or not weights
         else audit.compute_gained_zeros([parent[name] for name in prunable], [kernels[name] for name in prunable]),
@@ -182,6 +183,21 @@ def _summarize_kernels(
             [kernels[name] for name in in_int8], [int8_values[name] for name in in_int8]
         ),
     }
+
+
+def _measure_bits(
+    eligible: pd.DataFrame, int8_values: dict[str, np.ndarray], per_channel: bool
+) -> dict[str, float | None]:
+    """Bits per int8 weight: by zero-order entropy, and log2 k in a lookup table of the k values of a tensor or channel.
+    The tables themselves do not count."""
+    rows = eligible[eligible["layer"].isin(list(int8_values))]
+    if rows.empty:
+        return {"entropy_bits": None, "lookup_bits": None}
+    of_channel = per_channel & rows["kind"].isin(["conv2d", "conv2d_transpose"])
+    k = rows["int8_unique_channel"].where(of_channel, rows["int8_unique_tensor"]).astype(float)
+    entropy = sizes.compute_entropy_bytes([int8_values[name] for name in rows["layer"]])
+    weights = rows["weights"].sum()
+    return {"entropy_bits": 8 * entropy / weights, "lookup_bits": float((rows["weights"] * np.log2(k)).sum() / weights)}
 
 
 def _find_shared_ranges(stage: Stage, experiment: Experiment, kinds: dict[str, str]) -> list[str]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from collabopt.analysis.trial import Finding, find_failures
+from collabopt.config import per_layer
 from collabopt.config.experiment import Experiment
 from collabopt.datasets import Data
 from collabopt.runtime.tensorflow import keras
@@ -72,7 +73,7 @@ def check(findings: list[Finding]) -> None:
 
 
 def find_unknown_names(model: keras.Model, experiment: Experiment) -> list[Finding]:
-    """Find names under `exclude` that no layer has to which the technique applies.
+    """Find names under `exclude`, and in settings per layer, that no layer has to which the technique applies.
 
     Args:
         model: A plain model.
@@ -84,11 +85,13 @@ def find_unknown_names(model: keras.Model, experiment: Experiment) -> list[Findi
     eligible = [layer.name for layer in filter(layers.is_eligible, model.layers)]
     every = [layer.name for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
     findings = []
-    for technique, names in experiment.exclude.model_dump().items():
-        known = every if technique == "quantization" else eligible
+    given = {f"exclude.{technique}": names for technique, names in experiment.exclude.model_dump().items()}
+    given |= {key: per_layer.list_layers(getattr(experiment, key)) for key in ("sparsity", "number_of_clusters")}
+    for key, names in given.items():
+        known = every if key == "exclude.quantization" else eligible
         for name in (name for name in names if name not in known):
             near = "".join(f"did you mean {one}? " for one in difflib.get_close_matches(name, known, 1))
-            reason = f"exclude.{technique} names no layer that it could apply to"
+            reason = f"{key} names no layer that it could apply to"
             findings.append(Finding(name, reason, f"{near}expected some of {known}", stops=True))
     return findings
 
@@ -97,7 +100,8 @@ def _check_number_of_weights(layer: keras.layers.Layer, experiment: Experiment) 
     if not layers.is_eligible(layer) or layer.name in experiment.exclude.clustering or not layer.trainable:
         return
     per_channel = experiment.cluster_per_channel and layers.is_convolution(layer)
-    kernels, clusters = layers.read_layer_kernels(layer).values(), experiment.number_of_clusters
+    kernels = layers.read_layer_kernels(layer).values()
+    clusters = per_layer.get_value(experiment.number_of_clusters, layer.name)
     weights = min(kernel.size // kernel.shape[-1] if per_channel else kernel.size for kernel in kernels)
     where = "channel" if per_channel else "tensor"
     if weights <= clusters:

@@ -10,7 +10,7 @@ is not pruned.
 """
 
 import numpy as np
-from tensorflow_model_optimization.python.core.sparsity.keras import pruning_impl, pruning_wrapper
+from tensorflow_model_optimization.python.core.sparsity.keras import pruning_impl, pruning_schedule, pruning_wrapper
 
 from collabopt.config.experiment import Experiment
 from collabopt.runtime.tensorflow import keras, tf
@@ -128,6 +128,42 @@ class PatternLayer(pruning_wrapper.PruneLowMagnitude):
             lambda: self.pruning_step, self.pruning_vars, self.pruning_schedule, (1, 1), "AVG"
         )
         self.pruning_obj.pattern, self.pruning_obj.axis = self.pattern, _get_input_axis(self.layer)
+
+
+def make_mask(kernel: np.ndarray, pattern: str, sparsity: float) -> np.ndarray:
+    """Make the mask of a constant sparsity.
+
+    Args:
+        kernel: As in `split_groups`.
+        pattern: "2:4" or "block".
+        sparsity: Fraction of zeros in [0, 1).
+
+    Returns:
+        1 for weights that are kept, 0 for others, of the kernel's shape.
+    """
+    schedule = pruning_schedule.ConstantSparsity(sparsity, begin_step=0)
+    masks = _PatternPruning(lambda: 0, [], schedule, (1, 1), "AVG")
+    masks.pattern, masks.axis = pattern, -2
+    return masks._maybe_update_block_mask(tf.constant(kernel))[1].numpy()
+
+
+def prune_kernel(kernel: np.ndarray, sparsity: float, pattern: str = "unstructured") -> np.ndarray:
+    """Set the smallest weights of a kernel to zero, exactly as many as the mask of a constant sparsity.
+
+    Args:
+        kernel: float32 kernel of any shape.
+        sparsity: Fraction of zeros in [0, 1).
+        pattern: "unstructured", or or a pattern for a kernel (..., in, out) that it fits.
+
+    Returns:
+        The pruned kernel. At least one weight is kept, and so are all equal weights at the threshold.
+    """
+    if pattern != "unstructured":
+        return kernel * make_mask(kernel, pattern, sparsity)
+    kept = max(1, int(np.rint(np.float32(kernel.size) * (np.float32(1) - np.float32(sparsity)))))
+    magnitude = np.abs(kernel)
+    threshold = np.partition(magnitude, kernel.size - kept, axis=None)[kernel.size - kept]
+    return np.where(magnitude < threshold, 0, kernel)
 
 
 class _PatternPruning(pruning_impl.Pruning):

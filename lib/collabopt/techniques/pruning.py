@@ -7,9 +7,11 @@ wrappers stay inside this module: plain Keras models go in and come out.
 
 import functools
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
+from collabopt.config import per_layer
 from collabopt.config.experiment import Experiment
 from collabopt.config.sections import Pruning
 from collabopt.config.stages import Stage
@@ -63,7 +65,7 @@ def make_schedule(sparsity: float, section: Pruning, steps_per_epoch: int):
     span = max(1, round(section.end_epoch * steps_per_epoch) - begin)
     frequency = min(section.frequency, span)
     return tfmot.sparsity.keras.PolynomialDecay(
-        section.initial_sparsity,
+        min(section.initial_sparsity, sparsity),
         sparsity,
         begin_step=begin,
         end_step=begin + span // frequency * frequency,
@@ -74,7 +76,7 @@ def make_schedule(sparsity: float, section: Pruning, steps_per_epoch: int):
 def fine_tune(
     model: keras.Model,
     data: Data,
-    sparsity: float,
+    sparsity: float | Mapping[str, float],
     section: Pruning,
     exclude: tuple[str, ...] = (),
     seed: int = 0,
@@ -87,7 +89,7 @@ def fine_tune(
     Args:
         model: A plain model; it stays as it is.
         data: Training and validation splits.
-        sparsity: Fraction of zeros that each eligible kernel reaches, in [0, 1).
+        sparsity: Fraction of zeros that each eligible kernel reaches, in [0, 1), or fractions by layer.
         section: How to train, and the sparsity schedule.
         exclude: Names of layers that are not pruned.
         seed: Decides the order of examples and their augmentation.
@@ -102,12 +104,13 @@ def fine_tune(
         RuntimeError: A kernel ends without its pattern, or with fewer zeros than asked for.
     """
     clock = progress.Clock()
-    schedule = make_schedule(sparsity, section, math.ceil(len(data.train) / section.batch_size))
+    steps = math.ceil(len(data.train) / section.batch_size)
 
     def wrap(layer: keras.layers.Layer) -> keras.layers.Layer:
         clone = layer.__class__.from_config(layer.get_config())
         if not is_eligible(layer) or layer.name in exclude:
             return clone
+        schedule = make_schedule(per_layer.get_value(sparsity, layer.name), section, steps)
         clone.get_prunable_weights = functools.partial(_list_kernels, clone)
         if pattern != "unstructured":
             return patterns.PatternLayer(clone, pattern, pruning_schedule=schedule)
@@ -129,8 +132,11 @@ def _list_kernels(layer: keras.layers.Layer) -> list:
     return [getattr(owner, attribute) for owner, attribute in layers.find_kernels(layer).values()]
 
 
-def _check_sparsity(pruned: keras.Model, sparsity: float, exclude: tuple[str, ...], pattern: str) -> None:
+def _check_sparsity(
+    pruned: keras.Model, setting: float | Mapping[str, float], exclude: tuple[str, ...], pattern: str
+) -> None:
     for layer in pruned.layers:
+        sparsity = per_layer.get_value(setting, layer.name)
         pruned_kernels = layers.read_layer_kernels(layer) if is_eligible(layer) and layer.name not in exclude else {}
         for name, kernel in pruned_kernels.items():
             if pattern != "unstructured" and (defect := patterns.find_defect(kernel, pattern, sparsity)):
