@@ -66,3 +66,12 @@ def test_values_per_layer_are_parameters_of_a_batch():
         plan.parse_settings("'sparsity={default: 0.5, conv_1: 0},{default: 0.5, conv_1: 0}'")
     directory = loading.find_report_directory("digits", sparsity={"default": 0.5, "conv_1": 0})
     assert directory.name == "sparsity=default:0.5_conv_1:0.0"
+
+
+def test_changing_nothing_gives_the_same_experiment(tiny):
+    """The tiny experiment names a built-in model, for which defaults of other models must not count as given."""
+    experiment = loading.load(str(tiny), seed=3)
+    assert loading.change(experiment) == experiment
+    assert loading.change(experiment, sparsity=0.25) == loading.load(str(tiny), seed=3, sparsity=0.25)
+    with pytest.raises(ExperimentError, match="sparsity=3: expected less than 1"):
+        loading.change(experiment, sparsity=3)

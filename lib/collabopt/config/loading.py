@@ -169,7 +169,7 @@ def change(experiment: Experiment, **settings: Any) -> Experiment:
         ExperimentError: As `load`.
     """
     try:
-        return validate(experiment.model_dump() | settings)
+        return validate(experiment.model_dump(exclude_unset=True) | settings)
     except ValidationError as error:
         raise ExperimentError("\n".join(explain(error))) from None
 
