@@ -11,6 +11,7 @@ import yaml
 from collabopt.config import loading
 from collabopt.config.experiment import ExperimentError
 from collabopt.config.stages import FINE_TUNING
+from collabopt.config.yaml_loader import Loader
 
 DIGITS = (loading.EXPERIMENTS / "digits.yaml").read_text(encoding="utf-8")
 REMOVED = object()
@@ -26,7 +27,7 @@ def file(tmp_path) -> Path:
 
 def change(path: Path, changes: dict) -> None:
     """Write the experiment with values changed by dotted key; REMOVED removes."""
-    plan = yaml.load(DIGITS, loading._Loader)
+    plan = yaml.load(DIGITS, Loader)
     for key, value in changes.items():
         *above, last = key.split(".")
         section = plan
@@ -84,6 +85,9 @@ MISTAKES = [
     ({"seed": 2**31}, [f"seed={2**31}", f"expected less than {2**31}"]),
     ({"threads": 0}, ["threads=0", "expected greater than or equal to 1"]),
     ({"number_of_clusters": 2}, ["number_of_clusters=2", "expected greater than or equal to 3"]),
+    ({"number_of_clusters": 2}, ["symmetric=true for binary weights"]),
+    ({"number_of_clusters": 4, "symmetric": True}, ["number_of_clusters=4", "expected 2 for binary or 3 for ternary"]),
+    ({"number_of_clusters": 3, "symmetric": True, "scheme": "tfmot"}, ["symmetric=true", "set scheme=collabopt"]),
     ({"number_of_clusters": 1025}, ["number_of_clusters=1025", "expected less than or equal to 1024"]),
     ({"number_of_clusters": 8.5}, ["number_of_clusters=8.5", "expected a valid integer"]),
     ({"cluster_per_channel": 1}, ["cluster_per_channel=1", "expected a valid boolean"]),
@@ -183,11 +187,14 @@ OTHERS = {
     "train_fraction": 0.5,
     "calibration_examples": 50,
     "sparsity": 0.8,
+    "sparsity_pattern": "2:4",
+    "symmetric": True,
     "number_of_clusters": 32,
     "cluster_per_channel": True,
     "clustering": "fixed",
     "cluster_rate": 0.3,
     "centroid_initialization": "linear",
+    "distill": {"temperature": 2.0, "weight": 0.25},
     "scheme": "tfmot",
     "strict": True,
     "accelerator": "ethos-u65-256",
@@ -203,7 +210,8 @@ OTHERS = {
 
 @pytest.mark.parametrize("knob", loading.PARAMETERS)
 def test_an_override_changes_only_itself(knob):
-    own, changed = loading.load("digits"), loading.load("digits", **{knob: OTHERS[knob]})
+    few = {"number_of_clusters": 3} if knob == "symmetric" else {}
+    own, changed = loading.load("digits", **few), loading.load("digits", **few | {knob: OTHERS[knob]})
     expected = own.model_dump()
     (expected["targets"] if knob in expected["targets"] else expected)[knob] = OTHERS[knob]
     assert expected == changed.model_dump() != own.model_dump()
