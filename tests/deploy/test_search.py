@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from collabopt.config import experiment, loading
-from collabopt.config.formats import FORMATS
+from collabopt.config.formats import STANDARD
 from collabopt.config.scores import ACCURACY
 from collabopt.config.stages import STAGES, get_lineage
 from collabopt.deploy import model_card, search, targets, variants
@@ -58,7 +58,7 @@ def read_on_test(place: Path, store: str) -> list[str]:
 
 
 def test_without_targets_it_comes_to_every_leaf(whole):
-    expected = {f"{stage}-{kind}" for stage in FLOAT for kind in FORMATS}
+    expected = {f"{stage}-{kind}" for stage in FLOAT for kind in STANDARD}
     expected |= {f"{stage}-int8" for stage in ("qat", "pqat", "cqat", "pcqat")}
     assert set(whole.table.index) == expected
     assert whole.stages[0] == "baseline"
@@ -67,6 +67,23 @@ def test_without_targets_it_comes_to_every_leaf(whole):
     assert whole.table["accuracy"].notna().all()
     depth = [len(get_lineage(stage)) for stage in whole.table["stage"]]
     assert depth == sorted(depth)
+
+
+def with_formats(small: Path, place: Path, *formats: str) -> Run:
+    """A run of the trained stages that asks for further formats."""
+    run = run_of(small, place)
+    wanted = run.experiment.model_copy(update={"further_formats": formats})
+    return Run(wanted, place / "formats", small, place / "stages")
+
+
+def test_a_stage_with_zeros_has_a_sparse_file_or_a_reason_why_not(whole, small, place):
+    found = search.search(with_formats(small, place, "float32_sparse"))
+    added = {*found.table.index, *found.unavailable.index} - {*whole.table.index}
+    assert added == {"pruned-float32_sparse", "sparse_clustered-float32_sparse"}
+    pd.testing.assert_frame_equal(
+        *(one.table.loc[whole.table.index, ["validation_accuracy", "gzip_bytes"]] for one in (found, whole))
+    )
+    assert found.unavailable["unavailable"].str.contains("no smaller: |too few of its weights are zero").all()
 
 
 def test_leaves_csv_is_what_was_found_and_every_file_is_there(whole):
@@ -81,7 +98,7 @@ def test_leaves_csv_is_what_was_found_and_every_file_is_there(whole):
 def test_a_format_costs_what_its_bits_say(whole):
     table = whole.table
     for stage in FLOAT:
-        sizes = {kind: table.loc[f"{stage}-{kind}", "gzip_bytes"] for kind in FORMATS}
+        sizes = {kind: table.loc[f"{stage}-{kind}", "gzip_bytes"] for kind in STANDARD}
         assert sizes["int8"] < sizes["float16"] < sizes["float32"]
     for kind in ("int8", "int16x8"):
         assert set(table.loc[table["format"] == kind, "weight_bytes"]) == {8 * 9 + 8 * 9 + 8 * 16 + 16 * 10}

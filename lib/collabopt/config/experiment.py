@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, create_model, model_validator
 
 from collabopt.config import metrics, tasks
+from collabopt.config.formats import FURTHER
 from collabopt.config.sections import (
     Count,
     CustomTask,
@@ -67,6 +68,7 @@ class Experiment(Section):
         cluster_rate: What one bit of a weight's code costs beside its error, when kernels are clustered. A higher value
             makes files smaller and less accurate; 0 assigns each weight to the nearest centroid.
         devices: Number of GPUs that share each batch.
+        further_formats: Formats that float stages are deployed in beside the standard ones.
         repeat_seeds: Further seeds that every stage is trained with, to tell effects from chance.
         stages: One `Training` or `Pruning` section per registered stage.
     """
@@ -97,6 +99,7 @@ class Experiment(Section):
     accelerator: Literal[ACCELERATORS] = "ethos-u55-128"
     stages: Any
     density_kernel: str | None = None
+    further_formats: Annotated[tuple[Literal[FURTHER], ...], Field(strict=False)] = ()
 
     @model_validator(mode="after")
     def _check_seeds(self) -> "Experiment":

@@ -5,23 +5,26 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """A format of `.tflite` files.
+    """A format of files.
 
     Attributes:
         name: Name in files and parameters.
         label: Name as readers see it.
         marker: Matplotlib marker where a figure tells formats apart.
+        is_standard: Whether every experiment tries it. Others are for experiments that ask for them.
     """
 
     name: str
     label: str
     marker: str
+    is_standard: bool = True
 
 
 FORMATS = {
     one.name: one
     for one in (
         Format("float32", "float32", "o"),
+        Format("float32_sparse", "float32 sparse", "p", is_standard=False),
         Format("float16", "float16", "^"),
         Format("int16x8", "int16×8", "D"),
         Format("dynamic_range", "dynamic range", "v"),
@@ -29,6 +32,12 @@ FORMATS = {
     )
 }
 """Every format by name."""
+
+STANDARD = tuple(one.name for one in FORMATS.values() if one.is_standard)
+"""The formats that the converter writes for any model."""
+
+FURTHER = tuple(one.name for one in FORMATS.values() if not one.is_standard)
+"""The formats that an experiment asks for by name (`further_formats`)."""
 
 CALIBRATED = "int8", "int16x8"
 """The formats whose activations have ranges, which are taken from examples."""

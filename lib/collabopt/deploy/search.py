@@ -110,7 +110,7 @@ def _try_variants(run: Run) -> tuple[dict[str, Variant], list[Variant], str | No
     tried: dict[str, Variant] = {}
     missing: list[Variant] = []
     for stage in variants.list_levels():
-        for name in variants.list_formats(stage):
+        for name in variants.list_formats(stage, run.experiment):
             variant = variants.measure(run, stage, name)
             if variant.tflite is None:
                 missing.append(variant)

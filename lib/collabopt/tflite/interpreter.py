@@ -52,7 +52,7 @@ def score_examples(
                 number, (inputs, labels) = next(chunks, (None, (None, None)))
             if number is None:
                 return scored
-            scored.append((number, np.asarray(score(labels, _run(interpreter, inputs)))))
+            scored.append((number, np.asarray(score(labels, run(interpreter, inputs)))))
 
     with ThreadPoolExecutor(threads) as pool:
         scored = [pair for pairs in pool.map(work, range(threads)) for pair in pairs]
@@ -106,6 +106,22 @@ def open_interpreter(tflite: bytes, batch_size: int = 1, reference: bool = False
     return interpreter
 
 
+def run(interpreter: "Interpreter", inputs: Inputs) -> np.ndarray:
+    """Run examples.
+
+    Args:
+        interpreter: The opened file.
+        inputs: Model inputs (n, ...) float32.
+
+    Returns:
+        The outputs (n, ...) float32.
+    """
+    (output,) = interpreter.get_output_details()
+    outputs = [interpreter.get_tensor(output["index"]) for _ in _run_batches(interpreter, inputs)]
+    number = len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs)
+    return _dequantize(np.concatenate(outputs)[:number], output)
+
+
 def record(interpreter: "Interpreter", inputs: Inputs, tensors: Sequence[int]) -> list[np.ndarray]:
     """Run examples one by one, and keep some of the tensors.
 
@@ -157,20 +173,12 @@ def _make_batched(tflite: bytes, batch_size: int, inputs: Inputs) -> tuple[bytes
     some = tf.nest.map_structure(lambda array: array[:_PROVED], inputs)
     batched = flatbuffer.resize_batch(tflite, batch_size)
     try:
-        found = _run(open_interpreter(batched, batch_size), some)
+        found = run(open_interpreter(batched, batch_size), some)
     except (RuntimeError, ValueError):
         return tflite, 1
-    expected = _run(open_interpreter(tflite), some)
+    expected = run(open_interpreter(tflite), some)
     same = found.shape == expected.shape and np.allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
     return (batched, batch_size) if same else (tflite, 1)
-
-
-def _run(interpreter: "Interpreter", inputs: Inputs) -> np.ndarray:
-    """The outputs (n, ...) float32 of a file for model inputs (n, ...) float32."""
-    (output,) = interpreter.get_output_details()
-    outputs = [interpreter.get_tensor(output["index"]) for _ in _run_batches(interpreter, inputs)]
-    number = len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs)
-    return _dequantize(np.concatenate(outputs)[:number], output)
 
 
 def _run_batches(interpreter: "Interpreter", inputs: Inputs) -> Iterator[None]:
