@@ -4,13 +4,14 @@
 """
 
 import functools
+import importlib.util
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, create_model, model_validator
 
 from collabopt.config import metrics, tasks
-from collabopt.config.formats import FURTHER
+from collabopt.config.formats import FORMATS, FURTHER
 from collabopt.config.sections import (
     Count,
     CustomTask,
@@ -105,6 +106,18 @@ class Experiment(Section):
     def _check_seeds(self) -> "Experiment":
         if len({self.seed, *self.repeat_seeds}) <= len(self.repeat_seeds):
             raise ValueError(f"repeat_seeds={list(self.repeat_seeds)}: expected seeds that differ, without {self.seed}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_packages(self) -> "Experiment":
+        for name in self.further_formats:
+            for package in FORMATS[name].packages:
+                if importlib.util.find_spec(package) is None:
+                    only = " under Python 3.11, the only one for nncf" if package == "nncf" else ""
+                    raise ValueError(
+                        f"further_formats={name}: needs the package {package}, which is not installed; run "
+                        f"make formats{only}, or leave out {name}"
+                    )
         return self
 
     @model_validator(mode="after")

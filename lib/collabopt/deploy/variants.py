@@ -126,6 +126,7 @@ def measure(run: Run, stage: Stage, name: str) -> Variant:
         "output": experiment.model.output,
         "code": compute_digest(convert_it, _measure_sizes, _measure_weights, scoring.select_counted),
         "zstandard": metadata.version("zstandard"),
+        **further_formats.read_versions(name),
     }
 
     def make(directory: Path) -> None:
@@ -137,14 +138,15 @@ def measure(run: Run, stage: Stage, name: str) -> Variant:
         file = directory / "model.tflite"
         file.write_bytes(content)
         np.save(directory / _SCORES, scoring.select_counted(scores, run.data.validation, run.data.task))
-        row = figures | _measure_sizes(file) | _measure_weights(content)
+        row = figures | _measure_sizes(file) | _measure_weights(content if FORMATS[name].is_tflite else None)
         (directory / "variant.json").write_text(json.dumps(row))
 
     entry = run.get_or_make(f"{stage.name}-{name}", material, make)
     row = about | json.loads((entry / "variant.json").read_text())
     if "unavailable" in row:
         return Variant(stage, name, None, row)
-    row |= {"accelerator": experiment.accelerator} | _estimate_npu(run, entry / "model.tflite")
+    npu = _estimate_npu(run, entry / "model.tflite") if FORMATS[name].is_tflite else vela.make_note("no .tflite file")
+    row |= {"accelerator": experiment.accelerator} | npu
     return Variant(stage, name, entry / "model.tflite", row)
 
 
@@ -252,9 +254,9 @@ def _measure_sizes(file: Path) -> dict[str, int]:
     }
 
 
-def _measure_weights(content: bytes) -> dict[str, int | None]:
+def _measure_weights(content: bytes | None) -> dict[str, int | None]:
     """Bytes of the int8 weights and their zero-order entropy; None for a file without int8 weights."""
-    kernels = flatbuffer.read_weights(content)
+    kernels = flatbuffer.read_weights(content) if content else []
     if not kernels:
         return {"weight_bytes": None, "entropy_bytes": None}
     entropy = sizes.compute_entropy_bytes(kernels)
