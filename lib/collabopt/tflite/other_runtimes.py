@@ -26,6 +26,7 @@ _ARCHIVE, _TFLITE = b"PK\x03\x04", b"TFL3"
 _OPENVINO_SETTINGS = {
     **{"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"},
     "INFERENCE_PRECISION_HINT": "f32",  # else some CPUs compute in bfloat16
+    "ENABLE_CPU_PINNING": False,  # else it waits for its core while other processes use that, and idle ones are free
 }
 
 
