@@ -67,6 +67,7 @@ MISTAKES = [
         {"initial_weights": {"path": "a.npz", "training": {"epoch": 1}}},
         ["initial_weights.training.epoch=1", "did you mean epochs?", "initial_weights.training.batch_size: missing"],
     ),
+    ({"further_formats": ["int8"]}, ["further_formats.0='int8'", "expected 'float32_sparse', 'openvino'"]),
     ({"sparsity": "0.5"}, ["sparsity='0.5'", "expected a valid number"]),
     ({"sparsity": "half"}, ["sparsity='half'", "expected a valid number"]),
     ({"sparsity": True}, ["sparsity=True", "expected a valid number"]),
@@ -127,6 +128,17 @@ def test_a_mistake_stops_with_key_value_and_what_would_be_right(file, changes, w
     line = said(file)
     assert line.startswith("mine.yaml: ")
     assert all(word in line for word in words), line
+
+
+def test_a_format_whose_package_is_missing_stops_if_it_is_asked_for(file, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "nncf" else object())
+    change(file, {"further_formats": ["int4", "openvino"]})
+    assert loading.load(str(file)).further_formats == ("int4", "openvino")
+    change(file, {"further_formats": ["int4", "openvino_int8"]})
+    assert said(file) == (
+        "mine.yaml: further_formats=openvino_int8: needs the package nncf, which is not installed; run make formats "
+        "under Python 3.11, the only one for nncf, or leave out openvino_int8"
+    )
 
 
 TEXTS = {

@@ -4,12 +4,14 @@
 """
 
 import functools
+import importlib.util
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, create_model, model_validator
 
 from collabopt.config import metrics, per_layer, tasks
+from collabopt.config.formats import FORMATS, FURTHER
 from collabopt.config.sections import (
     Count,
     CustomTask,
@@ -73,6 +75,7 @@ class Experiment(Section):
         distill: Distillation in every stage after the baseline whose own section has no `distill`.
         sparsity: Fraction of zeros in each kernel that is pruned, or fractions by layer, {default: 0.5, conv_1: 0}.
         number_of_clusters: Values per kernel that is clustered, zero included, or values by layer.
+        further_formats: Formats that float stages are deployed in beside the standard ones.
         repeat_seeds: Further seeds that every stage is trained with, to tell effects from chance.
         symmetric: Whether the two or three values of a kernel are {−α, α} (binary) or {−α, 0, α} (ternary). Each weight
             then takes the nearest value, whatever the cluster_rate.
@@ -108,6 +111,7 @@ class Experiment(Section):
     accelerator: Literal[ACCELERATORS] = "ethos-u55-128"
     stages: Any
     density_kernel: str | None = None
+    further_formats: Annotated[tuple[Literal[FURTHER], ...], Field(strict=False)] = ()
 
     @model_validator(mode="after")
     def _check_seeds(self) -> "Experiment":
@@ -169,6 +173,18 @@ class Experiment(Section):
         if distill and distill.weight:
             parts.append(f"distilled at {distill.temperature:g} by {distill.weight:g}")
         return ", ".join(parts)
+
+    @model_validator(mode="after")
+    def _check_packages(self) -> "Experiment":
+        for name in self.further_formats:
+            for package in FORMATS[name].packages:
+                if importlib.util.find_spec(package) is None:
+                    only = " under Python 3.11, the only one for nncf" if package == "nncf" else ""
+                    raise ValueError(
+                        f"further_formats={name}: needs the package {package}, which is not installed; run "
+                        f"make formats{only}, or leave out {name}"
+                    )
+        return self
 
     @model_validator(mode="after")
     def _check_task(self) -> "Experiment":
