@@ -12,6 +12,7 @@ import importlib
 import sys
 
 _PUBLIC = {
+    "allocation": "collabopt.analysis.allocation",
     "answers": "collabopt.report.answers",
     "comparison": "collabopt.analysis.comparison",
     "file_comparison": "collabopt.analysis.file_comparison",

@@ -58,7 +58,7 @@ def find_failures(model: keras.Model, data: Data, experiment: Experiment, store_
     trainers = dict.fromkeys(registry.find_trainer(stage) for stage in _choose_stages(experiment))
     material = {
         "architecture": model.to_json(),
-        "settings": experiment.model_dump(mode="json", include={*settings, "scheme", "exclude", "stages"}),
+        "settings": experiment.model_dump(mode="json", include={*settings, "distill", "scheme", "exclude", "stages"}),
         "outputs": [data.outputs, *registry.describe_task(data.task)],
         "versions": tensorflow.read_versions(),
         "code": registry.compute_code_digests(experiment, data, try_stages, *trainers),
@@ -96,7 +96,8 @@ def try_stages(model: keras.Model, data: Data, experiment: Experiment) -> list[F
             continue
         start = trained[stage.parent] if stage.parent else randomize(model)
         try:
-            trained[stage.name] = _take_step(stage, start, some, settings)
+            taught = dataclasses.replace(some, teacher=trained.get(BASELINE))
+            trained[stage.name] = _take_step(stage, start, taught, settings)
         except Exception as error:  # TFMOT, Keras and user's functions raise any
             findings.append(_explain(model, f"a training step of {stage.label} fails", error, stage))
             continue
@@ -129,8 +130,11 @@ def randomize(model: keras.Model) -> keras.Model:
 def _choose_stages(experiment: Experiment) -> list[Stage]:
     if experiment.scheme == "tfmot":
         return list(STAGES.values())
-    depth = max(len(get_lineage(name)) for name in STAGES)
-    chosen = {one.name for name in STAGES if len(lineage := get_lineage(name)) == depth for one in lineage}
+    lineages = [get_lineage(name) for name in STAGES]
+    if experiment.has_binary_weights:  # a stage that keeps zeros and clusters is not available
+        lineages = [one for one in lineages if not any(stage.clusters and stage.keeps_zeros for stage in one)]
+    depth = max(map(len, lineages))
+    chosen = {stage.name for lineage in lineages if len(lineage) == depth for stage in lineage}
     return [stage for stage in STAGES.values() if stage.name in chosen]
 
 

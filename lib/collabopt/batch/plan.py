@@ -75,8 +75,9 @@ def parse_settings(text: str) -> sweep.Grid:
     grid: sweep.Grid = {}
     for word in words:
         name, equals, text = word.partition("=")
-        values = re.findall(r"\[[^\]]*\]|[^,]+|(?<=,)(?=,|$)|^(?=,|$)", text)  # a list in brackets is one value
-        if not equals or "" in values or not values:
+        # The commas of [conv_1, conv_2] and of {default: 0.5, conv_1: 0} belong to one value.
+        values = re.split(r",(?![^{]*\})(?![^\[]*\])", text)
+        if not equals or "" in values:
             raise ExperimentError(f"SET: {word!r}: expected name=value, or name=value,value for a sweep")
         if len(values) > 1 and any(value.startswith("[") for value in values):
             raise ExperimentError(f"SET: {name}: a sweep over lists is not possible; give one list")
@@ -85,7 +86,7 @@ def parse_settings(text: str) -> sweep.Grid:
         if name in grid:
             raise ExperimentError(f"SET: {name}: given twice; a sweep is {name}=value,value")
         grid[name] = [loading.parse_value(value, f"SET: {name}") for value in values]
-        if len(set(map(str, grid[name]))) < len(grid[name]):
+        if len(set(map(repr, grid[name]))) < len(grid[name]):
             raise ExperimentError(f"SET: {word!r}: a value is given twice; keep one")
     return grid
 

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from collabopt.config.experiment import get_schema
+from collabopt.config.per_layer import LAYERS, NUMBER
 
 
 def suggest(key: str, known: Iterable[str]) -> str:
@@ -36,7 +37,7 @@ def explain(error: ValidationError) -> list[str]:
 
 def _explain(mistake: dict[str, Any]) -> str:
     """One mistake that pydantic found, in a line."""
-    path = [str(part) for part in mistake["loc"]]
+    path = [str(part) for part in mistake["loc"] if part not in (NUMBER, LAYERS)]
     key, value = ".".join(path), mistake["input"]
     if mistake["type"] == "extra_forbidden":
         return f"{key}={value!r}: unknown key{suggest(path[-1], _list_keys(path))}"

@@ -40,15 +40,6 @@ def flatten(overrides: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def format_value(value: Any) -> str:
-    """Format an overridden value for the name of a directory: a list as "conv_1+conv_2".
-
-    Args:
-        value: The value.
-    """
-    return "+".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
 def replace(section: Any, path: list[str], value: Any) -> Any:
     """Return a section with the value of a nested key replaced.
 

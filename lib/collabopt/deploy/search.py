@@ -12,6 +12,7 @@ import pandas as pd
 
 from collabopt.analysis.finished import Finished
 from collabopt.config.experiment import Targets
+from collabopt.config.formats import FORMATS
 from collabopt.config.stages import get_level
 from collabopt.deploy import targets, variants
 from collabopt.deploy.variants import Variant
@@ -117,7 +118,11 @@ def _try_variants(run: Run) -> tuple[dict[str, Variant], list[Variant]]:
     tried: dict[str, Variant] = {}
     missing: list[Variant] = []
     for _, level in itertools.groupby(variants.list_levels(), lambda stage: get_level(stage.name)):
-        found = [variants.measure(run, stage, name) for stage in level for name in variants.list_formats(stage)]
+        found = [
+            variants.measure(run, stage, name)
+            for stage in level
+            for name in variants.list_formats(stage, run.experiment)
+        ]
         tried |= {variant.name: variant for variant in found if variant.tflite}
         missing += [variant for variant in found if not variant.tflite]
         base = next(iter(tried.values())).row[run.data.task.score.validation]  # the float32 baseline comes first
@@ -134,7 +139,8 @@ def _record(found: Search) -> None:
         return
     for label, variant in found.tried.items():
         # The int8 file of a stage has the name of the stage.
-        files[label] = f"models/{variant.stage.name if variant.format == 'int8' else label}.tflite"
+        suffix = FORMATS[variant.format].suffix
+        files[label] = f"models/{variant.stage.name if variant.format == 'int8' else label}{suffix}"
         atomic.write(directory / files[label], variant.tflite.read_bytes())
     rows = pd.concat([found.table.assign(tflite=files), *([found.unavailable] if len(found.unavailable) else [])])
     atomic.write(directory / "variants.csv", rows.to_csv(index=False))

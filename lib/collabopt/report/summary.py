@@ -24,6 +24,7 @@ SETTINGS = {
     "scheme": "scheme",
     "train_fraction": "train fraction",
     "setting": "setting",
+    "options": "settings",
 }
 """Titles of the columns of results.csv that tell rows of the same stage apart."""
 
@@ -59,7 +60,9 @@ def find_varied_settings(rows: pd.DataFrame) -> list[str]:
     Args:
         rows: Rows of results.csv or sweep.csv.
     """
-    return [column for column in SETTINGS if column in rows and len({*rows[column].dropna()} - {""}) > 1]
+    # Without options a stage has the defaults, so one text is enough to differ.
+    most = {column: 0 if column == "options" else 1 for column in SETTINGS if column in rows}
+    return [column for column in most if len({*rows[column].dropna()} - {""}) > most[column]]
 
 
 def format_setting(row: dict[str, Any], settings: list[str]) -> str:
@@ -72,7 +75,9 @@ def format_setting(row: dict[str, Any], settings: list[str]) -> str:
     Returns:
         The text; empty settings are left out.
     """
-    return ", ".join(f"{SETTINGS[column]} {row[column]}" for column in settings if not pd.isna(row[column]))
+    return ", ".join(
+        f"{SETTINGS[column]} {row[column]}" for column in settings if not pd.isna(row[column]) and row[column] != ""
+    )
 
 
 def average_over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
@@ -86,7 +91,7 @@ def average_over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
         their number, `preserved` whether every seed preserves, `cell` the first cell of a sweep with the stage, `front`
         whether the row is on the Pareto front of gzip size and INT8 score on validation.
     """
-    key = [column for column in results.KEY if column != "seed"] + ["setting"] * ("setting" in rows)
+    key = [column for column in (*results.KEY, "setting") if column != "seed" and column in rows]
     rows = rows.drop_duplicates([*key, "seed"])
     groups = rows.groupby(key, dropna=False, sort=False)
     table = groups.size().rename("seeds").to_frame()

@@ -164,6 +164,35 @@ INITIALIZATIONS = {
 """Initial centroids by name: (weights, mask, k, generator) -> centroids (rows, k), in any order."""
 
 
+def cluster_symmetrically(kernel: np.ndarray, k: int, per_channel: bool = False) -> np.ndarray:
+    """Replace each weight of a kernel by the nearest of −α and α, or of −α, 0 and α, with the α of least squared error.
+
+    Binary: α is the mean magnitude (Rastegari et al. 2016, arXiv:1603.05279). Ternary: Lloyd's algorithm, from the
+    threshold of Li et al. 2016 (arXiv:1605.04711). Zeros stay zero in ternary kernels.
+
+    Args:
+        kernel: Kernel (..., out).
+        k: 2 for binary weights, 3 for ternary ones.
+        per_channel: Whether each output channel has its own α.
+
+    Returns:
+        The clustered kernel (..., out).
+    """
+    weights = make_rows(kernel, per_channel)
+    magnitude = np.abs(weights)
+    signs, alpha = np.where(weights > 0, 1, -1), magnitude.mean(axis=1, keepdims=True)
+    if k == 3:
+        before, alpha = None, 1.4 * alpha  # weights above α / 2 are not zero
+        for _ in range(_MAX_ITERATIONS):
+            if np.array_equal(before, alpha):
+                break
+            before, is_large = alpha, magnitude > alpha / 2
+            members = np.maximum(is_large.sum(axis=1, keepdims=True), 1)
+            alpha = (magnitude * is_large).sum(axis=1, keepdims=True) / members
+        signs = np.sign(weights) * is_large
+    return make_kernel((signs * alpha).astype(kernel.dtype), kernel.shape)
+
+
 def cluster_kernel(
     kernel: np.ndarray,
     k: int,
