@@ -100,6 +100,15 @@ def get_lineage(name: str) -> list[Stage]:
     return [*(get_lineage(stage.parent) if stage.parent else []), stage]
 
 
+def get_level(name: str) -> int:
+    """Return how many stages lead to a stage: 0 for the baseline.
+
+    Args:
+        name: Name of the stage.
+    """
+    return len(get_lineage(name)) - 1
+
+
 def get_leaves() -> list[Stage]:
     """Return the stages that no other stage starts from."""
     parents = {stage.parent for stage in STAGES.values()}
