@@ -3,7 +3,7 @@
 import pytest
 
 from collabopt.batch import notebook, plan
-from collabopt.config import loading, per_layer, sweep
+from collabopt.config import loading, overriding, sweep
 from collabopt.config.experiment import ExperimentError
 
 
@@ -67,4 +67,4 @@ def test_a_sweep_shares_the_branches_that_a_nested_key_does_not_decide():
 
 
 def test_values_are_formatted_for_names_of_directories():
-    assert [per_layer.format_value(value) for value in (0.8, True, ("a", "b"))] == ["0.8", "True", "a+b"]
+    assert [overriding.format_value(value) for value in (0.8, True, ("a", "b"))] == ["0.8", "True", "a+b"]

@@ -75,8 +75,7 @@ def parse_settings(text: str) -> sweep.Grid:
     grid: sweep.Grid = {}
     for word in words:
         name, equals, text = word.partition("=")
-        # The commas of [conv_1, conv_2] and of {default: 0.5, conv_1: 0} belong to one value.
-        values = re.split(r",(?![^{]*\})(?![^\[]*\])", text)
+        values = re.split(r",(?![^\[{]*[\]}])", text)  # a list in brackets, or {default: 0.5, conv_1: 0}, is one value
         if not equals or "" in values:
             raise ExperimentError(f"SET: {word!r}: expected name=value, or name=value,value for a sweep")
         if len(values) > 1 and any(value.startswith("[") for value in values):
@@ -86,7 +85,7 @@ def parse_settings(text: str) -> sweep.Grid:
         if name in grid:
             raise ExperimentError(f"SET: {name}: given twice; a sweep is {name}=value,value")
         grid[name] = [loading.parse_value(value, f"SET: {name}") for value in values]
-        if len(set(map(repr, grid[name]))) < len(grid[name]):
+        if len({*map(repr, grid[name])}) < len(grid[name]):
             raise ExperimentError(f"SET: {word!r}: a value is given twice; keep one")
     return grid
 

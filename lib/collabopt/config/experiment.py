@@ -77,9 +77,9 @@ class Experiment(Section):
         number_of_clusters: Values per kernel that is clustered, zero included, or values by layer.
         further_formats: Formats that float stages are deployed in beside the standard ones.
         repeat_seeds: Further seeds that every stage is trained with, to tell effects from chance.
+        deploy_nearest: Whether the nearest file is deployed if no file meets all targets.
         symmetric: Whether the two or three values of a kernel are {−α, α} (binary) or {−α, 0, α} (ternary). Each weight
             then takes the nearest value, whatever the cluster_rate.
-        deploy_nearest: Whether the nearest file is deployed if no file meets all targets.
         stages: One `Training` or `Pruning` section per registered stage.
     """
 

@@ -18,7 +18,6 @@ from pydantic import ValidationError
 from collabopt.config import overriding
 from collabopt.config.experiment import Experiment, ExperimentError, Targets, merge_stages, validate
 from collabopt.config.mistakes import explain, suggest
-from collabopt.config.per_layer import format_value
 from collabopt.config.yaml_loader import Loader
 from collabopt.runtime import user_modules
 
@@ -227,9 +226,8 @@ def find_report_directory(name: str, **overrides: Any) -> Path:
     """
     changed = list_overrides(name, **overrides)
     directory = REPORTS / find_experiment(name).stem
-    return (
-        directory / ",".join(f"{key}={format_value(value)}" for key, value in changed.items()) if changed else directory
-    )
+    parts = [f"{key}={overriding.format_value(value)}" for key, value in changed.items()]
+    return directory / ",".join(parts) if parts else directory
 
 
 def _read(path: Path) -> dict[str, Any]:

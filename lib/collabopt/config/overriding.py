@@ -40,6 +40,17 @@ def flatten(overrides: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
+def format_value(value: Any) -> str:
+    """Format an overridden value for the name of a directory: "conv_1+conv_2", or "default:0.5_conv_1:0".
+
+    Args:
+        value: The value.
+    """
+    if isinstance(value, Mapping):
+        return "_".join(f"{key}:{one}" for key, one in value.items())
+    return "+".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
 def replace(section: Any, path: list[str], value: Any) -> Any:
     """Return a section with the value of a nested key replaced.
 

@@ -59,14 +59,3 @@ def list_values(setting: Any) -> list[Any]:
         setting: A value, or values by layer.
     """
     return [get_value(setting), *list_layers(setting).values()]
-
-
-def format_value(value: Any) -> str:
-    """Format a parameter for the name of a directory: "0.5", "default:0.5_conv_1:0", or "conv_1+conv_2".
-
-    Args:
-        value: A value, a dict or a list.
-    """
-    if isinstance(value, list | tuple):
-        return "+".join(map(str, value))
-    return "_".join(f"{key}:{one}" for key, one in value.items()) if isinstance(value, Mapping) else str(value)

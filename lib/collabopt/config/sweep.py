@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from collabopt.config import loading
-from collabopt.config.per_layer import format_value
+from collabopt.config.overriding import format_value
 from collabopt.config.stages import get_leaves, get_lineage
 
 Grid = dict[str, list[Any]]

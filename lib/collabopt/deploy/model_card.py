@@ -56,8 +56,8 @@ def write(search: Search) -> ModelCard:
 
     The files are `<experiment>.tflite`, `<experiment>.json`, `<experiment>.md`, `<experiment>-test_vectors.npz`, which
     holds test examples and what the file returns for them, and the same as C source for microcontrollers, if they can
-    run the file (`c_source.make_sources`). If no variant meets the targets, nothing is written, and
-    files of an earlier run are removed; with `deploy_nearest` the nearest one is written and the card says so.
+    run the file (`c_source.make_sources`). If no variant meets the targets, nothing is written, and files of an earlier
+    run are removed; with `deploy_nearest` the nearest one is written and the card says so.
 
     Args:
         search: A finished search.

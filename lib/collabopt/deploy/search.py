@@ -118,11 +118,8 @@ def _try_variants(run: Run) -> tuple[dict[str, Variant], list[Variant]]:
     tried: dict[str, Variant] = {}
     missing: list[Variant] = []
     for _, level in itertools.groupby(variants.list_levels(), lambda stage: get_level(stage.name)):
-        found = [
-            variants.measure(run, stage, name)
-            for stage in level
-            for name in variants.list_formats(stage, run.experiment)
-        ]
+        pairs = [(stage, name) for stage in level for name in variants.list_formats(stage, run.experiment)]
+        found = [variants.measure(run, *pair) for pair in pairs]
         tried |= {variant.name: variant for variant in found if variant.tflite}
         missing += [variant for variant in found if not variant.tflite]
         base = next(iter(tried.values())).row[run.data.task.score.validation]  # the float32 baseline comes first

@@ -23,8 +23,8 @@ SETTINGS = {
     "cluster_per_channel": "per channel",
     "scheme": "scheme",
     "train_fraction": "train fraction",
-    "setting": "setting",
     "options": "settings",
+    "setting": "setting",
 }
 """Titles of the columns of results.csv that tell rows of the same stage apart."""
 
@@ -91,7 +91,7 @@ def average_over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
         their number, `preserved` whether every seed preserves, `cell` the first cell of a sweep with the stage, `front`
         whether the row is on the Pareto front of gzip size and INT8 score on validation.
     """
-    key = [column for column in (*results.KEY, "setting") if column != "seed" and column in rows]
+    key = [column for column in results.KEY if column != "seed" and column in rows] + ["setting"] * ("setting" in rows)
     rows = rows.drop_duplicates([*key, "seed"])
     groups = rows.groupby(key, dropna=False, sort=False)
     table = groups.size().rename("seeds").to_frame()
