@@ -146,7 +146,7 @@ def _read_targets(report: Path) -> Targets:
 def _find_alternatives(rows: pd.DataFrame, chosen: dict[str, Any]) -> tuple[dict[str, Any] | None, ...]:
     """The most accurate of the smaller files, and the most accurate of all if it is better than the chosen one."""
     score = find_score(rows)
-    usable = rows[[not targets.is_constant(row) for row in rows.to_dict("records")]]
+    usable = rows[[targets.is_usable(row) for row in rows.to_dict("records")]]
     ranked = usable.assign(_drop=score.compute_drop(0.0, usable[score.validation])).sort_values(["_drop", "gzip_bytes"])
     is_smaller = ranked["gzip_bytes"] <= _SMALLER * chosen["gzip_bytes"]
     is_better = ranked["_drop"] < score.compute_drop(0.0, chosen[score.validation])

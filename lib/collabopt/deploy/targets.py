@@ -85,7 +85,7 @@ def choose(variants: pd.DataFrame, targets: Targets) -> Hashable | None:
         Of the first level of the tree with variants that meet all targets, the smallest after gzip. Without limits,
         what `recommend` returns.
     """
-    usable = variants[[not is_constant(row) for row in variants.to_dict("records")]]
+    usable = variants[[is_usable(row) for row in variants.to_dict("records")]]
     if not list_targets(targets):
         return recommend(variants) if len(usable) else None
     base = get_baseline_score(variants)
@@ -130,8 +130,7 @@ def recommend(variants: pd.DataFrame) -> Hashable:
         ValueError: Every variant predicts one class for every example.
     """
     base, score = get_baseline_score(variants), find_score(variants)
-    variants = variants[[_is_tflite(row) for row in variants.to_dict("records")]]
-    usable = variants[[not is_constant(row) for row in variants.to_dict("records")]]
+    usable = variants[[is_usable(row) for row in variants.to_dict("records")]]
     if usable.empty:
         raise ValueError(
             f"every file predicts {ONE_CLASS} of validation; expected a model that tells classes apart: train it with "
@@ -215,6 +214,15 @@ def judge(variants: pd.DataFrame, targets: Targets) -> pd.DataFrame:
     texts = [[describe_miss(name, excess) for name, excess in one.items()] for one in missed]
     verdicts = [", ".join(text) or "meets all targets" for text in texts]
     return variants.assign(missed=missed, verdict=verdicts, chosen=variants.index == chosen)
+
+
+def is_usable(variant: Mapping[str, Any]) -> bool:
+    """Return whether a variant can be deployed and tells classes apart.
+
+    Args:
+        variant: Row of variants.csv.
+    """
+    return _is_tflite(variant) and not is_constant(variant)
 
 
 def _is_tflite(variant: Mapping[str, Any]) -> bool:

@@ -20,6 +20,7 @@ _LINKS = {
     ".cc": "C++ source",
     ".npz": "test vectors",
 }
+_SOURCES = ".h", ".c", ".cc"
 _HOST, _NPU = ("latency_ms",), ("npu_ms", "npu_sram_kib", "npu_flash_kib")
 
 
@@ -167,11 +168,16 @@ def _list_links(directory: Path, found: Recommendation) -> list[tuple[str, str]]
     """Address and label of the file, its card and sources, and the page of the search."""
     name = _get_experiment_name(read_run(directory))
     deployed = [path for path in sorted((directory / "deployed").glob("*")) if path.is_file()] if name else []
-    shown = [(path.relative_to(directory).as_posix(), _LINKS.get(path.suffix, path.name)) for path in deployed]
-    shown.sort(key=lambda link: [*_LINKS.values(), link[1]].index(link[1]))
+    deployed.sort(key=lambda path: [*_LINKS, path.suffix].index(path.suffix))
+    shown = [(path.relative_to(directory).as_posix(), _name_link(path)) for path in deployed]
     links = shown if any(label == "the file" for _, label in shown) else [(found.file, "the file"), *shown]
     page = "deployment_tree.html"
     return [*links, *([(page, "how it was chosen")] if (directory / page).is_file() else [])]
+
+
+def _name_link(path: Path) -> str:
+    label = _LINKS.get(path.suffix, path.name)
+    return f"{label} {path.name}" if path.suffix in _SOURCES else label
 
 
 def _get_experiment_name(run: dict[str, Any]) -> str:
