@@ -183,6 +183,7 @@ OTHERS = {
     "train_fraction": 0.5,
     "calibration_examples": 50,
     "sparsity": 0.8,
+    "filter_sparsity": 0.25,
     "number_of_clusters": 32,
     "cluster_per_channel": True,
     "clustering": "fixed",

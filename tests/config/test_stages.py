@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from collabopt.config import metrics, stages
+from collabopt.config import loading, metrics, stages
 from collabopt.config.metrics import Metric
 from collabopt.config.stages import STAGES, Stage
 
@@ -75,10 +75,31 @@ def test_every_parent_comes_before_its_children():
 
 
 def test_a_notebook_waits_for_those_whose_last_stage_it_starts_from():
-    waits = stages.get_notebooks()
+    waits = stages.get_notebooks(STAGES)
     assert waits["pcqat"] == ["sparse_clustering"]
     assert waits["sparse_clustering"] == waits["pqat"] == ["baseline"]
     assert next(iter(waits)) == "baseline"
+
+
+def test_an_optional_stage_stands_between_its_parent_and_the_rest():
+    tree = stages.build_tree(["filter_pruned"])
+    assert {name: stage.parent for name, stage in tree.items() if stage.parent in ("baseline", "filter_pruned")} == {
+        "filter_pruned": "baseline", "qat": "filter_pruned", "pruned": "filter_pruned", "clustered": "filter_pruned",
+    }  # fmt: skip
+    assert [stage.name for stage in stages.get_lineage("pqat", tree)] == ["baseline", "filter_pruned", "pruned", "pqat"]
+    assert stages.get_leaves(tree) == stages.get_leaves(STAGES)
+
+
+def test_without_optional_stages_the_tree_is_the_usual_one():
+    assert stages.build_tree(()) == STAGES == loading.load("digits").tree
+    assert "filter_pruned" in loading.load("digits", filter_sparsity=0.5).tree
+
+
+def test_the_notebook_of_an_optional_stage_comes_with_its_stage():
+    usual = stages.list_usual_notebooks(STAGES)
+    assert "shape" not in usual
+    assert set(stages.list_usual_notebooks(stages.build_tree(["filter_pruned"]))) == {*usual, "shape"}
+    assert stages.get_notebooks(STAGES)["shape"] == ["baseline"]
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_without_targets_it_comes_to_every_leaf(whole):
     assert whole.stages[-1] == "pcqat"
     assert whole.chosen is None
     assert whole.table["accuracy"].notna().all()
-    depth = [len(get_lineage(stage)) for stage in whole.table["stage"]]
+    depth = [len(get_lineage(stage, STAGES)) for stage in whole.table["stage"]]
     assert depth == sorted(depth)
 
 

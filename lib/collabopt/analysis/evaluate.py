@@ -221,7 +221,7 @@ def _explain_skipped(
     stage: Stage, experiment: Experiment, kinds: dict[str, str], frozen: tuple[str, ...]
 ) -> dict[str, str]:
     """Why layers were not trained, pruned or clustered, in the stage or its ancestors; all other layers are missing."""
-    lineage, exclude = get_lineage(stage.name), experiment.exclude
+    lineage, exclude = get_lineage(stage.name, experiment.tree), experiment.exclude
     excluded = {"pruning": exclude.pruning} if any(one.prunes for one in lineage) else {}
     excluded |= {"clustering": exclude.clustering} if any(one.clusters for one in lineage) else {}
     reasons = {name: "depthwise, by design" for name, kind in kinds.items() if kind == "depthwise" if excluded}

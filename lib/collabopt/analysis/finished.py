@@ -187,7 +187,7 @@ def describe_measurement(
         data: The data set.
         reads_test: Whether the test split is measured.
     """
-    lineage = get_lineage(stage.name)
+    lineage = get_lineage(stage.name, experiment.tree)
     return {
         "trained": trained.name,
         "calibration": [experiment.calibration, experiment.calibration_examples],

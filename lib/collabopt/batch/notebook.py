@@ -109,7 +109,7 @@ def train_branch(branch: str, experiment: str, overrides: dict[str, Any], done: 
     done.parent.mkdir(parents=True, exist_ok=True)
     try:
         run = start(experiment, **overrides).without_report()
-        run.stages(*(stage.name for stage in get_lineage(branch)))
+        run.stages(*(stage.name for stage in get_lineage(branch, run.experiment.tree)))
     except Exception as error:
         failure = " ".join(f"{type(error).__name__}: {error}".split())
         done.with_suffix(".failed").write_text(failure)

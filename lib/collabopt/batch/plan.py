@@ -117,7 +117,7 @@ def plan_work(name: str, grid: sweep.Grid, chosen: list[str]) -> Work:
     experiments = [loading.load(name, **cell) for cell in cells]
     if len(cells) == 1:
         # With targets the search decides which stages are trained.
-        usual = [notebook for notebook in known if notebook not in stages.OPTIONAL_NOTEBOOKS]
+        usual = [name for name in known if name in stages.list_usual_notebooks(experiments[0].tree)]
         notebooks = chosen or ([SEARCH_NOTEBOOK] if experiments[0].has_targets else usual)
         pages = loading.find_report_directory(name, **cells[0])
         config = {"overrides": cells[0], "notebooks": notebooks}

@@ -109,7 +109,7 @@ def _try_variants(run: Run) -> tuple[dict[str, Variant], list[Variant], str | No
     one."""
     tried: dict[str, Variant] = {}
     missing: list[Variant] = []
-    for stage in variants.list_levels():
+    for stage in variants.list_levels(run.experiment.tree):
         for name in variants.list_formats(stage):
             variant = variants.measure(run, stage, name)
             if variant.tflite is None:

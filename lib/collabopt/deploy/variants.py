@@ -6,7 +6,7 @@ read only on request.
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from collabopt.analysis.finished import Finished
 from collabopt.config.formats import CALIBRATED, FORMATS
 from collabopt.config.metrics import METRICS
 from collabopt.config.scores import Score, find_score
-from collabopt.config.stages import STAGES, Stage, get_lineage
+from collabopt.config.stages import Stage, get_lineage
 from collabopt.datasets import Split
 from collabopt.run import Run
 from collabopt.storage import atomic
@@ -86,9 +86,13 @@ def list_formats(stage: Stage) -> tuple[str, ...]:
     return ("int8",) if stage.quantizes else tuple(FORMATS)
 
 
-def list_levels() -> list[Stage]:
-    """Return every stage, level by level: the baseline, then one technique, then two, then three."""
-    return sorted(STAGES.values(), key=lambda stage: len(get_lineage(stage.name)))
+def list_levels(tree: Mapping[str, Stage]) -> list[Stage]:
+    """Return every stage, level by level: the baseline, then one technique, then two, then three.
+
+    Args:
+        tree: Stages by name (`stages.build_tree`).
+    """
+    return sorted(tree.values(), key=lambda stage: len(get_lineage(stage.name, tree)))
 
 
 def measure(run: Run, stage: Stage, name: str) -> Variant:

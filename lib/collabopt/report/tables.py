@@ -17,7 +17,7 @@ from collabopt.analysis import comparison
 from collabopt.config import published
 from collabopt.config.metrics import Metric, get_metric
 from collabopt.config.scores import find_score
-from collabopt.config.stages import STAGES, get_label
+from collabopt.config.stages import STAGES, get_label, list_stages
 from collabopt.report.directory import find_links, get_scheme, read_run
 from collabopt.report.kernel_tables import PRESERVED, activations, coding, kernel_by_kernel, layers, ranges, verdicts
 from collabopt.report.quantization_tables import quantization, tensors
@@ -275,7 +275,7 @@ def _make_metric_cell(row: dict[str, Any], metric: Metric, with_star: bool) -> t
     spread = row.get(f"{metric.name}_std") if "seeds" in row else error and 2 * error
     cell = Cell.from_number(row[metric.name], metric, "", spread)
     is_score = metric.name in (find_score(row).test, find_score(row).validation)
-    if with_star and is_score and STAGES[row["stage"]].quantizes and cell.kind == "number":
+    if with_star and is_score and list_stages()[row["stage"]].quantizes and cell.kind == "number":
         cell = dataclasses.replace(cell, text=f"{cell.text} *")
     return format_head(metric), cell
 

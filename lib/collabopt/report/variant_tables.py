@@ -44,13 +44,13 @@ def search(found: Search) -> Table:
     """
     score = find_score(found.table)
     limits, base = targets.list_targets(found.targets), targets.get_baseline_score(found.table)
-    rows = []
+    rows, tree = [], found.run.experiment.tree
     for label, variant in found.table.iterrows():
         missed = found.find_misses(label)
         row = {
             "Stage": Cell.from_stage(variant["stage"]),
             "Format": get_format_label(variant["format"]),
-            "Level": Cell(str(len(get_lineage(variant["stage"])) - 1), kind="number"),
+            "Level": Cell(str(len(get_lineage(variant["stage"], tree)) - 1), kind="number"),
             **make_metric_cells({score.validation: variant[score.validation]}),
         }
         for target, limit in limits.items():
