@@ -154,7 +154,8 @@ class Run:
         Raises:
             ValueError: The model has no such kernel that can be pruned and clustered.
         """
-        return self.stage(BASELINE).find_kernel(name or self.experiment.density_kernel)
+        *_, last = (stage for stage in self.experiment.tree.values() if stage.reshapes or stage.name == BASELINE)
+        return self.stage(last.name).find_kernel(name or self.experiment.density_kernel)
 
     def imported(self) -> Imported | None:
         """Return what the import of the user's model did; None for a built-in model."""
@@ -266,7 +267,7 @@ class Run:
         return registry.build_initial_model(self.experiment, self.data)
 
     def _restore(self, stage: Stage, trained: Path) -> keras.Model:
-        parent = self._finished.get(stage.parent) if registry.needs_parent(stage, self.experiment) else None
+        parent = self._finished[stage.parent] if registry.needs_parent(stage, self.experiment) else None
         parent_model = self._restore(parent.stage, parent.trained) if parent else None
         with np.load(trained / "weights.npz") as arrays:
             return registry.restore_model(stage, dict(arrays), parent_model, self.experiment, self.data)

@@ -184,6 +184,8 @@ OTHERS = {
     "calibration_examples": 50,
     "sparsity": 0.8,
     "filter_sparsity": 0.25,
+    "rank_energy": 0.9,
+    "max_flops": 0.5,
     "number_of_clusters": 32,
     "cluster_per_channel": True,
     "clustering": "fixed",

@@ -13,7 +13,7 @@ from collabopt.analysis.trial import Finding, find_failures
 from collabopt.config.experiment import Experiment
 from collabopt.datasets import Data
 from collabopt.runtime.tensorflow import keras
-from collabopt.techniques import filter_pruning, int8_rewrites, layers
+from collabopt.techniques import filter_pruning, int8_rewrites, layers, low_rank
 
 
 class PreflightError(ValueError):
@@ -94,6 +94,11 @@ def find_unknown_names(model: keras.Model, experiment: Experiment) -> list[Findi
 
 
 def _find_nothing_to_reshape(model: keras.Model, experiment: Experiment) -> Iterator[Finding]:
+    if "factorized" in experiment.tree and not low_rank.find_spectra(model, low_rank.list_excluded(experiment)):
+        settings = {"rank_energy": experiment.rank_energy, "max_flops": experiment.max_flops}
+        given = ", ".join(f"{name}={value}" for name, value in settings.items() if value is not None)
+        remedy = "leave rank_energy and max_flops out"
+        yield Finding(model.name, f"{given}: no layer can be split", remedy, stops=True)
     if experiment.filter_sparsity is None:
         return
     filters = filter_pruning.find_filters(model, experiment.exclude.pruning)

@@ -23,6 +23,7 @@ from collabopt.config.sections import (
     Pruning,
     Section,
     Seed,
+    Share,
     Training,
 )
 from collabopt.config.stages import BASELINE, OPTIONAL_STAGES, Stage, build_tree, list_stages
@@ -68,6 +69,9 @@ class Experiment(Section):
             makes files smaller and less accurate; 0 assigns each weight to the nearest centroid.
         devices: Number of GPUs that share each batch.
         filter_sparsity: Fraction of the filters that the stage filter_pruned removes; None leaves the stage out.
+        rank_energy: Share of a kernel's squared singular values that the stage factorized keeps.
+        max_flops: Share of the multiplications that may remain after the stage factorized. Without either, the
+            experiment has no such stage.
         repeat_seeds: Further seeds that every stage is trained with, to tell effects from chance.
         stages: One `Training` or `Pruning` section per registered stage.
     """
@@ -86,6 +90,8 @@ class Experiment(Section):
     calibration_examples: Count = 200
     calibration: Literal["auto", "min_max", "percentile", "mse"] = "auto"
     filter_sparsity: Fraction | None = None
+    rank_energy: Share | None = None
+    max_flops: Share | None = None
     sparsity: Fraction = 0.5
     number_of_clusters: Annotated[int, Field(ge=3, le=1024)] = 16
     cluster_per_channel: bool = False

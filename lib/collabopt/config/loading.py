@@ -28,7 +28,7 @@ REPORTS = Path(os.environ.get("COLLABOPT_REPORTS", ROOT / "reports"))
 
 PARAMETERS = (
     *("seed", "threads", "devices", "train_fraction", "calibration_examples", "sparsity"),
-    *("filter_sparsity",),
+    *("filter_sparsity", "rank_energy", "max_flops"),
     *("number_of_clusters", "cluster_per_channel", "clustering", "cluster_rate", "centroid_initialization"),
     *("scheme", "strict", "accelerator"),
     *Targets.model_fields,

@@ -209,6 +209,8 @@ for _stage in (
     Stage(BASELINE, "baseline", "#8a8a8a", None, "training:train", "baseline", training=FINE_TUNING | {"epochs": 20}),
     Stage("filter_pruned", "filter pruned", "#009e73", trainer="filter_pruning:train", settings=("filter_sparsity",),
           training=_RESHAPED, **_SHAPE),
+    Stage("factorized", "factorized", "#5b4ea8", trainer="low_rank:train", settings=("rank_energy", "max_flops"),
+          training=_RESHAPED, **_SHAPE),
     Stage("qat", "QAT", "#333333", BASELINE, notebook="baseline", **_QAT),
     Stage("pruned", "pruned", "#e69f00", BASELINE, "pruning:train", "pqat", ("sparsity",), prunes=True),
     Stage("pqat", "PQAT", "#a34700", "pruned", notebook="pqat", **_QAT, **_KEEPS_ZEROS,

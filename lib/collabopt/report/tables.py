@@ -23,7 +23,7 @@ from collabopt.report.kernel_tables import PRESERVED, activations, coding, kerne
 from collabopt.report.quantization_tables import quantization, tensors
 from collabopt.report.summary import SETTINGS, TIMES, find_varied_settings, list_metrics
 from collabopt.report.table import MISSING, Cell, Table, format_head
-from collabopt.report.variant_tables import inference, search, sizes, variants
+from collabopt.report.variant_tables import inference, search, shape, sizes, variants
 from collabopt.storage.results import to_numbers
 
 if TYPE_CHECKING:  # these import TensorFlow, which pages do without
@@ -45,7 +45,7 @@ __all__ = [
     "ranges",
     "results",
 ]
-__all__ += ["schemes", "search", "sizes", "stages", "tensors", "times", "variants", "verdicts"]
+__all__ += ["schemes", "search", "shape", "sizes", "stages", "tensors", "times", "variants", "verdicts"]
 
 _RESULTS_NOTE = (
     "Scores are on the test split unless the head says validation; ± is two standard errors over its examples. INT8 is "
