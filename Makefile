@@ -1,4 +1,4 @@
-# make report | shrink | test | test-all | lab | store | verify | metrics | bench
+# make report | shrink | test | test-all | lab | store | verify | metrics | bench | formats
 #     EXPERIMENT=digits  SET="sparsity=0.5,0.8 seed=0,1"  CORES=2  MODEL=mine.keras  DATA=mine.npz
 EXPERIMENT ?= digits
 SET ?=
@@ -19,7 +19,7 @@ TRUST_CODE ?=
 CUSTOM_OBJECTS ?=
 export EXPERIMENT SET CORES NOTEBOOKS PROFILE PRUNE PARTS SEEDS PYTHON MODEL DATA TASK TARGET DATASET NAME
 
-.PHONY: report shrink test test-all lint lab store verify metrics bench bench-accuracy setup lock
+.PHONY: report shrink test test-all lint lab store verify metrics bench bench-accuracy setup formats lock
 
 report: setup
 	@.venv/bin/python -m collabopt report --experiment "$$EXPERIMENT" --set "$$SET" --cores "$$CORES" --profile "$$PROFILE" \
@@ -65,7 +65,13 @@ bench-accuracy: setup
 setup:
 	@lib/install.sh
 
-# Resolve the lock file again; needs uv.
+# The packages that further formats need: int4, and OpenVINO.
+formats: setup
+	@.venv/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements-formats.lock
+
+# Resolve the lock files again; needs uv. The second one changes no version of the first.
+COMPILE = uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+    --no-emit-index-url --no-emit-find-links
 lock:
-	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
-	    --no-annotate --no-header --no-emit-index-url --no-emit-find-links -o requirements.lock
+	$(COMPILE) pyproject.toml --group dev -o requirements.lock
+	$(COMPILE) --group pyproject.toml:formats --constraint requirements.lock -o requirements-formats.lock

@@ -27,7 +27,7 @@ SUBJECTS = {
 }
 """Experiments with overrides."""
 STAGES = ("clustered", "cqat", "sparse_clustered", "pcqat")
-SMALLER = {"cluster_rate": 0.15}
+SMALLER = {"cluster_rate": 0.06}
 """Our scheme with a higher price of bits."""
 CAUSES = {
     "assignments fixed": {"clustering": "fixed"},

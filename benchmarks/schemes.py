@@ -140,8 +140,8 @@ def run_in_process(*words: str) -> dict:
 
 
 RATIOS = {
-    "setup": ("set-up ÷ plain QAT's", 2),
-    "step": ("step ÷ plain QAT's", 1.3),
+    "setup": ("set-up ÷ plain QAT's", 1.3),
+    "step": ("step ÷ plain QAT's", 1.2),
     "peak": ("peak memory ÷ plain QAT's", 1.5),
 }
 BESIDE = ("ds_cnn_l", "cqat")

@@ -113,7 +113,7 @@ def measure_tree(file: Path, folder: Path) -> dict:
         "classes": classes,
         "scores": [round(float(one.result[score.test]), 4) for one in trained],
         "preserved": all(one.result["preserved"] is not False for one in trained),
-        "gap": 100 * max(gaps, default=0.0) / (1 if score.unit == "%" else max(abs(base), 1e-9)),
+        "gap": round(100 * max(gaps, default=0.0) / (1 if score.unit == "%" else max(abs(base), 1e-9)), 6),
         "conversions": max(count_conversions(one.tflite.read_bytes()) for one in trained if one.tflite),
     }
 

@@ -31,9 +31,12 @@ SYSTEMS = {
 LOCK = ROOT / "requirements.lock"
 
 
-def locked() -> list[str]:
-    """The lines of the lock file, those that go on joined."""
-    lines = LOCK.read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
+FORMATS_LOCK = ROOT / "requirements-formats.lock"
+
+
+def locked(lock: Path = LOCK) -> list[str]:
+    """The lines of a lock file, those that go on joined."""
+    lines = lock.read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
     return [line for line in lines if line.strip() and not line.startswith("#")]
 
 
@@ -41,10 +44,10 @@ def requirement(line: str) -> Requirement:
     return Requirement(line.partition("--hash")[0].strip())
 
 
-def chosen(environment: dict) -> dict[str, list[str]]:
-    """The versions that the lock file gives an environment, by name."""
+def chosen(environment: dict, lock: Path = LOCK) -> dict[str, list[str]]:
+    """The versions that a lock file gives an environment, by name."""
     versions: dict[str, list[str]] = {}
-    for line in locked():
+    for line in locked(lock):
         one = requirement(line)
         if one.marker is None or one.marker.evaluate(environment):
             versions.setdefault(canonicalize_name(one.name), []).append(str(one.specifier).removeprefix("=="))
@@ -68,12 +71,23 @@ def test_the_project_takes_the_pythons_that_the_lock_is_checked_for():
     assert [python for python in ("3.10", *PYTHONS, "3.14") if asked.contains(f"{python}.5")] == PYTHONS
 
 
-def test_every_line_of_the_lock_is_pinned_and_hashed():
-    for line in locked():
+@pytest.mark.parametrize("lock", [LOCK, FORMATS_LOCK], ids=lambda lock: lock.name)
+def test_every_line_of_the_lock_is_pinned_and_hashed(lock):
+    for line in locked(lock):
         assert [part.operator for part in requirement(line).specifier] == ["=="], line[:80]
         hashes = re.findall(r"--hash=(\S+)", line)
         assert hashes, line[:80]
         assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", sum_) for sum_ in hashes)
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_the_packages_of_further_formats_change_no_locked_version(python):
+    here = environment(python, "linux")
+    versions, added = chosen(here), chosen(here, FORMATS_LOCK)
+    assert {"openvino", "ai-edge-quantizer"} <= set(added)
+    assert ("nncf" in added) == (python == "3.11")
+    assert "torch" not in added
+    assert {name: found for name, found in added.items() if name in versions and found != versions[name]} == {}
 
 
 @each_environment

@@ -10,7 +10,7 @@ import pytest
 from collabopt import figures
 from collabopt.batch.notebook import run_notebook
 from collabopt.config import loading
-from collabopt.config.formats import FORMATS
+from collabopt.config.formats import STANDARD
 from collabopt.config.stages import STAGES
 from collabopt.deploy import search
 from collabopt.report import tables
@@ -90,7 +90,7 @@ def test_tables_and_figures_say_so(run):
 def test_the_search_tries_every_format_and_shows_what_is_not_available(run):
     found = search.search(run)
     assert {*found.tried} | {*found.unavailable.index} == {
-        *(f"{stage}-{name}" for stage in FLOAT for name in FORMATS),
+        *(f"{stage}-{name}" for stage in FLOAT for name in STANDARD),
         *(f"{stage}-int8" for stage in QAT),
     }
     assert {f"{stage}-int8" for stage in QAT} <= {*found.unavailable.index}

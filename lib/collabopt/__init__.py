@@ -11,6 +11,7 @@ Importing the package is cheap. What a notebook uses is imported when it is firs
 import importlib
 
 _PUBLIC = {
+    "allocation": "collabopt.analysis.allocation",
     "comparison": "collabopt.analysis.comparison",
     "file_comparison": "collabopt.analysis.file_comparison",
     "quantization_sensitivity": "collabopt.analysis.quantization_sensitivity",

@@ -25,10 +25,6 @@ from collabopt.techniques import registry
 from collabopt.techniques.checkpoints import Checkpoint
 
 
-class PreservationError(RuntimeError):
-    """A stage lost zeros or clusters that it must keep, and the run is strict."""
-
-
 def start(name: str, reports: str | None = None, **overrides: Any) -> "Run":
     """Start a run of an experiment. Sets the threads of this process and shows progress.
 
@@ -102,7 +98,8 @@ class Run:
             if self.directory:
                 self._record(self._finished[name])
             self._log(self._finished[name])
-        self._check_preserved(self._finished[name])
+        if self.experiment.strict:
+            self._finished[name].check_preserved()
         return self._finished[name]
 
     def stages(self, *names: str) -> list[Finished]:
@@ -179,9 +176,13 @@ class Run:
         other.reads_test, other.__dict__["data"] = False, self.data
         return other
 
-    def without_report(self) -> "Run":
-        """Return the same run, which trains into the store and leaves no report."""
-        return Run(self.experiment, None, self.source, self.store_directory)
+    def without_report(self, **settings: Any) -> "Run":
+        """Return the same run, which trains into the store and leaves no report.
+
+        Args:
+            **settings: Parameters that replace the run's own.
+        """
+        return Run(loading.change(self.experiment, **settings), None, self.source, self.store_directory)
 
     def with_scheme(self, scheme: str) -> "Run":
         """Return the same run with another scheme. Both share the store and the report.
@@ -236,7 +237,8 @@ class Run:
             with devices.make_scope(self.experiment.devices):
                 train, checkpoint = registry.find_trainer(stage), Checkpoint(unfinished / "epoch.npz")
                 start = self._build_start(parent)
-                data = registry.add_augmentation(self.data, self.experiment)
+                data = registry.add_teacher(self.data, stage, self.experiment, self.model)
+                data = registry.add_augmentation(data, self.experiment)
                 model, fit = train(stage, start, data, self.experiment, checkpoint)
             np.savez(directory / "weights.npz", **registry.read_arrays(model))
             fit.history.to_csv(directory / "history.csv", index=False)
@@ -294,8 +296,3 @@ class Run:
         origin = f"{result['epochs']} epochs took {took}" if stage.name in self._trained_here else "from the store"
         figures = one.summarize(self.data.task.score, self.reads_test)
         progress.log(f"{stage.name}{source}: {origin}; {figures}", about=stage.name, last=True)
-
-    def _check_preserved(self, one: Finished) -> None:
-        if self.experiment.strict and one.result["preserved"] is False:
-            lost = "; ".join(f"{row.layer}: {row.defect}" for row in one.layers.itertuples() if row.defect)
-            raise PreservationError(f"{one.stage.name} does not preserve what {one.stage.parent} had: {lost}")

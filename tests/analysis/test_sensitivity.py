@@ -19,7 +19,7 @@ from collabopt.config.sections import Exclude
 from collabopt.config.tasks import TASKS
 from collabopt.run import Run
 from collabopt.runtime.tensorflow import tf
-from collabopt.techniques import objectives, registry
+from collabopt.techniques import objectives, patterns, registry
 
 KERNELS = ["conv", "pw", "fc"]
 
@@ -135,7 +135,7 @@ def test_pruning_agrees_with_tfmots_mask(size, sparsity, values, seed):
     schedule = pruning_schedule.ConstantSparsity(sparsity, begin_step=0)
     masks = pruning_impl.Pruning(lambda: 0, [], schedule, (1, 1), "AVG")
     _, mask = masks._update_mask(tf.constant(kernel))
-    np.testing.assert_array_equal(sensitivity.prune_kernel(kernel, sparsity), kernel * mask.numpy())
+    np.testing.assert_array_equal(patterns.prune_kernel(kernel, sparsity), kernel * mask.numpy())
 
 
 def test_measure_uses_the_stored_baseline_and_trains_nothing(tiny, tmp_path):

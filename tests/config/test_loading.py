@@ -11,6 +11,7 @@ import yaml
 from collabopt.config import loading
 from collabopt.config.experiment import ExperimentError
 from collabopt.config.stages import FINE_TUNING
+from collabopt.config.yaml_loader import Loader
 
 DIGITS = (loading.EXPERIMENTS / "digits.yaml").read_text(encoding="utf-8")
 REMOVED = object()
@@ -26,7 +27,7 @@ def file(tmp_path) -> Path:
 
 def change(path: Path, changes: dict) -> None:
     """Write the experiment with values changed by dotted key; REMOVED removes."""
-    plan = yaml.load(DIGITS, loading._Loader)
+    plan = yaml.load(DIGITS, Loader)
     for key, value in changes.items():
         *above, last = key.split(".")
         section = plan
@@ -66,6 +67,7 @@ MISTAKES = [
         {"initial_weights": {"path": "a.npz", "training": {"epoch": 1}}},
         ["initial_weights.training.epoch=1", "did you mean epochs?", "initial_weights.training.batch_size: missing"],
     ),
+    ({"further_formats": ["int8"]}, ["further_formats.0='int8'", "expected 'float32_sparse', 'openvino'"]),
     ({"sparsity": "0.5"}, ["sparsity='0.5'", "expected a valid number"]),
     ({"sparsity": "half"}, ["sparsity='half'", "expected a valid number"]),
     ({"sparsity": True}, ["sparsity=True", "expected a valid number"]),
@@ -84,6 +86,9 @@ MISTAKES = [
     ({"seed": 2**31}, [f"seed={2**31}", f"expected less than {2**31}"]),
     ({"threads": 0}, ["threads=0", "expected greater than or equal to 1"]),
     ({"number_of_clusters": 2}, ["number_of_clusters=2", "expected greater than or equal to 3"]),
+    ({"number_of_clusters": 2}, ["symmetric=true for binary weights"]),
+    ({"number_of_clusters": 4, "symmetric": True}, ["number_of_clusters=4", "expected 2 for binary or 3 for ternary"]),
+    ({"number_of_clusters": 3, "symmetric": True, "scheme": "tfmot"}, ["symmetric=true", "set scheme=collabopt"]),
     ({"number_of_clusters": 1025}, ["number_of_clusters=1025", "expected less than or equal to 1024"]),
     ({"number_of_clusters": 8.5}, ["number_of_clusters=8.5", "expected a valid integer"]),
     ({"cluster_per_channel": 1}, ["cluster_per_channel=1", "expected a valid boolean"]),
@@ -123,6 +128,17 @@ def test_a_mistake_stops_with_key_value_and_what_would_be_right(file, changes, w
     line = said(file)
     assert line.startswith("mine.yaml: ")
     assert all(word in line for word in words), line
+
+
+def test_a_format_whose_package_is_missing_stops_if_it_is_asked_for(file, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "nncf" else object())
+    change(file, {"further_formats": ["int4", "openvino"]})
+    assert loading.load(str(file)).further_formats == ("int4", "openvino")
+    change(file, {"further_formats": ["int4", "openvino_int8"]})
+    assert said(file) == (
+        "mine.yaml: further_formats=openvino_int8: needs the package nncf, which is not installed; run make formats "
+        "under Python 3.11, the only one for nncf, or leave out openvino_int8"
+    )
 
 
 TEXTS = {
@@ -186,11 +202,14 @@ OTHERS = {
     "filter_sparsity": 0.25,
     "rank_energy": 0.9,
     "max_flops": 0.5,
+    "sparsity_pattern": "2:4",
+    "symmetric": True,
     "number_of_clusters": 32,
     "cluster_per_channel": True,
     "clustering": "fixed",
     "cluster_rate": 0.3,
     "centroid_initialization": "linear",
+    "distill": {"temperature": 2.0, "weight": 0.25},
     "scheme": "tfmot",
     "strict": True,
     "accelerator": "ethos-u65-256",
@@ -206,7 +225,8 @@ OTHERS = {
 
 @pytest.mark.parametrize("knob", loading.PARAMETERS)
 def test_an_override_changes_only_itself(knob):
-    own, changed = loading.load("digits"), loading.load("digits", **{knob: OTHERS[knob]})
+    few = {"number_of_clusters": 3} if knob == "symmetric" else {}
+    own, changed = loading.load("digits", **few), loading.load("digits", **few | {knob: OTHERS[knob]})
     expected = own.model_dump()
     (expected["targets"] if knob in expected["targets"] else expected)[knob] = OTHERS[knob]
     assert expected == changed.model_dump() != own.model_dump()

@@ -14,10 +14,10 @@ import pandas as pd
 import pytest
 
 from collabopt.config import experiment, loading
-from collabopt.config.formats import FORMATS
+from collabopt.config.formats import STANDARD
 from collabopt.config.scores import ACCURACY
 from collabopt.config.stages import STAGES, get_lineage
-from collabopt.deploy import model_card, search, targets, variants
+from collabopt.deploy import c_source, model_card, search, targets, variants
 from collabopt.deploy.search import Search
 from collabopt.report import tables
 from collabopt.run import Run
@@ -58,7 +58,7 @@ def read_on_test(place: Path, store: str) -> list[str]:
 
 
 def test_without_targets_it_comes_to_every_leaf(whole):
-    expected = {f"{stage}-{kind}" for stage in FLOAT for kind in FORMATS}
+    expected = {f"{stage}-{kind}" for stage in FLOAT for kind in STANDARD}
     expected |= {f"{stage}-int8" for stage in ("qat", "pqat", "cqat", "pcqat")}
     assert set(whole.table.index) == expected
     assert whole.stages[0] == "baseline"
@@ -67,6 +67,43 @@ def test_without_targets_it_comes_to_every_leaf(whole):
     assert whole.table["accuracy"].notna().all()
     depth = [len(get_lineage(stage, STAGES)) for stage in whole.table["stage"]]
     assert depth == sorted(depth)
+
+
+def with_formats(small: Path, place: Path, *formats: str) -> Run:
+    """A run of the trained stages that asks for further formats."""
+    run = run_of(small, place)
+    wanted = run.experiment.model_copy(update={"further_formats": formats})
+    return Run(wanted, place / "formats", small, place / "stages")
+
+
+def test_a_stage_with_zeros_has_a_sparse_file_or_a_reason_why_not(whole, small, place):
+    found = search.search(with_formats(small, place, "float32_sparse"))
+    added = {*found.table.index, *found.unavailable.index} - {*whole.table.index}
+    assert added == {"pruned-float32_sparse", "sparse_clustered-float32_sparse"}
+    pd.testing.assert_frame_equal(
+        *(one.table.loc[whole.table.index, ["validation_accuracy", "gzip_bytes"]] for one in (found, whole))
+    )
+    assert found.unavailable["unavailable"].str.contains("no smaller: |too few of its weights are zero").all()
+
+
+def test_further_formats_are_measured_like_all_others_and_other_runtimes_are_not_deployed(whole, small, place):
+    for package in ("ai_edge_quantizer", "openvino", "nncf", "tf2onnx", "onnxruntime"):
+        pytest.importorskip(package)
+    formats = "int4", "onnx", "openvino", "openvino_fp16", "openvino_int8"
+    table = search.search(with_formats(small, place, *formats)).table
+    assert set(table.index) - set(whole.table.index) == {f"{stage}-{kind}" for stage in FLOAT for kind in formats}
+    added = table[table["format"].isin(formats)]
+    assert (added["latency_ms"] > 0).all()
+    assert added["npu_ms"].isna().all()
+    assert added["npu_note"].ne("").all()
+    for stage in FLOAT:
+        float32 = table.loc[f"{stage}-float32"]
+        assert table.loc[f"{stage}-openvino", "accuracy"] == pytest.approx(float32["accuracy"], abs=0.003)
+        assert table.loc[f"{stage}-int4", "tflite_bytes"] < float32["tflite_bytes"]
+    written = pd.read_csv(place / "formats" / "variants.csv")
+    assert all((place / "formats" / name).is_file() for name in written["tflite"])
+    assert set(written["tflite"].str.endswith(".zip")[written["format"].str.startswith("openvino")]) == {True}
+    assert table.loc[targets.recommend(table), "format"] not in formats[1:]
 
 
 def test_leaves_csv_is_what_was_found_and_every_file_is_there(whole):
@@ -81,7 +118,7 @@ def test_leaves_csv_is_what_was_found_and_every_file_is_there(whole):
 def test_a_format_costs_what_its_bits_say(whole):
     table = whole.table
     for stage in FLOAT:
-        sizes = {kind: table.loc[f"{stage}-{kind}", "gzip_bytes"] for kind in FORMATS}
+        sizes = {kind: table.loc[f"{stage}-{kind}", "gzip_bytes"] for kind in STANDARD}
         assert sizes["int8"] < sizes["float16"] < sizes["float32"]
     for kind in ("int8", "int16x8"):
         assert set(table.loc[table["format"] == kind, "weight_bytes"]) == {8 * 9 + 8 * 9 + 8 * 16 + 16 * 10}
@@ -228,6 +265,19 @@ def test_test_vectors_are_what_the_file_returns(carded, tiny_data):
         interpreter.set_tensor(entry["index"], example[None])
         interpreter.invoke()
         assert np.abs(interpreter.get_tensor(exit_["index"])[0].astype(int) - expected).max() <= 1
+
+
+def test_c_source_lies_beside_the_file_if_microcontrollers_can_run_it(whole, small, place):
+    limit = int(whole.table.loc["baseline-int8", "gzip_bytes"])
+    went = search.search(run_of(small, place, max_gzip_bytes=limit, max_accuracy_drop=0.4))
+    identifier, directory = c_source.make_identifier(went.run.experiment.name), went.run.directory / "deployed"
+    written = model_card.write(went)
+    assert len([*directory.glob(f"{identifier}*")]) == 5
+    assert f"`{identifier}.c` holds the file" in written.text
+    assert written.content["microcontroller"]["obstacles"] == []
+    written = model_card.write(dataclasses.replace(went, nearest="baseline-float16"))
+    assert "TensorFlow Lite Micro cannot run this file: it has no float16 weights" in written.text
+    assert not [*directory.glob(f"{identifier}*")]
 
 
 def test_without_targets_there_is_no_card(whole):

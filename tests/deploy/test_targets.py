@@ -48,6 +48,16 @@ def test_the_first_leaf_that_meets_all_targets_is_chosen(wanted, chosen):
     assert targets.choose(LEAVES, Targets(**wanted)) == chosen
 
 
+def test_a_file_for_another_runtime_is_compared_but_never_deployed():
+    peer = LEAVES.loc[["d"]].assign(format="openvino_int8", gzip_bytes=1, validation_accuracy=0.95)
+    leaves = pd.concat([LEAVES, peer.set_axis(["peer"])])
+    wanted = Targets(max_gzip_bytes=1)
+    assert targets.choose(leaves, wanted) is None
+    assert targets.find_nearest(leaves, wanted) == "d"
+    assert targets.recommend(leaves) == targets.recommend(LEAVES)
+    assert targets.judge(leaves, wanted).loc["peer", "verdict"] == "no .tflite file, for comparison only"
+
+
 def test_a_miss_says_by_how_much():
     missed = targets.find_misses(
         LEAVES.loc["d"], Targets(max_accuracy_drop=0.01, max_gzip_bytes=300, max_npu_ms=2), 0.95

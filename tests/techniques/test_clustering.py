@@ -104,3 +104,9 @@ def test_preserving_sparsity_loses_no_zero(sparse):
 def test_preserving_sparsity_makes_no_zeros_in_depthwise_kernels(sparse):
     _, model = sparse
     assert audit.compute_sparsity(layers.read_kernels(model)["dw"]) == 0
+
+
+def test_layers_have_numbers_of_clusters_of_their_own(small_cnn):
+    numbers = clustering.Settings({"default": 4, "pw": 7})
+    clustered = {layer.name: numbers.cluster(layer, 0) for layer in small_cnn().layers if numbers.is_eligible(layer)}
+    assert {name: len(np.unique(kernels[name])) for name, kernels in clustered.items()} == {"conv": 4, "pw": 7, "fc": 4}

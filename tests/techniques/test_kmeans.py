@@ -50,7 +50,7 @@ def compute_error(weights: np.ndarray, mask: np.ndarray, centroids: np.ndarray) 
 def fit(weights: np.ndarray, mask: np.ndarray, k: int, initialization: str) -> np.ndarray:
     """Centroids (rows, k) fitted to the weights that take part."""
     start = kmeans.INITIALIZATIONS[initialization](weights, mask, k, np.random.default_rng(0))
-    return kmeans.fit_centroids(weights, mask, start)[0]
+    return kmeans.fit_centroids(weights, mask, start)
 
 
 @UNTIMED
@@ -106,6 +106,18 @@ def test_the_assignment_agrees_with_a_search_of_all_centroids(weights, found, co
     chosen = np.take_along_axis(every, places[..., None], axis=2)[..., 0]
     # Compare costs, because two centroids can be equally good. In float32 they are rounded.
     np.testing.assert_allclose(chosen, every.min(axis=2), atol=2e-5)
+
+
+@pytest.mark.parametrize("has_costs", [False, True])
+@pytest.mark.parametrize(("rows", "n", "k"), [(1, 131_072, 8), (64, 1_024, 16), (1, 16_384, 64)])
+def test_the_compiled_assignment_of_large_kernels_is_the_same(rows, n, k, has_costs):
+    generator = np.random.default_rng(0)
+    weights, centroids, cost = (
+        generator.standard_normal((rows, size)).astype(np.float32) for size in (n, k, k)
+    )  # fmt: skip
+    costs = (weights**2, cost**2) if has_costs else ()
+    found, expected = (assign(weights, centroids, *costs) for assign in (assignment.assign, assignment._assign))
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("per_channel", [False, True])

@@ -22,11 +22,12 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from collabopt.analysis import audit
+from collabopt.analysis.finished import PreservationError
 from collabopt.config import loading
 from collabopt.config.sections import Training
 from collabopt.config.stages import STAGES
 from collabopt.datasets import Data, Split
-from collabopt.run import PreservationError, Run
+from collabopt.run import Run
 from collabopt.runtime.tensorflow import drop_native_notices, keras, seed_everything, tf
 from collabopt.techniques import clustering, kernel_state, kmeans, quantization, registry
 from collabopt.techniques import layers as model_layers

@@ -115,3 +115,11 @@ def test_a_training_shorter_than_the_mask_frequency_reaches_its_sparsity(tiny_da
     section = Pruning(epochs=2, batch_size=64, optimizer="adam", learning_rate=0.01, **schedule)
     model, _ = pruning.fine_tune(small_cnn(), tiny_data, 0.5, section)
     assert audit.compute_sparsity(layers.read_kernels(model)["pw"]) == 0.5
+
+
+def test_layers_have_sparsities_of_their_own(tiny_data, small_cnn):
+    wanted = {"default": 0.5, "pw": 0.75, "conv": 0.0}
+    model, _ = pruning.fine_tune(small_cnn(), tiny_data, wanted, Pruning.model_validate(CONSTANT))
+    kernels = layers.read_kernels(model)
+    for name, sparsity in (("pw", 0.75), ("conv", 0.0), ("fc", 0.5)):
+        assert np.sum(kernels[name] == 0) == pytest.approx(sparsity * kernels[name].size, abs=0.5)

@@ -17,7 +17,7 @@ DTYPES = {
 }
 
 
-@pytest.mark.parametrize("format", convert.FORMATS)
+@pytest.mark.parametrize("format", convert.STANDARD)
 def test_inputs_and_outputs_have_the_type_of_the_format(format):
     interpreter = Interpreter(model_content=make_file(format))
     (input_,), (output,) = interpreter.get_input_details(), interpreter.get_output_details()
@@ -55,6 +55,6 @@ def test_a_format_with_activation_ranges_needs_calibration_inputs(format):
 
 
 def test_a_conversion_prints_nothing(capfd):
-    for format in convert.FORMATS:
+    for format in convert.STANDARD:
         convert.convert(make_network(), format, np.zeros((1, 8, 8, 3), np.float32))
     assert capfd.readouterr() == ("", "")

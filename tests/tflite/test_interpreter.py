@@ -32,7 +32,7 @@ def test_a_perfect_model_scores_one(perfect):
     assert np.mean(predict_classes(perfect, split) == labels) == 1.0
 
 
-@pytest.mark.parametrize("format", convert.FORMATS)
+@pytest.mark.parametrize("format", convert.STANDARD)
 @pytest.mark.parametrize("number", [1, 7, 17])
 def test_predictions_are_those_of_each_example_alone(format, number):
     examples = make_inputs(make_network(), number, seed=number)

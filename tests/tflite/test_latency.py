@@ -41,10 +41,10 @@ def test_quartiles_are_those_of_the_rounds():
 
 def test_every_format_is_measured(small_cnn):
     model, calibration = small_cnn(), np.random.default_rng(0).uniform(0, 1, (4, 8, 8, 1)).astype(np.float32)
-    files = {format: convert.convert(model, format, calibration) for format in convert.FORMATS}
+    files = {format: convert.convert(model, format, calibration) for format in convert.STANDARD}
     rows = latency.measure_latency(files, rounds=3)
     assert rows.index.name == "name"
-    assert list(rows.index) == list(convert.FORMATS)
+    assert list(rows.index) == list(convert.STANDARD)
     assert list(rows.columns) == ["latency_ms", "latency_q1_ms", "latency_q3_ms", "latency_ratio"]
     assert (rows > 0).all(axis=None)
     assert (rows["latency_q1_ms"] <= rows["latency_ms"]).all()

@@ -36,6 +36,22 @@ def count_unique_per_channel(kernel: np.ndarray) -> int:
     return int(1 + np.max(np.sum(values[1:] != values[:-1], axis=0, initial=0)))
 
 
+def compute_asymmetry(kernel: np.ndarray, values: int, per_channel: bool) -> float:
+    """Compute the fraction of weights that are not those of a binary or ternary kernel.
+
+    Args:
+        kernel: float32 or int8 kernel (..., out).
+        values: 2 for {−α, α}, 3 for {−α, 0, α}.
+        per_channel: Whether each output channel has its own α.
+
+    Returns:
+        A fraction in [0, 1]; 0 if every magnitude is the largest of its tensor or channel, or zero in a ternary kernel.
+    """
+    rows = np.abs(kernel.astype(float).reshape(-1, kernel.shape[-1]))
+    is_right = rows == (rows.max(axis=0) if per_channel else rows.max())
+    return 1 - float(np.mean(is_right | (rows == 0) if values == 3 else is_right & (rows > 0)))
+
+
 _INT8_COLUMNS = {
     "int8_sparsity": compute_sparsity,
     "int8_unique_tensor": count_unique,

@@ -141,7 +141,8 @@ def _find_difference(experiment: Experiment, setting: dict) -> str:
     per_channel = pd.notna(setting["cluster_per_channel"]) and bool(setting["cluster_per_channel"])
     if STAGES[setting["stage"]].clusters and per_channel != experiment.cluster_per_channel:
         return "published per channel" if per_channel else "published per tensor"
-    return ""
+    options = experiment.describe_options(STAGES[setting["stage"]])
+    return f"published without {options}" if options else ""
 
 
 def _explain_missing(theirs: dict[str, float], figure: str) -> str:

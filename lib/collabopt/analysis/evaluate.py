@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from collabopt.analysis import agreement, audit, ptq, scoring
+from collabopt.analysis import agreement, audit, defects, ptq, scoring
 from collabopt.config.experiment import Experiment
 from collabopt.config.stages import Stage, get_lineage
 from collabopt.datasets import Data
 from collabopt.runtime.tensorflow import keras
-from collabopt.techniques import activation_ranges, calibration, int8_rewrites, layers, quantization, registry
+from collabopt.techniques import activation_ranges, calibration, int8_rewrites, layers, patterns, quantization, registry
 from collabopt.tflite import convert, flatbuffer, sizes
 
 
@@ -62,7 +62,11 @@ def write_measurements(
             results then are None.
     """
     kernels, frozen = _read_kernels(model), layers.find_frozen(model)
-    experiment = layers.exclude_frozen(experiment, model)
+    if not any(
+        one.prunes for one in get_lineage(stage.name, experiment.tree)
+    ):  # the pattern then says nothing of the stage
+        experiment = experiment.model_copy(update={"sparsity_pattern": "unstructured"})
+    misfits, experiment = patterns.find_misfits(model, experiment), patterns.exclude_skipped(experiment, model)
     shared = _find_shared_ranges(stage, experiment, kernels.kinds)
     activations = registry.get_output_activations(experiment, data)
     without_qat, refused, method = {} if stage.quantizes else int8_rewrites.find_layers_without_qat(model), "", None
@@ -91,9 +95,10 @@ def write_measurements(
         kernels.weights,
         int8_values,
         kernels.quantizers,
-        _explain_skipped(stage, experiment, kernels.kinds, frozen),
+        defects.explain_skipped(stage, experiment, kernels.kinds, frozen, misfits),
     )
-    table["defect"] = _describe_defects(table, kernels.weights, int8_values, parent, experiment, stage.clusters)
+    table["defect"] = defects.describe_defects(table, kernels.weights, int8_values, parent, experiment, stage.clusters)
+    is_audited = parent is not None or experiment.sparsity_pattern != "unstructured"
     np.savez_compressed(directory / "kernels.npz", **kernels.weights)
     table.to_csv(directory / "layers.csv", index=False)
     result = (
@@ -101,7 +106,7 @@ def write_measurements(
         | scoring.describe_classes(scores, classes, data)
         | _measure_sizes(int8_file)
         | _summarize_kernels(table, kernels.weights, int8_values, parent, experiment)
-        | {"preserved": None if parent is None else bool((table["defect"] == "").all())}
+        | {"preserved": bool((table["defect"] == "").all()) if is_audited else None}
         | {"gzip_bytes_channel_ranges": sizes.gzipped(channel_file) if channel_file.is_file() else None}
         | _describe_file(model, files.get("_int8"), stage, data, experiment, activations, without_qat)
         | {"calibration": method, "unavailable": refused}
@@ -172,6 +177,7 @@ def _summarize_kernels(
     return {
         "sparsity": audit.compute_sparsity(np.concatenate(weights)) if weights else None,
         "unique_weights": int(unique.max()) if len(unique) else None,
+        **_measure_bits(eligible, int8_values, experiment.cluster_per_channel),
         "gained_zeros": None
         if parent is None or not weights
         else audit.compute_gained_zeros([parent[name] for name in prunable], [kernels[name] for name in prunable]),
@@ -179,6 +185,21 @@ def _summarize_kernels(
             [kernels[name] for name in in_int8], [int8_values[name] for name in in_int8]
         ),
     }
+
+
+def _measure_bits(
+    eligible: pd.DataFrame, int8_values: dict[str, np.ndarray], per_channel: bool
+) -> dict[str, float | None]:
+    """Bits per int8 weight: by zero-order entropy, and log2 k in a lookup table of the k values of a tensor or channel.
+    The tables themselves do not count."""
+    rows = eligible[eligible["layer"].isin(list(int8_values))]
+    if rows.empty:
+        return {"entropy_bits": None, "lookup_bits": None}
+    of_channel = per_channel & rows["kind"].isin(["conv2d", "conv2d_transpose"])
+    k = rows["int8_unique_channel"].where(of_channel, rows["int8_unique_tensor"]).astype(float)
+    entropy = sizes.compute_entropy_bytes([int8_values[name] for name in rows["layer"]])
+    weights = rows["weights"].sum()
+    return {"entropy_bits": 8 * entropy / weights, "lookup_bits": float((rows["weights"] * np.log2(k)).sum() / weights)}
 
 
 def _find_shared_ranges(stage: Stage, experiment: Experiment, kinds: dict[str, str]) -> list[str]:
@@ -215,52 +236,3 @@ def _convert(
     content, method = ptq.convert_calibrated(model, "int8", data, experiment, activations, apart, stage)
     files = (flatbuffer.rewrite_ranges(content, shared, of="tensor"), content) if shared else (content, None)
     return *files, method
-
-
-def _explain_skipped(
-    stage: Stage, experiment: Experiment, kinds: dict[str, str], frozen: tuple[str, ...]
-) -> dict[str, str]:
-    """Why layers were not trained, pruned or clustered, in the stage or its ancestors; all other layers are missing."""
-    lineage, exclude = get_lineage(stage.name, experiment.tree), experiment.exclude
-    excluded = {"pruning": exclude.pruning} if any(one.prunes for one in lineage) else {}
-    excluded |= {"clustering": exclude.clustering} if any(one.clusters for one in lineage) else {}
-    reasons = {name: "depthwise, by design" for name, kind in kinds.items() if kind == "depthwise" if excluded}
-    excluded |= {"quantization": exclude.quantization} if stage.quantizes else {}
-    for name in kinds:
-        techniques = [technique for technique, names in excluded.items() if layers.get_layer_name(name) in names]
-        if techniques:
-            reasons[name] = f"excluded from {' and '.join(techniques)}"
-    return reasons | {name: layers.FROZEN for name in kinds if layers.get_layer_name(name) in frozen}
-
-
-def _describe_defects(
-    table: pd.DataFrame,
-    kernels: dict[str, np.ndarray],
-    int8_values: dict[str, np.ndarray],
-    parent: dict[str, np.ndarray] | None,
-    experiment: Experiment,
-    keeps_clusters: bool,
-) -> list[str]:
-    """One text per kernel: its defects, or nothing if all is preserved or there was nothing to preserve."""
-    defects = []
-    for _, row in table.iterrows():
-        name = row["layer"]
-        if parent is None or row["kind"] == "depthwise":
-            defects.append("")
-            continue
-        clusters = (
-            experiment.number_of_clusters
-            if keeps_clusters and layers.get_layer_name(name) not in experiment.exclude.clustering
-            else None
-        )
-        # Only convolutions are clustered per channel; other kernels are clustered as a whole.
-        per_channel = experiment.cluster_per_channel and row["kind"] in ("conv2d", "conv2d_transpose")
-        int8_per_channel = per_channel or experiment.scheme == "tfmot"
-        defects.append(
-            "; ".join(
-                audit.find_defects(
-                    row, parent[name], kernels[name], int8_values.get(name), clusters, per_channel, int8_per_channel
-                )
-            )
-        )
-    return defects

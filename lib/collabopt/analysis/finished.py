@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from collabopt.analysis import evaluate
+from collabopt.config import per_layer
 from collabopt.config.experiment import Experiment
 from collabopt.config.scores import Score
 from collabopt.config.stages import Stage, get_lineage
@@ -17,6 +18,10 @@ from collabopt.storage.results import make_key
 from collabopt.techniques import registry
 from collabopt.techniques.layers import FROZEN
 from collabopt.tflite import flatbuffer
+
+
+class PreservationError(RuntimeError):
+    """A stage lost zeros or clusters that it must keep, or has no pattern of zeros, and the run is strict."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +122,16 @@ class Finished:
         text += f", FAULT: {self.result['int8_faults']}" if self.result["int8_faults"] else ""
         return text + (", NOT PRESERVED" if self.result["preserved"] is False else "")
 
+    def check_preserved(self) -> None:
+        """Refuse a stage with kernels that are not as they must be.
+
+        Raises:
+            PreservationError: At least one kernel has a defect.
+        """
+        if self.result["preserved"] is False:
+            lost = "; ".join(f"{row.layer}: {row.defect}" for row in self.layers.itertuples() if row.defect)
+            raise PreservationError(f"{self.stage.name} does not preserve what {self.stage.parent} had: {lost}")
+
     def scores(self) -> dict[str, np.ndarray]:
         """Return the score of each example (n,), by split and file (`evaluate.write_measurements`)."""
         with np.load(self.measured / "scores.npz") as arrays:
@@ -157,15 +172,19 @@ def make_unavailable(stage: Stage, parent: Finished | None, experiment: Experime
     """
     if parent is None:
         return None
+    if experiment.has_binary_weights and stage.clusters and stage.keeps_zeros:
+        reason = parent.unavailable or "binary weights have no zero to preserve; set number_of_clusters to 3"
+        return _make_without_figures(stage, parent, experiment, reason)
+    if experiment.scheme == "tfmot" and experiment.symmetric and stage.clusters:
+        return _make_without_figures(stage, parent, experiment, "TFMOT has no symmetric clusters")
     if experiment.scheme == "tfmot" and stage.clusters and not stage.quantizes:
         eligible = parent.layers[(parent.layers["kind"] != "depthwise")]
         eligible = eligible[~eligible["layer"].isin(experiment.exclude.clustering) & (eligible["skipped"] != FROZEN)]
-        small = eligible[eligible["weights"] < experiment.number_of_clusters]
+        wanted = [per_layer.get_value(experiment.number_of_clusters, name) for name in eligible["layer"]]
+        small = eligible.assign(wanted=wanted)[eligible["weights"] < np.array(wanted)]
         if len(small):  # its k-means needs as many weights
-            row, reason = small.iloc[0], "TFMOT cannot cluster"
-            reason = (
-                f"{reason} the {row['weights']} weights of {row['layer']} to {experiment.number_of_clusters} values"
-            )
+            row = small.iloc[0]
+            reason = f"TFMOT cannot cluster the {row['weights']} weights of {row['layer']} to {row['wanted']} values"
             return _make_without_figures(stage, parent, experiment, reason)
     without_qat = parent.without_qat if stage.quantizes and not parent.unavailable else {}
     kinds = [what for layer, what in without_qat.items() if layer not in experiment.exclude.quantization]

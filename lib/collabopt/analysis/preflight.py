@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from collabopt.analysis.trial import Finding, find_failures
+from collabopt.config import per_layer
 from collabopt.config.experiment import Experiment
 from collabopt.datasets import Data
 from collabopt.runtime.tensorflow import keras
-from collabopt.techniques import filter_pruning, int8_rewrites, layers, low_rank
+from collabopt.techniques import filter_pruning, int8_rewrites, layers, low_rank, patterns
 
 
 class PreflightError(ValueError):
@@ -53,7 +54,7 @@ def find_known_problems(model: keras.Model, experiment: Experiment) -> list[Find
     if experiment.scheme == "tfmot":
         checks += [_check_relu_without_norm, _check_bias, _check_zeros_per_channel, _check_exclusion_from_pruning]
     found = [finding for find in checks for layer in model.layers for finding in find(layer, experiment)]
-    found += _find_nothing_to_reshape(model, experiment)
+    found += [*_find_misfits(model, experiment), *_find_nothing_to_reshape(model, experiment)]
     return [*find_unknown_names(model, experiment), *found, *_find_layers_without_qat(model, experiment)]
 
 
@@ -72,7 +73,7 @@ def check(findings: list[Finding]) -> None:
 
 
 def find_unknown_names(model: keras.Model, experiment: Experiment) -> list[Finding]:
-    """Find names under `exclude` that no layer has to which the technique applies.
+    """Find names under `exclude`, and in settings per layer, that no layer has to which the technique applies.
 
     Args:
         model: A plain model.
@@ -84,11 +85,13 @@ def find_unknown_names(model: keras.Model, experiment: Experiment) -> list[Findi
     eligible = [layer.name for layer in filter(layers.is_eligible, model.layers)]
     every = [layer.name for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
     findings = []
-    for technique, names in experiment.exclude.model_dump().items():
-        known = every if technique == "quantization" else eligible
+    given = {f"exclude.{technique}": names for technique, names in experiment.exclude.model_dump().items()}
+    given |= {key: per_layer.list_layers(getattr(experiment, key)) for key in ("sparsity", "number_of_clusters")}
+    for key, names in given.items():
+        known = every if key == "exclude.quantization" else eligible
         for name in (name for name in names if name not in known):
             near = "".join(f"did you mean {one}? " for one in difflib.get_close_matches(name, known, 1))
-            reason = f"exclude.{technique} names no layer that it could apply to"
+            reason = f"{key} names no layer that it could apply to"
             findings.append(Finding(name, reason, f"{near}expected some of {known}", stops=True))
     return findings
 
@@ -113,7 +116,8 @@ def _check_number_of_weights(layer: keras.layers.Layer, experiment: Experiment) 
     if not layers.is_eligible(layer) or layer.name in experiment.exclude.clustering or not layer.trainable:
         return
     per_channel = experiment.cluster_per_channel and layers.is_convolution(layer)
-    kernels, clusters = layers.read_layer_kernels(layer).values(), experiment.number_of_clusters
+    kernels = layers.read_layer_kernels(layer).values()
+    clusters = per_layer.get_value(experiment.number_of_clusters, layer.name)
     weights = min(kernel.size // kernel.shape[-1] if per_channel else kernel.size for kernel in kernels)
     where = "channel" if per_channel else "tensor"
     if weights <= clusters:
@@ -169,6 +173,16 @@ def _check_exclusion_from_pruning(layer: keras.layers.Layer, experiment: Experim
             "or all layers of its kind lose their zeros in QAT"
         )
         yield Finding(layer.name, reason, "prune the layer too, or use scheme: collabopt")
+
+
+def _find_misfits(model: keras.Model, experiment: Experiment) -> list[Finding]:
+    """The layers that the pattern of zeros does not fit. They are not pruned; where nothing else is, training stops."""
+    misfits, skipped = patterns.find_misfits(model, experiment), patterns.exclude_skipped(experiment, model)
+    is_all = not any(layers.is_eligible(one) and one.name not in skipped.exclude.pruning for one in model.layers)
+    remedy = (
+        "set sparsity_pattern: unstructured" if is_all else "list the layer in exclude.pruning to skip it on purpose"
+    )
+    return [Finding(name, f"it is not pruned: {reason}", remedy, stops=is_all) for name, reason in misfits.items()]
 
 
 def _find_layers_without_qat(model: keras.Model, experiment: Experiment) -> list[Finding]:

@@ -9,13 +9,13 @@ recovers most of them, so they do not predict what a stage costs.
 """
 
 import dataclasses
-from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
 import yaml
 
 from collabopt.analysis import comparison
+from collabopt.config import per_layer
 from collabopt.config.experiment import Experiment
 from collabopt.config.scores import ACCURACY, SCORES, Score
 from collabopt.config.sections import Exclude
@@ -24,7 +24,7 @@ from collabopt.config.tasks import TASKS, Task
 from collabopt.datasets import Split
 from collabopt.runtime import progress, tensorflow
 from collabopt.runtime.tensorflow import keras
-from collabopt.techniques import clustering, kernel_state, layers, objectives, registry
+from collabopt.techniques import clustering, kernel_state, layers, objectives, patterns
 
 TECHNIQUES = {"pruned": "pruning", "clustered": "clustering"}
 """Prefix of the table's columns, and key of `exclude` in an experiment."""
@@ -38,8 +38,22 @@ paired by example, are in the unit that readers see (points of accuracy); they a
 from the technique."""
 
 
+def restore_baseline(run) -> keras.Model:
+    """Restore the model of a run's baseline, which is trained if the store does not hold it.
+
+    Args:
+        run: A run (`run.Run`).
+
+    Returns:
+        The plain model.
+    """
+    run.stage(BASELINE)
+    tensorflow.seed_everything(run.experiment.seed)  # Keras numbers unnamed layers from one again
+    return run.model(BASELINE)
+
+
 def measure(run) -> pd.DataFrame:
-    """Measure the layers of a run's stored baseline, which is trained if the store does not hold it.
+    """Measure the layers of a run's stored baseline.
 
     Args:
         run: A run (`run.Run`).
@@ -47,11 +61,8 @@ def measure(run) -> pd.DataFrame:
     Returns:
         The table of `measure_layers`.
     """
-    baseline, experiment, clock = run.stage(BASELINE), run.experiment, progress.Clock()
-    tensorflow.seed_everything(experiment.seed)  # Keras numbers unnamed layers from one again
-    with np.load(baseline.trained / "weights.npz") as arrays:
-        model = registry.restore_model(baseline.stage, dict(arrays), None, experiment, run.data)
-    table = measure_layers(model, run.data.validation, experiment, run.data.task)
+    model, clock = restore_baseline(run), progress.Clock()
+    table = measure_layers(model, run.data.validation, run.experiment, run.data.task)
     took = progress.format_duration(clock.seconds())
     progress.log(f"sensitivity: {len(table)} layers took {took}", "sensitivity", last=True)
     return table
@@ -72,57 +83,62 @@ def measure_layers(
         One row per eligible layer (`COLUMNS`), in network order, without layers excluded from both techniques.
     """
     # Clustering starts from this copy, which computes the same. One model is traced once, whatever its kernels hold.
-    scratch, experiment = layers.make_gammas_positive(model), layers.exclude_frozen(experiment, model)
+    scratch, experiment = layers.make_gammas_positive(model), patterns.exclude_skipped(experiment, model)
     scores, rows = objectives.score_model(scratch, split, task), []
     eligible = [layer for layer in scratch.layers if layers.is_eligible(layer)]
     for number, layer in enumerate(eligible, start=1):
         weights = sum(kernel.size for kernel in layers.read_layer_kernels(layer).values())
         row = {"layer": layer.name, "kind": layers.get_kind(layer), "weights": weights}
         row |= {"examples": len(split), "score": task.score.name, "baseline_score": scores.mean(dtype=float)}
-        compressed = dict(_compress_kernels(layer, experiment))
-        if compressed:
+        compressed = {prefix: compress_layer(layer, experiment, prefix) for prefix in TECHNIQUES}
+        if any(compressed.values()):
             progress.log(f"sensitivity: layer {number} of {len(eligible)}, {layer.name}", "sensitivity")
-            for prefix, kernels in compressed.items():
-                row |= compute_drop(prefix, scores, _score_with(scratch, layer, kernels, split, task), task.score)
+            for prefix, kernels in ((prefix, kernels) for prefix, kernels in compressed.items() if kernels):
+                row |= compute_drop(prefix, scores, score_with(scratch, layer, kernels, split, task), task.score)
             rows.append(row)
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def prune_kernel(kernel: np.ndarray, sparsity: float) -> np.ndarray:
-    """Set the smallest weights of a kernel to zero, exactly as many as TFMOT's mask of a constant sparsity.
+def compress_layer(layer: keras.layers.Layer, experiment: Experiment, prefix: str) -> dict[str, np.ndarray]:
+    """Compress the kernels of a layer by one technique, as its stage would begin.
 
     Args:
-        kernel: float32 kernel of any shape.
-        sparsity: Fraction of zeros in [0, 1).
+        layer: An eligible layer; it stays as it is.
+        experiment: Gives the settings of the technique, excluded layers and seed.
+        prefix: A key of `TECHNIQUES`.
 
     Returns:
-        The pruned kernel. At least one weight is kept, and so are all equal weights at the threshold.
+        The kernels by name; empty if the layer is excluded from the technique.
     """
-    kept = max(1, int(np.rint(np.float32(kernel.size) * (np.float32(1) - np.float32(sparsity)))))
-    magnitude = np.abs(kernel)
-    threshold = np.partition(magnitude, kernel.size - kept, axis=None)[kernel.size - kept]
-    return np.where(magnitude < threshold, 0, kernel)
+    if prefix == "clustered":
+        settings = clustering.Settings(
+            experiment.number_of_clusters,
+            clusters=kernel_state.make_clusters(experiment),
+            initialization=experiment.centroid_initialization,
+            exclude=experiment.exclude.clustering,
+        )
+        return settings.cluster(layer, experiment.seed) if settings.is_eligible(layer) else {}
+    if layer.name in experiment.exclude.pruning:
+        return {}
+    options = per_layer.get_value(experiment.sparsity, layer.name), experiment.sparsity_pattern
+    return {name: patterns.prune_kernel(kernel, *options) for name, kernel in layers.read_layer_kernels(layer).items()}
 
 
-def _compress_kernels(layer: keras.layers.Layer, experiment: Experiment) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    """The layer's kernels by each technique that it is not excluded from."""
-    kernels = layers.read_layer_kernels(layer)
-    if layer.name not in experiment.exclude.pruning:
-        yield "pruned", {name: prune_kernel(kernel, experiment.sparsity) for name, kernel in kernels.items()}
-    settings = clustering.Settings(
-        experiment.number_of_clusters,
-        clusters=kernel_state.make_clusters(experiment),
-        initialization=experiment.centroid_initialization,
-        exclude=experiment.exclude.clustering,
-    )
-    if settings.is_eligible(layer):
-        yield "clustered", settings.cluster(layer, experiment.seed)
-
-
-def _score_with(
+def score_with(
     model: keras.Model, layer: keras.layers.Layer, kernels: dict[str, np.ndarray], split: Split, task: Task
 ) -> np.ndarray:
-    """The score of each example (n,) while the layer holds those kernels."""
+    """Score each example while a layer holds other kernels.
+
+    Args:
+        model: A plain model; it stays as it is.
+        layer: A layer of it.
+        kernels: The kernels by name.
+        split: Examples with labels.
+        task: Gives the score.
+
+    Returns:
+        The scores (n,).
+    """
     original = layers.read_layer_kernels(layer)
     layers.assign_kernels(layer, kernels)
     try:

@@ -56,7 +56,7 @@ def find_failures(model: keras.Model, data: Data, experiment: Experiment, store_
     """
     tree = experiment.tree
     settings = {name for stage in tree.values() for name in stage.settings}
-    included = dict.fromkeys((*settings, "scheme", "exclude"), True) | {"stages": {*tree}}
+    included = dict.fromkeys((*settings, "distill", "scheme", "exclude"), True) | {"stages": {*tree}}
     trainers = dict.fromkeys(registry.find_trainer(stage) for stage in _choose_stages(experiment))
     material = {
         "architecture": model.to_json(),
@@ -98,7 +98,8 @@ def try_stages(model: keras.Model, data: Data, experiment: Experiment) -> list[F
             continue
         start = trained[stage.parent] if stage.parent else randomize(model)
         try:
-            trained[stage.name] = _take_step(stage, start, some, settings)
+            taught = dataclasses.replace(some, teacher=trained.get(BASELINE))
+            trained[stage.name] = _take_step(stage, start, taught, settings)
         except Exception as error:  # TFMOT, Keras and user's functions raise any
             findings.append(_explain(model, f"a training step of {stage.label} fails", error, stage))
             continue
@@ -133,8 +134,10 @@ def _choose_stages(experiment: Experiment) -> list[Stage]:
         return list(experiment.tree.values())
     tree = experiment.tree
     lineages = [get_lineage(name, tree) for name in tree]
+    if experiment.has_binary_weights:  # a stage that keeps zeros and clusters is not available
+        lineages = [one for one in lineages if not any(stage.clusters and stage.keeps_zeros for stage in one)]
     depth = max(map(len, lineages))
-    chosen = {one.name for lineage in lineages if len(lineage) == depth for one in lineage}
+    chosen = {stage.name for lineage in lineages if len(lineage) == depth for stage in lineage}
     return [stage for stage in tree.values() if stage.name in chosen]
 
 

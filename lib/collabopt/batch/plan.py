@@ -1,6 +1,7 @@
 """What a batch is to run: parameters from the command line, notebooks or cells, and where their files go."""
 
 import dataclasses
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -74,14 +75,15 @@ def parse_settings(text: str) -> sweep.Grid:
     grid: sweep.Grid = {}
     for word in words:
         name, equals, values = word.partition("=")
-        if not equals or "" in values.split(","):
+        each = re.split(r",(?![^{]*\})", values)  # the commas of {default: 0.5, conv_1: 0} belong to one value
+        if not equals or "" in each:
             raise ExperimentError(f"SET: {word!r}: expected name=value, or name=value,value for a sweep")
         if name not in known:
             raise ExperimentError(f"SET: {name}: no notebook has this parameter{loading.suggest(name, sorted(known))}")
         if name in grid:
             raise ExperimentError(f"SET: {name}: given twice; a sweep is {name}=value,value")
-        grid[name] = [loading.parse_value(value, f"SET: {name}") for value in values.split(",")]
-        if len(set(grid[name])) < len(grid[name]):
+        grid[name] = [loading.parse_value(value, f"SET: {name}") for value in each]
+        if len({*map(repr, grid[name])}) < len(grid[name]):
             raise ExperimentError(f"SET: {word!r}: a value is given twice; keep one")
     return grid
 

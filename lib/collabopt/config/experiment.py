@@ -4,16 +4,19 @@
 """
 
 import functools
+import importlib.util
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, create_model, model_validator
 
-from collabopt.config import metrics, tasks
+from collabopt.config import metrics, per_layer, tasks
+from collabopt.config.formats import FORMATS, FURTHER
 from collabopt.config.sections import (
     Count,
     CustomTask,
     Dataset,
+    Distillation,
     Exclude,
     Fraction,
     InitialWeights,
@@ -72,7 +75,15 @@ class Experiment(Section):
         rank_energy: Share of a kernel's squared singular values that the stage factorized keeps.
         max_flops: Share of the multiplications that may remain after the stage factorized. Without either, the
             experiment has no such stage.
+        sparsity_pattern: Which weights pruning sets to zero in groups of four neighbouring input channels
+            (`techniques.patterns`): any, two of four (sparsity is then 0.5), or all of them.
+        distill: Distillation in every stage after the baseline whose own section has no `distill`.
+        sparsity: Fraction of zeros in each kernel that is pruned, or fractions by layer, {default: 0.5, conv_1: 0}.
+        number_of_clusters: Values per kernel that is clustered, zero included, or values by layer.
+        further_formats: Formats that float stages are deployed in beside the standard ones.
         repeat_seeds: Further seeds that every stage is trained with, to tell effects from chance.
+        symmetric: Whether the two or three values of a kernel are {−α, α} (binary) or {−α, 0, α} (ternary). Each weight
+            then takes the nearest value, whatever the cluster_rate.
         stages: One `Training` or `Pruning` section per registered stage.
     """
 
@@ -92,24 +103,95 @@ class Experiment(Section):
     filter_sparsity: Fraction | None = None
     rank_energy: Share | None = None
     max_flops: Share | None = None
-    sparsity: Fraction = 0.5
-    number_of_clusters: Annotated[int, Field(ge=3, le=1024)] = 16
+    sparsity: per_layer.make_type(Fraction) = 0.5
+    sparsity_pattern: Literal["unstructured", "2:4", "block"] = "unstructured"
+    number_of_clusters: per_layer.make_type(Annotated[int, Field(ge=2, le=1024)]) = 16
+    symmetric: bool = False
     cluster_per_channel: bool = False
     clustering: Literal["moving", "fixed"] = "moving"
     cluster_rate: NotNegative = 0.03
     centroid_initialization: Literal["kmeans_plus_plus", "linear", "density_based", "random"] = "kmeans_plus_plus"
     exclude: Exclude = Exclude()
+    distill: Distillation | None = None
     scheme: Literal["collabopt", "tfmot"] = "collabopt"
     strict: bool = False
     targets: Targets = Targets()
     accelerator: Literal[ACCELERATORS] = "ethos-u55-128"
     stages: Any
     density_kernel: str | None = None
+    further_formats: Annotated[tuple[Literal[FURTHER], ...], Field(strict=False)] = ()
 
     @model_validator(mode="after")
     def _check_seeds(self) -> "Experiment":
         if len({self.seed, *self.repeat_seeds}) <= len(self.repeat_seeds):
             raise ValueError(f"repeat_seeds={list(self.repeat_seeds)}: expected seeds that differ, without {self.seed}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_pattern(self) -> "Experiment":
+        unfit = {*per_layer.list_layers(self.sparsity).values()} - {0, 0.5} or per_layer.get_value(self.sparsity) != 0.5
+        if self.sparsity_pattern == "2:4" and unfit:
+            raise ValueError(
+                f"sparsity={self.sparsity}: expected 0.5 (0 for single layers), because sparsity_pattern=2:4 "
+                "sets two of four weights to zero"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_clusters(self) -> "Experiment":
+        given = f"number_of_clusters={self.number_of_clusters}"
+        if self.symmetric and self.number_of_clusters not in (2, 3):
+            raise ValueError(f"{given}: expected 2 for binary or 3 for ternary weights, because symmetric=true")
+        if not self.symmetric and min(per_layer.list_values(self.number_of_clusters)) < 3:
+            raise ValueError(f"{given}: expected greater than or equal to 3, or symmetric=true for binary weights")
+        if self.symmetric and self.scheme == "tfmot":
+            raise ValueError("symmetric=true: TFMOT has no such clusters; set scheme=collabopt")
+        return self
+
+    @property
+    def has_binary_weights(self) -> bool:
+        """Whether clustered kernels hold {−α, α}, and therefore no zero."""
+        return self.symmetric and self.number_of_clusters == 2
+
+    @model_validator(mode="after")
+    def _check_teacher(self) -> "Experiment":
+        if getattr(self.stages, BASELINE).distill or (self.initial_weights and self.initial_weights.training.distill):
+            raise ValueError(
+                f"{BASELINE}: distill: the {BASELINE} is the teacher and has none itself; give distill to another "
+                "stage, or to the experiment for all others"
+            )
+        return self
+
+    def describe_options(self, stage: Stage) -> str:
+        """Describe the settings that no other key column of results.csv holds, where they apply to a stage.
+
+        Args:
+            stage: The stage.
+
+        Returns:
+            Text such as "2:4, sparsity conv_1 0"; empty where all of them have their defaults.
+        """
+        parts, distill = [], self.training(stage.name).distill
+        if stage.prunes or stage.keeps_zeros:
+            parts += [self.sparsity_pattern] if self.sparsity_pattern != "unstructured" else []
+            parts += [f"sparsity {layer} {value:g}" for layer, value in per_layer.list_layers(self.sparsity).items()]
+        if stage.clusters:
+            parts += ["symmetric"] * self.symmetric
+            parts += [f"clusters {name} {one}" for name, one in per_layer.list_layers(self.number_of_clusters).items()]
+        if distill and distill.weight:
+            parts.append(f"distilled at {distill.temperature:g} by {distill.weight:g}")
+        return ", ".join(parts)
+
+    @model_validator(mode="after")
+    def _check_packages(self) -> "Experiment":
+        for name in self.further_formats:
+            for package in FORMATS[name].packages:
+                if importlib.util.find_spec(package) is None:
+                    only = " under Python 3.11, the only one for nncf" if package == "nncf" else ""
+                    raise ValueError(
+                        f"further_formats={name}: needs the package {package}, which is not installed; run "
+                        f"make formats{only}, or leave out {name}"
+                    )
         return self
 
     @model_validator(mode="after")
@@ -147,7 +229,10 @@ class Experiment(Section):
         """
         if stage == BASELINE and self.initial_weights:
             return self.initial_weights.training
-        return getattr(self.stages, stage)
+        section = getattr(self.stages, stage)
+        if stage == BASELINE or section.distill or not self.distill:
+            return section
+        return section.model_copy(update={"distill": self.distill})
 
 
 def get_schema() -> type[Experiment]:

@@ -5,30 +5,56 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """A format of `.tflite` files.
+    """A format of files.
 
     Attributes:
         name: Name in files and parameters.
         label: Name as readers see it.
         marker: Matplotlib marker where a figure tells formats apart.
+        is_standard: Whether every experiment tries it. Others are for experiments that ask for them.
+        suffix: End of the name of a file. Only `.tflite` files are deployed. Others are for comparison.
+        packages: Optional packages that it needs.
     """
 
     name: str
     label: str
     marker: str
+    is_standard: bool = True
+    suffix: str = ".tflite"
+    packages: tuple[str, ...] = ()
 
+    @property
+    def is_tflite(self) -> bool:
+        """Whether it is a `.tflite` file, which can be deployed."""
+        return self.suffix == ".tflite"
+
+
+_FURTHER = {"is_standard": False}
+_OPENVINO = _FURTHER | {"suffix": ".zip"}
 
 FORMATS = {
     one.name: one
     for one in (
         Format("float32", "float32", "o"),
+        Format("float32_sparse", "float32 sparse", "p", **_FURTHER),
+        Format("openvino", "OpenVINO FP32", "P", packages=("openvino",), **_OPENVINO),
+        Format("onnx", "ONNX FP32", "h", packages=("tf2onnx", "onnx", "onnxruntime"), suffix=".onnx", **_FURTHER),
         Format("float16", "float16", "^"),
+        Format("openvino_fp16", "OpenVINO FP16", "X", packages=("openvino",), **_OPENVINO),
         Format("int16x8", "int16×8", "D"),
         Format("dynamic_range", "dynamic range", "v"),
         Format("int8", "int8", "s"),
+        Format("openvino_int8", "OpenVINO INT8", "*", packages=("openvino", "nncf"), **_OPENVINO),
+        Format("int4", "int4", "<", packages=("ai_edge_quantizer",), **_FURTHER),
     )
 }
 """Every format by name."""
+
+STANDARD = tuple(one.name for one in FORMATS.values() if one.is_standard)
+"""The formats that the converter writes for any model."""
+
+FURTHER = tuple(one.name for one in FORMATS.values() if not one.is_standard)
+"""The formats that an experiment asks for by name (`further_formats`)."""
 
 CALIBRATED = "int8", "int16x8"
 """The formats whose activations have ranges, which are taken from examples."""

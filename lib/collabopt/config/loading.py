@@ -9,7 +9,6 @@ import difflib
 import hashlib
 import math
 import os
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -19,6 +18,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from collabopt.config.experiment import Experiment, ExperimentError, Targets, get_schema, merge_stages, validate
+from collabopt.config.per_layer import LAYERS, NUMBER, format_value
+from collabopt.config.yaml_loader import Loader
 from collabopt.runtime import user_modules
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -27,10 +28,10 @@ DATA = Path(os.environ.get("COLLABOPT_DATA", ROOT / "data"))
 REPORTS = Path(os.environ.get("COLLABOPT_REPORTS", ROOT / "reports"))
 
 PARAMETERS = (
-    *("seed", "threads", "devices", "train_fraction", "calibration_examples", "sparsity"),
+    *("seed", "threads", "devices", "train_fraction", "calibration_examples", "sparsity", "sparsity_pattern"),
     *("filter_sparsity", "rank_energy", "max_flops"),
     *("number_of_clusters", "cluster_per_channel", "clustering", "cluster_rate", "centroid_initialization"),
-    *("scheme", "strict", "accelerator"),
+    *("symmetric", "distill", "scheme", "strict", "accelerator"),
     *Targets.model_fields,
 )
 """The values that `load` can override. A batch can override those that the notebooks have as parameters."""
@@ -40,23 +41,6 @@ PATHS = (
     *(("initial_weights", "path"), ("initial_weights", "validation_indices")),
 )
 """Section and key of every path in an experiment. A relative one is looked for next to the experiment's file first."""
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which `1e-3` is a number and a repeated key is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [key.value for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                line = node.start_mark.line + 1
-                raise ExperimentError(f"{key}: given twice in the section that starts at line {line}; keep one")
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
 
 
 def parse_value(text: str, key: str) -> Any:
@@ -73,7 +57,7 @@ def parse_value(text: str, key: str) -> Any:
         ExperimentError: The text is no value.
     """
     try:
-        return yaml.load(text, _Loader)
+        return yaml.load(text, Loader)
     except (yaml.YAMLError, ValueError):
         raise ExperimentError(f"{key}={text}: expected a value as in an experiment file, such as 0.5 or true") from None
 
@@ -172,6 +156,25 @@ def load(name: str, /, suggested: Mapping[str, Any] = MappingProxyType({}), **ov
         raise ExperimentError("\n".join(f"{path.name}: {line}" for line in explain(error))) from None
 
 
+def change(experiment: Experiment, **settings: Any) -> Experiment:
+    """Change settings of an experiment.
+
+    Args:
+        experiment: The experiment; it stays as it is.
+        **settings: Values of `PARAMETERS`.
+
+    Returns:
+        The other experiment.
+
+    Raises:
+        ExperimentError: As `load`.
+    """
+    try:
+        return validate(experiment.model_dump(exclude_unset=True) | settings)
+    except ValidationError as error:
+        raise ExperimentError("\n".join(explain(error))) from None
+
+
 def list_paths(experiment: Experiment) -> list[str]:
     """Return the files and folders that an experiment names.
 
@@ -209,7 +212,8 @@ def find_report_directory(name: str, **overrides: Any) -> Path:
     """
     changed = list_overrides(name, **overrides)
     directory = REPORTS / find_experiment(name).stem
-    return directory / ",".join(f"{key}={value}" for key, value in changed.items()) if changed else directory
+    parts = [f"{key}={format_value(value)}" for key, value in changed.items()]
+    return directory / ",".join(parts) if parts else directory
 
 
 def suggest(key: str, known: Iterable[str]) -> str:
@@ -226,7 +230,7 @@ def suggest(key: str, known: Iterable[str]) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except ExperimentError as error:
         raise ExperimentError(f"{path.name}: {error}") from error
     except (yaml.YAMLError, ValueError) as error:  # also text that is not UTF-8, and dates that do not exist
@@ -271,7 +275,7 @@ def explain(error: ValidationError) -> list[str]:
 
 def _explain(mistake: dict[str, Any]) -> str:
     """One mistake that pydantic found, in a line."""
-    path = [str(part) for part in mistake["loc"]]
+    path = [str(part) for part in mistake["loc"] if part not in (NUMBER, LAYERS)]
     key, value = ".".join(path), mistake["input"]
     if mistake["type"] == "extra_forbidden":
         return f"{key}={value!r}: unknown key{suggest(path[-1], _list_keys(path))}"

@@ -196,6 +196,8 @@ for _metric in (
     Metric("npu_operators", "operators on NPU", "%", "Operators on the NPU", scale=0.01, lower_is_better=False, **_NPU),
     Metric("sparsity", "sparsity", "%", scale=0.01, digits=1, lower_is_better=False),
     Metric("unique_weights", "unique weights"),
+    Metric("entropy_bits", "bits per weight by entropy", digits=2),
+    Metric("lookup_bits", "bits per weight by lookup table", digits=2),
     Metric("gained_zeros", "gained zeros", "%", scale=0.01, digits=1),
     Metric("rounded_to_zero", "rounded to zero", "%", scale=0.01, digits=2),
     Metric("setup_seconds", "set-up", "s", digits=1),

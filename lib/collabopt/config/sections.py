@@ -119,6 +119,13 @@ class Model(_Source):
         return self
 
 
+class Distillation(Section):
+    """How the outputs of the baseline count in a stage's training, at a temperature; `weight` is their share."""
+
+    temperature: Positive = 4.0
+    weight: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+
 class Training(Section):
     """How a stage is trained. `learning_rate` is the peak rate, which rises linearly over `warmup_epochs`."""
 
@@ -133,6 +140,7 @@ class Training(Section):
     weight_decay: NotNegative = 0.0
     label_smoothing: Fraction = 0.0
     augment: bool = False
+    distill: Distillation | None = None
 
     @model_validator(mode="after")
     def _check_consistency(self) -> "Training":

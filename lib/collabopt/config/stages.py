@@ -16,7 +16,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 BASELINE = "baseline"
-OPTIONAL_NOTEBOOKS = {"diagnose"}
+OPTIONAL_NOTEBOOKS = {"diagnose", "fewer_bits"}
 """Notebooks that a report has only if they are named. Those of optional stages come with their stages."""
 FINE_TUNING = {"epochs": 4, "batch_size": 32, "optimizer": "adam", "learning_rate": 1e-4}
 """Training of a stage where neither its row nor the experiment says otherwise."""
@@ -193,11 +193,12 @@ def get_notebooks(tree: Mapping[str, Stage]) -> dict[str, list[str]]:
         "published": everything,
         "deployment_tree": everything,
         "diagnose": [root],
+        "fewer_bits": [root],
     }
 
 
 _RESHAPED = FINE_TUNING | {"epochs": 8, "learning_rate": 1e-3, "schedule": "cosine"}
-_MOVING = ("cluster_per_channel", "clustering")
+_MOVING = ("cluster_per_channel", "clustering", "symmetric")
 _CLUSTERING = ("number_of_clusters", "centroid_initialization", "cluster_rate", *_MOVING)
 _KEEPS_CLUSTERS = {"clusters": True, "has_schemes": True}
 _KEEPS_ZEROS = {"keeps_zeros": True, "has_schemes": True}
@@ -212,7 +213,8 @@ for _stage in (
     Stage("factorized", "factorized", "#5b4ea8", trainer="low_rank:train", settings=("rank_energy", "max_flops"),
           training=_RESHAPED, **_SHAPE),
     Stage("qat", "QAT", "#333333", BASELINE, notebook="baseline", **_QAT),
-    Stage("pruned", "pruned", "#e69f00", BASELINE, "pruning:train", "pqat", ("sparsity",), prunes=True),
+    Stage("pruned", "pruned", "#e69f00", BASELINE, "pruning:train", "pqat", ("sparsity", "sparsity_pattern"),
+          prunes=True),
     Stage("pqat", "PQAT", "#a34700", "pruned", notebook="pqat", **_QAT, **_KEEPS_ZEROS,
           guide=(BASELINE, "pruned", "qat", "pqat")),
     Stage("clustered", "clustered", "#56b4e9", BASELINE, "clustering:train", "cqat", _CLUSTERING, **_KEEPS_CLUSTERS),

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from collabopt.config import loading
+from collabopt.config.per_layer import format_value
 from collabopt.config.stages import OPTIONAL_STAGES, build_tree, get_leaves, get_lineage
 
 Grid = dict[str, list[Any]]
 Cell = dict[str, Any]
 
-_OF_EVERY_STAGE = ("seed", "threads", "devices", "train_fraction", "calibration_examples", "strict")
+_OF_EVERY_STAGE = ("seed", "threads", "devices", "train_fraction", "calibration_examples", "distill", "strict")
 """Parameters that decide every stage, or what is measured of it."""
 _LONGEST_NAME = 150
 
@@ -59,7 +60,7 @@ def format_name(values: Grid | Cell) -> str:
         values: A grid or a cell. A long name is shortened and ends in a digest.
     """
     lists = {key: value if isinstance(value, list) else [value] for key, value in values.items()}
-    name = ",".join(f"{key}={'+'.join(map(str, value))}" for key, value in lists.items())
+    name = ",".join(f"{key}={'+'.join(map(format_value, value))}" for key, value in lists.items())
     if len(name) > _LONGEST_NAME:
         name = f"{name[:_LONGEST_NAME]}…{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     return name

@@ -16,7 +16,7 @@ from collabopt.config.tasks import TASKS, Task
 from collabopt.datasets import cifar10, custom, digits, fashion_mnist, imagenet, mnist, speech_commands, splitting
 from collabopt.datasets.dataset import DatasetError, Parts, Shape, Shapes, locate
 from collabopt.datasets.split import Split
-from collabopt.runtime.tensorflow import tf
+from collabopt.runtime.tensorflow import keras, tf
 
 __all__ = ["Data", "DatasetError", "Split", "load", "locate"]
 
@@ -44,6 +44,7 @@ class Data:
         outputs: Shape of one model output, without batch; None if the task leaves it open.
         task: What outputs mean and how they are scored.
         augmentation: Maps model inputs and a seed (2,) int32 to model inputs, in training; that of an imported model.
+        teacher: The model whose outputs stages with `distill` imitate.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Data:
     outputs: Shape | None = None
     task: Task = TASKS["classification"]
     augmentation: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None
+    teacher: keras.Model | None = None
 
     def with_channel_axis(self, *inputs: str) -> "Data":
         """Return the same data with a last axis of size 1, as for images (height, width) without channels.

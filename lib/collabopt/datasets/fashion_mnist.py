@@ -40,7 +40,7 @@ def read(data_directory: Path, url: str = URL, sha256: dict[str, str] = SHA256, 
         DatasetError: A file cannot be downloaded, is damaged, or holds other arrays.
     """
     directory = data_directory / "fashion_mnist"
-    if not directory.exists() and package.is_dir():
+    if package.is_dir() and not any(directory.glob("*.gz")):
         directory = package
     for name, digest in sha256.items():
         if not (directory / name).exists():

@@ -21,11 +21,12 @@ from collabopt.config.formats import get_format_label
 from collabopt.config.metrics import METRICS, get_metric, get_targets
 from collabopt.config.scores import SCORES
 from collabopt.config.stages import get_label, get_lineage
-from collabopt.deploy import targets
+from collabopt.deploy import c_source, targets
 from collabopt.deploy.search import Search
 from collabopt.run import Run
 from collabopt.storage import atomic
 from collabopt.storage.results import ONE_CLASS, is_constant
+from collabopt.tflite import micro
 from collabopt.tflite.interpreter import make_test_vectors, open_interpreter
 
 _VECTORS = 10
@@ -58,9 +59,10 @@ class ModelCard:
 def write(search: Search) -> ModelCard:
     """Write the chosen file with its card to `deployed/` of the report.
 
-    The files are `<experiment>.tflite`, `<experiment>.json`, `<experiment>.md` and `<experiment>-test_vectors.npz`,
-    which holds test examples and what the file returns for them. If no variant meets the targets, the nearest one is
-    written and the card says so. Without targets nothing is written.
+    The files are `<experiment>.tflite`, `<experiment>.json`, `<experiment>.md`, `<experiment>-test_vectors.npz`, which
+    holds test examples and what the file returns for them, and the same as C source for microcontrollers, if they can
+    run the file (`c_source.make_sources`). If no variant meets the targets, the nearest one is written and the card
+    says so. Without targets nothing is written.
 
     Args:
         search: A finished search.
@@ -78,9 +80,14 @@ def write(search: Search) -> ModelCard:
     atomic.write(directory / f"{experiment.name}.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     atomic.write(directory / f"{experiment.name}.md", text)
     ((inputs, _),) = search.run.data.test.take(slice(_VECTORS)).batches(_VECTORS).as_numpy_iterator()
-    vectors = io.BytesIO()
-    np.savez_compressed(vectors, **make_test_vectors(tflite, inputs))
-    atomic.write(directory / f"{experiment.name}-test_vectors.npz", vectors.getvalue())
+    vectors, archive = make_test_vectors(tflite, inputs), io.BytesIO()
+    np.savez_compressed(archive, **vectors)
+    atomic.write(directory / f"{experiment.name}-test_vectors.npz", archive.getvalue())
+    for name, source in c_source.make_sources(experiment.name, tflite, vectors).items():
+        if source is None:  # an earlier run may have chosen a file that microcontrollers can run
+            (directory / name).unlink(missing_ok=True)
+        else:
+            atomic.write(directory / name, source)
     return ModelCard(directory / f"{experiment.name}.tflite", content, text)
 
 
@@ -111,10 +118,18 @@ def _make_content(search: Search, tflite: bytes) -> dict[str, Any]:
         "npu_note": row["npu_note"] if pd.notna(row["npu_note"]) else "",
         "input": _describe_tensor(interpreter.get_input_details()),
         "output": _describe_tensor(interpreter.get_output_details()),
+        "microcontroller": _describe_microcontroller(tflite),
         "classes": list(search.run.data.classes),
         "imported": _describe_import(search.run),
         **search.run.describe(),
     }
+
+
+def _describe_microcontroller(tflite: bytes) -> dict[str, Any]:
+    """What TensorFlow Lite Micro needs for the file, or why it cannot run it."""
+    obstacles = micro.list_obstacles(tflite)
+    arena, _ = (None, None) if obstacles else micro.estimate_arena(tflite)
+    return {"arena_bytes": arena, "operators": micro.list_operators(tflite), "obstacles": obstacles}
 
 
 def _describe_import(run: Run) -> dict[str, Any] | None:
@@ -163,7 +178,14 @@ def _format_markdown(content: dict[str, Any], file: str) -> str:
     score = SCORES[content["metric"]]
     functions = {"score": score, "get_label": get_label, "get_format_label": get_format_label, "format_value": _format}
     labels, inputs = map(get_label, content["path"]), _format_inputs(content["input"])
-    names = {"file": file, "path_labels": labels, "inputs": inputs, "definitions": METRICS, "bounded": get_targets()}
+    names = {
+        "file": file,
+        "identifier": c_source.make_identifier(content["model"]),
+        "path_labels": labels,
+        "inputs": inputs,
+        "definitions": METRICS,
+        "bounded": get_targets(),
+    }
     return template.render(content | functions | names)
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 
 from collabopt.analysis.finished import Finished
 from collabopt.config.experiment import Targets
+from collabopt.config.formats import FORMATS
 from collabopt.deploy import targets, variants
 from collabopt.deploy.variants import Variant
 from collabopt.run import Run
@@ -110,7 +111,7 @@ def _try_variants(run: Run) -> tuple[dict[str, Variant], list[Variant], str | No
     tried: dict[str, Variant] = {}
     missing: list[Variant] = []
     for stage in variants.list_levels(run.experiment.tree):
-        for name in variants.list_formats(stage):
+        for name in variants.list_formats(stage, run.experiment):
             variant = variants.measure(run, stage, name)
             if variant.tflite is None:
                 missing.append(variant)
@@ -130,7 +131,8 @@ def _record(found: Search) -> None:
         return
     for label, variant in found.tried.items():
         # The int8 file of a stage has the name of the stage.
-        files[label] = f"models/{variant.stage.name if variant.format == 'int8' else label}.tflite"
+        suffix = FORMATS[variant.format].suffix
+        files[label] = f"models/{variant.stage.name if variant.format == 'int8' else label}{suffix}"
         atomic.write(directory / files[label], variant.tflite.read_bytes())
     rows = pd.concat([found.table.assign(tflite=files), *([found.unavailable] if len(found.unavailable) else [])])
     atomic.write(directory / "variants.csv", rows.to_csv(index=False))

@@ -11,13 +11,14 @@ from typing import Any
 import pandas as pd
 
 from collabopt.config.experiment import Targets
-from collabopt.config.formats import get_format_label
+from collabopt.config.formats import FORMATS, get_format_label
 from collabopt.config.metrics import get_targets
 from collabopt.config.scores import find_score
 from collabopt.config.stages import BASELINE, get_label
 from collabopt.storage.results import ONE_CLASS, is_constant
 
 _DROPS = ("max_accuracy_drop", "max_metric_drop")
+NO_TFLITE = "no .tflite file, for comparison only"
 _SMALLEST_DROP = 0.01
 """A miss of a drop is compared with at least this share of the score's unit (one point of accuracy)."""
 
@@ -59,8 +60,10 @@ def find_misses(variant: Mapping[str, Any], targets: Targets, baseline_score: fl
         baseline_score: Score of the float32 baseline on validation.
 
     Returns:
-        Amounts by target. A variant that predicts `ONE_CLASS` misses this by infinity.
+        Amounts by target. A variant that predicts `ONE_CLASS`, or has `NO_TFLITE`, misses this by infinity.
     """
+    if not _is_tflite(variant):
+        return {NO_TFLITE: math.inf}
     if is_constant(variant):
         return {ONE_CLASS: math.inf}
     excess = {name: get_cost(variant, name, baseline_score) - limit for name, limit in list_targets(targets).items()}
@@ -112,6 +115,7 @@ def recommend(variants: pd.DataFrame) -> Hashable:
         ValueError: Every variant predicts one class for every example.
     """
     base, score = get_baseline_score(variants), find_score(variants)
+    variants = variants[[_is_tflite(row) for row in variants.to_dict("records")]]
     usable = variants[[not is_constant(row) for row in variants.to_dict("records")]]
     if usable.empty:
         raise ValueError(
@@ -185,7 +189,14 @@ def judge(variants: pd.DataFrame, targets: Targets) -> pd.DataFrame:
     return variants.assign(missed=missed, verdict=verdicts, chosen=variants.index == chosen)
 
 
+def _is_tflite(variant: Mapping[str, Any]) -> bool:
+    """Whether a variant can be deployed."""
+    return variant.get("format") not in FORMATS or FORMATS[variant["format"]].is_tflite
+
+
 def _describe_miss(target: str, excess: float) -> str:
+    if target == NO_TFLITE:
+        return NO_TFLITE
     return f"predicts {ONE_CLASS}" if target == ONE_CLASS else get_targets()[target].describe_excess(excess)
 
 

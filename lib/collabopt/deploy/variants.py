@@ -16,11 +16,13 @@ import pandas as pd
 
 from collabopt.analysis import comparison, ptq, scoring
 from collabopt.analysis.finished import Finished
-from collabopt.config.formats import CALIBRATED, FORMATS
+from collabopt.config.experiment import Experiment
+from collabopt.config.formats import CALIBRATED, FORMATS, STANDARD
 from collabopt.config.metrics import METRICS
 from collabopt.config.scores import Score, find_score
 from collabopt.config.stages import Stage, get_lineage
 from collabopt.datasets import Split
+from collabopt.deploy import further_formats
 from collabopt.run import Run
 from collabopt.storage import atomic
 from collabopt.storage.source_digest import compute_digest
@@ -33,6 +35,7 @@ _SCORES = "scores.npy"
 _PRECISION = ["validation_examples", "validation_drop_error"]
 """Number of validation examples, and the standard error of the drop against the float32 baseline on these."""
 
+_Figures = dict[str, float | int | None]
 _QUARTILES = ["latency_q1_ms", "latency_q3_ms"]
 
 
@@ -77,13 +80,18 @@ class Variant:
         return np.load(self.tflite.with_name(_SCORES))
 
 
-def list_formats(stage: Stage) -> tuple[str, ...]:
+def list_formats(stage: Stage, experiment: Experiment) -> list[str]:
     """Return the formats of a stage in the order of the search.
 
     Args:
-        stage: A QAT stage has only int8, for which it was trained.
+        stage: A QAT stage has only int8, for which it was trained. Sparse files are for stages with zeros.
+        experiment: Names the formats beside the standard ones.
     """
-    return ("int8",) if stage.quantizes else tuple(FORMATS)
+    if stage.quantizes:
+        return ["int8"]
+    is_pruned = any(one.prunes for one in get_lineage(stage.name, experiment.tree))
+    wanted = {*STANDARD, *experiment.further_formats} - (set() if is_pruned else {"float32_sparse"})
+    return [name for name in FORMATS if name in wanted]
 
 
 def list_levels(tree: Mapping[str, Stage]) -> list[Stage]:
@@ -113,33 +121,36 @@ def measure(run: Run, stage: Stage, name: str) -> Variant:
     about = {column: finished.key[column] for column in ("experiment", "stage", "scheme", "seed")} | {"format": name}
     if finished.unavailable:
         return Variant(stage, name, None, about | {"unavailable": finished.unavailable})
+    convert_it = _convert if name in STANDARD else _convert_further
     material = {
         "trained": finished.trained.name,
         "measured": finished.measured.name if name == "int8" else None,
         "format": name,
         "calibration": [experiment.calibration, experiment.calibration_examples],
         "output": experiment.model.output,
-        "code": compute_digest(_convert, _measure_sizes, _measure_weights, scoring.select_counted),
+        "code": compute_digest(convert_it, _measure_sizes, _measure_weights, scoring.select_counted),
         "zstandard": metadata.version("zstandard"),
+        **further_formats.read_versions(name),
     }
 
     def make(directory: Path) -> None:
         try:
-            content, scores, figures = _convert(run, finished, name)
+            content, scores, figures = convert_it(run, finished, name)
         except convert.ConversionRefused as error:
             (directory / "variant.json").write_text(json.dumps({"unavailable": str(error)}))
             return
         file = directory / "model.tflite"
         file.write_bytes(content)
         np.save(directory / _SCORES, scoring.select_counted(scores, run.data.validation, run.data.task))
-        row = figures | _measure_sizes(file) | _measure_weights(content)
+        row = figures | _measure_sizes(file) | _measure_weights(content if FORMATS[name].is_tflite else None)
         (directory / "variant.json").write_text(json.dumps(row))
 
     entry = run.get_or_make(f"{stage.name}-{name}", material, make)
     row = about | json.loads((entry / "variant.json").read_text())
     if "unavailable" in row:
         return Variant(stage, name, None, row)
-    row |= {"accelerator": experiment.accelerator} | _estimate_npu(run, entry / "model.tflite")
+    npu = _estimate_npu(run, entry / "model.tflite") if FORMATS[name].is_tflite else vela.make_note("no .tflite file")
+    row |= {"accelerator": experiment.accelerator} | npu
     return Variant(stage, name, entry / "model.tflite", row)
 
 
@@ -180,7 +191,7 @@ def make_table(variants: list[Variant]) -> pd.DataFrame:
     return frame.astype(dict.fromkeys([*_MEASURED[_MEASURED.index("weight_bytes") :], *_QUARTILES], float))
 
 
-def _convert(run: Run, finished: Finished, name: str) -> tuple[bytes, np.ndarray, dict[str, float | int | None]]:
+def _convert(run: Run, finished: Finished, name: str) -> tuple[bytes, np.ndarray, _Figures]:
     """The file of a stage in a format, the score of each validation example (n,), and its figures on validation."""
     score = run.data.task.score
     if name == "int8" and finished.tflite is None:
@@ -196,13 +207,27 @@ def _convert(run: Run, finished: Finished, name: str) -> tuple[bytes, np.ndarray
         content, _ = ptq.convert_calibrated(model, name, run.data, experiment, activations, apart, finished.stage.name)
     else:
         content = convert.convert(model, name, activations=activations)
-    split, task = run.data.validation, run.data.task
-    scores, classes = scoring.judge_file(content, split, task, experiment.threads, bool(activations))
-    figures = {score.validation: scoring.summarize(scores, split, task)}
+    return content, *_judge(run, content)
+
+
+def _convert_further(
+    run: Run, finished: Finished, name: str
+) -> tuple[bytes, np.ndarray, dict[str, float | int | None]]:
+    """As `_convert`, for the formats that an experiment asks for."""
+    content = further_formats.convert_stage(run, finished, name)
+    return content, *_judge(run, content)
+
+
+def _judge(run: Run, content: bytes) -> tuple[np.ndarray, _Figures]:
+    """The score of each validation example (n,) with a file, and the file's figures on validation."""
+    split, task, experiment = run.data.validation, run.data.task, run.experiment
+    probabilities = bool(registry.get_output_activations(experiment, run.data))
+    scores, classes = scoring.judge_file(content, split, task, experiment.threads, probabilities)
+    figures = {task.score.validation: scoring.summarize(scores, split, task)}
     if classes is not None:
         figures["validation_balanced_accuracy"] = scoring.compute_balanced_accuracy(scores, split)
         figures["predicted_classes"] = scoring.count_predicted_classes(classes, split)
-    return content, scores, figures
+    return scores, figures
 
 
 def _score_on_test(run: Run, tflite: Path) -> float:
@@ -233,9 +258,9 @@ def _measure_sizes(file: Path) -> dict[str, int]:
     }
 
 
-def _measure_weights(content: bytes) -> dict[str, int | None]:
+def _measure_weights(content: bytes | None) -> dict[str, int | None]:
     """Bytes of the int8 weights and their zero-order entropy; None for a file without int8 weights."""
-    kernels = flatbuffer.read_weights(content)
+    kernels = flatbuffer.read_weights(content) if content else []
     if not kernels:
         return {"weight_bytes": None, "entropy_bytes": None}
     entropy = sizes.compute_entropy_bytes(kernels)

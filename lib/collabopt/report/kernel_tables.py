@@ -158,7 +158,9 @@ def coding(finished: Sequence[Finished]) -> Table:
         The table.
     """
     rows = [
-        {"Stage": Cell.from_stage(one.stage.name), **_make_coding_cells(_select_eligible(one, one.int8_values()))}
+        {"Stage": Cell.from_stage(one.stage.name)}
+        | _make_coding_cells(_select_eligible(one, one.int8_values()))
+        | make_metric_cells({name: one.result.get(name) for name in ("entropy_bits", "lookup_bits")})
         for one in finished
         if not one.unavailable
     ]

@@ -24,6 +24,7 @@ SETTINGS = {
     **{column: column.replace("_", " ") for column in results.OPTIONAL_KEY},
     "scheme": "scheme",
     "train_fraction": "train fraction",
+    "options": "settings",
 }
 """Titles of the columns of results.csv that tell rows of the same stage apart."""
 
@@ -59,7 +60,9 @@ def find_varied_settings(rows: pd.DataFrame) -> list[str]:
     Args:
         rows: Rows of results.csv or sweep.csv.
     """
-    return [column for column in SETTINGS if column in rows and len({*rows[column].dropna()} - {""}) > 1]
+    # Without options a stage has the defaults, so one text is enough to differ.
+    most = {column: 0 if column == "options" else 1 for column in SETTINGS if column in rows}
+    return [column for column in most if len({*rows[column].dropna()} - {""}) > most[column]]
 
 
 def format_setting(row: dict[str, Any], settings: list[str]) -> str:
@@ -72,7 +75,9 @@ def format_setting(row: dict[str, Any], settings: list[str]) -> str:
     Returns:
         The text; empty settings are left out.
     """
-    return ", ".join(f"{SETTINGS[column]} {row[column]}" for column in settings if not pd.isna(row[column]))
+    return ", ".join(
+        f"{SETTINGS[column]} {row[column]}" for column in settings if not pd.isna(row[column]) and row[column] != ""
+    )
 
 
 def average_over_seeds(rows: pd.DataFrame) -> pd.DataFrame:

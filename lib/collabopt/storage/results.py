@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from collabopt.config import loading
+from collabopt.config import loading, per_layer
 from collabopt.config.experiment import Experiment
 from collabopt.config.scores import Score, find_score
 from collabopt.config.stages import OPTIONAL_STAGES, Stage, get_lineage, list_stages
@@ -25,7 +25,7 @@ from collabopt.storage import atomic, store
 
 KEY = [
     *("experiment", "stage", "scheme", "seed"),
-    *("number_of_clusters", "cluster_per_channel", "target_sparsity", "train_fraction"),
+    *("number_of_clusters", "cluster_per_channel", "target_sparsity", "train_fraction", "options"),
 ]
 """Key columns of results.csv. Empty where a setting does not apply to the stage."""
 
@@ -68,10 +68,11 @@ def make_key(experiment: Experiment, stage: Stage) -> dict[str, Any]:
         "stage": stage.name,
         "scheme": experiment.scheme if stage.has_schemes else "",
         "seed": experiment.seed,
-        "number_of_clusters": experiment.number_of_clusters if stage.clusters else None,
+        "number_of_clusters": per_layer.get_value(experiment.number_of_clusters) if stage.clusters else None,
         "cluster_per_channel": experiment.cluster_per_channel if stage.clusters else None,
-        "target_sparsity": experiment.sparsity if stage.prunes or stage.keeps_zeros else None,
+        "target_sparsity": per_layer.get_value(experiment.sparsity) if stage.prunes or stage.keeps_zeros else None,
         "train_fraction": experiment.train_fraction,
+        "options": experiment.describe_options(stage),
     } | {
         name: getattr(experiment, name) if one in lineage else None
         for one in tree.values()
@@ -99,7 +100,7 @@ def list_columns(score: Score) -> list[str]:
         *KEY,
         *("parent", *list_score_columns(score), *(f"{column}_error" for column in list_score_columns(score))),
         *("tflite_bytes", "gzip_bytes", "zip_bytes"),
-        *("sparsity", "unique_weights", "gained_zeros", "rounded_to_zero", "preserved"),
+        *("sparsity", "unique_weights", "entropy_bits", "lookup_bits", "gained_zeros", "rounded_to_zero", "preserved"),
         *((*BALANCED, "predicted_classes") if score.name == "accuracy" else ()),
         *("calibration", "range_factor", "range_activation"),
         *(f"{score.test_int8}_channel_ranges", "gzip_bytes_channel_ranges"),

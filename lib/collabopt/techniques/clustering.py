@@ -13,6 +13,7 @@ from types import MappingProxyType
 import numpy as np
 from tensorflow_model_optimization.python.core.clustering.keras.experimental import cluster as experimental
 
+from collabopt.config import per_layer
 from collabopt.config.experiment import Experiment
 from collabopt.config.sections import Training
 from collabopt.config.stages import Stage
@@ -30,7 +31,8 @@ class Settings:
     """How kernels are clustered.
 
     Attributes:
-        number: Values that a kernel may hold, zero included; or each output channel of a convolution (`clusters`).
+        number: Values that a kernel may hold, zero included; or each output channel of a convolution (`clusters`). They
+            may differ by layer (`per_layer`).
         preserve_sparsity: Whether zeros stay zero.
         clusters: Granularity of convolutions, and how clusters are trained. Dense kernels are clustered as a whole.
         initialization: Name of the initial centroids (`kmeans.INITIALIZATIONS`).
@@ -38,7 +40,7 @@ class Settings:
         rate: What one bit costs (`fisher.compute_importance`); 0 assigns each weight to the nearest centroid.
     """
 
-    number: int
+    number: int | Mapping[str, int]
     preserve_sparsity: bool = False
     clusters: Clusters = kernel_state.PER_TENSOR
     initialization: str = "kmeans_plus_plus"
@@ -67,11 +69,12 @@ class Settings:
             The clustered kernels by name, as `layers.read_layer_kernels` returns kernels.
         """
         clusters = self.get_clusters(layer)
-        options = clusters.granularity == "channel", self.preserve_sparsity, self.initialization, seed
-        kernels = layers.read_layer_kernels(layer).items()
-        return {
-            name: kmeans.cluster_kernel(kernel, self.number, *options, importance.get(name)) for name, kernel in kernels
-        }
+        kernels, per_channel = layers.read_layer_kernels(layer).items(), clusters.granularity == "channel"
+        number = per_layer.get_value(self.number, layer.name)
+        if clusters.symmetric:
+            return {name: kmeans.cluster_symmetrically(kernel, number, per_channel) for name, kernel in kernels}
+        options = per_channel, self.preserve_sparsity, self.initialization, seed
+        return {name: kmeans.cluster_kernel(kernel, number, *options, importance.get(name)) for name, kernel in kernels}
 
     def get_clusters(self, layer: keras.layers.Layer) -> Clusters:
         """Return how the clusters of a layer are trained.
@@ -104,7 +107,7 @@ def train(
         kernel_state.make_clusters(experiment),
         experiment.centroid_initialization,
         layers.exclude_frozen(experiment, parent).exclude.clustering,
-        experiment.cluster_rate,
+        0.0 if experiment.symmetric else experiment.cluster_rate,
     )
     section = experiment.training(stage.name)
     return fine_tune(parent, data, settings, section, experiment.seed, stage.name, experiment.scheme, checkpoint)
@@ -184,7 +187,7 @@ def _wrap_with_tfmot(model: keras.Model, settings: Settings) -> keras.Model:
             return layer
         return experimental.cluster_weights(
             layer,
-            number_of_clusters=settings.number,
+            number_of_clusters=per_layer.get_value(settings.number, layer.name),
             cluster_centroids_init=initialization,
             preserve_sparsity=settings.preserve_sparsity,
             cluster_per_channel=settings.clusters.granularity == "channel",

@@ -14,9 +14,11 @@ from typing import Literal
 
 import numpy as np
 
+from collabopt.config import per_layer
 from collabopt.config.experiment import Experiment
 from collabopt.runtime.tensorflow import keras, tf
 from collabopt.techniques.assignment import assign, compute_code_length
+from collabopt.techniques.kmeans import make_kernel, make_rows
 from collabopt.techniques.layers import get_channel_axis, read_layer_kernels
 
 Granularity = Literal["tensor", "channel"]
@@ -30,10 +32,13 @@ class Clusters:
     Attributes:
         granularity: Whether the whole tensor shares the clusters.
         moving: Whether training steps assign weights again; else each weight keeps its centroid.
+        symmetric: 2 for {−α, α}, binary weights (Rastegari et al. 2016, arXiv:1603.05279); 3 for {−α, 0, α}, ternary
+            weights (Li et al. 2016, arXiv:1605.04711); 0 for any values.
     """
 
     granularity: Granularity
     moving: bool = True
+    symmetric: int = 0
 
 
 PER_TENSOR = Clusters("tensor")
@@ -43,9 +48,11 @@ def make_clusters(experiment: Experiment) -> Clusters:
     """Return how an experiment trains clusters.
 
     Args:
-        experiment: Gives granularity and movement.
+        experiment: Gives granularity, movement and symmetry.
     """
-    return Clusters("channel" if experiment.cluster_per_channel else "tensor", experiment.clustering == "moving")
+    granularity = "channel" if experiment.cluster_per_channel else "tensor"
+    symmetric = per_layer.get_value(experiment.number_of_clusters) if experiment.symmetric else 0
+    return Clusters(granularity, experiment.clustering == "moving", symmetric)
 
 
 def make_lookup(kernel: np.ndarray, granularity: Granularity) -> tuple[np.ndarray, np.ndarray]:
@@ -72,6 +79,23 @@ def make_lookup(kernel: np.ndarray, granularity: Granularity) -> tuple[np.ndarra
     indices = np.empty(rows.shape, np.int32)
     np.put_along_axis(indices, order, (place + k * row).astype(np.int32), axis=1)
     return values, indices.T.reshape(kernel.shape)
+
+
+def make_symmetric_lookup(kernel: np.ndarray, clusters: Clusters) -> tuple[np.ndarray, np.ndarray]:
+    """Split a binary or ternary kernel into its values and the place of each weight among them.
+
+    Args:
+        kernel: Clustered kernel (..., out), whose weights other than zero have one magnitude per row.
+        clusters: Granularity, and how many values there are.
+
+    Returns:
+        As `make_lookup`, with −α, α or −α, 0, α in each row, also where the row holds fewer.
+    """
+    rows, k = make_rows(kernel, clusters.granularity == "channel"), clusters.symmetric
+    values = np.abs(rows).max(axis=1, keepdims=True) * np.linspace(-1, 1, k, dtype=np.float32)
+    place = rows > 0 if k == 2 else np.sign(rows) + 1
+    indices = place.astype(np.int32) + k * np.arange(len(rows), dtype=np.int32)[:, np.newaxis]
+    return values, make_kernel(indices, kernel.shape)
 
 
 @tf.custom_gradient
@@ -115,7 +139,7 @@ def add_state(
 
     Returns:
         The state by name: `mask` for zeros; for clusters `centroids`, `where`, `is_free` (which centroids are trained),
-        `reassigns`, `importance`, and `axis`, that of the channels with clusters of their own.
+        `is_symmetric`, `reassigns`, `importance`, and `axis`, that of the channels with clusters of their own.
     """
     state, axis = {}, get_channel_axis(wrapper.layer)
     name, kernel = f"kernel_{place}" if place else "kernel", [*read_layer_kernels(wrapper.layer).values()][place]
@@ -123,7 +147,11 @@ def add_state(
         mask = np.moveaxis(kernel != 0, -1, axis).astype(np.float32)
         state["mask"] = _add_variable(wrapper, f"{name}_mask", mask)
     if clusters:
-        values, indices = make_lookup(kernel if clustered is None else clustered, clusters.granularity)
+        kernel = kernel if clustered is None else clustered
+        values, indices = (
+            make_symmetric_lookup(kernel, clusters) if clusters.symmetric else make_lookup(kernel, clusters.granularity)
+        )
+        state["is_symmetric"] = bool(clusters.symmetric)
         state["centroids"] = _add_variable(wrapper, f"{name}_centroids", values, trainable=True)
         state["where"] = _add_variable(wrapper, f"{name}_where", np.moveaxis(indices, -1, axis))
         state["is_free"] = (values != 0).astype(np.float32) if zeros else np.ones_like(values)
@@ -149,6 +177,8 @@ def apply_state(kernel: tf.Tensor, state: dict[str, tf.Variable], training: bool
     if "centroids" in state:
         # Tensors, because tf.custom_gradient takes no gradient of a variable on several devices.
         centroids = tf.convert_to_tensor(state["centroids"]) * state["is_free"]
+        if state["is_symmetric"]:  # −α and α train one magnitude, and stay exact opposites
+            centroids = (centroids - centroids[:, ::-1]) / 2
         latent = tf.convert_to_tensor(kernel) if "reassigns" in state else tf.zeros_like(kernel)
         where = _reassign(latent, centroids, state) if training and "reassigns" in state else state["where"]
         kernel = look_up(centroids, latent, tf.convert_to_tensor(where))

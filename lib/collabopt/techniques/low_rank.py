@@ -9,6 +9,7 @@ import dataclasses
 
 import numpy as np
 
+from collabopt.config import per_layer
 from collabopt.config.experiment import Experiment
 from collabopt.config.stages import Stage
 from collabopt.datasets import Data
@@ -105,12 +106,14 @@ def find_spectra(model: keras.Model, exclude: tuple[str, ...] = ()) -> dict[str,
 
 
 def list_excluded(experiment: Experiment) -> tuple[str, ...]:
-    """Return the layers that stay whole, because a technique leaves out a layer of that name.
+    """Return the layers that stay whole, because `exclude` or a setting per layer names them.
 
     Args:
         experiment: The experiment.
     """
-    return tuple({name for names in experiment.exclude.model_dump().values() for name in names})
+    excluded = {name for names in experiment.exclude.model_dump().values() for name in names}
+    own = [per_layer.list_layers(setting) for setting in (experiment.sparsity, experiment.number_of_clusters)]
+    return tuple(excluded.union(*own))
 
 
 def choose_ranks(model: keras.Model, experiment: Experiment) -> dict[str, tuple[int, ...]]:

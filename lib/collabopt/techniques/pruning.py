@@ -7,16 +7,18 @@ wrappers stay inside this module: plain Keras models go in and come out.
 
 import functools
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
+from collabopt.config import per_layer
 from collabopt.config.experiment import Experiment
 from collabopt.config.sections import Pruning
 from collabopt.config.stages import Stage
 from collabopt.datasets import Data
 from collabopt.runtime import progress
 from collabopt.runtime.tensorflow import keras, tfmot
-from collabopt.techniques import layers, training
+from collabopt.techniques import layers, patterns, training
 from collabopt.techniques.checkpoints import NO_CHECKPOINT, Checkpoint
 from collabopt.techniques.layers import is_eligible
 
@@ -36,8 +38,11 @@ def train(
     Returns:
         The pruned plain model, and the record of its training.
     """
-    section, exclude = experiment.training(stage.name), layers.exclude_frozen(experiment, parent).exclude.pruning
-    return fine_tune(parent, data, experiment.sparsity, section, exclude, experiment.seed, stage.name, checkpoint)
+    section, exclude = experiment.training(stage.name), patterns.exclude_skipped(experiment, parent).exclude.pruning
+    for name, reason in patterns.find_misfits(parent, experiment).items():
+        progress.log(f"{stage.name}: layer {name} is not pruned: {reason}", about=stage.name)
+    options = exclude, experiment.seed, stage.name, checkpoint, experiment.sparsity_pattern
+    return fine_tune(parent, data, experiment.sparsity, section, *options)
 
 
 def make_schedule(sparsity: float, section: Pruning, steps_per_epoch: int):
@@ -60,7 +65,7 @@ def make_schedule(sparsity: float, section: Pruning, steps_per_epoch: int):
     span = max(1, round(section.end_epoch * steps_per_epoch) - begin)
     frequency = min(section.frequency, span)
     return tfmot.sparsity.keras.PolynomialDecay(
-        section.initial_sparsity,
+        min(section.initial_sparsity, sparsity),
         sparsity,
         begin_step=begin,
         end_step=begin + span // frequency * frequency,
@@ -71,39 +76,44 @@ def make_schedule(sparsity: float, section: Pruning, steps_per_epoch: int):
 def fine_tune(
     model: keras.Model,
     data: Data,
-    sparsity: float,
+    sparsity: float | Mapping[str, float],
     section: Pruning,
     exclude: tuple[str, ...] = (),
     seed: int = 0,
     stage: str = "pruned",
     checkpoint: Checkpoint = NO_CHECKPOINT,
+    pattern: str = "unstructured",
 ) -> tuple[keras.Model, training.Fit]:
     """Prune a clone of a model while training it.
 
     Args:
         model: A plain model; it stays as it is.
         data: Training and validation splits.
-        sparsity: Fraction of zeros that each eligible kernel reaches, in [0, 1).
+        sparsity: Fraction of zeros that each eligible kernel reaches, in [0, 1), or fractions by layer.
         section: How to train, and the sparsity schedule.
         exclude: Names of layers that are not pruned.
         seed: Decides the order of examples and their augmentation.
         stage: Name of the stage in progress lines.
         checkpoint: Where training continues from and saves its state.
+        pattern: "unstructured", or that of `patterns`. It must fit every layer that is pruned.
 
     Returns:
         The pruned plain model, and the record of its training.
 
     Raises:
-        RuntimeError: A kernel ends with fewer zeros than asked for.
+        RuntimeError: A kernel ends without its pattern, or with fewer zeros than asked for.
     """
     clock = progress.Clock()
-    schedule = make_schedule(sparsity, section, math.ceil(len(data.train) / section.batch_size))
+    steps = math.ceil(len(data.train) / section.batch_size)
 
     def wrap(layer: keras.layers.Layer) -> keras.layers.Layer:
         clone = layer.__class__.from_config(layer.get_config())
         if not is_eligible(layer) or layer.name in exclude:
             return clone
+        schedule = make_schedule(per_layer.get_value(sparsity, layer.name), section, steps)
         clone.get_prunable_weights = functools.partial(_list_kernels, clone)
+        if pattern != "unstructured":
+            return patterns.PatternLayer(clone, pattern, pruning_schedule=schedule)
         return tfmot.sparsity.keras.prune_low_magnitude(clone, pruning_schedule=schedule)
 
     wrapped = keras.models.clone_model(model, clone_function=wrap)
@@ -113,7 +123,7 @@ def fine_tune(
         wrapped, data, section, seed, stage, clock, [tfmot.sparsity.keras.UpdatePruningStep()], checkpoint
     )
     pruned = layers.clone_model(model, tfmot.sparsity.keras.strip_pruning(wrapped).get_weights())
-    _check_sparsity(pruned, sparsity, exclude)
+    _check_sparsity(pruned, sparsity, exclude, pattern)
     return pruned, fit
 
 
@@ -122,10 +132,17 @@ def _list_kernels(layer: keras.layers.Layer) -> list:
     return [getattr(owner, attribute) for owner, attribute in layers.find_kernels(layer).values()]
 
 
-def _check_sparsity(pruned: keras.Model, sparsity: float, exclude: tuple[str, ...]) -> None:
+def _check_sparsity(
+    pruned: keras.Model, setting: float | Mapping[str, float], exclude: tuple[str, ...], pattern: str
+) -> None:
     for layer in pruned.layers:
+        sparsity = per_layer.get_value(setting, layer.name)
         pruned_kernels = layers.read_layer_kernels(layer) if is_eligible(layer) and layer.name not in exclude else {}
         for name, kernel in pruned_kernels.items():
+            if pattern != "unstructured" and (defect := patterns.find_defect(kernel, pattern, sparsity)):
+                raise RuntimeError(
+                    f"pruned: layer {name}: {defect}; give pruning more epochs or an earlier begin_epoch"
+                )
             # A small kernel cannot hold every fraction of zeros, and TFMOT keeps equal weights at the threshold.
             if np.mean(kernel == 0) < sparsity - max(0.01, 1 / kernel.size):
                 raise RuntimeError(

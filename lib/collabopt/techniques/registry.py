@@ -16,7 +16,7 @@ from collabopt import datasets, models
 from collabopt.config import defaults
 from collabopt.config.experiment import Experiment
 from collabopt.config.loading import DATA
-from collabopt.config.stages import Stage, get_lineage
+from collabopt.config.stages import BASELINE, Stage, get_lineage
 from collabopt.config.tasks import Task
 from collabopt.datasets.dataset import Shapes
 from collabopt.models import weights
@@ -40,7 +40,8 @@ def suggest_defaults(experiment: Experiment) -> dict[str, Any]:
     data = fit_to_model(datasets.load(experiment), experiment)
     model = build_initial_model(experiment, data)
     is_trained = bool(experiment.model.path or experiment.initial_weights)
-    return defaults.suggest(model.count_params(), len(data.train), is_trained)
+    suggested = defaults.suggest(model.count_params(), len(data.train), is_trained)
+    return suggested | ({"sparsity": 0.5} if experiment.sparsity_pattern == "2:4" else {})
 
 
 def find_trainer(stage: Stage) -> Callable:
@@ -138,6 +139,24 @@ def add_augmentation(data: datasets.Data, experiment: Experiment) -> datasets.Da
     """
     imported = models.get_imported(experiment.model, *get_ends(data))
     return dataclasses.replace(data, augmentation=imported.augmentation if imported else None)
+
+
+def add_teacher(
+    data: datasets.Data, stage: Stage, experiment: Experiment, get_model: Callable[[str], keras.Model]
+) -> datasets.Data:
+    """Let a stage with `distill` learn from the baseline.
+
+    Args:
+        data: The data set.
+        stage: The stage.
+        experiment: Gives the training section of the stage.
+        get_model: Returns the Keras model of a finished stage.
+
+    Returns:
+        The data set, with the baseline as the teacher if the stage has one.
+    """
+    is_taught = experiment.training(stage.name).distill is not None
+    return dataclasses.replace(data, teacher=get_model(BASELINE)) if is_taught else data
 
 
 def read_arrays(model: keras.Model) -> dict[str, np.ndarray]:

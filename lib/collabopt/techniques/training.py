@@ -18,7 +18,7 @@ from collabopt.config.stages import Stage
 from collabopt.datasets import Data, Split
 from collabopt.runtime import progress
 from collabopt.runtime.tensorflow import drop_log_records, keras, tf
-from collabopt.techniques import objectives
+from collabopt.techniques import distillation, objectives
 from collabopt.techniques.checkpoints import NO_CHECKPOINT, Checkpoint
 
 
@@ -219,7 +219,7 @@ def fit(
 
     Args:
         model: A plain or wrapped model.
-        data: Training and validation splits.
+        data: Training and validation splits, and the teacher where the section has `distill`.
         section: How to train; with zero epochs the model stays as it is.
         seed: Decides the order of examples and their augmentation.
         stage: Name of the stage in progress lines.
@@ -246,7 +246,8 @@ def fit(
     if data.augmentation:
         train = _add_augmentation(train, data.augmentation)
     if finished < section.epochs:
-        with drop_log_records("triggered tf.function retracing"):  # each stage is another model, traced once
+        retracing = drop_log_records("triggered tf.function retracing")  # each stage is another model, traced once
+        with retracing, distillation.teach(model, data, section):
             model.fit(
                 train.training_batches(section.batch_size, seed, range(finished, section.epochs)),
                 steps_per_epoch=math.ceil(len(train) / section.batch_size),

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from collabopt.config.formats import FORMATS
+from collabopt.config.formats import STANDARD
 from collabopt.runtime.tensorflow import drop_log_records, drop_native_notices, keras, tf
 from collabopt.tflite import flatbuffer
 
@@ -47,7 +47,7 @@ def convert(
 
     Args:
         model: The float model.
-        format: One of `FORMATS`.
+        format: One of `STANDARD`.
         calibration: Model inputs (n, ...) float32 for activation ranges; only int8 and int16x8 need them.
         activations: "softmax", "sigmoid" or None, to be appended to each output; empty appends nothing.
         apart: Whether to calibrate in another process. The converter crashes for some layers, such as the loop of a
@@ -60,13 +60,13 @@ def convert(
         ValueError: For an unknown format, or if calibration inputs are missing.
         ConversionRefused: The converter fails.
     """
-    if format not in FORMATS:
-        raise ValueError(f"format={format!r}: expected one of {', '.join(FORMATS)}")
+    if format not in STANDARD:
+        raise ValueError(f"format={format!r}: expected one of {', '.join(STANDARD)}")
     if format in _CALIBRATED and calibration is None:
         raise ValueError(f"calibration=None: {format} takes activation ranges from model inputs (n, ...)")
     if format in _CALIBRATED:
         model, calibration = _unroll(model), _name_inputs(model, calibration)
-    infer, module = _trace(model, activations)
+    infer, module = trace(model, activations)
     if apart and format in _CALIBRATED:
         return _convert_apart(infer, module, format, calibration)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([infer], module)
@@ -154,19 +154,26 @@ def convert_as_trained(model: keras.Model, activations: Sequence[str | None] = (
     Returns:
         The content of the file.
     """
-    infer, module = _trace(model, activations)
+    infer, module = trace(model, activations)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([infer], module)
     converter.inference_input_type = converter.inference_output_type = tf.int8
     return run_converter(converter, "int8")
 
 
-def _trace(model: keras.Model, activations: Sequence[str | None]) -> tuple[Any, tf.Module]:
-    """The inference function of one example, and what holds its variables.
+def trace(model: keras.Model, activations: Sequence[str | None]) -> tuple[Any, tf.Module]:
+    """Trace the inference function of one example.
 
     Files with a dynamic batch compute shapes at run time, which NPUs leave to the CPU. The converter then leaves
     dilated convolutions and dense layers on more than two axes in float32 (tensorflow/tensorflow #50241, #54261).
     To convert a function is several times as fast as `from_keras_model`, which traces and saves every layer by itself
     and gives the same operators.
+
+    Args:
+        model: The float model.
+        activations: As in `convert`.
+
+    Returns:
+        The concrete function, and what holds its variables.
     """
     signature = [tf.TensorSpec([1, *one.shape[1:]], one.dtype, one.name.partition(":")[0]) for one in model.inputs]
 
@@ -203,7 +210,7 @@ def run_converter(converter: tf.lite.TFLiteConverter, format: str) -> bytes:
 
     Args:
         converter: The converter.
-        format: One of `FORMATS`.
+        format: One of `STANDARD`.
 
     Returns:
         The content of the file.

@@ -96,7 +96,7 @@ def resize_batch(tflite: bytes, batch_size: int) -> bytes:
     file = bytearray(tflite)
     model, resized = schema.Model.GetRootAs(file, 0), set()
     graph = model.Subgraphs(0)
-    for kind, operator in _list_operators(model, graph):
+    for kind, operator in list_operators(model, graph):
         place = {"RESHAPE": 1, "TRANSPOSE_CONV": 0}.get(kind)
         if place is None or operator.InputsLength() <= place:
             continue
@@ -159,7 +159,7 @@ def list_float_operators(tflite: bytes) -> list[tuple[str, str]]:
 
     model, found = schema.Model.GetRootAs(tflite, 0), []
     for graph in (model.Subgraphs(index) for index in range(model.SubgraphsLength())):
-        for kind, operator in _list_operators(model, graph):
+        for kind, operator in list_operators(model, graph):
             places = [place for place in (*operator.InputsAsNumpy(), *operator.OutputsAsNumpy()) if place >= 0]
             is_float = any(graph.Tensors(place).Type() == schema.TensorType.FLOAT32 for place in places)
             if is_float and kind not in ("QUANTIZE", "DEQUANTIZE"):
@@ -167,8 +167,16 @@ def list_float_operators(tflite: bytes) -> list[tuple[str, str]]:
     return found
 
 
-def _list_operators(model: Any, graph: Any) -> Iterator[tuple[str, Any]]:
-    """Kind and operator, for each operator of a graph. Old files have the kind in another field."""
+def list_operators(model: Any, graph: Any) -> Iterator[tuple[str, Any]]:
+    """List the operators of a graph. Old files have the kind in another field.
+
+    Args:
+        model: `Model` of TensorFlow's schema.
+        graph: One of its subgraphs.
+
+    Yields:
+        Kind, such as CONV_2D, and operator.
+    """
     from tensorflow.lite.python import schema_py_generated as schema
 
     names = {code: name for name, code in vars(schema.BuiltinOperator).items()}
@@ -260,7 +268,7 @@ def list_kernels(tflite: bytes | bytearray) -> Iterator[Kernel]:
         is_constant = dtype and isinstance(content, np.ndarray)
         return content.view(dtype).reshape(tensor.ShapeAsNumpy()) if is_constant else None
 
-    for kind, operator in _list_operators(model, graph):
+    for kind, operator in list_operators(model, graph):
         if kind not in _BIASES or graph.Tensors(operator.Inputs(1)).Type() != schema.TensorType.INT8:
             continue
         kernel, output = graph.Tensors(operator.Inputs(1)), graph.Tensors(operator.Outputs(0))

@@ -11,12 +11,14 @@ import numpy as np
 
 from collabopt.datasets import Split
 from collabopt.runtime.tensorflow import drop_native_notices, tf
-from collabopt.tflite import flatbuffer
-from collabopt.tflite.convert import Inputs
+from collabopt.tflite import flatbuffer, other_runtimes
+from collabopt.tflite.convert import ConversionRefused, Inputs
 
 if TYPE_CHECKING:
     from ai_edge_litert.interpreter import Interpreter
 
+_TOLERANCE = 1e-4
+"""Difference of outputs that count as equal, relative to the largest one: kernels add in different orders."""
 _PROVED = 3
 """Examples that a file computes one by one and in a batch, before its batches count."""
 
@@ -52,7 +54,7 @@ def score_examples(
                 number, (inputs, labels) = next(chunks, (None, (None, None)))
             if number is None:
                 return scored
-            scored.append((number, np.asarray(score(labels, _run(interpreter, inputs)))))
+            scored.append((number, np.asarray(score(labels, run(interpreter, inputs)))))
 
     with ThreadPoolExecutor(threads) as pool:
         scored = [pair for pairs in pool.map(work, range(threads)) for pair in pairs]
@@ -73,7 +75,7 @@ def compute_outputs(tflite: bytes, split: Split) -> np.ndarray:
 
 
 def open_interpreter(tflite: bytes, batch_size: int = 1, reference: bool = False) -> "Interpreter":
-    """Open a file in LiteRT's interpreter, with one thread.
+    """Open a file in LiteRT's interpreter, with one thread. A file for another runtime opens in that, with batch 1.
 
     Args:
         tflite: The content of the file.
@@ -89,6 +91,8 @@ def open_interpreter(tflite: bytes, batch_size: int = 1, reference: bool = False
     """
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
+    if not other_runtimes.is_tflite(tflite):
+        return other_runtimes.open_interpreter(tflite)
     # Some operators, such as ELU, have no reference kernel.
     kinds = [OpResolverType.BUILTIN_REF, OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES]
     options = {"model_content": tflite, "num_threads": 1, "experimental_preserve_all_tensors": reference}
@@ -104,6 +108,60 @@ def open_interpreter(tflite: bytes, batch_size: int = 1, reference: bool = False
                 interpreter.resize_tensor_input(details["index"], [batch_size, *details["shape"][1:]])
         interpreter.allocate_tensors()
     return interpreter
+
+
+def run(interpreter: "Interpreter", inputs: Inputs) -> np.ndarray:
+    """Run examples.
+
+    Args:
+        interpreter: The opened file.
+        inputs: Model inputs (n, ...) float32.
+
+    Returns:
+        The outputs (n, ...) float32.
+    """
+    (output,) = interpreter.get_output_details()
+    outputs = [interpreter.get_tensor(output["index"]) for _ in _run_batches(interpreter, inputs)]
+    number = len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs)
+    return _dequantize(np.concatenate(outputs)[:number], output)
+
+
+def run_or_refuse(tflite: bytes, inputs: Inputs) -> np.ndarray:
+    """Run examples one by one with a file that may not run.
+
+    Args:
+        tflite: The content of the file.
+        inputs: Model inputs (n, ...) float32.
+
+    Returns:
+        The outputs (n, ...) float32.
+
+    Raises:
+        ConversionRefused: It does not run.
+    """
+    try:
+        return run(open_interpreter(tflite), inputs)
+    except (RuntimeError, ValueError) as error:
+        raise ConversionRefused(f"the file does not run: {' '.join(str(error).split())}") from error
+
+
+def check_equal(tflite: bytes, dense: bytes, inputs: Inputs) -> None:
+    """Check that a file computes the same as the float32 file that it was made of.
+
+    Args:
+        tflite: The content of the file.
+        dense: The content of the float32 file.
+        inputs: Model inputs (n, ...) float32 on which both are run.
+
+    Raises:
+        ConversionRefused: It does not run, or an output differs.
+    """
+    found, expected = run_or_refuse(tflite, inputs), run(open_interpreter(dense), inputs)
+    difference = np.abs(found - expected).max()
+    if not difference <= _TOLERANCE * np.abs(expected).max():
+        raise ConversionRefused(
+            f"the file computes something else: an output differs by {difference:.1e} from the float32 file's"
+        )
 
 
 def record(interpreter: "Interpreter", inputs: Inputs, tensors: Sequence[int]) -> list[np.ndarray]:
@@ -154,23 +212,17 @@ def _make_batched(tflite: bytes, batch_size: int, inputs: Inputs) -> tuple[bytes
         batch_size: Examples per run.
         inputs: Some model inputs (n, ...), of which the first are run both ways.
     """
+    if not other_runtimes.is_tflite(tflite):
+        return tflite, 1
     some = tf.nest.map_structure(lambda array: array[:_PROVED], inputs)
     batched = flatbuffer.resize_batch(tflite, batch_size)
     try:
-        found = _run(open_interpreter(batched, batch_size), some)
+        found = run(open_interpreter(batched, batch_size), some)
     except (RuntimeError, ValueError):
         return tflite, 1
-    expected = _run(open_interpreter(tflite), some)
+    expected = run(open_interpreter(tflite), some)
     same = found.shape == expected.shape and np.allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
     return (batched, batch_size) if same else (tflite, 1)
-
-
-def _run(interpreter: "Interpreter", inputs: Inputs) -> np.ndarray:
-    """The outputs (n, ...) float32 of a file for model inputs (n, ...) float32."""
-    (output,) = interpreter.get_output_details()
-    outputs = [interpreter.get_tensor(output["index"]) for _ in _run_batches(interpreter, inputs)]
-    number = len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs)
-    return _dequantize(np.concatenate(outputs)[:number], output)
 
 
 def _run_batches(interpreter: "Interpreter", inputs: Inputs) -> Iterator[None]:

@@ -50,12 +50,12 @@ def estimate(tflite: bytes, accelerator: str) -> dict[str, Any]:
     result, summary = _run_vela(tflite, accelerator)
     if summary is None:
         last = (result.stderr.strip() or result.stdout.strip() or f"exit status {result.returncode}").splitlines()[-1]
-        return _make_note(f"Vela cannot compile the file: {last}")
+        return make_note(f"Vela cannot compile the file: {last}")
     counts = {processor: int(count) for processor, count in _COUNTS.findall(result.stdout)}
     rejected = [(name, re.sub(r" \(.*\)$", "", reason)) for name, reason in _REJECTED.findall(result.stdout)]
     if not counts.get("NPU"):
         reasons = dict.fromkeys(reason for _, reason in rejected)
-        return _make_note(f"nothing runs on the NPU: {'; '.join(reasons) or 'no operator is supported'}")
+        return make_note(f"nothing runs on the NPU: {'; '.join(reasons) or 'no operator is supported'}")
     return {
         "npu_cycles": int(float(summary["cycles_total"])),
         "npu_ms": 1000 * float(summary["inference_time"]),
@@ -91,6 +91,14 @@ def _list_cpu_operators(count: int, operators: int, rejected: list[tuple[str, st
     return f"{count} of {operators} operators run on the CPU and are not counted: {names}" if count else ""
 
 
-def _make_note(reason: str) -> dict[str, Any]:
+def make_note(reason: str) -> dict[str, Any]:
+    """Make the row of a file without estimates.
+
+    Args:
+        reason: Why there are none.
+
+    Returns:
+        The columns of `estimate`, all None but for `npu_note`.
+    """
     columns = ("npu_cycles", "npu_ms", "npu_sram_kib", "npu_flash_kib", "npu_weight_bytes", "npu_operators")
     return dict.fromkeys(columns) | {"npu_note": reason}

@@ -1,0 +1,70 @@
+"""Settings that may differ between layers: one number for all, or {default: 0.5, conv_1: 0}."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Discriminator, Tag
+
+DEFAULT = "default"
+"""The key of all layers that are not named."""
+
+NUMBER, LAYERS = "<number>", "<layers>"
+"""How pydantic names the two forms of a setting in the path of a mistake; readers do not see them."""
+
+
+def make_type(kind: Any) -> Any:
+    """Make the type of a setting that may differ between layers.
+
+    Args:
+        kind: Type of one value.
+
+    Returns:
+        A pydantic type: a value, or values by layer, `default` among them.
+    """
+    forms = Annotated[kind, Tag(NUMBER)] | Annotated[dict[str, kind], Tag(LAYERS)]
+    choose = Discriminator(lambda value: LAYERS if isinstance(value, Mapping) else NUMBER)
+    return Annotated[forms, choose, AfterValidator(_simplify)]
+
+
+def _simplify(setting: Any) -> Any:
+    if isinstance(setting, Mapping) and DEFAULT not in setting:
+        raise ValueError(f"{setting}: expected a value for {DEFAULT}, which all other layers have")
+    return setting[DEFAULT] if isinstance(setting, Mapping) and len(setting) == 1 else setting
+
+
+def get_value(setting: Any, layer: str = DEFAULT) -> Any:
+    """Return the value of a setting for a layer.
+
+    Args:
+        setting: A value, or values by layer.
+        layer: Name of the layer; the default stands for all that are not named.
+    """
+    return setting.get(layer, setting[DEFAULT]) if isinstance(setting, Mapping) else setting
+
+
+def list_layers(setting: Any) -> dict[str, Any]:
+    """Return the values of the layers that a setting names.
+
+    Args:
+        setting: A value, or values by layer.
+    """
+    values = setting if isinstance(setting, Mapping) else {}
+    return {layer: value for layer, value in values.items() if layer != DEFAULT}
+
+
+def list_values(setting: Any) -> list[Any]:
+    """Return all values of a setting, the default first.
+
+    Args:
+        setting: A value, or values by layer.
+    """
+    return [get_value(setting), *list_layers(setting).values()]
+
+
+def format_value(value: Any) -> str:
+    """Format the value of a parameter for the name of a directory: "0.5", or "default:0.5_conv_1:0".
+
+    Args:
+        value: A value, or a dict.
+    """
+    return "_".join(f"{key}:{one}" for key, one in value.items()) if isinstance(value, Mapping) else str(value)

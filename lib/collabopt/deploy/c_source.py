@@ -1,0 +1,96 @@
+"""C source of a deployed file for TensorFlow Lite Micro (TFLM), with a program that runs its test vectors."""
+
+import re
+from pathlib import Path
+
+import jinja2
+import numpy as np
+
+from collabopt.tflite import micro
+from collabopt.tflite.interpreter import open_interpreter
+
+_LINE = 116  # columns
+_TOLERANCE = 1e-4
+"""Difference of a float output that passes, relative to the largest expected one."""
+_TYPES = {"float32": "float", "int8": "int8_t", "uint8": "uint8_t", "int16": "int16_t", "int32": "int32_t"}
+_TEMPLATES = {
+    ".h": "model.h",
+    ".c": "model.c",
+    "_test_vectors.h": "test_vectors.h",
+    "_test_vectors.c": "test_vectors.c",
+    "_main.cc": "main.cc",
+}
+"""Template by the end of the file name."""
+
+
+def make_identifier(name: str) -> str:
+    """Make a C identifier of the name of an experiment: "2-bit kws" becomes "model_2_bit_kws".
+
+    Args:
+        name: Any text.
+
+    Returns:
+        An identifier that is valid in C and C++, and reserved in neither.
+    """
+    return re.sub(r"_+", "_", "model_" + re.sub(r"\W", "_", name, flags=re.ASCII)).rstrip("_")
+
+
+def make_sources(name: str, tflite: bytes, vectors: dict[str, np.ndarray]) -> dict[str, str | None]:
+    """Write a file and its test vectors as C source.
+
+    Args:
+        name: Name of the experiment.
+        tflite: The content of the file.
+        vectors: `input` and `output` of `interpreter.make_test_vectors`.
+
+    Returns:
+        Text by file name: the array of the file, the test vectors, and a `main` with the operators and the memory that
+        TFLM needs. Each text is None for a file that TFLM cannot run (`micro.list_obstacles`).
+    """
+    identifier = make_identifier(name)
+    if micro.list_obstacles(tflite):
+        return dict.fromkeys(f"{identifier}{end}" for end in _TEMPLATES)
+    arena, planned = micro.estimate_arena(tflite)
+    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    environment.filters |= {"values": _format_values, "c_type": lambda array: _TYPES[array.dtype.name]}
+    names = {
+        "name": re.sub(r"[^\x20-\x7e]|[*/\\]", "_", name),  # in comments and messages
+        "id": identifier,
+        "tflite": np.frombuffer(tflite, np.uint8),
+        "inputs": _order_inputs(tflite, vectors),
+        "output": vectors["output"],
+        "arena": arena,
+        "planned": planned,
+        "tolerance": _TOLERANCE * float(np.abs(vectors["output"]).max()),
+        "methods": [micro.get_method(operator) for operator in micro.list_operators(tflite)],
+    }
+    folder = Path(__file__).parent / "templates"
+    texts = {end: (folder / f"{part}.j2").read_text(encoding="utf-8") for end, part in _TEMPLATES.items()}
+    return {f"{identifier}{end}": environment.from_string(text).render(names) for end, text in texts.items()}
+
+
+def _order_inputs(tflite: bytes, vectors: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """The test inputs (n, ...) in the order of the file's inputs."""
+    arrays = {name: array for name, array in vectors.items() if name != "output"}
+    interpreter = open_interpreter(tflite)
+    if len(arrays) == 1:
+        return list(arrays.values())
+    named = interpreter.get_signature_runner().get_input_details()
+    indices = {f"input_{name}": one["index"] for name, one in named.items()}
+    order = [one["index"] for one in interpreter.get_input_details()]
+    return [array for _, array in sorted(arrays.items(), key=lambda pair: order.index(indices[pair[0]]))]
+
+
+def _format_values(array: np.ndarray) -> str:
+    """The values of an array as a C initializer, wrapped."""
+    if array.dtype == np.float32:
+        words = [f"{value!r}f" for value in map(float, array.ravel())]
+    else:
+        words = [str(value) for value in array.ravel().tolist()]
+    lines, line = [], ""
+    for word in words:
+        if len(line) + len(word) >= _LINE:
+            lines.append(line)
+            line = ""
+        line += f"{word},"
+    return "\n".join(f"  {one}" for one in [*lines, line])
