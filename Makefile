@@ -1,4 +1,4 @@
-# make report | shrink | test | test-all | lab | store | verify | metrics | bench | formats
+# make report | shrink | compare | test | test-all | lab | store | verify | metrics | bench | formats
 #     EXPERIMENT=digits  SET="sparsity=0.5,0.8 seed=0,1"  CORES=2  MODEL=mine.keras  DATA=mine.npz
 EXPERIMENT ?= digits
 SET ?=
@@ -17,9 +17,11 @@ DATASET ?=
 NAME ?=
 TRUST_CODE ?=
 CUSTOM_OBJECTS ?=
-export EXPERIMENT SET CORES NOTEBOOKS PROFILE PRUNE PARTS SEEDS PYTHON MODEL DATA TASK TARGET DATASET NAME
+A ?=
+B ?=
+export A B EXPERIMENT SET CORES NOTEBOOKS PROFILE PRUNE PARTS SEEDS PYTHON MODEL DATA TASK TARGET DATASET NAME
 
-.PHONY: report shrink test test-all lint lab store verify metrics bench bench-accuracy setup formats lock
+.PHONY: report shrink compare test test-all lint lab store verify metrics bench bench-accuracy setup formats lock
 
 report: setup
 	@.venv/bin/python -m collabopt report --experiment "$$EXPERIMENT" --set "$$SET" --cores "$$CORES" --profile "$$PROFILE" \
@@ -29,6 +31,10 @@ report: setup
 shrink: setup
 	@.venv/bin/python -m collabopt shrink "$$MODEL" "$$DATA" --task "$$TASK" --target "$$TARGET" --dataset "$$DATASET" \
 	    --name "$$NAME" --cores "$$CORES" $(if $(filter-out 0,$(TRUST_CODE)),--trust-code) $(foreach place,$(CUSTOM_OBJECTS),--custom-object "$(place)")
+
+# A page that compares two reports: make compare A=digits B="digits/sparsity=0.8"
+compare: setup
+	@.venv/bin/python -m collabopt compare "$$A" "$$B"
 
 # Without the slow tests of real components. Each kind of them has a fast representative here.
 test: lint
@@ -46,7 +52,7 @@ metrics: setup
 	@.venv/bin/python benchmarks/structure.py
 
 lab: setup
-	@.venv/bin/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
+	@.venv/bin/jupyter lab --config=lib/jupyter_lab_config.py --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
 
 # List the store; PRUNE="experiment=digits unused_days=30" removes unused stages.
 store: setup

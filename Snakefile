@@ -45,7 +45,7 @@ COMMAND = "{sys.executable:q} -m collabopt.batch.forks collabopt"
 
 def make_space(grid):
     """The cells of a grid as wildcards and file names of Snakemake."""
-    cells = pd.DataFrame(sweep.list_cells(grid), dtype=str)
+    cells = pd.DataFrame(sweep.list_cells(grid), dtype=str).rename(columns=sweep.encode)
     return Paramspace(cells, filename_params="*", param_sep="=", filename_sep=",")
 
 
@@ -57,7 +57,7 @@ def list_marks(folder, grid):
 
 def dump(wildcards):
     """The parameters of a job as JSON."""
-    return json.dumps(OVERRIDES | {key: loading.parse_value(text, key) for key, text in wildcards.items()})
+    return json.dumps(OVERRIDES | {sweep.decode(key): loading.parse_value(text, key) for key, text in wildcards.items()})
 
 
 def wait_for(*branches):
@@ -65,14 +65,14 @@ def wait_for(*branches):
     parts = {branch: part for branch, part in sweep.find_shared_branches(GRID).items() if branch in branches}
 
     def list_branch_marks(wildcards):
-        own = {branch: {key: [wildcards[key]] for key in part} for branch, part in parts.items()}
+        own = {branch: {key: [wildcards[sweep.encode(key)]] for key in part} for branch, part in parts.items()}
         return [mark for branch, part in own.items() for mark in list_marks(branch, part)]
 
     return list_branch_marks
 
 
 wildcard_constraints:
-    **{key: "[^,/]+" for key in GRID},
+    **{sweep.encode(key): "[^,/]+" for key in GRID},
 
 
 rule report:

@@ -14,8 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from collabopt.batch.plan import list_notebooks
-from collabopt.config import stages
+from collabopt.batch import plan
 
 
 class Place:
@@ -97,7 +96,7 @@ def make_shared_batch(root: Path, experiment: Path) -> None:
         killed.process.wait()
     marks_after_kill, index = place.read_marks(experiment), place.reports / experiment.stem / "index.html"
     with place.start(experiment) as running:
-        wait_for(running, f"notebook 1/{len(list_notebooks()) - len(stages.OPTIONAL_NOTEBOOKS)} started".encode())
+        wait_for(running, f"notebook 1/{len(plan.plan_work(str(experiment), {}, []).jobs)} started".encode())
         with place.start(experiment) as waiting:
             first = wait_for_end(running)
             # Those of the first: the second has yet to start Snakemake.

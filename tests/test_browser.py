@@ -231,6 +231,44 @@ def test_a_filter_shows_the_rows_with_every_word(reports, visit):
     assert len(texts(page, "results", 0)) > 1, "another table is left alone"
 
 
+def test_a_preset_shows_its_columns_and_headings_span_only_these(reports, visit):
+    page = visit(reports / RELEASED.name / "index.html")
+    heads = page.locator("table:has(#variants-caption) thead tr:last-child th:visible")
+    every = heads.count()
+    page.get_by_label("Columns").select_option("NPU")
+    assert 2 < heads.count() < every
+    assert heads.filter(has_text="Cycles").count() == 1
+    spans = page.locator("table:has(#variants-caption) thead tr:first-child").evaluate(
+        "row => [...row.cells].filter(cell => !cell.hidden).reduce((sum, cell) => sum + cell.colSpan, 0)"
+    )
+    assert spans == heads.count()
+    page.get_by_label("Columns").select_option("all")
+    assert heads.count() == every
+
+
+def test_a_table_is_copied_as_csv(reports, visit):
+    page = visit(reports / RELEASED.name / "index.html")
+    page.context.grant_permissions(["clipboard-read"])
+    page.get_by_label("Columns").select_option("small")
+    page.locator(".table:has(#variants-caption) + button.copy").click()
+    head, *rows = page.evaluate("navigator.clipboard.readText()").splitlines()
+    assert head.startswith("Stage,Format,") and "ZIP" not in head
+    assert len(rows) == len(texts(page, "variants", 0))
+
+
+def test_a_reader_goes_through_the_pages_of_a_report_one_by_one(reports, visit):
+    page = visit(reports / "tiny" / "index.html")
+    listed = page.locator("nav.pages-list a").evaluate_all("links => links.map((link) => link.href)")
+    assert len(listed) > 8
+    seen = [page.url]
+    while page.locator("a[rel=next]").count():
+        page.locator("a[rel=next]").click()
+        seen.append(page.url)
+        assert page.locator("#provenance").count() == 1
+        assert page.locator("a[download]").count() == 1
+    assert seen == listed
+
+
 def test_the_tables_are_whole_without_a_script(reports, browser):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()

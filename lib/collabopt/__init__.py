@@ -9,9 +9,11 @@ Importing the package is cheap. What a notebook uses is imported when it is firs
 """
 
 import importlib
+import sys
 
 _PUBLIC = {
     "allocation": "collabopt.analysis.allocation",
+    "answers": "collabopt.report.answers",
     "comparison": "collabopt.analysis.comparison",
     "file_comparison": "collabopt.analysis.file_comparison",
     "quantization_sensitivity": "collabopt.analysis.quantization_sensitivity",
@@ -29,6 +31,10 @@ _FUNCTIONS = {
     "import_model": "collabopt.models.importing",
 }
 __all__ = [*_PUBLIC, *_FUNCTIONS]
+
+if "IPython" in sys.modules and sys.modules["IPython"].get_ipython():  # a notebook
+    importlib.import_module("collabopt.config.notebook_parameters").check()
+    importlib.import_module("collabopt.batch.by_hand").write_pages_later()
 
 
 def __getattr__(name: str):

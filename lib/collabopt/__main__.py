@@ -1,4 +1,4 @@
-"""The command line: `python -m collabopt report|shrink|import|verify|store`, and the jobs of the Snakefile."""
+"""The command line: `python -m collabopt report|shrink|import|compare|verify|page|store`, and jobs of the Snakefile."""
 
 import argparse
 import json
@@ -17,8 +17,8 @@ def main(words: list[str] | None = None) -> int:
         words: The words of the command line; None takes those of the process.
 
     Returns:
-        The exit status: 0, 1 where something failed, 2 for bad input or an undecided comparison, 3 for a refused model,
-        130 if stopped.
+        The exit status: 0, 1 where something failed, 2 for bad input or an undecided comparison, 3 for a refused model
+        or if no file meets all targets, 130 if stopped.
     """
     arguments = _make_parser().parse_args(words)
     try:
@@ -62,6 +62,11 @@ def _make_parser() -> argparse.ArgumentParser:
     job.add_argument("source", help=".keras, .h5 or .hdf5 file, folder of a SavedModel, or module:function")
     add_import_options(job)
     add("verify", "compare a finished report with the published figures", "experiment")
+    job = add("compare", "write a page that compares finished reports")
+    job.add_argument("reports", nargs="+", help="directories below reports/: digits digits/sparsity=0.8")
+    job = add("page", "write the page of a notebook that was run by hand, and the index of its report")
+    job.add_argument("notebook", type=Path, help="the executed notebook")
+    job.add_argument("--after", type=int, help="id of the process that writes the notebook, whose end is waited for")
     add("store", "list the stored stages, or remove some", prune="")
     places = ("experiment", "overrides", "place", "pages", "position", "done")
     add("check", "check data and model, as a job of the Snakefile", "experiment", "overrides", "done")
@@ -94,6 +99,16 @@ def _run(words: argparse.Namespace) -> int:
             task, name = words.task or None, words.name or None  # make passes empty words
             options = {"trust_code": words.trust_code, "custom_objects": words.custom_object} | dataset
             return shrink.print_shrunk(words.model, words.data, task, name, words.cores, **options)
+        case "compare":
+            from collabopt.report import compare_page
+
+            return compare_page.compare(words.reports)
+        case "page":
+            from collabopt.batch import by_hand
+
+            page = by_hand.write_pages(words.notebook, words.after)
+            print(page or f"{words.notebook}: expected an executed notebook of the workbook; no page was written")
+            return 0 if page else 1
         case "report":
             from collabopt.batch import scheduler
 

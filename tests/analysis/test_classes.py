@@ -105,6 +105,7 @@ dataset: {path: rare.npz}
 model: {name: mnist_cnn}
 density_kernel: fc
 targets: {max_accuracy_drop: 0.5}
+deploy_nearest: true
 stages:
   baseline: {epochs: 1, batch_size: 64, optimizer: sgd, learning_rate: 0.05}
 """

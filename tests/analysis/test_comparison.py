@@ -1,5 +1,6 @@
 """Published figures beside ours: drops, errors paired by example, verdicts, and settings that differ."""
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -170,6 +171,9 @@ def test_verify_prints_the_verdicts_on_a_finished_report(rows, tmp_path, monkeyp
     assert __main__.main(command) == comparison.compute_exit_status(comparison.judge(rows))
     out = capsys.readouterr().out
     assert "| pqat | pruned | Drop, FP32 or fake-INT8 (points) | 0.43 | 1.00 ± 0.00 |" in out
+    counts = re.findall(r"(\d+) [a-z ]+", out.splitlines()[-1])
+    lines = [line for line in out.splitlines() if line.startswith("| ")]
+    assert sum(map(int, counts)) == len(lines) - 2, "the last line counts the rows of the table below its head"
     assert "reproduced" in out.splitlines()[-1]
 
 

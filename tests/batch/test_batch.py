@@ -31,7 +31,6 @@ NOTEBOOKS = [
     "pcqat",
     "pqat",
     "preservation",
-    "published",
     "sensitivity",
     "sparse_clustering",
 ]
@@ -282,7 +281,7 @@ def test_a_batch_continues_after_a_failed_notebook_and_ends_with_status_1(failed
 @pytest.mark.slow
 def test_the_last_lines_name_notebook_cell_and_error(failed):
     lines = failed.done.stderr.splitlines()
-    assert len(lines) == 4
+    assert len(lines) == 3
     error = re.fullmatch(r"cqat: FAILED in cell \[(\d+)\]: FloatingPointError: (.*)", lines[0])
     assert error, lines[0]
     assert "cqat" in error[2]
@@ -295,7 +294,6 @@ def test_the_last_lines_name_notebook_cell_and_error(failed):
     assert f"cell [{error[1]}]" in (failed.report / "cqat.html").read_text(encoding="utf-8")
     assert lines[1] == "deployment_tree: not run, because a job that it needs failed"
     assert re.match(r"preservation: FAILED in cell \[\d+\]: FloatingPointError: cqat", lines[2])
-    assert lines[3] == "published: not run, because a job that it needs failed"
     assert "notebook" in failed.done.stdout
     assert "FAILED" in failed.done.stdout
 
@@ -325,7 +323,7 @@ def test_finished_stages_stay_after_a_failure(failed, place):
 def test_overridden_parameters_leave_the_released_report_alone(failed, whole):
     assert failed.released.read_bytes() == whole.files["results.csv"]
     assert sorted(path.name for path in failed.released.parent.iterdir()) == ["calibration_examples=30", "results.csv"]
-    assert {f"{name}.html" for name in (*NOTEBOOKS, "index")} - {"deployment_tree.html", "published.html"} == {
+    assert {f"{name}.html" for name in (*NOTEBOOKS, "index")} - {"deployment_tree.html"} == {
         path.name for path in failed.report.glob("*.html")
     }
 

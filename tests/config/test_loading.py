@@ -193,6 +193,7 @@ def test_none_keeps_the_experiments_own_value():
 
 
 OTHERS = {
+    "deploy_nearest": True,
     "seed": 3,
     "threads": 2,
     "devices": 2,

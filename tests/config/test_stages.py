@@ -120,3 +120,12 @@ def test_a_metric_formats_in_its_unit(name, value, text):
 def test_an_excess_is_never_shown_as_zero():
     assert metrics.METRICS["gzip_bytes"].describe_excess(3) == "gzip < 0.1 kB over"
     assert metrics.METRICS["npu_sram_kib"].describe_excess(float("inf")) == "SRAM not known"
+
+
+def test_a_batch_passes_the_settings_of_optional_stages_to_every_notebook():
+    from collabopt.batch import notebook
+
+    assert notebook._select({"filter_sparsity": 0.5}, {"sparsity"}) == {"settings": {"filter_sparsity": 0.5}}
+    assert notebook._select({"filter_sparsity": 0.5}, {"filter_sparsity"}) == {"filter_sparsity": 0.5}
+    changed = loading.load("digits", settings={"filter_sparsity": 0.5})
+    assert "filter_pruned" in changed.tree

@@ -16,8 +16,8 @@ import pytest
 from collabopt.config import experiment, loading
 from collabopt.config.formats import STANDARD
 from collabopt.config.scores import ACCURACY
-from collabopt.config.stages import STAGES, get_lineage
-from collabopt.deploy import c_source, model_card, search, targets, variants
+from collabopt.config.stages import STAGES, get_level, get_lineage
+from collabopt.deploy import c_source, model_card, recommendation, search, targets, variants
 from collabopt.deploy.search import Search
 from collabopt.report import tables
 from collabopt.run import Run
@@ -63,7 +63,7 @@ def test_without_targets_it_comes_to_every_leaf(whole):
     assert set(whole.table.index) == expected
     assert whole.stages[0] == "baseline"
     assert whole.stages[-1] == "pcqat"
-    assert whole.chosen is None
+    assert whole.chosen == whole.nearest == targets.recommend(whole.table)
     assert whole.table["accuracy"].notna().all()
     depth = [len(get_lineage(stage, STAGES)) for stage in whole.table["stage"]]
     assert depth == sorted(depth)
@@ -145,7 +145,7 @@ def test_clusters_and_zeros_bring_the_entropy_down(whole):
     assert entropy["pcqat-int8"] < entropy["pruned-int8"] < entropy["baseline-int8"]
 
 
-def test_it_stops_at_the_first_leaf_that_meets_all_and_trains_nothing_beyond(whole, small, place):
+def test_it_stops_at_the_first_level_that_meets_all_and_trains_nothing_beyond(whole, small, place):
     enough = int(whole.table.loc["baseline-int8", "gzip_bytes"])
     went = search.search(run_of(small, place, "early", max_gzip_bytes=enough))
     assert went.chosen == went.nearest == "baseline-int8"
@@ -159,14 +159,16 @@ def test_it_stops_at_the_first_leaf_that_meets_all_and_trains_nothing_beyond(who
 
 def test_a_level_further_down_it_trains_what_leads_there(whole, small, place):
     table = whole.table
-    first = table.index[table["gzip_bytes"] < table.loc["baseline-int8", "gzip_bytes"]][0]
-    assert not first.startswith("baseline")
-    went = search.search(run_of(small, place, "further", max_gzip_bytes=int(table.loc[first, "gzip_bytes"])))
-    assert went.chosen == first
-    assert trained(place, "further") == set(went.stages)
-    for name in went.table.index[:-1]:
+    levels = table["stage"].map(get_level)
+    limit = int(table.loc["baseline-int8", "gzip_bytes"]) - 1
+    first = levels[table["gzip_bytes"] <= limit].min()
+    assert first > 0
+    went = search.search(run_of(small, place, "further", max_gzip_bytes=limit))
+    assert went.chosen == table.loc[levels == first, "gzip_bytes"].idxmin()
+    assert trained(place, "further") == set(went.stages) == set(table.loc[levels <= first, "stage"])
+    for name in table.index[levels < first]:
         assert went.find_misses(name)["max_gzip_bytes"] > 0
-    assert not went.find_misses(first)
+    assert not went.find_misses(went.chosen)
 
 
 def test_where_no_leaf_meets_all_the_nearest_is_said_and_what_it_misses(whole, small, place):
@@ -176,9 +178,21 @@ def test_where_no_leaf_meets_all_the_nearest_is_said_and_what_it_misses(whole, s
     assert went.table.loc[went.nearest, "gzip_bytes"] == smallest
     assert went.find_misses(went.nearest) == {"max_gzip_bytes": 100}
     assert went.table["accuracy"].notna().sum() == 1
+    deployed = went.run.directory / "deployed"
+    deployed.mkdir()
+    (deployed / "small.tflite").write_bytes(b"of an earlier run")
     written = model_card.write(went)
+    assert written.tflite is None
+    assert [*deployed.iterdir()] == []
+    assert "None of" in written.text and "deploy_nearest" in written.text
+    went.run.experiment = went.run.experiment.model_copy(update={"deploy_nearest": True})
+    written = model_card.write(went)
+    assert written.tflite.is_file()
     assert not written.content["meets_all_targets"]
     assert "no variant meets all targets" in written.text
+    found = recommendation.recommend(went.run.directory)
+    assert found.misses == {"max_gzip_bytes": 100}
+    assert "No file meets all targets. The nearest, which misses gzip" in str(found)
 
 
 def test_the_choice_does_not_look_at_test(whole, small, place):
@@ -280,17 +294,31 @@ def test_c_source_lies_beside_the_file_if_microcontrollers_can_run_it(whole, sma
     assert not [*directory.glob(f"{identifier}*")]
 
 
-def test_without_targets_there_is_no_card(whole):
+def test_without_targets_the_recommended_file_has_the_card(whole):
     written = model_card.write(whole)
-    assert "max_gzip_bytes" in written.text
-    assert not (whole.run.directory / "deployed").exists()
+    assert written.tflite.read_bytes() == whole.tried[whole.chosen].tflite.read_bytes()
+    assert written.content["targets"] == {} and written.content["meets_all_targets"] is None
+    assert "within tolerance and within noise" in written.text and "| Target |" not in written.text
+    found = recommendation.recommend(whole.run.directory)
+    assert found.tflite.read_bytes() == written.tflite.read_bytes()
+
+
+def test_the_error_of_a_score_is_that_of_its_examples(whole):
+    table, accuracy = whole.table, whole.table["accuracy"]
+    examples = table["test_examples"]
+    binomial = np.sqrt(accuracy * (1 - accuracy) / (examples - 1))
+    np.testing.assert_allclose(table["accuracy_error"].astype(float), binomial.astype(float), rtol=1e-6)
+    assert table.loc["baseline-float32", ["validation_drop_error", "test_drop_error"]].tolist() == [0, 0]
+    # Pairing takes out what both files find hard.
+    drops = table["test_drop_error"].astype(float)
+    assert (drops <= 1e-12 + np.hypot(table["accuracy_error"], table.loc["baseline-float32", "accuracy_error"])).all()
 
 
 def test_tables_say_what_was_chosen_and_what_each_other_misses(small, place, whole):
     limit = int(whole.table.loc["baseline-int8", "gzip_bytes"])
     went = search.search(run_of(small, place, max_gzip_bytes=limit))
     *others, last = tables.search(went).to_frame()["Verdict"]
-    assert last == "chosen"
+    assert last == "chosen"  # int8 is the last format of the baseline
     assert all(re.fullmatch(r"gzip [<\d., ]+ kB over", verdict) for verdict in others)
     assert len(tables.sizes(went).rows) == len(tables.inference(went).rows) == len(others) + 1
     assert "Verdict" not in tables.search(whole).to_frame()

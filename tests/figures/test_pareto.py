@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from collabopt import figures
 from collabopt.figures import pareto, style
+from collabopt.report import summary
+from collabopt.storage.results import KEY
 
 
 @pytest.fixture
@@ -121,3 +123,11 @@ def test_names_do_not_cover_each_other_where_there_is_room():
     boxes = [text.get_window_extent() for text in figure.axes[0].texts]
     assert len(boxes) == 3
     assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+
+
+def test_the_front_of_a_sweep_does_not_look_at_test(results):
+    """The stage that is best on test is beaten on validation."""
+    rows = results.assign(validation_accuracy_int8=np.linspace(0.9, 0.8, len(results)), gzip_bytes=100.0, seed=0)
+    rows = rows.reindex(columns=dict.fromkeys([*KEY, *rows])).assign(experiment="mine")
+    front = summary.average_over_seeds(rows.assign(accuracy_int8=np.linspace(0.8, 0.9, len(rows))))
+    assert front.loc[front["front"], "validation_accuracy_int8"].tolist() == [0.9]

@@ -148,3 +148,12 @@ def test_a_run_can_use_a_read_only_store(tmp_path, monkeypatch):
 def test_an_unknown_setting_is_an_error(list_store, text):
     with pytest.raises(ExperimentError, match=r"^PRUNE: .*expected experiment=<name>, unused_days=<number>, or both"):
         list_store(text)
+
+
+def test_an_experiment_that_the_store_does_not_hold_is_an_error(list_store, tmp_path):
+    add_entry(tmp_path / "stages", 0, {"digits": 3})
+    with pytest.raises(
+        ExperimentError, match=r"experiment=digit: the store .*stages holds nothing of it; did you mean"
+    ):
+        list_store("experiment=digit")
+    assert list_store("experiment=digits")[0].startswith("removed 1 entries")

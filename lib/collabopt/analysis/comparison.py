@@ -197,8 +197,7 @@ def format_markdown(judged: pd.DataFrame) -> str:
         judged: Rows of `judge`.
     """
     lines = ["| table | stage | figure | published | ours | 2 SE | verdict |", "| --- " * 7 + "|"]
-    shown = judged[(judged["verdict"] != "not comparable") | judged["published"].notna()]
-    for row in shown.to_dict("records"):
+    for row in _select_shown(judged).to_dict("records"):
         deviation = f" ± {format_points(row['deviation'])}" if pd.notna(row["deviation"]) else ""
         values = (
             format_points(row["published"]),
@@ -208,6 +207,11 @@ def format_markdown(judged: pd.DataFrame) -> str:
         cells = row["table"], format_setting(row), NAMES[row["figure"]], *values, format_verdict(row)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _select_shown(judged: pd.DataFrame) -> pd.DataFrame:
+    """The figures that can be compared, and those that are published."""
+    return judged[(judged["verdict"] != "not comparable") | judged["published"].notna()]
 
 
 def format_points(fraction: float) -> str:
@@ -279,12 +283,14 @@ def verify(name: str) -> int:
     try:
         judged = judge(read(loading.find_report_directory(name)))
     except FileNotFoundError as error:
-        print(error, file=sys.stderr)
-        return UNDECIDED
+        if len(published.read_of_model(loading.load(name))):
+            print(error, file=sys.stderr)
+            return UNDECIDED
+        judged = pd.DataFrame()
     if judged.empty:
         print(f"{name}: no figures are published for this model and data set", file=sys.stderr)
         return UNDECIDED
     print(format_markdown(judged))
-    counts = judged["verdict"].value_counts()
+    counts = _select_shown(judged)["verdict"].value_counts()
     print("\n" + ", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in VERDICTS))
     return compute_exit_status(judged)

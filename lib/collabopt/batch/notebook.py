@@ -1,13 +1,19 @@
 """The jobs of a batch: one notebook, one cell of a sweep, or one branch that cells share."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
+from urllib.parse import quote
 
 from collabopt.batch.plan import NOTEBOOKS, SEARCH_NOTEBOOK, read_parameters
-from collabopt.config import loading, sweep
-from collabopt.config.stages import get_lineage
+from collabopt.config import loading, overriding, sweep
+from collabopt.config.stages import OPTIONAL_STAGES, get_lineage
 from collabopt.runtime import progress
+
+_BELOW_INDEX = MappingProxyType({"index.html": "All results"})
+"""Links of a page below that of all reports."""
 
 
 def run_notebook(
@@ -42,8 +48,7 @@ def run_notebook(
         papermill.execute_notebook(
             str(source),
             str(executed),
-            parameters={"experiment": experiment, "reports": _make_relative(pages)}
-            | {key: value for key, value in overrides.items() if key in known},
+            parameters={"experiment": experiment, "reports": _make_relative(pages), **_select(overrides, known)},
             progress_bar=False,
             cwd=str(NOTEBOOKS),
             store_widget_state=False,  # the page has a picture of each widget
@@ -58,8 +63,9 @@ def run_notebook(
         failure = "because its kernel died, most likely because the memory is full"
     finally:
         if executed.is_file():
-            links = {"../index.html": "The sweep"} if label else {"index.html": "All results"}
-            notebook_page.write_page(executed, pages / f"{name}.html", links)
+            links = list_links(pages, {"../index.html": "The sweep"} if label else _BELOW_INDEX)
+            page = pages / f"{name}.html"
+            notebook_page.write_page(executed, page, links, notebook_page.copy_notebook(executed, page))
     duration = progress.format_duration(clock.seconds())
     if failure:
         (place / f"{name}.failed").write_text(failure)
@@ -67,6 +73,26 @@ def run_notebook(
         return 1
     progress.log(f"notebook {position} finished in {duration}")
     return 0
+
+
+def list_links(pages: Path, links: Mapping[str, str] = _BELOW_INDEX) -> dict[str, str]:
+    """Return the links at the top of a page, from the page of all reports down.
+
+    Args:
+        pages: Directory of the page.
+        links: The links below the page of all reports.
+    """
+    if not pages.is_relative_to(loading.REPORTS):
+        return {**links}
+    return {quote(Path(os.path.relpath(loading.REPORTS / "index.html", pages)).as_posix()): "All reports", **links}
+
+
+def _select(overrides: dict[str, Any], known: set[str]) -> dict[str, Any]:
+    """The overrides that a notebook has as parameters; as its `settings` those of nested keys and optional stages."""
+    optional = {name for stage in OPTIONAL_STAGES.values() for name in stage.settings} - known
+    nested = {key: value for key, value in overrides.items() if overriding.is_nested(key) or key in optional}
+    plain = {key: value for key, value in overrides.items() if key in known}
+    return plain | ({"settings": nested} if nested else {})
 
 
 def run_cell(experiment: str, overrides: dict[str, Any], pages: Path, done: Path) -> int:

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from collabopt.config import loading, stages, sweep
-from collabopt.config.experiment import ExperimentError
+from collabopt.config import loading, overriding, published, stages, sweep
+from collabopt.config.experiment import Experiment, ExperimentError
 
 # papermill imports jsonschema, which imports this to check addresses in non-Latin scripts. That takes seconds, and it
 # does without if the module is missing.
@@ -19,7 +19,7 @@ SEARCH_NOTEBOOK = "deployment_tree"
 CHECK_FAILURE = "check.failed"
 """File of the mistakes in data and model, in the working directory of a batch."""
 
-_NOT_OF_EXPERIMENTS = {"experiment", "reports", "kernel", "stage", "first", "second"}
+_NOT_OF_EXPERIMENTS = {"experiment", "reports", "kernel", "stage", "first", "second", "settings"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,15 +74,17 @@ def parse_settings(text: str) -> sweep.Grid:
     known = set().union(*(read_parameters(notebook) for notebook in list_notebooks() if words)) - _NOT_OF_EXPERIMENTS
     grid: sweep.Grid = {}
     for word in words:
-        name, equals, values = word.partition("=")
-        each = re.split(r",(?![^{]*\})", values)  # the commas of {default: 0.5, conv_1: 0} belong to one value
-        if not equals or "" in each:
+        name, equals, text = word.partition("=")
+        values = re.split(r",(?![^\[{]*[\]}])", text)  # a list in brackets, or {default: 0.5, conv_1: 0}, is one value
+        if not equals or "" in values:
             raise ExperimentError(f"SET: {word!r}: expected name=value, or name=value,value for a sweep")
-        if name not in known:
+        if len(values) > 1 and any(value.startswith("[") for value in values):
+            raise ExperimentError(f"SET: {name}: a sweep over lists is not possible; give one list")
+        if name not in known and not overriding.is_nested(name):
             raise ExperimentError(f"SET: {name}: no notebook has this parameter{loading.suggest(name, sorted(known))}")
         if name in grid:
             raise ExperimentError(f"SET: {name}: given twice; a sweep is {name}=value,value")
-        grid[name] = [loading.parse_value(value, f"SET: {name}") for value in each]
+        grid[name] = [loading.parse_value(value, f"SET: {name}") for value in values]
         if len({*map(repr, grid[name])}) < len(grid[name]):
             raise ExperimentError(f"SET: {word!r}: a value is given twice; keep one")
     return grid
@@ -119,7 +121,8 @@ def plan_work(name: str, grid: sweep.Grid, chosen: list[str]) -> Work:
     experiments = [loading.load(name, **cell) for cell in cells]
     if len(cells) == 1:
         # With targets the search decides which stages are trained.
-        usual = [name for name in known if name in stages.list_usual_notebooks(experiments[0].tree)]
+        shown = {*stages.list_usual_notebooks(experiments[0].tree)} - {*_list_empty_notebooks(experiments[0])}
+        usual = [notebook for notebook in known if notebook in shown]
         notebooks = chosen or ([SEARCH_NOTEBOOK] if experiments[0].has_targets else usual)
         pages = loading.find_report_directory(name, **cells[0])
         config = {"overrides": cells[0], "notebooks": notebooks}
@@ -132,3 +135,9 @@ def plan_work(name: str, grid: sweep.Grid, chosen: list[str]) -> Work:
     pages = sweep.find_directory(name, grid)
     jobs = {cell: pages / cell / f"{SEARCH_NOTEBOOK}.html" for cell in map(sweep.format_name, cells)}
     return Work(pages, {"grid": grid}, jobs, "cells")
+
+
+def _list_empty_notebooks(experiment: Experiment) -> set[str]:
+    """The notebooks that would have nothing to show. Further seeds are trained by `published` in any case."""
+    has_figures = len(published.read_of_model(experiment)) or experiment.repeat_seeds
+    return set() if has_figures else {"published"}

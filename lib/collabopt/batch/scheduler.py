@@ -20,11 +20,15 @@ from urllib.parse import quote
 import psutil
 
 from collabopt.batch import forks
-from collabopt.batch.plan import CHECK_FAILURE, Work, find_workplace, parse_settings, plan_work
+from collabopt.batch.plan import CHECK_FAILURE, SEARCH_NOTEBOOK, Work, find_workplace, parse_settings, plan_work
 from collabopt.config import loading, sweep
 from collabopt.config.experiment import ExperimentError
+from collabopt.deploy import recommendation
 from collabopt.runtime import progress
 from collabopt.storage import retention, store
+
+MISSED_TARGETS = 3
+"""Exit status if no file meets all targets."""
 
 
 class _Terminated(KeyboardInterrupt):
@@ -42,7 +46,7 @@ def run_report(name: str, settings: str, cores: str, profile: str | None = None,
         chosen: Names of notebooks, separated by blanks. Those that they wait for run too.
 
     Returns:
-        The exit status: 1 if a job failed, 2 if the data or the model is wrong.
+        The exit status: 1 if a job failed, 2 if the data or the model is wrong, 3 if no file meets all targets.
 
     Raises:
         ExperimentError: The experiment, a parameter, a notebook or the profile is not valid.
@@ -69,7 +73,18 @@ def run_report(name: str, settings: str, cores: str, profile: str | None = None,
     failures = [f"{job}: {state}" for job, state in states.items() if state != "ok"]
     for line in [*_list_failed_branches(place), *failures]:
         print(line, file=sys.stderr)
-    return int(bool(failures))
+    return int(bool(failures)) or _report_missed_targets(work)
+
+
+def _report_missed_targets(work: Work) -> int:
+    """Print the nearest file, and return status 3, if no file meets all targets; else return 0."""
+    if SEARCH_NOTEBOOK not in work.jobs:
+        return 0
+    nearest = recommendation.recommend(work.pages)
+    if nearest is None or not nearest.misses:
+        return 0
+    print(f"{nearest}\nfile: {os.path.relpath(nearest.tflite)}", file=sys.stderr)
+    return MISSED_TARGETS
 
 
 def _refuse_braces(*paths: Path) -> None:

@@ -72,7 +72,7 @@ def shrink(
     table, began = report / "variants.csv", experiment.stat().st_mtime
     if not table.is_file() or table.stat().st_mtime < began:
         raise RuntimeError(f"the report of {experiment.stem} has no table of files; the lines above say why")
-    if status:  # such as the comparison with TFMOT's schemes
+    if status == 1:  # such as the comparison with TFMOT's schemes
         print("a notebook failed; the files do not depend on it", file=sys.stderr)
     return dataclasses.replace(recommend(report), experiment=experiment)
 
@@ -106,8 +106,10 @@ def print_shrunk(*arguments: Any, **options: Any) -> int:
         **options: As in `shrink`.
 
     Returns:
-        The exit status: 0, or 1 if a notebook failed.
+        The exit status: 0, 1 if a notebook failed, or 3 if no file meets the targets of the experiment.
     """
+    from collabopt.batch import scheduler
+
     try:
         shrunk = shrink(*arguments, **options)
     except RuntimeError as error:
@@ -115,7 +117,7 @@ def print_shrunk(*arguments: Any, **options: Any) -> int:
         return 1
     print(f"{shrunk}\n" + (f"Caution: {shrunk.warning}\n" if shrunk.warning else ""), end="")
     print(f"file: {os.path.relpath(shrunk.tflite)}\nreport: {os.path.relpath(shrunk.report)}")
-    return 0
+    return scheduler.MISSED_TARGETS if shrunk.misses else 0
 
 
 def write_experiment(

@@ -82,6 +82,7 @@ class Experiment(Section):
         number_of_clusters: Values per kernel that is clustered, zero included, or values by layer.
         further_formats: Formats that float stages are deployed in beside the standard ones.
         repeat_seeds: Further seeds that every stage is trained with, to tell effects from chance.
+        deploy_nearest: Whether the nearest file is deployed if no file meets all targets.
         symmetric: Whether the two or three values of a kernel are {−α, α} (binary) or {−α, 0, α} (ternary). Each weight
             then takes the nearest value, whatever the cluster_rate.
         stages: One `Training` or `Pruning` section per registered stage.
@@ -116,6 +117,7 @@ class Experiment(Section):
     scheme: Literal["collabopt", "tfmot"] = "collabopt"
     strict: bool = False
     targets: Targets = Targets()
+    deploy_nearest: bool = False
     accelerator: Literal[ACCELERATORS] = "ethos-u55-128"
     stages: Any
     density_kernel: str | None = None

@@ -5,20 +5,19 @@
 Nothing here imports TensorFlow, so a batch is checked at once.
 """
 
-import difflib
 import hashlib
-import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from collabopt.config.experiment import Experiment, ExperimentError, Targets, get_schema, merge_stages, validate
-from collabopt.config.per_layer import LAYERS, NUMBER, format_value
+from collabopt.config import overriding
+from collabopt.config.experiment import Experiment, ExperimentError, Targets, merge_stages, validate
+from collabopt.config.mistakes import explain, suggest
 from collabopt.config.yaml_loader import Loader
 from collabopt.runtime import user_modules
 
@@ -33,6 +32,7 @@ PARAMETERS = (
     *("number_of_clusters", "cluster_per_channel", "clustering", "cluster_rate", "centroid_initialization"),
     *("symmetric", "distill", "scheme", "strict", "accelerator"),
     *Targets.model_fields,
+    "deploy_nearest",
 )
 """The values that `load` can override. A batch can override those that the notebooks have as parameters."""
 
@@ -123,7 +123,8 @@ def load(name: str, /, suggested: Mapping[str, Any] = MappingProxyType({}), **ov
         name: Name or path of the experiment.
         suggested: Values for keys that the files do not give, such as those of `defaults.suggest`.
         **overrides: Values of `PARAMETERS` that replace the experiment's own; None keeps them. A `seed` also clears
-            `repeat_seeds`.
+            `repeat_seeds`. Keys of sections in `overriding.NESTED` are given as dotted names, as nested dicts, or in a
+            dict `settings` of either.
 
     Returns:
         The validated experiment. Keys of a file take precedence over those of the file that it extends. The sections of
@@ -140,7 +141,9 @@ def load(name: str, /, suggested: Mapping[str, Any] = MappingProxyType({}), **ov
         own = {key: value for key, value in _read(file).items() if key != "extends"}
         folders |= dict.fromkeys(own, file.parent)
         values |= own | {"stages": merge_stages(values.get("stages", {}), own.get("stages", {}))}
-    overrides = {key: value for key, value in overrides.items() if value is not None}
+    overrides = overriding.flatten(overrides)
+    for key in [key for key in overrides if "." in key and overriding.is_nested(key)]:
+        values = overriding.replace(values, key.split("."), overrides.pop(key))
     for key in overrides:
         if key not in PARAMETERS:
             raise ExperimentError(f"{key}={overrides[key]!r}: unknown parameter{suggest(key, PARAMETERS)}")
@@ -193,11 +196,23 @@ def list_overrides(name: str, **overrides: Any) -> dict[str, Any]:
         **overrides: As in `load`.
     """
     own, changed = load(name), load(name, **overrides)
-    before, after = (one.model_dump() | one.targets.model_dump() for one in (own, changed))
-    different = {parameter for parameter in PARAMETERS if after[parameter] != before[parameter]}
+    names = [
+        *PARAMETERS,
+        *sorted(key for key in overriding.flatten(overrides) if overriding.is_nested(key)),
+    ]
+    before, after = ({key: _get(one, key) for key in names} for one in (own, changed))
+    different = {key for key in names if after[key] != before[key]}
     if changed.repeat_seeds != own.repeat_seeds:
         different.add("seed")
-    return {parameter: after[parameter] for parameter in PARAMETERS if parameter in different}
+    return {key: after[key] for key in names if key in different}
+
+
+def _get(experiment: Experiment, key: str) -> Any:
+    """The value of a parameter, or of a nested key."""
+    found: Any = experiment.targets if key in Targets.model_fields else experiment
+    for part in key.split("."):
+        found = getattr(found, part)
+    return list(found) if isinstance(found, tuple) else found
 
 
 def find_report_directory(name: str, **overrides: Any) -> Path:
@@ -212,20 +227,8 @@ def find_report_directory(name: str, **overrides: Any) -> Path:
     """
     changed = list_overrides(name, **overrides)
     directory = REPORTS / find_experiment(name).stem
-    parts = [f"{key}={format_value(value)}" for key, value in changed.items()]
+    parts = [f"{key}={overriding.format_value(value)}" for key, value in changed.items()]
     return directory / ",".join(parts) if parts else directory
-
-
-def suggest(key: str, known: Iterable[str]) -> str:
-    """Return the end of an error message: the most similar known name, or all of them.
-
-    Args:
-        key: The unknown name.
-        known: The known names.
-    """
-    known = list(known)
-    near = difflib.get_close_matches(key, known, 1)
-    return f"; did you mean {near[0]}?" if near else f"; expected one of {', '.join(known)}"
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -259,42 +262,3 @@ def resolve_paths(experiment: Experiment, folders: Mapping[str, Path]) -> Experi
             part = part.model_copy(update={key: str(beside)})
             experiment = experiment.model_copy(update={section: part})
     return experiment
-
-
-def explain(error: ValidationError) -> list[str]:
-    """Explain what pydantic found in an experiment.
-
-    Args:
-        error: Its error.
-
-    Returns:
-        One line per mistake.
-    """
-    return [_explain(mistake) for mistake in error.errors()]
-
-
-def _explain(mistake: dict[str, Any]) -> str:
-    """One mistake that pydantic found, in a line."""
-    path = [str(part) for part in mistake["loc"] if part not in (NUMBER, LAYERS)]
-    key, value = ".".join(path), mistake["input"]
-    if mistake["type"] == "extra_forbidden":
-        return f"{key}={value!r}: unknown key{suggest(path[-1], _list_keys(path))}"
-    if mistake["type"] == "missing":
-        return f"{key}: missing; this key is needed"
-    if mistake["type"] == "value_error":
-        return f"{key}: {mistake['ctx']['error']}" if key else str(mistake["ctx"]["error"])
-    message = mistake["msg"].replace("Input should be", "expected")
-    message = message.replace("String should match pattern", "expected text that matches")
-    if isinstance(value, float) and not math.isfinite(value):
-        message = "expected a finite number"
-    return f"{key}={value!r}: {message}"
-
-
-def _list_keys(path: list[str]) -> list[str]:
-    """The known keys of the section that holds the last key of a path."""
-    section: type[BaseModel] = get_schema()
-    for part in path[:-1]:
-        annotation = section.model_fields[part].annotation
-        kinds = (annotation, *getattr(annotation, "__args__", ()))
-        section = next((kind for kind in kinds if hasattr(kind, "model_fields")), section)
-    return list(section.model_fields)

@@ -59,12 +59,3 @@ def list_values(setting: Any) -> list[Any]:
         setting: A value, or values by layer.
     """
     return [get_value(setting), *list_layers(setting).values()]
-
-
-def format_value(value: Any) -> str:
-    """Format the value of a parameter for the name of a directory: "0.5", or "default:0.5_conv_1:0".
-
-    Args:
-        value: A value, or a dict.
-    """
-    return "_".join(f"{key}:{one}" for key, one in value.items()) if isinstance(value, Mapping) else str(value)

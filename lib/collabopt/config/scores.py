@@ -71,6 +71,18 @@ class Score:
         """
         return 0.01 if self.unit == "%" else 0.05 * abs(baseline)
 
+    def get_noise(self, error: float, examples: int) -> float:
+        """Return the difference that chance alone explains: two standard errors.
+
+        Args:
+            error: Standard error of a mean over examples, or of a difference of two; NaN if not known.
+            examples: Number of examples. A share of these is known no better than to one example.
+
+        Returns:
+            The difference in units of the column; NaN if not known.
+        """
+        return max(2 * error, 1 / examples) if self.unit == "%" and error == error else 2 * error
+
     def format_drop(self, value: float) -> str:
         """Format a difference with its unit: "1.00 points" or "0.0123".
 
@@ -81,6 +93,17 @@ class Score:
             The text.
         """
         return f"{value / self.scale:,.{self.digits}f} {self.drop_unit}".rstrip()
+
+    def format_spread(self, value: float, noise: float, is_drop: bool = False) -> str:
+        """Format a value and its noise: "98.61 ± 1.24%".
+
+        Args:
+            value: Value of the column, or a difference.
+            noise: The difference that chance alone explains; NaN if not known.
+            is_drop: Whether the value is a difference.
+        """
+        texts = [f"{one / self.scale:,.{self.digits}f}".replace("-", "−") for one in (value, noise) if one == one]
+        return f"{' ± '.join(texts)} {self.drop_unit if is_drop else self.unit}".rstrip().replace(" %", "%")
 
     def format(self, value: float) -> str:
         """Format a value with its unit: "98.61 %" or "0.0123".

@@ -140,6 +140,16 @@ def get_lineage(name: str, tree: Mapping[str, Stage]) -> list[Stage]:
     return [*(get_lineage(stage.parent, tree) if stage.parent else []), stage]
 
 
+def get_level(name: str, tree: Mapping[str, Stage]) -> int:
+    """Return how many stages lead to a stage: 0 for the baseline.
+
+    Args:
+        name: Name of the stage.
+        tree: Stages by name (`build_tree`).
+    """
+    return len(get_lineage(name, tree)) - 1
+
+
 def get_leaves(tree: Mapping[str, Stage]) -> list[Stage]:
     """Return the stages that no other stage starts from.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from collabopt.config import loading
-from collabopt.config.per_layer import format_value
+from collabopt.config.overriding import format_value
 from collabopt.config.stages import OPTIONAL_STAGES, build_tree, get_leaves, get_lineage
 
 Grid = dict[str, list[Any]]
@@ -49,6 +49,7 @@ def find_shared_branches(grid: Grid) -> dict[str, Grid]:
         deciding = {*_OF_EVERY_STAGE, *(setting for stage in stages for setting in stage.settings)}
         if any(stage.has_schemes for stage in stages):
             deciding.add("scheme")
+        deciding |= {key for key in grid if key.startswith(("exclude.", *(f"stages.{one.name}." for one in stages)))}
         parts[branch] = {parameter: values for parameter, values in grid.items() if parameter in deciding}
     return {branch: part for branch, part in parts.items() if len(list_cells(part)) < len(list_cells(grid))}
 
@@ -60,10 +61,28 @@ def format_name(values: Grid | Cell) -> str:
         values: A grid or a cell. A long name is shortened and ends in a digest.
     """
     lists = {key: value if isinstance(value, list) else [value] for key, value in values.items()}
-    name = ",".join(f"{key}={'+'.join(map(format_value, value))}" for key, value in lists.items())
+    name = ",".join(f"{encode(key)}={'+'.join(map(format_value, value))}" for key, value in lists.items())
     if len(name) > _LONGEST_NAME:
         name = f"{name[:_LONGEST_NAME]}…{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     return name
+
+
+def encode(key: str) -> str:
+    """Return a parameter's name as a wildcard of Snakemake, which has no dots.
+
+    Args:
+        key: The name, such as "stages.pruned.epochs".
+    """
+    return key.replace(".", "__")
+
+
+def decode(wildcard: str) -> str:
+    """Return the parameter of a wildcard.
+
+    Args:
+        wildcard: What `encode` returns.
+    """
+    return wildcard.replace("__", ".")
 
 
 def find_directory(name: str, grid: Grid) -> Path:

@@ -31,18 +31,13 @@ from collabopt.tflite.interpreter import make_test_vectors, open_interpreter
 
 _VECTORS = 10
 
-NO_TARGETS = (
-    "No targets were given, so no file was chosen. Give targets, such as `max_gzip_bytes=250_000` or "
-    "`max_accuracy_drop=0.01`, and run again."
-)
-
 
 @dataclasses.dataclass(frozen=True)
 class ModelCard:
     """A model card. A notebook shows it as Markdown.
 
     Attributes:
-        tflite: The deployed file; None if no file was chosen.
+        tflite: The deployed file; None if no file was written.
         content: The content of the JSON file.
         text: The content of the Markdown file.
     """
@@ -61,19 +56,23 @@ def write(search: Search) -> ModelCard:
 
     The files are `<experiment>.tflite`, `<experiment>.json`, `<experiment>.md`, `<experiment>-test_vectors.npz`, which
     holds test examples and what the file returns for them, and the same as C source for microcontrollers, if they can
-    run the file (`c_source.make_sources`). If no variant meets the targets, the nearest one is written and the card
-    says so. Without targets nothing is written.
+    run the file (`c_source.make_sources`). If no variant meets the targets, nothing is written, and files of an earlier
+    run are removed; with `deploy_nearest` the nearest one is written and the card says so.
 
     Args:
         search: A finished search.
 
     Returns:
-        The card.
+        The card. Its text says why, if there is no file.
     """
-    experiment = search.run.experiment
-    if not experiment.has_targets:
-        return ModelCard(None, {}, NO_TARGETS)
-    directory, tflite = search.run.directory / "deployed", search.tried[search.nearest].tflite.read_bytes()
+    experiment, directory = search.run.experiment, search.run.directory / "deployed"
+    if search.chosen is None and not experiment.deploy_nearest:
+        for path in directory.glob("*"):
+            path.unlink()
+        reason = targets.describe(targets.judge(search.table, search.targets), search.targets)
+        advice = "No file was written. To write the nearest one, set `deploy_nearest = True`."
+        return ModelCard(None, {}, f"{reason} {advice}\n")
+    tflite = search.tried[search.nearest].tflite.read_bytes()
     content = _make_content(search, tflite)
     text = _format_markdown(content, f"{experiment.name}.tflite")
     atomic.write(directory / f"{experiment.name}.tflite", tflite)
@@ -102,7 +101,7 @@ def _make_content(search: Search, tflite: bytes) -> dict[str, Any]:
         "path": [stage.name for stage in get_lineage(row["stage"], experiment.tree)],
         "format": row["format"],
         "sha256": hashlib.sha256(tflite).hexdigest(),
-        "meets_all_targets": search.chosen is not None,
+        "meets_all_targets": search.chosen is not None if experiment.has_targets else None,
         "targets": _judge_targets(search, row, base),
         "task": search.run.data.task.name,
         "metric": score.name,
@@ -111,6 +110,7 @@ def _make_content(search: Search, tflite: bytes) -> dict[str, Any]:
             score.validation: row[score.validation],
             f"{score.validation}_of_float32_baseline": base,
             f"test_{score.name}": row[score.test],
+            f"test_{score.name}_error": row[f"{score.test}_error"],
         },
         "warning": f"predicts {ONE_CLASS} of validation" if is_constant(row) else "",
         "costs": {name: _to_json(row[name]) for name in costs},

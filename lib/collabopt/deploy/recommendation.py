@@ -1,16 +1,21 @@
-"""The recommended file of a report without targets: the smallest that is about as good as the float32 baseline."""
+"""The recommended file of a finished report: what its targets choose or, without targets, what loses nothing."""
 
 import dataclasses
 import html
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from collabopt.config.experiment import Targets
 from collabopt.config.metrics import get_metric
-from collabopt.config.scores import find_score
+from collabopt.config.scores import Score, find_score
 from collabopt.deploy import targets
+
+_SMALLER = 0.95
+"""A file is worth naming as smaller if it has at most this share of the recommended file's bytes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +29,10 @@ class Recommendation:
         report: The index page of the report.
         warning: A sentence if there are too few validation examples for this choice, else empty.
         experiment: The experiment file, if it is known.
+        limits: The targets, by name.
+        misses: By how much the file exceeds targets. It is then the nearest file, and not recommended.
+        smaller: The row of the most accurate file that is smaller; None if there is none.
+        more_accurate: The row of the most accurate file, if it is more accurate; else None.
     """
 
     tflite: Path
@@ -32,23 +41,56 @@ class Recommendation:
     report: Path
     warning: str = ""
     experiment: Path | None = None
+    limits: dict[str, float] = dataclasses.field(default_factory=dict)
+    misses: dict[str, float] = dataclasses.field(default_factory=dict)
+    smaller: dict[str, Any] | None = None
+    more_accurate: dict[str, Any] | None = None
 
     @property
     def file(self) -> str:
         """Path of the file in its report directory."""
         return self.tflite.relative_to(self.report.parent).as_posix()
 
+    @property
+    def name(self) -> str:
+        """Name of the file's variant: "PCQAT int8"."""
+        return targets.format_variant(self.variant)
+
+    @property
+    def score(self) -> Score:
+        """Score of the task."""
+        return find_score(self.variant)
+
+    def get_drop(self, row: dict[str, Any]) -> tuple[float, float]:
+        """Return how much worse a file is on validation than the float32 baseline.
+
+        Args:
+            row: Row of variants.csv.
+
+        Returns:
+            The drop, and the difference that chance alone explains (NaN if not known).
+        """
+        drop = self.score.compute_drop(self.baseline[self.score.validation], row[self.score.validation])
+        return drop, targets.find_drop_noise(row, self.score)
+
+    def describe_misses(self) -> str:
+        """Describe what the file misses: "gzip 2.1 kB over"; empty if it meets all targets."""
+        return ", ".join(targets.describe_miss(name, excess) for name, excess in self.misses.items())
+
     def __str__(self) -> str:
-        score, size = find_score(self.variant), get_metric("gzip_bytes")
+        score, size = self.score, get_metric("gzip_bytes")
         small, large = (f"{size.format(row[size.name])} {size.unit}" for row in (self.variant, self.baseline))
         factor = self.baseline[size.name] / self.variant[size.name]
         before, after = (score.format(row[score.validation]) for row in (self.baseline, self.variant))
-        on_test, before_on_test = (score.format(row[score.test]) for row in (self.variant, self.baseline))
-        return (
-            f"Recommended: {targets.format_variant(self.variant)}, {small} after gzip instead of {large} ({factor:.1f} "
+        head = f"No file meets all targets. The nearest, which misses {self.describe_misses()}" if self.misses else ""
+        text = (
+            f"{head or 'Recommended'}: {self.name}, {small} after gzip instead of {large} ({factor:.1f} "
             f"times smaller); {score.title} on {self.variant['validation_examples']:,.0f} validation examples {after} "
-            f"instead of {before}; on test {on_test} instead of {before_on_test}"
+            f"instead of {before}"
         )
+        on_test, before_on_test = self.variant[score.test], self.baseline[score.test]
+        instead = "" if pd.isna(before_on_test) else f" instead of {score.format(before_on_test)}"
+        return f"{text}; on test {score.format(on_test)}{instead}"
 
     def _repr_html_(self) -> str:
         links = " · ".join(
@@ -60,19 +102,54 @@ class Recommendation:
 
 
 def recommend(report: Path) -> Recommendation | None:
-    """Recommend the file of a finished report that `targets.recommend` names.
+    """Recommend a file of a finished report: the one that `targets.choose` returns, or else the nearest.
 
     Args:
         report: The report directory, with variants.csv.
 
     Returns:
         The recommendation; None if variants.csv is older than its column of validation examples.
+
+    Raises:
+        ValueError: There are no targets, and every file predicts one class for every example.
     """
-    rows = pd.read_csv(report / "variants.csv")
+    rows, limits = pd.read_csv(report / "variants.csv"), _read_targets(report)
     if "validation_examples" not in rows:
         return None
-    label = targets.recommend(rows)
-    chosen, base = rows.loc[label].to_dict(), rows.loc[targets.find_baseline(rows)].to_dict()
+    rows = rows[rows["tflite"].notna()]  # the others have no file
+    wanted = bool(targets.list_targets(limits))
+    chosen = targets.choose(rows, limits) if wanted else targets.recommend(rows)
+    label = targets.find_nearest(rows, limits) if chosen is None else chosen
+    row, base = rows.loc[label].to_dict(), rows.loc[targets.find_baseline(rows)].to_dict()
+    smaller, more_accurate = _find_alternatives(rows, row)
     return Recommendation(
-        report / chosen["tflite"], chosen, base, report / "index.html", targets.find_noise(rows, label)
+        report / row["tflite"],
+        row,
+        base,
+        report / "index.html",
+        "" if wanted else targets.find_noise(rows, label),
+        limits=targets.list_targets(limits),
+        misses=targets.find_misses(row, limits, targets.get_baseline_score(rows)),
+        smaller=smaller,
+        more_accurate=more_accurate,
+    )
+
+
+def _read_targets(report: Path) -> Targets:
+    """The targets of a report, from run.json; none if it cannot be read."""
+    try:
+        return Targets(**json.loads((report / "run.json").read_text(encoding="utf-8"))["experiment"]["targets"])
+    except (OSError, KeyError, TypeError, ValueError):
+        return Targets()
+
+
+def _find_alternatives(rows: pd.DataFrame, chosen: dict[str, Any]) -> tuple[dict[str, Any] | None, ...]:
+    """The most accurate of the smaller files, and the most accurate of all if it is better than the chosen one."""
+    score = find_score(rows)
+    usable = rows[[not targets.is_constant(row) for row in rows.to_dict("records")]]
+    ranked = usable.assign(_drop=score.compute_drop(0.0, usable[score.validation])).sort_values(["_drop", "gzip_bytes"])
+    is_smaller = ranked["gzip_bytes"] <= _SMALLER * chosen["gzip_bytes"]
+    is_better = ranked["_drop"] < score.compute_drop(0.0, chosen[score.validation])
+    return tuple(
+        next(iter(ranked[choice].drop(columns="_drop").to_dict("records")), None) for choice in (is_smaller, is_better)
     )

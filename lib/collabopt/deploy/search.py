@@ -6,12 +6,14 @@ validation split. The test split is read once, for the chosen variant.
 """
 
 import dataclasses
+import itertools
 
 import pandas as pd
 
 from collabopt.analysis.finished import Finished
 from collabopt.config.experiment import Targets
 from collabopt.config.formats import FORMATS
+from collabopt.config.stages import get_level
 from collabopt.deploy import targets, variants
 from collabopt.deploy.variants import Variant
 from collabopt.run import Run
@@ -28,7 +30,7 @@ class Search:
         tried: The variants with a file by label, in the order of the search.
         table: One row per variant, with the columns of `variants.list_columns`.
         unavailable: The same columns, one row per variant that has no file.
-        chosen: Label of the first variant that meets all targets; None if none does or there are no targets.
+        chosen: Label of the variant that `targets.choose` returns; None if none meets all targets.
         nearest: Label of the chosen variant, or else of the one that misses the targets by least.
     """
 
@@ -81,7 +83,8 @@ class Search:
 def search(run: Run) -> Search:
     """Search the variants of a run, train the stages that are reached, and write variants.csv.
 
-    Without targets every variant is tried and measured on the test split.
+    The search ends with the first level that has a variant which meets all targets. Without targets every variant is
+    tried and measured on the test split.
 
     Args:
         run: The run.
@@ -91,37 +94,40 @@ def search(run: Run) -> Search:
     """
     has_targets = run.experiment.has_targets
     run = run.without_test() if has_targets else run
-    tried, missing, chosen = _try_variants(run)
+    tried, missing = _try_variants(run)
     table = variants.make_table(list(tried.values()))
+    chosen = targets.choose(table, run.experiment.targets)
+    if has_targets and chosen:
+        progress.log(f"{chosen} meets all targets", about=chosen)
     labels = [variant.name for variant in missing]
     unavailable = pd.DataFrame([variant.row for variant in missing], labels).reindex(columns=table.columns)
     nearest = chosen or str(targets.find_nearest(table, run.experiment.targets))
     tested = [nearest] if has_targets else list(tried)
-    table[run.data.task.score.test] = pd.Series(
-        {label: variants.measure_on_test(run, tried[label]) for label in tested}
-    )
+    scores = {label: variants.measure_on_test(run, tried[label]) for label in tested}
+    base = scores.get(targets.find_baseline(table))
+    for label, one in scores.items():
+        row = variants.describe_test(run.data.task.score, one, base)
+        table.loc[label, [*row]] = [*row.values()]
     found = Search(run, tried, table, unavailable, chosen, nearest)
     _record(found)
     return found
 
 
-def _try_variants(run: Run) -> tuple[dict[str, Variant], list[Variant], str | None]:
-    """The variants up to the first that meets all targets, those among them without a file, and the label of that
-    one."""
+def _try_variants(run: Run) -> tuple[dict[str, Variant], list[Variant]]:
+    """The variants up to the first level with one that meets all targets, and those among them without a file."""
     tried: dict[str, Variant] = {}
     missing: list[Variant] = []
-    for stage in variants.list_levels(run.experiment.tree):
-        for name in variants.list_formats(stage, run.experiment):
-            variant = variants.measure(run, stage, name)
-            if variant.tflite is None:
-                missing.append(variant)
-                continue
-            tried[variant.name] = variant
-            base = next(iter(tried.values())).row[run.data.task.score.validation]  # the float32 baseline comes first
-            if run.experiment.has_targets and not targets.find_misses(variant.row, run.experiment.targets, base):
-                progress.log(f"{variant.name} meets all targets", about=variant.name)
-                return tried, missing, variant.name
-    return tried, missing, None
+    tree = run.experiment.tree
+    for _, level in itertools.groupby(variants.list_levels(tree), lambda stage: get_level(stage.name, tree)):
+        pairs = [(stage, name) for stage in level for name in variants.list_formats(stage, run.experiment)]
+        found = [variants.measure(run, *pair) for pair in pairs]
+        tried |= {variant.name: variant for variant in found if variant.tflite}
+        missing += [variant for variant in found if not variant.tflite]
+        base = next(iter(tried.values())).row[run.data.task.score.validation]  # the float32 baseline comes first
+        rows = [variant.row for variant in found if variant.tflite and run.experiment.has_targets]
+        if not all(targets.find_misses(row, run.experiment.targets, base) for row in rows):
+            break
+    return tried, missing
 
 
 def _record(found: Search) -> None:

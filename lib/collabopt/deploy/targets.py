@@ -13,14 +13,17 @@ import pandas as pd
 from collabopt.config.experiment import Targets
 from collabopt.config.formats import FORMATS, get_format_label
 from collabopt.config.metrics import get_targets
-from collabopt.config.scores import find_score
-from collabopt.config.stages import BASELINE, get_label
+from collabopt.config.scores import Score, find_score
+from collabopt.config.stages import BASELINE, get_label, get_level
 from collabopt.storage.results import ONE_CLASS, is_constant
 
 _DROPS = ("max_accuracy_drop", "max_metric_drop")
 NO_TFLITE = "no .tflite file, for comparison only"
 _SMALLEST_DROP = 0.01
 """A miss of a drop is compared with at least this share of the score's unit (one point of accuracy)."""
+
+_EXACT = 1e-9
+"""A difference of two shares below this is rounding."""
 
 
 def list_targets(targets: Targets) -> dict[str, float]:
@@ -68,18 +71,29 @@ def find_misses(variant: Mapping[str, Any], targets: Targets, baseline_score: fl
         return {ONE_CLASS: math.inf}
     excess = {name: get_cost(variant, name, baseline_score) - limit for name, limit in list_targets(targets).items()}
     # Accuracies are counts of correct examples: their difference is exact up to floating point.
-    return {name: amount for name, amount in excess.items() if amount > 1e-9}
+    return {name: amount for name, amount in excess.items() if amount > _EXACT}
 
 
 def choose(variants: pd.DataFrame, targets: Targets) -> Hashable | None:
-    """Return the label of the first variant that meets all targets, or None.
+    """Return the label of the variant to deploy, or None.
 
     Args:
-        variants: Rows of variants.csv in the order of the search, the float32 baseline among them.
+        variants: Rows of variants.csv, the float32 baseline among them.
         targets: The limits.
+
+    Returns:
+        Of the first level of the tree with variants that meet all targets, the smallest after gzip. Without limits,
+        what `recommend` returns.
     """
+    usable = variants[[not is_constant(row) for row in variants.to_dict("records")]]
+    if not list_targets(targets):
+        return recommend(variants) if len(usable) else None
     base = get_baseline_score(variants)
-    return next((label for label, row in variants.iterrows() if not find_misses(row, targets, base)), None)
+    fit = usable[[not find_misses(row, targets, base) for row in usable.to_dict("records")]]
+    if fit.empty:
+        return None
+    levels = fit["stage"].map(get_level)
+    return fit.loc[levels == levels.min(), "gzip_bytes"].idxmin()
 
 
 def find_nearest(variants: pd.DataFrame, targets: Targets) -> Hashable:
@@ -103,13 +117,14 @@ def find_nearest(variants: pd.DataFrame, targets: Targets) -> Hashable:
 
 
 def recommend(variants: pd.DataFrame) -> Hashable:
-    """Return the label of the smallest file after gzip that is about as good as the float32 baseline on validation.
+    """Return the label of the smallest file after gzip that is as good as the float32 baseline on validation.
 
     Args:
         variants: Rows of variants.csv, the float32 baseline among them.
 
     Returns:
-        The label. A drop within the score's tolerance (`Score.get_tolerance`) counts as nothing.
+        The label. A drop counts as nothing if it is within the score's tolerance (`Score.get_tolerance`) and within
+        noise (`find_drop_noise`).
 
     Raises:
         ValueError: Every variant predicts one class for every example.
@@ -123,8 +138,23 @@ def recommend(variants: pd.DataFrame) -> Hashable:
             "more epochs or on balanced classes"
         )
     drops = score.compute_drop(base, usable[score.validation])
-    good = usable["gzip_bytes"][drops <= score.get_tolerance(base)]
+    noise = usable.apply(lambda row: find_drop_noise(row, score), axis=1)
+    is_good = (drops <= score.get_tolerance(base) + _EXACT) & ~(drops > noise + _EXACT)
+    good = usable.loc[is_good, "gzip_bytes"]
     return good.idxmin() if len(good) else drops.idxmin()
+
+
+def find_drop_noise(variant: Mapping[str, Any], score: Score) -> float:
+    """Return the difference in the score on validation that chance alone explains (`Score.get_noise`).
+
+    Args:
+        variant: Row of variants.csv.
+        score: Score of the task.
+
+    Returns:
+        Two standard errors of the drop against the float32 baseline; NaN if not known.
+    """
+    return score.get_noise(variant.get("validation_drop_error", math.nan), variant.get("validation_examples", 0))
 
 
 def find_noise(variants: pd.DataFrame, label: Hashable) -> str:
@@ -135,16 +165,14 @@ def find_noise(variants: pd.DataFrame, label: Hashable) -> str:
         label: Label of the recommended variant.
 
     Returns:
-        A sentence if two standard errors of the variant's drop are more than the tolerance, else nothing. A share of
-        examples is known no better than to one example, even if no example changed.
+        A sentence if the noise of the variant's drop is more than the tolerance, else nothing.
     """
     score, row = find_score(variants), variants.loc[label]
-    count, error = int(row["validation_examples"]), float(row["validation_drop_error"])
-    error = max(error, 1 / count if score.unit == "%" else 0.0)
+    count, noise = int(row["validation_examples"]), find_drop_noise(row, score)
     tolerance = score.get_tolerance(get_baseline_score(variants))
-    if count > 1 and 2 * error <= tolerance:
+    if count > 1 and noise <= tolerance:
         return ""
-    known = f", where chance alone makes a difference of {score.format_drop(2 * error)}" if count > 1 else ""
+    known = f", where chance alone makes a difference of {score.format_drop(noise)}" if count > 1 else ""
     return (
         f"{count:,} validation examples are too few for this choice{known} (two standard errors). The choice "
         f"allows a drop of {score.format_drop(tolerance)}. Give more examples, or raise validation_fraction in the "
@@ -184,7 +212,7 @@ def judge(variants: pd.DataFrame, targets: Targets) -> pd.DataFrame:
     """
     base, chosen = get_baseline_score(variants), choose(variants, targets)
     missed = [find_misses(row, targets, base) for row in variants.to_dict("records")]
-    texts = [[_describe_miss(name, excess) for name, excess in one.items()] for one in missed]
+    texts = [[describe_miss(name, excess) for name, excess in one.items()] for one in missed]
     verdicts = [", ".join(text) or "meets all targets" for text in texts]
     return variants.assign(missed=missed, verdict=verdicts, chosen=variants.index == chosen)
 
@@ -194,7 +222,13 @@ def _is_tflite(variant: Mapping[str, Any]) -> bool:
     return variant.get("format") not in FORMATS or FORMATS[variant["format"]].is_tflite
 
 
-def _describe_miss(target: str, excess: float) -> str:
+def describe_miss(target: str, excess: float) -> str:
+    """Describe by how much a target is missed: "gzip 34.1 kB over".
+
+    Args:
+        target: Name of the target, or `ONE_CLASS`.
+        excess: Value minus limit; infinity if the value is not known.
+    """
     if target == NO_TFLITE:
         return NO_TFLITE
     return f"predicts {ONE_CLASS}" if target == ONE_CLASS else get_targets()[target].describe_excess(excess)
@@ -211,6 +245,8 @@ def describe(rows: pd.DataFrame, targets: Targets) -> str:
         One or two sentences.
     """
     count, chosen = sum(not missed for missed in rows["missed"]), rows[rows["chosen"]]
+    if len(chosen) and not list_targets(targets):
+        return f"Recommended: {format_variant(chosen.iloc[0])}. There are no targets."
     if len(chosen):
         return f"Chosen: {format_variant(chosen.iloc[0])}. {count} of {len(rows)} variants meet all targets."
     nearest = rows.loc[find_nearest(rows, targets)]

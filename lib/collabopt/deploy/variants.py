@@ -6,6 +6,7 @@ read only on request.
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -20,7 +21,7 @@ from collabopt.config.experiment import Experiment
 from collabopt.config.formats import CALIBRATED, FORMATS, STANDARD
 from collabopt.config.metrics import METRICS
 from collabopt.config.scores import Score, find_score
-from collabopt.config.stages import Stage, get_lineage
+from collabopt.config.stages import Stage, get_level, get_lineage
 from collabopt.datasets import Split
 from collabopt.deploy import further_formats
 from collabopt.run import Run
@@ -31,9 +32,9 @@ from collabopt.tflite import convert, flatbuffer, latency, sizes, vela
 
 _MEASURED = [name for name, metric in METRICS.items() if metric.description]
 _OF_CLASSES = "validation_balanced_accuracy", "predicted_classes"
-_SCORES = "scores.npy"
-_PRECISION = ["validation_examples", "validation_drop_error"]
-"""Number of validation examples, and the standard error of the drop against the float32 baseline on these."""
+_SCORES, _TEST_SCORES = "scores.npy", "test_scores.npy"
+_PRECISION = ["validation_examples", "validation_drop_error", "test_examples", "test_drop_error"]
+"""Number of examples of a split, and the standard error of the drop against the float32 baseline on these."""
 
 _Figures = dict[str, float | int | None]
 _QUARTILES = ["latency_q1_ms", "latency_q3_ms"]
@@ -46,7 +47,8 @@ def list_columns(score: Score) -> list[str]:
         score: Score of the task, whose columns carry its name.
     """
     return [
-        *("experiment", "stage", "format", "scheme", "seed", score.validation, score.test, *_PRECISION),
+        *("experiment", "stage", "format", "scheme", "seed", score.validation, score.test),
+        *(f"{score.validation}_error", f"{score.test}_error", *_PRECISION),
         *(_OF_CLASSES if score.name == "accuracy" else ()),
         *_MEASURED,
         *("latency_ratio", *_QUARTILES, "accelerator", "npu_note", "tflite", "unavailable"),
@@ -100,7 +102,7 @@ def list_levels(tree: Mapping[str, Stage]) -> list[Stage]:
     Args:
         tree: Stages by name (`stages.build_tree`).
     """
-    return sorted(tree.values(), key=lambda stage: len(get_lineage(stage.name, tree)))
+    return sorted(tree.values(), key=lambda stage: get_level(stage.name, tree))
 
 
 def measure(run: Run, stage: Stage, name: str) -> Variant:
@@ -154,8 +156,8 @@ def measure(run: Run, stage: Stage, name: str) -> Variant:
     return Variant(stage, name, entry / "model.tflite", row)
 
 
-def measure_on_test(run: Run, variant: Variant) -> float:
-    """Return a variant's score on the test split.
+def measure_on_test(run: Run, variant: Variant) -> np.ndarray:
+    """Return a variant's score on each test example that counts (n,), whose mean is the score on test.
 
     Args:
         run: The run.
@@ -167,8 +169,30 @@ def measure_on_test(run: Run, variant: Variant) -> float:
         "task": registry.describe_task(run.data.task),
         "code": compute_digest(_score_on_test, Split, *run.data.test.code()),
     }
-    name = f"{variant.name}-test"
-    return _get_or_compute(run, name, material, "test.json", lambda: _score_on_test(run, variant.tflite))
+
+    def make(directory: Path) -> None:
+        scores = _score_on_test(run, variant.tflite)
+        np.save(directory / _TEST_SCORES, scores)
+        (directory / "test.json").write_text(json.dumps(float(scores.mean(dtype=np.float64))))
+
+    return np.load(run.get_or_make(f"{variant.name}-test", material, make) / _TEST_SCORES)
+
+
+def describe_test(score: Score, scores: np.ndarray, baseline: np.ndarray | None) -> dict[str, float]:
+    """Return the columns of variants.csv that are measured on test.
+
+    Args:
+        score: Score of the task.
+        scores: Score of each test example (n,).
+        baseline: The same of the float32 baseline; None if it was not measured on test.
+    """
+    error = comparison.compute_standard_error
+    return {
+        score.test: float(scores.mean(dtype=np.float64)),
+        f"{score.test}_error": error(scores[None]),
+        "test_examples": len(scores),
+        "test_drop_error": math.nan if baseline is None else error((baseline - scores)[None]),
+    }
 
 
 def make_table(variants: list[Variant]) -> pd.DataFrame:
@@ -183,11 +207,12 @@ def make_table(variants: list[Variant]) -> pd.DataFrame:
         The table, indexed by label.
     """
     frame = pd.DataFrame([variant.row for variant in variants], index=[variant.name for variant in variants])
-    base = variants[0].scores
-    frame["validation_examples"] = len(base)
-    frame["validation_drop_error"] = [comparison.compute_standard_error((base - one.scores)[None]) for one in variants]
+    scores, error, score = [one.scores for one in variants], comparison.compute_standard_error, find_score(frame)
+    frame["validation_examples"] = len(scores[0])
+    frame[f"{score.validation}_error"] = [error(one[None]) for one in scores]
+    frame["validation_drop_error"] = [error((scores[0] - one)[None]) for one in scores]
     times = latency.measure_latency({variant.name: variant.tflite.read_bytes() for variant in variants})
-    frame = frame.join(times).reindex(columns=list_columns(find_score(frame)))
+    frame = frame.join(times).reindex(columns=list_columns(score))
     return frame.astype(dict.fromkeys([*_MEASURED[_MEASURED.index("weight_bytes") :], *_QUARTILES], float))
 
 
@@ -230,11 +255,11 @@ def _judge(run: Run, content: bytes) -> tuple[np.ndarray, _Figures]:
     return scores, figures
 
 
-def _score_on_test(run: Run, tflite: Path) -> float:
+def _score_on_test(run: Run, tflite: Path) -> np.ndarray:
     data, experiment = run.data, run.experiment
     probabilities = bool(registry.get_output_activations(experiment, data))
     scores = scoring.score_file(tflite.read_bytes(), data.test, data.task, experiment.threads, probabilities)
-    return scoring.summarize(scores, run.data.test, run.data.task)
+    return scoring.select_counted(scores, data.test, data.task)
 
 
 def _estimate_npu(run: Run, tflite: Path) -> dict[str, Any]:

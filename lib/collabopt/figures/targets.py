@@ -21,8 +21,7 @@ _ROW, _COLUMN, _NAMES = 0.24, 1.05, 2.3  # inches: height of a line, width of a 
 def draw_verdicts(variants: pd.DataFrame, wanted: Targets, csv: Path | None = None) -> Figure:
     """Draw one line per variant, in the order of the search, and one column per target with ✗ at every miss.
 
-    The chosen variant, which is the first that meets all targets, has a frame. If there is none, the nearest variant
-    has a dashed frame.
+    The chosen variant (`targets.choose`) has a frame. If no variant meets all targets, the nearest has a dashed one.
 
     Args:
         variants: Rows of variants.csv.
@@ -43,9 +42,11 @@ def draw_verdicts(variants: pd.DataFrame, wanted: Targets, csv: Path | None = No
     _draw_head(axes, limits)
     for line, (at, row) in enumerate(rows.iterrows(), start=2):
         values = {target: targets.get_cost(row, target, base) for target in limits}
-        mark = "chosen" if row["chosen"] else "nearest" if at == nearest else ""
+        mark = ("chosen" if limits else "recommended") if row["chosen"] else "nearest" if at == nearest else ""
         _draw_line(axes, _ROW * (line + 0.5), row, values, mark, width)
-    note = "Drops are those on validation; –: not known.\nThe first variant that meets all targets is chosen."
+    note = "Drops are those on validation; –: not known.\n"
+    note += "Of the first level that meets all targets,\nthe smallest file after gzip is chosen."
+    note = note if limits else "The smallest file after gzip whose drop on validation\nis within tolerance and noise."
     figure.supxlabel(note, color=MUTED)
     bounded = [metric.name for metric in get_targets().values() if metric.name in variants]
     columns = ["stage", "format", "scheme", score.validation, *bounded, "verdict", "chosen"]
@@ -63,7 +64,7 @@ def _draw_head(axes: Axes, limits: dict[str, float]) -> None:
 
 
 def _draw_line(axes: Axes, y: float, row: pd.Series, values: dict[str, float], mark: str, width: float) -> None:
-    """`mark` is "chosen", "nearest" or empty."""
+    """`mark` is "chosen", "recommended", "nearest" or empty."""
     axes.add_patch(Rectangle((0.2, y - 0.32 * _ROW), 0.1, 0.64 * _ROW, facecolor=get_colour(row["stage"])))
     weight = "bold" if mark else "normal"
     axes.text(0.38, y, style.escape(targets.format_variant(row)), va="center", fontweight=weight, color=INK)
@@ -71,10 +72,11 @@ def _draw_line(axes: Axes, y: float, row: pd.Series, values: dict[str, float], m
         missed, right = target in row["missed"], _NAMES + _COLUMN * (column + 1)
         form = {"color": ALARM, "fontweight": "bold"} if missed else {"color": INK, "fontweight": weight}
         axes.text(right, y, "✗ " * missed + get_targets()[target].format(value, "–"), ha="right", va="center", **form)
-    text = mark or (f"misses {len(row['missed'])}" if row["missed"] else "✓ meets all")
+    meets = "✓ meets all" if values else ""
+    text = mark or (f"misses {len(row['missed'])}" if row["missed"] else meets)
     colour = MUTED if row["missed"] else INK
     axes.text(width - 0.05, y, text, ha="right", va="center", color=colour, fontweight=weight)
     if mark:
         axes.text(0.03, y, "▶", va="center", fontsize=8)
-        line = {"linewidth": 1.4, "linestyle": "-" if mark == "chosen" else (0, (4, 2))}
+        line = {"linewidth": 1.4, "linestyle": (0, (4, 2)) if mark == "nearest" else "-"}
         axes.add_patch(Rectangle((0, y - _ROW / 2), width, _ROW, facecolor="none", edgecolor=INK, **line))

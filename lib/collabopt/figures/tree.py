@@ -39,6 +39,7 @@ def draw_tree(results: pd.DataFrame, csv: Path | None = None, verdicts: pd.DataF
     """
     score = find_score(results)
     numbers = [score.test_int8, score.validation_int8, "gzip_bytes"]
+    numbers += [name for name in (f"{score.test_int8}_error", f"{score.validation_int8}_error") if name in results]
     rows = select_first_setting(to_numbers(results, numbers), "stage")
     nodes = _add_verdicts({row["stage"]: row for row in rows.to_dict("records")}, verdicts, score)
     parents = {stage.name: stage.parent for stage in build_tree(nodes).values()}
@@ -61,6 +62,7 @@ def draw_tree(results: pd.DataFrame, csv: Path | None = None, verdicts: pd.DataF
     for stage, corner in corners.items():
         _draw_card(axes, corner, card, stage, nodes.get(stage), largest, score)
     note = f"INT8 {score.title} and gzip size of every stage's int8 .tflite file; bars compare the sizes"
+    note += "; ± two standard errors" if any(name.endswith("_error") for name in numbers) else ""
     if verdicts is not None:
         note += "\n✗: the targets that this file misses; val: on validation"
     figure.supxlabel(note, color=MUTED)
@@ -174,7 +176,7 @@ def _write_numbers(axes: Axes, left: float, y: float, row: dict, stage: str, lar
     text, size = _format_score(row, score), row.get("gzip_bytes")
     right = left + _CARD[0] - 0.34
     if text:
-        axes.text(left, y, text, fontsize=12 if "val" not in text else 10.5, va="center")
+        axes.text(left, y, text, fontsize=12 if len(text) < 8 else 9.5, va="center")
     if pd.notna(size):
         axes.text(right, y, _format_kb(size), fontsize=10.5, va="center", ha="right")
         for part, colour in ((1, "#eceef0"), (size / largest, get_colour(stage))):
@@ -182,15 +184,17 @@ def _write_numbers(axes: Axes, left: float, y: float, row: dict, stage: str, lar
 
 
 def _format_kb(size: float) -> str:
-    """Bytes in kB, with a decimal where small files would look alike."""
-    return f"{size / 1000:,.{0 if size >= 20_000 else 1}f} kB"
+    """Bytes in kB, with at least three significant digits, so that small files do not look alike."""
+    return f"{size / 1000:,.{0 if size >= 100_000 else 1 if size >= 10_000 else 2}f} kB"
 
 
 def _format_score(row: dict[str, Any], score: Score) -> str:
-    """93.0 % on test; 97.3 % val if only validation is known; else nothing."""
+    """93.0±0.6 % on test; 97.3±0.4 % val if only validation is known; else nothing."""
     for key, split in ((score.test_int8, ""), (score.validation_int8, " val")):
         if pd.notna(row.get(key)):
-            return f"{row[key] / score.scale:.{score.digits - 1}f} {score.unit}".rstrip() + split
+            error = row.get(f"{key}_error")
+            spread = "" if pd.isna(error) else f"±{2 * error / score.scale:.{score.digits - 1}f}"
+            return f"{row[key] / score.scale:.{score.digits - 1}f}{spread} {score.unit}".rstrip() + split
     return ""
 
 

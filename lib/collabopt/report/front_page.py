@@ -21,7 +21,8 @@ from collabopt.storage import store
 _SIZE, _SAVED = map(get_metric, ("gzip_bytes", "saved"))
 
 _NOTE = (
-    "Mean ± standard deviation over seeds; scores are those of the full-integer .tflite file on the test split. Drop "
+    "Mean ± standard deviation over seeds, or ± two standard errors over examples where there is one seed; scores are "
+    "those of the full-integer .tflite file on the test split. Drop "
     f"and saved: against the baseline's int8 file in the same report. kB are 1,000 bytes. {tables.PRESERVED}"
 )
 
@@ -114,7 +115,10 @@ def _make_row(report: Report, row: dict[str, Any]) -> dict[str, Cell | str]:
 
 def _make_cell(row: dict[str, Any], column: str, metric: Metric) -> Cell:
     with_deviation = column == metric.name and f"{column}_std" in row and column not in ("sparsity", "unique_weights")
-    return Cell.from_number(row[column], metric, deviation=row[f"{column}_std"] if with_deviation else None)
+    deviation = row[f"{column}_std"] if with_deviation else None
+    if with_deviation and pd.isna(deviation):  # one seed
+        deviation = 2 * row.get(f"{column}_error", float("nan"))
+    return Cell.from_number(row[column], metric, deviation=deviation)
 
 
 def _list_metrics(report: Report) -> dict[str, Metric]:

@@ -81,7 +81,7 @@ def write_index(
     body = render(template, title=title, description=description, **values)
     contents = [(2, *heading) for heading in re.findall(r'<h2 id="(.+?)">(.+?)</h2>', body)]
     links = {quote(Path(os.path.relpath(home, directory)).as_posix()): "All reports"} if home else {}
-    about = {"title": title, "description": description, "links": links, "wide": True}
+    about = {"title": title, "description": description, "links": links, "wide": True} | values.get("place", {})
     return write_page(directory / "index.html", body, contents, **about)
 
 

@@ -12,10 +12,11 @@ from pygments.lexers import YamlLexer
 
 from collabopt.config.metrics import get_metric
 from collabopt.config.stages import OPTIONAL_STAGES, build_tree, get_notebooks
-from collabopt.deploy import recommendation
 from collabopt.figures import draw_layer_properties, draw_sizes, draw_tree
-from collabopt.report import html, tables
+from collabopt.report import html, navigation, provenance, tables
 from collabopt.report.directory import read_comparison, read_head, read_rows, read_run
+from collabopt.report.glossary import GLOSSARY
+from collabopt.report.verdict import make_verdict
 
 
 def write(
@@ -41,14 +42,17 @@ def write(
     title = next(name for name in names if isinstance(name, str) and name)
     comment, published = re.match(r"(?:#.*\n?)*", experiment_text).group(), read_comparison(directory)
     lead = [line.lstrip("#").strip() for line in comment.splitlines()]
-    return html.write_index(
+    setting = provenance.describe_setting(directory)
+    page = html.write_index(
         directory,
         "index.html.j2",
-        title,
+        f"{title}: {setting}" if setting else title,
         next(filter(None, lead), f"Results, notebooks and models of the experiment {title}"),
         home,
         lead=lead,
-        recommended=_recommend(directory, run),
+        verdict=make_verdict(directory, title),
+        provenance=provenance.describe(directory),
+        glossary=GLOSSARY,
         results=tables.results(results, directory) if len(results) else None,
         tree=html.make_picture(draw_tree, results, "The deployment tree", "results.csv"),
         scatter=html.make_picture(draw_sizes, results, "Size against quality", "results.csv"),
@@ -59,15 +63,10 @@ def write(
         groups=_group_parameters(run),
         experiment_text=_highlight(experiment_text),
         files=_list_files(directory),
+        place=navigation.describe(directory / "index.html"),
     )
-
-
-def _recommend(directory: Path, run: dict[str, Any]) -> recommendation.Recommendation | None:
-    """The recommended file of a run without targets that tried every variant."""
-    limits = run.get("experiment", {}).get("targets", {}) if isinstance(run.get("experiment"), dict) else {}
-    if any(limit is not None for limit in limits.values()) or not (directory / "variants.csv").is_file():
-        return None
-    return recommendation.recommend(directory)
+    navigation.refresh(directory)
+    return page
 
 
 def _list_notebooks(directory: Path, status: dict[str, str]) -> list[dict[str, str]]:

@@ -4,6 +4,7 @@ A page fetches nothing: figures are data URIs, and everything that an output wou
 """
 
 import base64
+import copy
 import io
 import itertools
 import re
@@ -17,7 +18,8 @@ from nbconvert.exporters.html import HTMLExporter
 from nbconvert.filters import strip_ansi
 from PIL import Image
 
-from collabopt.report import html
+from collabopt.report import html, provenance
+from collabopt.storage import atomic
 
 FIGURE_DATA = re.compile(r"""\bcsv\s*=\s*run\.figures\s*/\s*["']([\w.-]+\.csv)["']""")
 """How a cell names the file of the report's `figures/` with the data of its figure."""
@@ -33,13 +35,14 @@ _LOADING = ["script", "iframe", "object", "embed", "link", "meta", "base", "form
 _LOADING += ["template"]
 
 
-def write_page(notebook: Path, page: Path, links: dict[str, str]) -> None:
+def write_page(notebook: Path, page: Path, links: dict[str, str], download: str = "") -> None:
     """Write an executed notebook as one HTML file. The page of a failed notebook names the cell that failed.
 
     Args:
         notebook: The notebook. The same notebook gives the same bytes.
         page: Path of the page.
         links: Links at the top of the page: label by relative address.
+        download: Address of the executed notebook; empty leaves the link out.
     """
     cells = nbformat.read(notebook, as_version=4)
     cells.cells = [cell for cell in cells.cells if not _DROPPED & set(cell.metadata.get("tags", []))]
@@ -51,17 +54,50 @@ def write_page(notebook: Path, page: Path, links: dict[str, str]) -> None:
     _remove_loading(body)
     contents = _make_outline(body, notebook.stem.replace("_", " "))
     _describe_media(body)
+    title, setting = body.h1.get_text(" ", strip=True), provenance.describe_setting(page.parent)
+    _insert_head(body, page.parent, setting, cells.metadata.get("papermill", {}).get("duration"))
     first = body.select_one(".prose p")
     html.write_page(
         page,
         str(body),
         contents,
-        title=body.h1.get_text(" ", strip=True),
+        title=f"{title} ({setting})" if setting else title,
         description=textwrap.shorten(first.get_text(), 200, placeholder=" …") if first else "",
         links=links,
         foldable=body.select_one("details.code") is not None,
         failure=failure,
+        download=download,
+        pages=(),
     )
+
+
+def _insert_head(body: bs4.BeautifulSoup, directory: Path, setting: str, seconds: float | None) -> None:
+    """Put below the title what differs from the experiment, the notebook's answer, and where the page comes from."""
+    answers = body.select(".answer")
+    origin = html.render("head.html.j2", setting=setting, provenance=provenance.describe(directory, seconds))
+    parts = list(bs4.BeautifulSoup(origin, "html.parser").children)
+    if answers:
+        parts.insert(1 if setting else 0, copy.copy(answers[-1]))
+    for part in reversed(parts):
+        body.h1.insert_after(part)
+
+
+def copy_notebook(notebook: Path, page: Path) -> str:
+    """Put an executed notebook beside its page, without paths of this machine.
+
+    Args:
+        notebook: The notebook.
+        page: Path of its page.
+
+    Returns:
+        Name of the copy.
+    """
+    copied, cells = page.with_suffix(".ipynb"), nbformat.read(notebook, as_version=4)
+    for name in ("input_path", "output_path"):
+        if name in cells.metadata.get("papermill", {}):
+            cells.metadata.papermill[name] = Path(cells.metadata.papermill[name]).name
+    atomic.write(copied, nbformat.writes(cells))
+    return copied.name
 
 
 def _name_figure_data(cell: nbformat.NotebookNode, directory: Path) -> None:
@@ -140,7 +176,7 @@ def _make_outline(body: bs4.BeautifulSoup, name: str) -> list[tuple[int, str, st
     first = body.find(_HEADINGS)
     if first is None or first.name != "h1":
         body.insert(0, body.new_tag("h1", string=name))
-    taken = {"main", "show-code", *(tag["id"] for tag in body.find_all(id=True))}
+    taken = {"main", "menu", "provenance", "show-code", *(tag["id"] for tag in body.find_all(id=True))}
     entries, level = [], 0
     for heading in body.find_all(_HEADINGS):
         level = min(max(int(heading.name[1]), 2), level + 1)

@@ -25,6 +25,7 @@ SETTINGS = {
     "scheme": "scheme",
     "train_fraction": "train fraction",
     "options": "settings",
+    "setting": "setting",
 }
 """Titles of the columns of results.csv that tell rows of the same stage apart."""
 
@@ -89,14 +90,18 @@ def average_over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
     Returns:
         One row per stage and setting: `<metric>` is the mean over seeds, `<metric>_std` the standard deviation, `seeds`
         their number, `preserved` whether every seed preserves, `cell` the first cell of a sweep with the stage, `front`
-        whether the row is on the Pareto front.
+        whether the row is on the Pareto front of gzip size and INT8 score on validation.
     """
-    key = [column for column in (*results.KEY, *results.OPTIONAL_KEY) if column != "seed" and column in rows]
+    known = (*results.KEY, *results.OPTIONAL_KEY, "setting")
+    key = [column for column in known if column != "seed" and column in rows]
     rows = rows.drop_duplicates([*key, "seed"])
     groups = rows.groupby(key, dropna=False, sort=False)
     table = groups.size().rename("seeds").to_frame()
     for metric in list_metrics(rows):
         table[metric.name], table[f"{metric.name}_std"] = groups[metric.name].mean(), groups[metric.name].std()
+        if f"{metric.name}_error" in rows:
+            error = pd.to_numeric(rows[f"{metric.name}_error"], errors="coerce")
+            table[f"{metric.name}_error"] = error.groupby([rows[one] for one in key], dropna=False, sort=False).mean()
     table["preserved"] = groups["preserved"].agg(_is_every_seed_preserved)
     if "predicted_classes" in rows:
         table["predicted_classes"] = groups["predicted_classes"].agg(lambda counts: pd.to_numeric(counts).min())
@@ -105,7 +110,9 @@ def average_over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
     if "cell" in rows:
         table["cell"] = groups["cell"].first()
     table = table.reset_index()
-    table["front"] = find_front(table["gzip_bytes"], table[find_score(table).test_int8], find_score(table))
+    score = find_score(table)
+    scores = table.get(score.validation_int8, pd.Series(float("nan"), table.index))
+    table["front"] = find_front(table["gzip_bytes"], scores, score)
     return sort_by_stage(table)
 
 

@@ -11,7 +11,11 @@ from collabopt.figures.pareto import draw_pareto
 from collabopt.report import html, tables
 from collabopt.report.directory import find_file
 from collabopt.report.summary import average_over_seeds, find_varied_settings, format_setting
+from collabopt.report.verdict import make_sweep_verdict
 from collabopt.storage import atomic, results
+
+_IN_COLUMNS = ("sparsity", "number_of_clusters", "cluster_per_channel", "scheme", "seed", "train_fraction")
+"""Parameters that have a column in results.csv."""
 
 
 def write(directory: Path, experiment: str, states: dict[str, str], home: Path | None = None) -> Path:
@@ -39,8 +43,9 @@ def write(directory: Path, experiment: str, states: dict[str, str], home: Path |
         f"Quality and size of {name} over a grid of parameters",
         home,
         grid=_parse_grid(states),
+        verdict=make_sweep_verdict(directory, name, list(states)),
         table=tables.results(means, directory) if len(means) else None,
-        figure=html.make_picture(_draw, means, "Quality against compressed size", "sweep.csv"),
+        figure=html.make_picture(_draw, means, "Quality on validation against compressed size", "sweep.csv"),
         cells=[(cell, find_file(directory, f"{cell}/deployment_tree.html"), state) for cell, state in states.items()],
         files=[file for file in ("sweep.csv", "results.csv") if (directory / file).is_file()],
     )
@@ -49,15 +54,26 @@ def write(directory: Path, experiment: str, states: dict[str, str], home: Path |
 def _read_rows(directory: Path, cells: list[str]) -> pd.DataFrame:
     """The rows of every cell that has results, without TFMOT's schemes."""
     paths = [directory / cell / "results.csv" for cell in cells]
-    frames = [results.read(path).assign(cell=path.parent.name) for path in paths if path.is_file()]
+    frames = [
+        results.read(path).assign(cell=path.parent.name, setting=_find_setting(path.parent.name))
+        for path in paths
+        if path.is_file()
+    ]
     rows = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
     return rows[rows["scheme"].isna() | (rows["scheme"] != "tfmot")] if len(rows) else rows
+
+
+def _find_setting(cell: str) -> str:
+    """What of a cell's name no column of results.csv tells: "stages.pruned.epochs=3"."""
+    words = [word for word in cell.split(",") if word.partition("=")[0] not in _IN_COLUMNS]
+    return sweep.decode(",".join(words))
 
 
 def _draw(means: pd.DataFrame) -> Figure:
     settings = find_varied_settings(means)
     labels = pd.Series([format_setting(row, settings) for row in means.to_dict("records")], means.index, dtype=object)
-    return draw_pareto(means, labels=labels.where(means["front"], ""), error=f"{find_score(means).test_int8}_std")
+    up = find_score(means).validation_int8
+    return draw_pareto(means, up=up, labels=labels.where(means["front"], ""), error=f"{up}_std")
 
 
 def _parse_grid(states: dict[str, str]) -> sweep.Grid:

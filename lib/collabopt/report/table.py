@@ -6,7 +6,7 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -14,7 +14,7 @@ import pandas as pd
 from collabopt.config.metrics import METRICS, Metric
 from collabopt.config.stages import get_label, list_stages
 from collabopt.figures.style import get_colour, get_marker
-from collabopt.report import html
+from collabopt.report import glossary, html
 from collabopt.storage.results import ONE_CLASS, is_constant, parse_preserved
 
 MISSING = ""
@@ -30,6 +30,7 @@ class Cell:
         key: Value to sort by; None if it is the text.
         href: File that the cell links to, relative to the page.
         about: Text for screen readers after `text`.
+        title: Tooltip.
         kind: CSS class: "number", "missing", "no" (flagged in red), "wrap" (long text).
         mark: Colour and marker of a stage in figures.
     """
@@ -38,6 +39,7 @@ class Cell:
     key: object = None
     href: str = ""
     about: str = ""
+    title: str = ""
     kind: str = ""
     mark: tuple[str, str] | None = None
 
@@ -121,6 +123,8 @@ class Table:
         rows: Per row, cell by column. The first cell is the row's header. A value that is no `Cell` becomes text; None
             and NaN become empty. Neighbouring columns "group: title" have a common heading above them.
         note: Explanation of the figures.
+        presets: Selections of columns that a reader of a page can choose instead of all, by name.
+        footnotes: What marks such as "[1]" in cells stand for.
         is_grouped: Whether neighbouring rows with the same header belong together.
     """
 
@@ -128,6 +132,8 @@ class Table:
     rows: list[dict[str, Cell]]
     note: str = ""
     is_grouped: bool = False
+    footnotes: Sequence[str] = ()
+    presets: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Make cells of the other values. Without rows there is nothing to note."""
@@ -145,6 +151,22 @@ class Table:
         names = itertools.groupby(name.rpartition(": ")[0] for name in self.columns)
         spans = [(name, len([*columns])) for name, columns in names]
         return spans if any(name for name, _ in spans) else []
+
+    def explain(self, column: str) -> str:
+        """Return the definition of a column's head; empty if there is none.
+
+        Args:
+            column: The column.
+        """
+        return glossary.explain(column)
+
+    def list_presets(self, column: str) -> list[str]:
+        """Return the presets that show a column.
+
+        Args:
+            column: The column.
+        """
+        return [name for name, columns in self.presets.items() if column in columns]
 
     def is_number(self, column: str) -> bool:
         """Return whether a column holds numbers.
@@ -173,7 +195,7 @@ class Table:
     def __repr__(self) -> str:
         """Return caption, cells and note as text."""
         cells = self.to_frame().to_string(index=False) if self.rows else ""
-        return "\n".join(filter(None, (self.caption, cells, self.note)))
+        return "\n".join(filter(None, (self.caption, cells, *self.footnotes, self.note)))
 
     def _repr_html_(self) -> str:
         return html.render("output.html.j2", table=self)

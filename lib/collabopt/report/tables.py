@@ -18,6 +18,7 @@ from collabopt.config import published
 from collabopt.config.metrics import Metric, get_metric
 from collabopt.config.scores import find_score
 from collabopt.config.stages import STAGES, get_label, list_stages
+from collabopt.report.class_tables import classes, flips
 from collabopt.report.directory import find_links, get_scheme, read_run
 from collabopt.report.kernel_tables import PRESERVED, activations, coding, kernel_by_kernel, layers, ranges, verdicts
 from collabopt.report.quantization_tables import quantization, tensors
@@ -31,21 +32,9 @@ if TYPE_CHECKING:  # these import TensorFlow, which pages do without
     from collabopt.analysis.preflight import Finding
     from collabopt.run import Run
 
-__all__ = [
-    "activations",
-    "coding",
-    "compared",
-    "findings",
-    "guide",
-    "imported",
-    "inference",
-    "kernel_by_kernel",
-    "layers",
-    "quantization",
-    "ranges",
-    "results",
-]
-__all__ += ["schemes", "search", "shape", "sizes", "stages", "tensors", "times", "variants", "verdicts"]
+__all__ = ["activations", "classes", "coding", "compared", "findings", "flips", "guide", "imported", "inference"]
+__all__ += ["kernel_by_kernel", "layers", "quantization", "ranges", "results", "schemes", "search", "shape", "sizes"]
+__all__ += ["stages", "tensors", "times", "variants", "verdicts"]
 
 _RESULTS_NOTE = (
     "Scores are on the test split unless the head says validation; ± is two standard errors over its examples. INT8 is "
@@ -53,9 +42,9 @@ _RESULTS_NOTE = (
 )
 _ONE_SEED = " Each stage was trained once, with one seed: the spread between trainings is not known."
 _SWEEP_NOTE = (
-    "Mean ± standard deviation over seeds, on the test split. INT8 is the full-integer .tflite file; "
-    "kB are 1,000 bytes. On the Pareto front (●): no other file is at least as small and as good, and better in "
-    "one of the two. The links lead to the first cell that has the stage."
+    "Mean ± standard deviation over seeds, or ± two standard errors of one seed, on the test split. INT8 is the "
+    "full-integer .tflite file; kB are 1,000 bytes. On the Pareto front (●): no other file is at least as small and as "
+    "good on validation, and better in one of the two. The links lead to the first cell that has the stage."
 )
 _FAKE_NOTE = "* with fake quantization."
 _POINTS = get_metric("accuracy_drop")
@@ -271,8 +260,8 @@ def _make_metric_cell(row: dict[str, Any], metric: Metric, with_star: bool) -> t
     if metric.name == "gzip_bytes" and "seeds" not in row:
         cell = make_compression_cell(row.get("tflite_bytes"), row["gzip_bytes"], metric)
         return _format_compression_title(metric), cell
-    error = row.get(f"{metric.name}_error")
-    spread = row.get(f"{metric.name}_std") if "seeds" in row else error and 2 * error
+    error, deviation = (row.get(f"{metric.name}_{name}", float("nan")) for name in ("error", "std"))
+    spread = 2 * error if pd.isna(deviation) else deviation
     cell = Cell.from_number(row[metric.name], metric, "", spread)
     is_score = metric.name in (find_score(row).test, find_score(row).validation)
     if with_star and is_score and list_stages()[row["stage"]].quantizes and cell.kind == "number":
@@ -289,7 +278,8 @@ def _make_guide_cell(values: dict[str, Any], metric: Metric) -> Cell:
     if values.get("unavailable"):
         cell = Cell("not available")
     elif metric.name in ("accuracy", "accuracy_int8"):
-        cell = Cell.from_number(values.get(metric.name), metric, "")
+        error = values.get(f"{metric.name}_error") or float("nan")
+        cell = Cell.from_number(values.get(metric.name), metric, "", 2 * error)
     elif metric.name in values:
         cell = make_compression_cell(values.get("tflite_bytes"), values[metric.name], metric)
     else:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from collabopt.config.formats import get_format_label
-from collabopt.config.metrics import METRICS, Metric, get_targets
-from collabopt.config.scores import find_score
-from collabopt.config.stages import get_lineage
+from collabopt.config.metrics import METRICS, Metric, get_metric, get_targets
+from collabopt.config.scores import Score, find_score
+from collabopt.config.stages import BASELINE, get_level
 from collabopt.deploy import targets
 from collabopt.report.directory import find_file, find_links, get_scheme, read_run
 from collabopt.report.summary import SETTINGS, find_varied_settings, is_unbalanced
@@ -28,10 +28,12 @@ _SHAPE = Metric("parameters", "parameters"), Metric("multiplications", "multipli
 _SHAPE_METRICS = "tflite_bytes", "gzip_bytes", "latency_ms", "npu_cycles"
 _VELA = "ethos-u-vela"
 _QUARTILES = "latency_q1_ms", "latency_q3_ms"
+_DROP = "Validation drop"
 _NOTE = (
     "A variant is a stage in a format, that is a file to deploy. Choices use validation; test is read for the "
     "chosen variant only. Entropy is the least that a coder of single weights can reach. NPU figures are Vela's "
-    "estimates, with the weights as it encodes them. kB are 1,000 bytes, KiB 1,024."
+    "estimates, with the weights as it encodes them. kB are 1,000 bytes, KiB 1,024. ± is two standard errors, paired "
+    "by example for a drop; ≈: within noise of the float32 baseline."
 )
 
 
@@ -52,7 +54,7 @@ def search(found: Search) -> Table:
         row = {
             "Stage": Cell.from_stage(variant["stage"]),
             "Format": get_format_label(variant["format"]),
-            "Level": Cell(str(len(get_lineage(variant["stage"], tree)) - 1), kind="number"),
+            "Level": Cell(str(get_level(variant["stage"], tree)), kind="number"),
             **make_metric_cells({score.validation: variant[score.validation]}),
         }
         for target, limit in limits.items():
@@ -130,7 +132,9 @@ def _make_variant_table(
     caption: str, rows: pd.DataFrame, metrics: list[Metric], directory: Path | None = None
 ) -> Table:
     """The metrics that any row has, one row per variant; on a page with a note, and links into the directory."""
-    rows = to_numbers(rows, [*(metric.name for metric in metrics), *_QUARTILES])
+    precision = ("validation_examples", "validation_drop_error", *(f"{metric.name}_error" for metric in metrics))
+    numbers = [name for name in precision if name in rows]
+    rows = to_numbers(rows, [*(metric.name for metric in metrics), *_QUARTILES, *numbers])
     metrics = [metric for metric in metrics if metric.name not in BALANCED or is_unbalanced(rows)]
     absent = [metric.title for metric in metrics if rows[metric.name].isna().all()]
     note = f"{_NOTE} Not measured in this run: {', '.join(absent)}." if absent else _NOTE
@@ -141,6 +145,8 @@ def _make_variant_table(
     npu = f"{min(processors) if len(processors) == 1 else 'NPU'}, by Vela {versions.get(_VELA, '')}".rstrip()
     settings, lines = find_varied_settings(rows), []
     scheme = get_scheme(read_run(directory)) if directory else ""
+    score, notes = find_score(rows), _number_notes(rows)
+    base = targets.get_baseline_score(rows) if score.validation in rows and _has_baseline(rows) else float("nan")
     for row in rows.to_dict("records"):
         page, _ = find_links(directory, row, scheme) if directory else ("", "")
         file = find_file(directory, row.get("tflite", "")) if directory else ""
@@ -148,13 +154,61 @@ def _make_variant_table(
             "Stage": Cell.from_stage(row["stage"], page),
             "Format": get_format_label(row["format"]),
             **{SETTINGS[column].capitalize(): row[column] for column in settings},
-            **{_format_head(metric, npu): _make_metric_cell(row, metric) for metric in metrics},
+            **_make_metric_cells(row, metrics, npu, score, base, notes),
             "Warning": Cell.from_warnings(row),
             "Not available": Cell.from_reason(row.get("unavailable")),
             "File": Cell.from_file(file, targets.format_variant(row)),
         }
         lines.append(cells)
-    return Table(caption, lines, note if directory else "", is_grouped=True).drop_empty_columns()
+    has_cycles = any(metric.name == "npu_cycles" for metric in metrics)
+    footnotes = [f"{mark} {text}" for text, mark in notes.items()] if has_cycles else []
+    table = Table(caption, lines, note if directory else "", is_grouped=True, footnotes=footnotes).drop_empty_columns()
+    return dataclasses.replace(table, presets=_list_presets(table.columns, score) if directory else {})
+
+
+def _has_baseline(rows: pd.DataFrame) -> bool:
+    return ((rows["stage"] == BASELINE) & (rows["format"] == "float32")).sum() == 1
+
+
+def _number_notes(rows: pd.DataFrame) -> dict[str, str]:
+    """The mark of each reason why a file does not run on the NPU as a whole."""
+    found = [note for note in rows.get("npu_note", pd.Series(dtype=object)).dropna().unique() if note]
+    return {note: f"[{number}]" for number, note in enumerate(found, 1)}
+
+
+def _list_presets(columns: list[str], score: Score) -> dict[str, list[str]]:
+    """The columns of each preset. Names, warnings and files are in all."""
+    titles = {column: column.rpartition(": ")[2].partition(" (")[0].lower() for column in columns}
+    always = {"stage", "format", "warning", "not available", "file", f"validation {score.title}".lower(), _DROP.lower()}
+    npu = {METRICS[name].title.lower() for name in METRICS if name.startswith("npu_")}
+    chosen = {"small": {score.title.lower(), "gzip", "latency", "npu time"}, "NPU": npu}
+    is_file = {column: column == "File" or titles[column] != "file" for column in columns}
+    return {
+        name: [column for column in columns if titles[column] in {*always, *more} and is_file[column]]
+        for name, more in chosen.items()
+    }
+
+
+def _make_metric_cells(
+    row: dict[str, Any], metrics: list[Metric], npu: str, score: Score, base: float, notes: dict[str, str]
+) -> dict[str, Cell]:
+    """The figures of a variant. Its drop on validation follows the score on validation."""
+    cells = {}
+    for metric in metrics:
+        cells[_format_head(metric, npu)] = _make_metric_cell(row, metric, notes)
+        if metric.name == score.validation and not pd.isna(base):
+            head = f"{score.title}: {_DROP}" + (f" ({score.drop_unit})" if score.drop_unit else "")
+            cells[head[0].upper() + head[1:]] = _make_drop_cell(row, score, base)
+    return cells
+
+
+def _make_drop_cell(row: dict[str, Any], score: Score, base: float) -> Cell:
+    """How much worse a variant is on validation than the float32 baseline, and whether chance explains it."""
+    drop, noise = score.compute_drop(base, row[score.validation]), targets.find_drop_noise(row, score)
+    cell = Cell.from_number(drop, get_metric(score.drop), deviation=noise / 2 if pd.isna(noise) else noise)
+    if pd.isna(drop) or pd.isna(noise) or abs(drop) > noise:
+        return cell
+    return dataclasses.replace(cell, text=f"{cell.text} ≈", title="within noise of the float32 baseline")
 
 
 def _format_head(metric: Metric, npu: str) -> str:
@@ -162,11 +216,13 @@ def _format_head(metric: Metric, npu: str) -> str:
     return head.replace(")", ", quartiles)") if metric.name == "latency_ms" else head
 
 
-def _make_metric_cell(row: dict[str, Any], metric: Metric) -> Cell:
-    cell = Cell.from_number(row[metric.name], metric, metric.missing or "not known")
-    if metric.name == "npu_cycles" and pd.notna(row.get("npu_note")) and row["npu_note"]:
-        known = "" if pd.isna(row["npu_cycles"]) else f"{cell.text}, "
-        return dataclasses.replace(cell, text=f"{known}{row['npu_note']}", kind=f"{cell.kind} wrap")
+def _make_metric_cell(row: dict[str, Any], metric: Metric, notes: dict[str, str]) -> Cell:
+    error = row.get(f"{metric.name}_error")
+    error = None if pd.isna(error) else 2 * float(error)
+    cell = Cell.from_number(row[metric.name], metric, metric.missing or "not known", error)
+    if metric.name == "npu_cycles" and row.get("npu_note") in notes:
+        known = "not on NPU" if pd.isna(row["npu_cycles"]) else cell.text
+        return dataclasses.replace(cell, text=f"{known} {notes[row['npu_note']]}", title=row["npu_note"])
     quartiles = [row[column] for column in _QUARTILES]
     if metric.name == "latency_ms" and cell.key != "" and not pd.isna(quartiles).any():
         return dataclasses.replace(cell, text=f"{cell.text} ({'–'.join(map(metric.format, quartiles))})")

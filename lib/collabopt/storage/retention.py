@@ -99,6 +99,13 @@ def list_or_prune(settings: str = "") -> int:
     """
     store_directory = loading.DATA / "stages"
     if chosen := _parse(settings):
+        known = {*_read_uses(store_directory)["experiment"]}
+        if chosen.get("experiment", "") not in {"", *known}:
+            name = chosen["experiment"]
+            raise ExperimentError(
+                f"PRUNE: experiment={name}: the store {store_directory} holds nothing of it"
+                + (loading.suggest(name, sorted(known)) if known else "")
+            )
         removed, running = prune(store_directory, **chosen)
         print(f"removed {len(removed)} entries; kept {len(running)} that a running batch or notebook uses")
     uses = _read_uses(store_directory)

@@ -6,7 +6,7 @@ if (button) {
   button.hidden = false;
   button.addEventListener("click", () => {
     const open = button.getAttribute("aria-pressed") !== "true";
-    document.querySelectorAll("details.code").forEach((cell) => { cell.open = open; });
+    document.querySelectorAll("details.code, details.parameters").forEach((cell) => { cell.open = open; });
     button.setAttribute("aria-pressed", open);
     button.textContent = open ? "Hide all code" : "Show all code";
   });
@@ -41,6 +41,53 @@ function filter(table, words, status) {
   status.textContent = words.length ? `${shown} of ${rows.length} rows` : "";
 }
 
+// A preset shows some columns of a table. Headings above several columns span those that are shown.
+function choose(table, preset) {
+  const [groups, heads] = table.tHead.rows.length > 1 ? table.tHead.rows : [null, table.tHead.rows[0]];
+  const shown = [...heads.cells].map((head) => preset === "all" || (head.dataset.presets ?? "").split(" ").includes(preset));
+  [heads, ...table.tBodies[0].rows].forEach((row) => [...row.cells].forEach((cell, at) => { cell.hidden = !shown[at]; }));
+  let first = 0;
+  [...(groups?.cells ?? [])].forEach((cell) => {
+    cell.dataset.span ??= cell.colSpan;
+    const count = shown.slice(first, first + Number(cell.dataset.span)).filter(Boolean).length;
+    first += Number(cell.dataset.span);
+    cell.hidden = !count;
+    cell.colSpan = count || 1;
+  });
+}
+
+// Any table can be copied as CSV, with the rows and columns that are shown.
+function copy(table) {
+  const rows = [...table.rows].filter((row) => !row.hidden && row.querySelector("[scope=col], td"));
+  const quote = (text) => (/[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+  const read = (cell) => {
+    const seen = cell.cloneNode(true);
+    seen.querySelectorAll(".unseen").forEach((part) => part.remove());
+    return seen.textContent.trim();
+  };
+  const csv = rows.filter((row) => !row.querySelector("[scope=colgroup]")).map((row) => [...row.cells]
+    .filter((cell) => !cell.hidden).map((cell) => quote(read(cell))).join(",")).join("\n");
+  const field = document.createElement("textarea");
+  field.value = csv;
+  document.body.append(field);
+  field.select();
+  document.execCommand("copy");
+  field.remove();
+}
+
+document.querySelectorAll(".table > table").forEach((table) => {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "copy";
+  button.textContent = "Copy as CSV";
+  button.addEventListener("click", () => {
+    copy(table);
+    button.textContent = "Copied";
+    setTimeout(() => { button.textContent = "Copy as CSV"; }, 2000);
+  });
+  table.parentElement.after(button);
+});
+
 document.querySelectorAll("table[data-sortable]").forEach((table) => {
   [...table.tHead.rows].at(-1).querySelectorAll("th").forEach((header) => {
     const sorter = document.createElement("button");
@@ -52,6 +99,12 @@ document.querySelectorAll("table[data-sortable]").forEach((table) => {
   const tools = table.parentElement.previousElementSibling;
   const [field, status] = [tools.querySelector("input"), tools.querySelector("[role=status]")];
   tools.hidden = table.tBodies[0].rows.length < 2;
+  const columns = tools.querySelector("select");
+  if (columns) {
+    columns.addEventListener("change", () => choose(table, columns.value));
+    columns.value = window.innerWidth < 720 ? columns.options[0].value : "all";
+    choose(table, columns.value);
+  }
   field.addEventListener("input", () => {
     filter(table, field.value.toLowerCase().split(/\s+/).filter(Boolean), status);
   });

@@ -1,0 +1,62 @@
+"""What is wrong with an experiment, in words."""
+
+import difflib
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from collabopt.config.experiment import get_schema
+from collabopt.config.per_layer import LAYERS, NUMBER
+
+
+def suggest(key: str, known: Iterable[str]) -> str:
+    """Return the end of an error message: the most similar known name, or all of them.
+
+    Args:
+        key: The unknown name.
+        known: The known names.
+    """
+    known = list(known)
+    near = difflib.get_close_matches(key, known, 1)
+    return f"; did you mean {near[0]}?" if near else f"; expected one of {', '.join(known)}"
+
+
+def explain(error: ValidationError) -> list[str]:
+    """Explain what pydantic found in an experiment.
+
+    Args:
+        error: Its error.
+
+    Returns:
+        One line per mistake.
+    """
+    return [_explain(mistake) for mistake in error.errors()]
+
+
+def _explain(mistake: dict[str, Any]) -> str:
+    """One mistake that pydantic found, in a line."""
+    path = [str(part) for part in mistake["loc"] if part not in (NUMBER, LAYERS)]
+    key, value = ".".join(path), mistake["input"]
+    if mistake["type"] == "extra_forbidden":
+        return f"{key}={value!r}: unknown key{suggest(path[-1], _list_keys(path))}"
+    if mistake["type"] == "missing":
+        return f"{key}: missing; this key is needed"
+    if mistake["type"] == "value_error":
+        return f"{key}: {mistake['ctx']['error']}" if key else str(mistake["ctx"]["error"])
+    message = mistake["msg"].replace("Input should be", "expected")
+    message = message.replace("String should match pattern", "expected text that matches")
+    if isinstance(value, float) and not math.isfinite(value):
+        message = "expected a finite number"
+    return f"{key}={value!r}: {message}"
+
+
+def _list_keys(path: list[str]) -> list[str]:
+    """The known keys of the section that holds the last key of a path."""
+    section: type[BaseModel] = get_schema()
+    for part in path[:-1]:
+        annotation = section.model_fields[part].annotation
+        kinds = (annotation, *getattr(annotation, "__args__", ()))
+        section = next((kind for kind in kinds if hasattr(kind, "model_fields")), section)
+    return list(section.model_fields)

@@ -1,0 +1,65 @@
+"""Overrides of nested keys of an experiment, such as those of a stage's training."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from collabopt.config.experiment import ExperimentError
+
+NESTED = "stages", "exclude"
+"""Sections whose keys `loading.load` can override one by one, by dotted names: "stages.pruned.epochs"."""
+
+
+def is_nested(key: str) -> bool:
+    """Return whether a key is, or is below, a section of `NESTED`.
+
+    Args:
+        key: The key, such as "stages.pruned.epochs".
+    """
+    return key.partition(".")[0] in NESTED
+
+
+def flatten(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return overrides by dotted names, without those that are None.
+
+    Args:
+        overrides: As in `loading.load`.
+
+    Raises:
+        ExperimentError: `settings` is not a dict.
+    """
+    flat: dict[str, Any] = {}
+    for key, value in overrides.items():
+        if key == "settings" and value is not None:
+            if not isinstance(value, Mapping):
+                raise ExperimentError(f'settings={value!r}: expected a dict, such as {{"stages.pruned.epochs": 3}}')
+            flat |= flatten(value)
+        elif is_nested(key) and isinstance(value, Mapping):
+            flat |= flatten({f"{key}.{name}": one for name, one in value.items()})
+        elif value is not None:
+            flat[key] = value
+    return flat
+
+
+def format_value(value: Any) -> str:
+    """Format an overridden value for the name of a directory: "conv_1+conv_2", or "default:0.5_conv_1:0".
+
+    Args:
+        value: The value.
+    """
+    if isinstance(value, Mapping):
+        return "_".join(f"{key}:{one}" for key, one in value.items())
+    return "+".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def replace(section: Any, path: list[str], value: Any) -> Any:
+    """Return a section with the value of a nested key replaced.
+
+    Args:
+        section: The section; anything but a mapping is replaced as a whole.
+        path: The parts of the key.
+        value: The value.
+    """
+    if not path:
+        return value
+    section = section if isinstance(section, Mapping) else {}
+    return {**section, path[0]: replace(section.get(path[0]), path[1:], value)}

@@ -1,0 +1,173 @@
+"""The sentence that answers the question in a notebook's title, with the figures of the run.
+
+The page of the notebook repeats it below the title.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from collabopt.analysis import comparison, sensitivity
+from collabopt.config.metrics import get_metric
+from collabopt.config.scores import find_score
+from collabopt.deploy import recommendation, targets
+
+if TYPE_CHECKING:  # these import TensorFlow, which pages do without
+    from collabopt.analysis.finished import Finished
+    from collabopt.deploy.search import Search
+
+_FLOAT_BYTES = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """A sentence. A notebook shows it as a paragraph.
+
+    Attributes:
+        text: The sentence.
+    """
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+    def _repr_html_(self) -> str:
+        return f'<p class="answer">{html.escape(self.text)}</p>'
+
+
+def quantized(baseline: Finished, qat: Finished) -> Answer:
+    """Tell what plain int8 quantization costs and saves.
+
+    Args:
+        baseline: The baseline.
+        qat: The baseline after quantization-aware training.
+    """
+    if baseline.tflite is None:
+        return Answer(f"The baseline has no int8 file: {baseline.result['unavailable']}.")
+    weights, size = _FLOAT_BYTES * int(baseline.layers["weights"].sum()), get_metric("tflite_bytes")
+    small = f"{size.format(baseline.result['tflite_bytes'])} {size.unit}, {_format_gzip(baseline)}"
+    return Answer(
+        f"Post-training quantization turns {size.format(weights)} {size.unit} of float32 kernels into a file of "
+        f"{small}, and {_describe_cost(baseline, baseline, 'the float32 model')}; QAT "
+        f"{_describe_cost(baseline, qat, 'the float32 model')}."
+    )
+
+
+def preserved(parent: Finished, stage: Finished, baseline: Finished) -> Answer:
+    """Tell whether a stage kept the zeros and clusters of its parent, and what that costs and saves.
+
+    Args:
+        parent: The stage that it starts from.
+        stage: The stage.
+        baseline: The baseline.
+    """
+    if stage.unavailable or parent.unavailable:
+        return Answer(f"Not known: {stage.stage.label} is not available ({stage.unavailable or parent.unavailable}).")
+    found = []
+    if stage.stage.keeps_zeros:
+        sparsity = get_metric("sparsity")
+        before, after = (sparsity.format(one.result["sparsity"]) for one in (parent, stage))
+        found.append(f"sparsity {before} → {after} %")
+    if stage.stage.clusters:
+        found.append(f"at most {stage.result['unique_weights']:,.0f} distinct values per kernel")
+    failing = stage.layers.loc[stage.layers["defect"].ne(""), "layer"]
+    verdict = "Yes" if stage.result["preserved"] else f"No: {len(failing)} kernels fail, {failing.iloc[0]} first"
+    return Answer(
+        f"{verdict}: {stage.stage.label} has {' and '.join(found)}, "
+        f"{_describe_cost(baseline, stage, 'the float32 baseline')}, and takes {_format_gzip(stage)} (baseline: "
+        f"{_format_gzip(baseline)})."
+    )
+
+
+def lost(ours: Sequence[Finished], theirs: Sequence[Finished]) -> Answer:
+    """Tell which stages lose zeros or clusters by TFMOT's schemes and by ours.
+
+    Args:
+        ours: Finished stages by our scheme.
+        theirs: The same stages by TFMOT's.
+    """
+    texts = []
+    for name, stages in (("TFMOT's schemes", theirs), ("ours", ours)):
+        failing = [one for one in stages if one.result["preserved"] is False]
+        labels = ", ".join(
+            f"{one.stage.label} ({one.layers['defect'].ne('').sum()} of {len(one.layers)} kernels)" for one in failing
+        )
+        texts.append(
+            f"{name} lose zeros or clusters in {len(failing)} of {len(stages)} stages" + f": {labels}" * bool(labels)
+        )
+    return Answer(f"{'; '.join(texts)}.")
+
+
+def most_sensitive(table: pd.DataFrame) -> Answer:
+    """Tell which layer pays most for pruning and for clustering.
+
+    Args:
+        table: The table of `sensitivity.measure`.
+    """
+    texts = []
+    for prefix, technique in sensitivity.TECHNIQUES.items():
+        known = table.dropna(subset=f"{prefix}_drop")
+        if known.empty:
+            continue
+        row = known.loc[known[f"{prefix}_drop"].idxmax()]
+        drop, noise = row[f"{prefix}_drop"], 2 * row[f"{prefix}_error"]
+        within = ", within noise of nothing" if abs(drop) <= noise else ""
+        share = 100 * row["weights"] / table["weights"].sum()
+        texts.append(
+            f"{row['layer']} pays most for {technique}: a drop of {drop:.2f} ± {noise:.2f}{within}, with {share:.1f} % "
+            "of the weights"
+        )
+    return Answer(f"{'; '.join(texts)}." if texts else "No layer is pruned or clustered.")
+
+
+def reproduced(compared: pd.DataFrame) -> Answer:
+    """Tell how many published figures the run reproduces.
+
+    Args:
+        compared: Rows of `comparison.compare`.
+    """
+    rows = compared[compared["published"].notna()]
+    if rows.empty:
+        return Answer("Nothing is published for this model and data set.")
+    counts = comparison.judge(rows)["verdict"].value_counts()
+    words = [f"{counts[verdict]} {verdict}" for verdict in comparison.VERDICTS if verdict in counts]
+    return Answer(f"Of {counts.sum()} published figures: {', '.join(words)}.")
+
+
+def deployed(found: Search) -> Answer:
+    """Tell which file to deploy, or by how much the nearest one misses its targets.
+
+    Args:
+        found: A finished search.
+    """
+    if found.run.directory is None:
+        return Answer(targets.describe(targets.judge(found.table, found.targets), found.targets))
+    return Answer(f"{recommendation.recommend(found.run.directory)}.")
+
+
+def _describe_cost(base: Finished, stage: Finished, base_name: str) -> str:
+    """What the int8 file of a stage loses against the float32 model of another on the split that was read."""
+    score, scores, base_scores = find_score(stage.result), stage.scores(), base.scores()
+    split = "test" if "test" in base_scores and "test_int8" in scores else "validation"
+    if stage.tflite is None or f"{split}_int8" not in scores:
+        return f"has no int8 file ({stage.result['unavailable']})"
+    column, int8 = (score.test, score.test_int8) if split == "test" else (score.validation, score.validation_int8)
+    drop = score.compute_drop(base.result[column], stage.result[int8])
+    error = comparison.compute_standard_error((base_scores[split] - scores[f"{split}_int8"])[None])
+    noise = score.get_noise(error, len(base_scores[split]))
+    verb = "costs" if drop > 0 else "gains" if drop < 0 else "costs"
+    within = f", within noise of {base_name}" if math.isfinite(noise) and abs(drop) <= noise else ""
+    amount = score.format_spread(abs(drop), noise, is_drop=True)
+    return f"{verb} {amount} of {score.title} on {split}{within}"
+
+
+def _format_gzip(one: Finished) -> str:
+    metric = get_metric("gzip_bytes")
+    return f"{metric.format(one.result['gzip_bytes'], 'not known')} {metric.unit} after gzip"

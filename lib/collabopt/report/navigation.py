@@ -1,0 +1,60 @@
+"""The pages of a report as readers go through them: the list beside every page, and the previous and the next page."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from collabopt.config.stages import OPTIONAL_STAGES, build_tree, get_notebooks
+from collabopt.report import html
+from collabopt.report.directory import read_head
+from collabopt.storage import atomic
+
+_BLOCK = re.compile(r"<!-- (pages|steps) -->.*?<!-- /\1 -->", re.DOTALL)
+
+
+def list_pages(directory: Path) -> list[dict[str, str]]:
+    """List the notebooks' pages of a report in the order of reading, without the index.
+
+    Args:
+        directory: The report directory.
+
+    Returns:
+        What `read_head` returns of each page.
+    """
+    place = {name: position for position, name in enumerate(get_notebooks(build_tree(OPTIONAL_STAGES)))}
+    names = {path.stem for path in directory.glob("*.html")} - {"index"}
+    ordered = sorted(names, key=lambda name: (place.get(name, len(place)), name))
+    return [read_head(directory / f"{name}.html") for name in ordered]
+
+
+def describe(page: Path) -> dict[str, Any]:
+    """Describe the place of a page among those of its report.
+
+    Args:
+        page: A notebook's page, or the index, which need not exist yet.
+
+    Returns:
+        `pages`: label, address and whether it is this page; `previous` and `next`: label and address, or None.
+    """
+    entries = [("Verdict and results", "index.html")]
+    entries += [(entry["title"].partition(":")[0], entry["href"]) for entry in list_pages(page.parent)]
+    at = [href for _, href in entries].index(page.name)
+    return {
+        "pages": [(label, href, href == page.name) for label, href in entries],
+        "previous": entries[at - 1] if at else None,
+        "next": entries[at + 1] if at + 1 < len(entries) else None,
+    }
+
+
+def refresh(directory: Path) -> None:
+    """Let the notebooks' pages of a report list all pages that there are now.
+
+    Args:
+        directory: The report directory.
+    """
+    for entry in list_pages(directory):
+        page = directory / entry["href"]
+        before, place = page.read_text(encoding="utf-8"), describe(page)
+        after = _BLOCK.sub(lambda found, place=place: html.render(f"{found[1]}.html.j2", **place), before)
+        if after != before:
+            atomic.write(page, after)

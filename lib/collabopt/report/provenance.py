@@ -1,0 +1,95 @@
+"""Where a page comes from: effective parameters, date, commit, data, versions and duration."""
+
+import datetime
+from pathlib import Path
+from typing import Any
+
+from collabopt.config import loading
+from collabopt.report.directory import read_run
+from collabopt.runtime.progress import format_duration
+
+_VERSIONS = "tensorflow", "tf-keras", "tensorflow-model-optimization", "python"
+_DEFAULTS = {"train_fraction": 1.0, "cluster_per_channel": False, "scheme": "collabopt", "calibration_examples": 200}
+"""Parameters that are shown only if they have another value."""
+
+
+def describe(directory: Path, seconds: float | None = None) -> list[tuple[str, str]]:
+    """Describe a report, or one of its pages.
+
+    Args:
+        directory: The report directory, with run.json.
+        seconds: How long the page's notebook ran; None takes the time from the start of the run to its end.
+
+    Returns:
+        Name and value of each entry; empty without a run.json that can be read.
+    """
+    run = read_run(directory)
+    experiment = run.get("experiment")
+    if not isinstance(experiment, dict):
+        return []
+    entries = {
+        "experiment": experiment.get("name"),
+        **_list_parameters(experiment),
+        "data": _describe_data(run.get("data")),
+        "date": str(run.get("end", ""))[:10],
+        "commit": _describe_commit(str(run.get("commit", ""))),
+        "versions": ", ".join(
+            f"{name} {run['versions'][name]}" for name in _VERSIONS if name in run.get("versions", {})
+        ),
+        "duration": _describe_duration(run, seconds),
+    }
+    return [(name, str(value)) for name, value in entries.items() if value not in (None, "")]
+
+
+def describe_setting(directory: Path) -> str:
+    """Return what a report overrides in its experiment: "sparsity 0.8, number of clusters 32"; empty if nothing.
+
+    Args:
+        directory: The report directory, which is named by its overrides (`loading.find_report_directory`).
+    """
+    place = directory.resolve()
+    root = loading.REPORTS.resolve()
+    parts = place.relative_to(root).parts[1:] if place.is_relative_to(root) else ()
+    words = parts[-1].split(",") if parts and "=" in parts[-1] else []
+    return ", ".join(word.replace("_", " ").replace("=", " ", 1) for word in words)
+
+
+def _list_parameters(experiment: dict[str, Any]) -> dict[str, Any]:
+    """The parameters that decide the results, with the values they had."""
+    seeds = [experiment.get("seed"), *(experiment.get("repeat_seeds") or ())]
+    known = {name: experiment.get(name) for name in _DEFAULTS if experiment.get(name) != _DEFAULTS[name]}
+    limits = experiment.get("targets") or {}
+    stages = experiment.get("stages") or {}
+    epochs = {name: section.get("epochs") for name, section in stages.items() if isinstance(section, dict)}
+    excluded = experiment.get("exclude") or {}
+    return {
+        "sparsity": experiment.get("sparsity"),
+        "clusters": experiment.get("number_of_clusters"),
+        **{name.replace("_", " "): value for name, value in known.items()},
+        "seed" if len(seeds) == 1 else "seeds": ", ".join(map(str, seeds)),
+        "epochs": ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in epochs.items()),
+        "left out": "; ".join(f"of {name}: {', '.join(layers)}" for name, layers in excluded.items() if layers),
+        "targets": ", ".join(f"{name}={limit}" for name, limit in limits.items() if limit is not None),
+    }
+
+
+def _describe_data(data: object) -> str:
+    if not isinstance(data, dict):
+        return ""
+    counts = ", ".join(f"{data[name]:,} {name}" for name in ("train", "validation", "test") if name in data)
+    return f"{data.get('name', '')} ({counts})"
+
+
+def _describe_commit(commit: str) -> str:
+    name, _, changed = commit.partition("+")
+    return name[:10] + (" with changes" if changed else "")
+
+
+def _describe_duration(run: dict[str, Any], seconds: float | None) -> str:
+    try:
+        start, end = (datetime.datetime.fromisoformat(run[name]) for name in ("start", "end"))
+    except (KeyError, TypeError, ValueError):
+        start = end = None
+    if seconds is None and start is not None:
+        seconds = (end - start).total_seconds()
+    return "" if seconds is None else format_duration(seconds)

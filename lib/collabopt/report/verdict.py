@@ -1,0 +1,179 @@
+"""The verdict of a report: the recommended file, what it costs against the baseline, and what else there is."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from collabopt.config.metrics import get_metric, get_targets
+from collabopt.deploy import recommendation, targets
+from collabopt.deploy.recommendation import Recommendation
+from collabopt.report.directory import read_run
+
+_LINKS = {
+    ".tflite": "the file",
+    ".md": "model card",
+    ".json": "model card as JSON",
+    ".h": "C header",
+    ".c": "C source",
+    ".cc": "C++ source",
+    ".npz": "test vectors",
+}
+_HOST, _NPU = ("latency_ms",), ("npu_ms", "npu_sram_kib", "npu_flash_kib")
+
+
+def make_verdict(directory: Path, experiment: str) -> dict[str, Any]:
+    """Make the variables of `verdict.html.j2`.
+
+    Args:
+        directory: The report directory.
+        experiment: Name of the experiment, for commands.
+
+    Returns:
+        The variables. Without a table of files they only say how to get one.
+    """
+    found = recommendation.recommend(directory) if (directory / "variants.csv").is_file() else None
+    if found is None:
+        return {"command": f"make report EXPERIMENT={experiment} NOTEBOOKS=deployment_tree"}
+    limit = f"max_gzip_bytes={found.smaller['gzip_bytes']:.0f}" if found.smaller else "max_accuracy_drop=0.005"
+    return {
+        "name": found.name,
+        "misses": found.describe_misses(),
+        "sentence": _describe(found),
+        "warning": found.warning,
+        "figures": _list_figures(found, directory),
+        "targets": _list_targets(found),
+        "others": _list_others(found),
+        "links": _list_links(directory, found),
+        "command": "" if found.limits else f'make report EXPERIMENT={experiment} SET="{limit}"',
+    }
+
+
+def make_sweep_verdict(directory: Path, experiment: str, cells: list[str]) -> dict[str, Any]:
+    """Make the variables of `verdict.html.j2` for a sweep: those of the cell whose recommended file is the smallest.
+
+    Args:
+        directory: Directory of the sweep.
+        experiment: Name of the experiment.
+        cells: Names of the cells.
+
+    Returns:
+        The variables.
+    """
+    sizes = {}
+    for cell in cells:
+        found = recommendation.recommend(directory / cell) if (directory / cell / "variants.csv").is_file() else None
+        if found and not found.misses:
+            sizes[cell] = found.variant["gzip_bytes"]
+    if not sizes:
+        return {"command": f"make report EXPERIMENT={experiment}"}
+    best = min(sizes, key=sizes.get)
+    verdict = make_verdict(directory / best, experiment)
+    links = [(f"{best}/{address}", label) for address, label in verdict["links"]]
+    return verdict | {"name": f"{verdict['name']} of {best}", "links": links, "command": ""}
+
+
+def describe_drop(found: Recommendation, row: dict[str, Any]) -> str:
+    """Describe the drop of a file on validation: "drops by 0.46 ± 0.93 points, within noise of the float32 baseline".
+
+    Args:
+        found: The recommendation.
+        row: Row of variants.csv.
+    """
+    drop, noise = found.get_drop(row)
+    verb = "drops" if drop > 0 else "rises"
+    if found.score.lower_is_better:
+        verb = "rises" if drop > 0 else "drops"
+    if drop == 0:
+        return f"does not change ({found.score.format_spread(0.0, noise, is_drop=True)})"
+    amount = found.score.format_spread(abs(drop), noise, is_drop=True)
+    within = ", within noise of the float32 baseline" if abs(drop) <= noise else ""
+    return f"{verb} by {amount}{within}"
+
+
+def _describe(found: Recommendation) -> str:
+    size = get_metric("gzip_bytes")
+    factor = found.baseline[size.name] / found.variant[size.name]
+    shrinks = f"{factor:.1f} times smaller than the float32 baseline" if factor > 1.05 else "as large as the baseline"
+    return (
+        f"{size.format(found.variant[size.name])} {size.unit} after gzip, {shrinks}. On validation, "
+        f"{found.score.title} {describe_drop(found, found.variant)}."
+    )
+
+
+def _list_figures(found: Recommendation, directory: Path) -> list[tuple[str, str, str]]:
+    """Title, value and comparison of each figure of the recommended file."""
+    row, base, score = found.variant, found.baseline, found.score
+    figures = []
+    for split, column in (("test", score.test), ("validation", score.validation)):
+        examples, error = row.get(f"{split}_examples", math.nan), row.get(f"{column}_error", math.nan)
+        if pd.isna(row[column]) or pd.isna(examples):
+            continue
+        value = f"{score.format_spread(row[column], score.get_noise(error, examples))} (n = {examples:,.0f})"
+        drop = score.compute_drop(base[column], row[column])
+        noise = score.get_noise(row.get(f"{split}_drop_error", math.nan), examples)
+        against = "" if pd.isna(drop) else f"drop {score.format_spread(drop, noise, is_drop=True)} against "
+        against += "" if pd.isna(drop) else f"{score.format(base[column])} of the float32 baseline"
+        within = ", within noise" if abs(drop) <= noise else ""
+        figures.append((f"{score.title} on {split}", value, against + within))
+    for name in ("gzip_bytes", "tflite_bytes"):
+        title = {"gzip_bytes": "file after gzip", "tflite_bytes": "file"}[name]
+        figures.append(_compare(name, row, base, "float32 baseline", title))
+    figures += [_compare(name, row, base, "float32 baseline", "latency on this host") for name in _HOST]
+    rows = pd.read_csv(directory / "variants.csv")
+    int8 = rows[(rows["stage"] == base["stage"]) & (rows["format"] == "int8")].to_dict("records")
+    for name in _NPU:
+        title = f"{get_metric(name).title.removeprefix('NPU ')} on {row.get('accelerator')}, by Vela"
+        figures.append(_compare(name, row, int8[0] if int8 else base, "int8 baseline", title))
+    return [figure for figure in figures if figure[1]]
+
+
+def _compare(name: str, row: dict[str, Any], base: dict[str, Any], base_name: str, title: str) -> tuple[str, str, str]:
+    metric, value, other = get_metric(name), row.get(name, math.nan), base.get(name, math.nan)
+    if pd.isna(value):
+        return title, "", ""
+    against = f"{value / other:.2f} times the {base_name}" if other else ""
+    return title, f"{metric.format(value)} {metric.unit}", "" if pd.isna(other) or row is base else against
+
+
+def _list_targets(found: Recommendation) -> list[tuple[str, str, str, bool]]:
+    """Title, limit, value and whether it is met, of each target."""
+    base, lines = found.baseline[found.score.validation], []
+    for name, limit in found.limits.items():
+        metric, cost = get_targets()[name], targets.get_cost(found.variant, name, base)
+        value = f"{metric.format(cost, 'not known')} {metric.unit}" if math.isfinite(cost) else "not known"
+        lines.append((metric.title, f"{metric.format(limit)} {metric.unit}", value, name not in found.misses))
+    return lines
+
+
+def _list_others(found: Recommendation) -> list[tuple[str, str, str]]:
+    """Title, name and description of the alternatives."""
+    size, lines = get_metric("gzip_bytes"), []
+    for title, row in (("Smaller, but", found.smaller), ("More accurate, but", found.more_accurate)):
+        if row is not None:
+            text = f"{size.format(row[size.name])} {size.unit} after gzip ({_format_change(found, row)}); on "
+            text += f"validation, {found.score.title} {describe_drop(found, row)}"
+            lines.append((title, targets.format_variant(row), text))
+    return lines
+
+
+def _format_change(found: Recommendation, row: dict[str, Any]) -> str:
+    ratio = row["gzip_bytes"] / found.variant["gzip_bytes"]
+    return f"{100 * (1 - ratio):.0f} % less" if ratio < 1 else f"{100 * (ratio - 1):,.0f} % more"
+
+
+def _list_links(directory: Path, found: Recommendation) -> list[tuple[str, str]]:
+    """Address and label of the file, its card and sources, and the page of the search."""
+    name = _get_experiment_name(read_run(directory))
+    deployed = [path for path in sorted((directory / "deployed").glob("*")) if path.is_file()] if name else []
+    shown = [(path.relative_to(directory).as_posix(), _LINKS.get(path.suffix, path.name)) for path in deployed]
+    shown.sort(key=lambda link: [*_LINKS.values(), link[1]].index(link[1]))
+    links = shown if any(label == "the file" for _, label in shown) else [(found.file, "the file"), *shown]
+    page = "deployment_tree.html"
+    return [*links, *([(page, "how it was chosen")] if (directory / page).is_file() else [])]
+
+
+def _get_experiment_name(run: dict[str, Any]) -> str:
+    experiment = run.get("experiment")
+    return str(experiment.get("name", "")) if isinstance(experiment, dict) else ""

@@ -1,0 +1,126 @@
+"""The verdict at the head of an index: the file, its figures with their noise, alternatives, targets, hostile names."""
+
+import json
+from pathlib import Path
+
+import bs4
+import pandas as pd
+import pytest
+
+from collabopt.batch import scheduler
+from collabopt.batch.plan import Work
+from collabopt.report import index_page, sweep_page
+
+HOSTILE = "<script>alert(1)</script>"
+
+
+def write_report(directory: Path, limits: dict | None = None, **columns: list) -> Path:
+    rows = {
+        "stage": ["baseline", "baseline", "pqat", "pcqat"],
+        "format": ["float32", "int8", "int8", "int8"],
+        "validation_accuracy": [0.95, 0.96, 0.948, 0.90],
+        "validation_accuracy_error": 0.01,
+        "validation_examples": 500,
+        "validation_drop_error": [0.0, 0.004, 0.003, 0.01],
+        "accuracy": [0.94, 0.93, 0.935, 0.9],
+        "accuracy_error": 0.005,
+        "test_examples": 2000,
+        "test_drop_error": [0.0, 0.002, 0.003, 0.01],
+        "gzip_bytes": [40_000, 9_000, 8_000, 5_000],
+        "tflite_bytes": [42_000, 12_000, 12_000, 12_000],
+        "latency_ms": [0.1, 0.02, 0.02, 0.02],
+        "npu_ms": [None, 0.2, 0.1, 0.1],
+        "accelerator": "ethos-u55-128",
+        "tflite": ["models/a.tflite", "models/b.tflite", "models/c.tflite", "models/d.tflite"],
+    }
+    directory.mkdir(parents=True, exist_ok=True)
+    table = pd.DataFrame(rows | columns)
+    table.to_csv(directory / "variants.csv", index=False)
+    experiment = {"name": HOSTILE, "targets": limits or {}}
+    (directory / "run.json").write_text(json.dumps({"experiment": experiment, "commit": HOSTILE}))
+    return directory
+
+
+def read_verdict(directory: Path) -> bs4.Tag:
+    page = bs4.BeautifulSoup(index_page.write(directory, f"# About {HOSTILE}\n").read_text(), "html.parser")
+    assert HOSTILE not in [str(script) for script in page.find_all("script")]
+    first = page.h1.find_next_sibling()
+    assert first["id"] == "verdict", "nothing comes before it"
+    return first
+
+
+def get_text(tag: bs4.Tag) -> str:
+    return " ".join(tag.get_text(" ").split())
+
+
+def test_the_index_begins_with_the_file_its_cost_and_how_certain_that_is(tmp_path):
+    text = get_text(read_verdict(write_report(tmp_path)))
+    assert "Deploy PQAT int8" in text
+    assert "8.0 kB after gzip, 5.0 times smaller than the float32 baseline" in text
+    assert "accuracy drops by 0.20 ± 0.60 points, within noise of the float32 baseline" in text
+    assert "93.50 ± 1.00% (n = 2,000)" in text
+    assert "drop 0.50 ± 0.60 points against 94.00% of the float32 baseline, within noise" in text
+    assert "0.020 ms 0.20 times the float32 baseline" in text
+    assert "0.100 ms 0.50 times the int8 baseline" in text
+
+
+def test_alternatives_say_what_they_cost(tmp_path):
+    text = get_text(read_verdict(write_report(tmp_path)))
+    assert (
+        "Smaller, but: PCQAT int8, 5.0 kB after gzip (38 % less); on validation, accuracy drops by 5.00 ± 2.00" in text
+    )
+    assert "More accurate, but: baseline int8, 9.0 kB after gzip (12 % more); on validation, accuracy rises by" in text
+
+
+def test_a_file_worse_than_chance_explains_is_not_recommended(tmp_path):
+    write_report(tmp_path, validation_drop_error=[0.0, 0.004, 0.0005, 0.01], validation_examples=5000)
+    text = get_text(read_verdict(tmp_path))
+    assert "Deploy baseline int8" in text
+    assert "Smaller, but: PQAT int8" in text and "drops by 0.20 ± 0.10 points." in text
+
+
+def test_targets_are_shown_met_or_not(tmp_path):
+    met = read_verdict(write_report(tmp_path / "met", {"max_gzip_bytes": 8500}))
+    assert "Deploy PQAT int8" in get_text(met)
+    assert get_text(met.select_one(".targets")) == "✓ gzip 8.0 kB, target at most 8.5 kB: met"
+    missed = read_verdict(write_report(tmp_path / "missed", {"max_gzip_bytes": 4000, "max_npu_ms": 1.0}))
+    assert "No file meets all targets" in get_text(missed)
+    assert "The nearest file is PCQAT int8: gzip 1.0 kB over." in get_text(missed)
+    assert [item.get("class") for item in missed.select(".targets li")].count(["no"]) == 1
+
+
+def test_a_batch_whose_files_all_miss_a_target_ends_with_status_3(tmp_path, capsys):
+    work = Work(tmp_path, {}, {"deployment_tree": tmp_path / "deployment_tree.html"})
+    write_report(tmp_path, {"max_gzip_bytes": 4000})
+    assert scheduler._report_missed_targets(work) == 3
+    printed = capsys.readouterr().err
+    assert "No file meets all targets. The nearest, which misses gzip 1.0 kB over: PCQAT int8" in printed
+    assert "file: " in printed and "d.tflite" in printed
+    write_report(tmp_path, {"max_gzip_bytes": 8000})
+    assert scheduler._report_missed_targets(work) == 0
+
+
+def test_a_sweep_names_the_cell_with_the_smallest_recommended_file(tmp_path):
+    experiment = tmp_path / "mine.yaml"
+    experiment.write_text("extends: digits\n")
+    write_report(tmp_path / "sparsity=0.5")
+    write_report(tmp_path / "sparsity=0.8", gzip_bytes=[40_000, 9_000, 7_000, 5_000])
+    states = {"sparsity=0.5": "ok", "sparsity=0.8": "ok", "sparsity=0.9": "FAILED"}
+    page = sweep_page.write(tmp_path, str(experiment), states)
+    verdict = bs4.BeautifulSoup(page.read_text(), "html.parser").find(id="verdict")
+    assert "Deploy PQAT int8 of sparsity=0.8" in get_text(verdict)
+    assert verdict.find("a", string="the file")["href"] == "sparsity%3D0.8/models/c.tflite"
+
+
+def test_a_report_without_a_search_says_how_to_get_a_verdict(tmp_path):
+    text = get_text(read_verdict(tmp_path))
+    assert f"make report EXPERIMENT={tmp_path.name} NOTEBOOKS=deployment_tree" in text
+
+
+@pytest.mark.parametrize("name", ["a b.tflite", "<b>.tflite"])
+def test_names_of_files_are_escaped(tmp_path, name):
+    write_report(tmp_path, tflite=["a", "b", f"models/{name}", "d"])
+    verdict = read_verdict(tmp_path)
+    assert verdict.find("b") is None
+    (link,) = [one for one in verdict.find_all("a") if one.get_text() == "the file"]
+    assert " " not in link["href"] and "<" not in link["href"]
