@@ -97,10 +97,10 @@ def list_formats(stage: Stage, experiment: Experiment) -> list[str]:
 
 
 def list_levels(tree: Mapping[str, Stage]) -> list[Stage]:
-    """Return every stage, level by level: the baseline, then one technique, then two, then three.
+    """Return every stage, level by level, the baseline first.
 
     Args:
-        tree: Stages by name (`stages.build_tree`).
+        tree: Stages by name.
     """
     return sorted(tree.values(), key=lambda stage: get_level(stage.name, tree))
 
