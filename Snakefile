@@ -15,7 +15,11 @@ from snakemake.utils import Paramspace
 from collabopt.batch import plan
 from collabopt.config import loading, stages, sweep
 
-NEEDS = stages.get_notebooks()
+BATCH = json.loads(unquote(config.get("batch", "{}")))  # what `batch/scheduler.py` passes
+NAME = BATCH.get("experiment", "digits")
+OVERRIDES = BATCH.get("overrides", {})
+EXPERIMENT = loading.load(NAME, **OVERRIDES)
+NEEDS = stages.get_notebooks(EXPERIMENT.tree)
 
 
 def add_needed(notebooks):
@@ -24,12 +28,8 @@ def add_needed(notebooks):
     return [name for name in NEEDS if name in wanted]
 
 
-BATCH = json.loads(unquote(config.get("batch", "{}")))  # what `batch/scheduler.py` passes
-NAME = BATCH.get("experiment", "digits")
-OVERRIDES = BATCH.get("overrides", {})
-CHOSEN = BATCH.get("notebooks", [name for name in NEEDS if name not in stages.OPTIONAL_NOTEBOOKS])
+CHOSEN = BATCH.get("notebooks", stages.list_usual_notebooks(EXPERIMENT.tree))
 GRID = BATCH.get("grid", {})
-EXPERIMENT = loading.load(NAME, **OVERRIDES)
 if EXPERIMENT.has_targets:  # the search trains what it needs, and nothing else
     NEEDS[plan.SEARCH_NOTEBOOK] = []
 RUN = add_needed(CHOSEN)

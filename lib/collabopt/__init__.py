@@ -20,6 +20,7 @@ _PUBLIC = {
     "sensitivity": "collabopt.analysis.sensitivity",
     "model_card": "collabopt.deploy.model_card",
     "search": "collabopt.deploy.search",
+    "shape": "collabopt.deploy.shape",
     "figures": "collabopt.figures",
     "explorer": "collabopt.figures.explorer",
     "tables": "collabopt.report.tables",

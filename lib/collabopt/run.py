@@ -15,7 +15,7 @@ from collabopt.analysis import evaluate, finished, preflight
 from collabopt.analysis.finished import Finished
 from collabopt.config import loading
 from collabopt.config.experiment import Experiment
-from collabopt.config.stages import BASELINE, STAGES, Stage
+from collabopt.config.stages import BASELINE, Stage
 from collabopt.models import mobilenet
 from collabopt.models.importing import Imported
 from collabopt.runtime import devices, progress, tensorflow
@@ -91,10 +91,10 @@ class Run:
             KeyError: There is no such stage.
             PreservationError: The run is strict, and the stage lost zeros or clusters.
         """
-        if name not in STAGES:
-            raise KeyError(f"stage={name}: expected one of {', '.join(STAGES)}")
+        if name not in self.experiment.tree:
+            raise KeyError(f"stage={name}: expected one of {', '.join(self.experiment.tree)}")
         if name not in self._finished:
-            self._finished[name] = self._finish(STAGES[name])
+            self._finished[name] = self._finish(self.experiment.tree[name])
             if self.directory:
                 self._record(self._finished[name])
             self._log(self._finished[name])
@@ -151,7 +151,8 @@ class Run:
         Raises:
             ValueError: The model has no such kernel that can be pruned and clustered.
         """
-        return self.stage(BASELINE).find_kernel(name or self.experiment.density_kernel)
+        *_, last = (stage for stage in self.experiment.tree.values() if stage.reshapes or stage.name == BASELINE)
+        return self.stage(last.name).find_kernel(name or self.experiment.density_kernel)
 
     def imported(self) -> Imported | None:
         """Return what the import of the user's model did; None for a built-in model."""
@@ -268,8 +269,8 @@ class Run:
         return registry.build_initial_model(self.experiment, self.data)
 
     def _restore(self, stage: Stage, trained: Path) -> keras.Model:
-        parent = self._finished.get(stage.parent)
-        parent_model = self._restore(parent.stage, parent.trained) if stage.quantizes else None
+        parent = self._finished[stage.parent] if registry.needs_parent(stage, self.experiment) else None
+        parent_model = self._restore(parent.stage, parent.trained) if parent else None
         with np.load(trained / "weights.npz") as arrays:
             return registry.restore_model(stage, dict(arrays), parent_model, self.experiment, self.data)
 

@@ -121,7 +121,7 @@ def test_a_constant_baseline_is_flagged_on_pages_and_in_the_card(tmp_path: Path,
     monkeypatch.setattr(loading, "DATA", tmp_path)
     file = tmp_path / "rare.yaml"
     run = Run(loading.load(str(file)), tmp_path / "report", file, tmp_path / "stages")
-    monkeypatch.setattr(search.variants, "list_levels", lambda: [search.variants.STAGES["baseline"]])
+    monkeypatch.setattr(search.variants, "list_levels", lambda tree: [tree["baseline"]])
     found = search.search(run)
     assert found.chosen is None
     assert set(found.table["predicted_classes"]) == {1}

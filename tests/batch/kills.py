@@ -99,7 +99,7 @@ class Campaign:
         cases, dealt = itertools.cycle(self.names), 0
         while dealt < kills:
             name, keep = next(cases), self.place / "case"
-            ancestors = {stage.name for stage in get_lineage(name)[:-1]}
+            ancestors = {stage.name for stage in get_lineage(name, STAGES)[:-1]}
             for entry in reference.glob("[a-z]*-*"):
                 if entry.name.rsplit("-", 1)[0].removesuffix("-measured") in ancestors:
                     shutil.copytree(entry, keep / entry.name)

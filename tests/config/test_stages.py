@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from collabopt.config import metrics, stages
+from collabopt.config import loading, metrics, stages
 from collabopt.config.metrics import Metric
 from collabopt.config.stages import STAGES, Stage
 
@@ -75,10 +75,31 @@ def test_every_parent_comes_before_its_children():
 
 
 def test_a_notebook_waits_for_those_whose_last_stage_it_starts_from():
-    waits = stages.get_notebooks()
+    waits = stages.get_notebooks(STAGES)
     assert waits["pcqat"] == ["sparse_clustering"]
     assert waits["sparse_clustering"] == waits["pqat"] == ["baseline"]
     assert next(iter(waits)) == "baseline"
+
+
+def test_an_optional_stage_stands_between_its_parent_and_the_rest():
+    tree = stages.build_tree(["filter_pruned"])
+    assert {name: stage.parent for name, stage in tree.items() if stage.parent in ("baseline", "filter_pruned")} == {
+        "filter_pruned": "baseline", "qat": "filter_pruned", "pruned": "filter_pruned", "clustered": "filter_pruned",
+    }  # fmt: skip
+    assert [stage.name for stage in stages.get_lineage("pqat", tree)] == ["baseline", "filter_pruned", "pruned", "pqat"]
+    assert [stage.name for stage in stages.get_leaves(tree)] == [stage.name for stage in stages.get_leaves(STAGES)]
+
+
+def test_without_optional_stages_the_tree_is_the_usual_one():
+    assert stages.build_tree(()) == STAGES == loading.load("digits").tree
+    assert "filter_pruned" in loading.load("digits", filter_sparsity=0.5).tree
+
+
+def test_the_notebook_of_an_optional_stage_comes_with_its_stage():
+    usual = stages.list_usual_notebooks(STAGES)
+    assert "shape" not in usual
+    assert set(stages.list_usual_notebooks(stages.build_tree(["filter_pruned"]))) == {*usual, "shape"}
+    assert stages.get_notebooks(STAGES)["shape"] == ["baseline"]
 
 
 @pytest.mark.parametrize(
@@ -99,3 +120,12 @@ def test_a_metric_formats_in_its_unit(name, value, text):
 def test_an_excess_is_never_shown_as_zero():
     assert metrics.METRICS["gzip_bytes"].describe_excess(3) == "gzip < 0.1 kB over"
     assert metrics.METRICS["npu_sram_kib"].describe_excess(float("inf")) == "SRAM not known"
+
+
+def test_a_batch_passes_the_settings_of_optional_stages_to_every_notebook():
+    from collabopt.batch import notebook
+
+    assert notebook._select({"filter_sparsity": 0.5}, {"sparsity"}) == {"settings": {"filter_sparsity": 0.5}}
+    assert notebook._select({"filter_sparsity": 0.5}, {"filter_sparsity"}) == {"filter_sparsity": 0.5}
+    changed = loading.load("digits", settings={"filter_sparsity": 0.5})
+    assert "filter_pruned" in changed.tree

@@ -65,7 +65,7 @@ def test_without_targets_it_comes_to_every_leaf(whole):
     assert whole.stages[-1] == "pcqat"
     assert whole.chosen == whole.nearest == targets.recommend(whole.table)
     assert whole.table["accuracy"].notna().all()
-    depth = [len(get_lineage(stage)) for stage in whole.table["stage"]]
+    depth = [len(get_lineage(stage, STAGES)) for stage in whole.table["stage"]]
     assert depth == sorted(depth)
 
 
@@ -159,7 +159,7 @@ def test_it_stops_at_the_first_level_that_meets_all_and_trains_nothing_beyond(wh
 
 def test_a_level_further_down_it_trains_what_leads_there(whole, small, place):
     table = whole.table
-    levels = table["stage"].map(get_level)
+    levels = table["stage"].map(lambda name: get_level(name, STAGES))
     limit = int(table.loc["baseline-int8", "gzip_bytes"]) - 1
     first = levels[table["gzip_bytes"] <= limit].min()
     assert first > 0

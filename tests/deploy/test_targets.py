@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from collabopt.config import loading
 from collabopt.config.experiment import ExperimentError, Targets
-from collabopt.config.stages import get_level
+from collabopt.config.stages import STAGES, get_level
 from collabopt.deploy import targets
 
 NO_NPU = float("nan")
@@ -111,7 +111,7 @@ def test_the_nearest_misses_least_of_its_targets():
 )
 def test_what_is_chosen_misses_nothing_and_all_above_or_smaller_beside_it_something(drop, size, time):
     wanted = Targets(max_accuracy_drop=drop, max_gzip_bytes=size, max_npu_ms=time)
-    chosen, levels = targets.choose(LEAVES, wanted), LEAVES["stage"].map(get_level)
+    chosen, levels = targets.choose(LEAVES, wanted), LEAVES["stage"].map(lambda name: get_level(name, STAGES))
     for label, row in LEAVES.iterrows():
         if label == chosen:
             assert not targets.find_misses(row, wanted, 0.95)

@@ -85,7 +85,7 @@ def compare(run) -> pd.DataFrame:
     """
     runs = run.with_every_seed()
     for one in runs:
-        one.stages(*STAGES)
+        one.stages(*one.experiment.tree)
     rows = compare_figures(runs)
     atomic.write(run.directory / "comparison.csv", rows.to_csv(index=False))
     return rows

@@ -25,7 +25,7 @@ def explain_skipped(
     Returns:
         The reason by name of the kernel; all other kernels are missing.
     """
-    lineage, exclude = get_lineage(stage.name), experiment.exclude
+    lineage, exclude = get_lineage(stage.name, experiment.tree), experiment.exclude
     excluded = {"pruning": exclude.pruning} if any(one.prunes for one in lineage) else {}
     excluded |= {"clustering": exclude.clustering} if any(one.clusters for one in lineage) else {}
     reasons = {name: "depthwise, by design" for name, kind in kinds.items() if kind == "depthwise" if excluded}

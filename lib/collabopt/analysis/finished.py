@@ -95,6 +95,9 @@ class Finished:
         """
         weights = self.layers[self.layers["kind"] != "depthwise"].set_index("layer")["weights"]
         chosen = name or weights.idxmax()
+        if chosen not in weights.index:  # the layer may have been split
+            parts = weights[[one for one in weights.index if one.rpartition("_")[0] == chosen]]
+            chosen = parts.idxmax() if len(parts) else chosen
         if chosen not in weights.index:
             raise ValueError(f"kernel={chosen}: expected one of {', '.join(weights.index)}")
         return chosen
@@ -206,7 +209,7 @@ def describe_measurement(
         data: The data set.
         reads_test: Whether the test split is measured.
     """
-    lineage = get_lineage(stage.name)
+    lineage = get_lineage(stage.name, experiment.tree)
     return {
         "trained": trained.name,
         "calibration": [experiment.calibration, experiment.calibration_examples],

@@ -14,7 +14,7 @@ from collabopt.config import per_layer
 from collabopt.config.experiment import Experiment
 from collabopt.datasets import Data
 from collabopt.runtime.tensorflow import keras
-from collabopt.techniques import int8_rewrites, layers, patterns
+from collabopt.techniques import filter_pruning, int8_rewrites, layers, low_rank, patterns
 
 
 class PreflightError(ValueError):
@@ -54,7 +54,7 @@ def find_known_problems(model: keras.Model, experiment: Experiment) -> list[Find
     if experiment.scheme == "tfmot":
         checks += [_check_relu_without_norm, _check_bias, _check_zeros_per_channel, _check_exclusion_from_pruning]
     found = [finding for find in checks for layer in model.layers for finding in find(layer, experiment)]
-    found += _find_misfits(model, experiment)
+    found += [*_find_misfits(model, experiment), *_find_nothing_to_reshape(model, experiment)]
     return [*find_unknown_names(model, experiment), *found, *_find_layers_without_qat(model, experiment)]
 
 
@@ -94,6 +94,22 @@ def find_unknown_names(model: keras.Model, experiment: Experiment) -> list[Findi
             reason = f"{key} names no layer that it could apply to"
             findings.append(Finding(name, reason, f"{near}expected some of {known}", stops=True))
     return findings
+
+
+def _find_nothing_to_reshape(model: keras.Model, experiment: Experiment) -> Iterator[Finding]:
+    if "factorized" in experiment.tree and not low_rank.find_spectra(model, low_rank.list_excluded(experiment)):
+        settings = {"rank_energy": experiment.rank_energy, "max_flops": experiment.max_flops}
+        given = ", ".join(f"{name}={value}" for name, value in settings.items() if value is not None)
+        remedy = "leave rank_energy and max_flops out"
+        yield Finding(model.name, f"{given}: no layer can be split", remedy, stops=True)
+    if experiment.filter_sparsity is None:
+        return
+    filters = filter_pruning.find_filters(model, experiment.exclude.pruning)
+    if not filters.count:
+        unknown = ", ".join(f"{name} ({kind})" for name, kind in filters.channels.unknown.items())
+        reason = f"filter_sparsity={experiment.filter_sparsity}: none of its filters can be removed"
+        reason += f", because their channels reach {unknown}" if unknown else ""
+        yield Finding(model.name, reason, "leave filter_sparsity out, or use a network with inner channels", stops=True)
 
 
 def _check_number_of_weights(layer: keras.layers.Layer, experiment: Experiment) -> Iterator[Finding]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from collabopt.analysis import agreement
 from collabopt.config.experiment import Experiment
-from collabopt.config.stages import BASELINE, STAGES, Stage, get_lineage
+from collabopt.config.stages import BASELINE, Stage, get_lineage
 from collabopt.datasets import Data
 from collabopt.runtime import progress, tensorflow
 from collabopt.runtime.tensorflow import keras
@@ -54,11 +54,13 @@ def find_failures(model: keras.Model, data: Data, experiment: Experiment, store_
     Returns:
         As `try_stages`.
     """
-    settings = {name for stage in STAGES.values() for name in stage.settings}
+    tree = experiment.tree
+    settings = {name for stage in tree.values() for name in stage.settings}
+    included = dict.fromkeys((*settings, "distill", "scheme", "exclude"), True) | {"stages": {*tree}}
     trainers = dict.fromkeys(registry.find_trainer(stage) for stage in _choose_stages(experiment))
     material = {
         "architecture": model.to_json(),
-        "settings": experiment.model_dump(mode="json", include={*settings, "distill", "scheme", "exclude", "stages"}),
+        "settings": experiment.model_dump(mode="json", include=included),
         "outputs": [data.outputs, *registry.describe_task(data.task)],
         "versions": tensorflow.read_versions(),
         "code": registry.compute_code_digests(experiment, data, try_stages, *trainers),
@@ -129,13 +131,14 @@ def randomize(model: keras.Model) -> keras.Model:
 
 def _choose_stages(experiment: Experiment) -> list[Stage]:
     if experiment.scheme == "tfmot":
-        return list(STAGES.values())
-    lineages = [get_lineage(name) for name in STAGES]
+        return list(experiment.tree.values())
+    tree = experiment.tree
+    lineages = [get_lineage(name, tree) for name in tree]
     if experiment.has_binary_weights:  # a stage that keeps zeros and clusters is not available
         lineages = [one for one in lineages if not any(stage.clusters and stage.keeps_zeros for stage in one)]
     depth = max(map(len, lineages))
     chosen = {stage.name for lineage in lineages if len(lineage) == depth for stage in lineage}
-    return [stage for stage in STAGES.values() if stage.name in chosen]
+    return [stage for stage in tree.values() if stage.name in chosen]
 
 
 def _take_some(data: Data) -> Data:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from collabopt.batch.plan import NOTEBOOKS, SEARCH_NOTEBOOK, read_parameters
 from collabopt.config import loading, overriding, sweep
-from collabopt.config.stages import get_lineage
+from collabopt.config.stages import OPTIONAL_STAGES, get_lineage
 from collabopt.runtime import progress
 
 _BELOW_INDEX = MappingProxyType({"index.html": "All results"})
@@ -88,8 +88,9 @@ def list_links(pages: Path, links: Mapping[str, str] = _BELOW_INDEX) -> dict[str
 
 
 def _select(overrides: dict[str, Any], known: set[str]) -> dict[str, Any]:
-    """The overrides that a notebook has as parameters, and those of nested keys as its `settings`."""
-    nested = {key: value for key, value in overrides.items() if overriding.is_nested(key)}
+    """The overrides that a notebook has as parameters; as its `settings` those of nested keys and optional stages."""
+    optional = {name for stage in OPTIONAL_STAGES.values() for name in stage.settings} - known
+    nested = {key: value for key, value in overrides.items() if overriding.is_nested(key) or key in optional}
     plain = {key: value for key, value in overrides.items() if key in known}
     return plain | ({"settings": nested} if nested else {})
 
@@ -134,7 +135,7 @@ def train_branch(branch: str, experiment: str, overrides: dict[str, Any], done: 
     done.parent.mkdir(parents=True, exist_ok=True)
     try:
         run = start(experiment, **overrides).without_report()
-        run.stages(*(stage.name for stage in get_lineage(branch)))
+        run.stages(*(stage.name for stage in get_lineage(branch, run.experiment.tree)))
     except Exception as error:
         failure = " ".join(f"{type(error).__name__}: {error}".split())
         done.with_suffix(".failed").write_text(failure)

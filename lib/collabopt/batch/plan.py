@@ -121,8 +121,8 @@ def plan_work(name: str, grid: sweep.Grid, chosen: list[str]) -> Work:
     experiments = [loading.load(name, **cell) for cell in cells]
     if len(cells) == 1:
         # With targets the search decides which stages are trained.
-        left_out = {*stages.OPTIONAL_NOTEBOOKS, *_list_empty_notebooks(experiments[0])}
-        usual = [notebook for notebook in known if notebook not in left_out]
+        shown = {*stages.list_usual_notebooks(experiments[0].tree)} - {*_list_empty_notebooks(experiments[0])}
+        usual = [notebook for notebook in known if notebook in shown]
         notebooks = chosen or ([SEARCH_NOTEBOOK] if experiments[0].has_targets else usual)
         pages = loading.find_report_directory(name, **cells[0])
         config = {"overrides": cells[0], "notebooks": notebooks}

@@ -7,7 +7,7 @@ overrides any.
 import math
 from typing import Any
 
-from collabopt.config.stages import BASELINE, STAGES
+from collabopt.config.stages import BASELINE, list_stages
 
 _FINE_TUNING_STEPS, _BASELINE_STEPS = 1_200, 6_000
 _FEW_WEIGHTS, _MANY_WEIGHTS = 20_000, 500_000
@@ -34,7 +34,7 @@ def suggest(weights: int, examples: int, is_trained: bool) -> dict[str, Any]:
     if not is_trained:
         epochs = _count_epochs(_BASELINE_STEPS, steps, 5, 60)
         baseline |= {"epochs": epochs, "learning_rate": 1e-3, "schedule": "cosine"}
-    stages = {stage.name: pruning if stage.prunes else fine_tuning for stage in STAGES.values()}
+    stages = {stage.name: pruning if stage.prunes else fine_tuning for stage in list_stages().values()}
     return {
         "sparsity": 0.5 if weights < _MANY_WEIGHTS else 0.7,
         "number_of_clusters": 32 if weights < _FEW_WEIGHTS else 16,

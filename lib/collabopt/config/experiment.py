@@ -26,9 +26,10 @@ from collabopt.config.sections import (
     Pruning,
     Section,
     Seed,
+    Share,
     Training,
 )
-from collabopt.config.stages import BASELINE, STAGES, Stage
+from collabopt.config.stages import BASELINE, OPTIONAL_STAGES, Stage, build_tree, list_stages
 
 _MACS = {"ethos-u55": (32, 64, 128, 256), "ethos-u65": (256, 512), "ethos-u85": (128, 256, 512, 1024, 2048)}
 ACCELERATORS = tuple(f"{family}-{macs}" for family, sizes in _MACS.items() for macs in sizes)
@@ -70,6 +71,10 @@ class Experiment(Section):
         cluster_rate: What one bit of a weight's code costs beside its error, when kernels are clustered. A higher value
             makes files smaller and less accurate; 0 assigns each weight to the nearest centroid.
         devices: Number of GPUs that share each batch.
+        filter_sparsity: Fraction of the filters that the stage filter_pruned removes; None leaves the stage out.
+        rank_energy: Share of a kernel's squared singular values that the stage factorized keeps.
+        max_flops: Share of the multiplications that may remain after the stage factorized. Without either, the
+            experiment has no such stage.
         sparsity_pattern: Which weights pruning sets to zero in groups of four neighbouring input channels
             (`techniques.patterns`): any, two of four (sparsity is then 0.5), or all of them.
         distill: Distillation in every stage after the baseline whose own section has no `distill`.
@@ -96,6 +101,9 @@ class Experiment(Section):
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     calibration_examples: Count = 200
     calibration: Literal["auto", "min_max", "percentile", "mse"] = "auto"
+    filter_sparsity: Fraction | None = None
+    rank_energy: Share | None = None
+    max_flops: Share | None = None
     sparsity: per_layer.make_type(Fraction) = 0.5
     sparsity_pattern: Literal["unstructured", "2:4", "block"] = "unstructured"
     number_of_clusters: per_layer.make_type(Annotated[int, Field(ge=2, le=1024)]) = 16
@@ -199,6 +207,12 @@ class Experiment(Section):
         return self
 
     @property
+    def tree(self) -> dict[str, Stage]:
+        """The stages by name, parents first, with the optional stages that have a setting here."""
+        given = {name for name in type(self).model_fields if getattr(self, name) is not None}
+        return build_tree([name for name, stage in OPTIONAL_STAGES.items() if given & {*stage.settings}])
+
+    @property
     def has_targets(self) -> bool:
         """Whether the run chooses a file. It then trains no more than it needs, and reads the test split once."""
         return self.targets != Targets()
@@ -225,7 +239,7 @@ class Experiment(Section):
 
 def get_schema() -> type[Experiment]:
     """Return the schema of an experiment with a training section for every stage that is registered now."""
-    return _make_schema(tuple(STAGES.values()))
+    return _make_schema(tuple(list_stages().values()))
 
 
 @functools.cache
@@ -247,7 +261,7 @@ def validate(values: Mapping[str, Any]) -> Experiment:
     Raises:
         ValidationError: A key is unknown or missing, or a value is of the wrong type or out of range.
     """
-    defaults = {stage.name: stage.training for stage in STAGES.values()}
+    defaults = {stage.name: stage.training for stage in list_stages().values()}
     return get_schema().model_validate({**values, "stages": merge_stages(defaults, values.get("stages", {}))})
 
 

@@ -5,17 +5,19 @@ baseline ─┬─ qat
           │          └─ sparse_clustered ── pcqat
           └─ clustered ── cqat
 
+Optional stages change the shape of the network. Those that an experiment has stand between the baseline and the rest.
+
 To add a stage, write a module in `techniques` with its trainer, register a row here, and explain it in a notebook.
 Order, colours, tables, sweeps and jobs read these rows. Nothing here imports TensorFlow.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 BASELINE = "baseline"
 OPTIONAL_NOTEBOOKS = {"diagnose", "fewer_bits"}
-"""Notebooks that a report has only if they are named."""
+"""Notebooks that a report has only if they are named. Those of optional stages come with their stages."""
 FINE_TUNING = {"epochs": 4, "batch_size": 32, "optimizer": "adam", "learning_rate": 1e-4}
 """Training of a stage where neither its row nor the experiment says otherwise."""
 
@@ -38,6 +40,9 @@ class Stage:
         clusters: Whether its kernels hold few values.
         quantizes: Whether it trains with fake quantization. It is then deployed in int8 only.
         keeps_zeros: Whether the zeros of its parent must survive.
+        reshapes: Whether it changes layers. The trainer's module then also has `restore(parent model, arrays)`.
+        is_optional: Whether an experiment has it only if it gives one of its settings. The other stages that would
+            start from its parent then start from it.
         has_schemes: Whether TFMOT has a scheme of its own for it.
         guide: The columns of the results table in TFMOT's guide to this stage.
     """
@@ -54,6 +59,8 @@ class Stage:
     clusters: bool = False
     quantizes: bool = False
     keeps_zeros: bool = False
+    reshapes: bool = False
+    is_optional: bool = False
     has_schemes: bool = False
     guide: tuple[str, ...] = ()
 
@@ -64,7 +71,10 @@ class Stage:
 
 
 STAGES: dict[str, Stage] = {}
-"""Every stage by name, parents first."""
+"""Every stage that is not optional by name, parents first: the tree of an experiment without optional stages."""
+
+OPTIONAL_STAGES: dict[str, Stage] = {}
+"""Every optional stage by name, in the order in which they follow each other."""
 
 
 def register(stage: Stage) -> Stage:
@@ -79,40 +89,75 @@ def register(stage: Stage) -> Stage:
     Raises:
         ValueError: Another stage has the name, the parent does not exist, or the trainer is not "module:function".
     """
-    if stage.name in STAGES:
+    if stage.name in list_stages():
         raise ValueError(f"stage name={stage.name!r}: registered twice; give the second row another name")
     for stage_name in (stage.parent, *stage.guide):
         if stage_name not in (None, stage.name, *STAGES):
             raise ValueError(f"stage {stage.name}: {stage_name!r} is unknown; expected one of {', '.join(STAGES)}")
     if stage.trainer.count(":") != 1:
         raise ValueError(f"stage {stage.name}: trainer={stage.trainer!r}: expected module:function")
-    STAGES[stage.name] = stage
+    (OPTIONAL_STAGES if stage.is_optional else STAGES)[stage.name] = stage
     return stage
 
 
-def get_lineage(name: str) -> list[Stage]:
+def list_stages() -> dict[str, Stage]:
+    """Return every registered stage by name, parents first. Optional stages follow their parent."""
+    found = {}
+    for stage in STAGES.values():
+        found[stage.name] = stage
+        found |= {name: one for name, one in OPTIONAL_STAGES.items() if one.parent == stage.name}
+    return found
+
+
+def build_tree(optional: Collection[str]) -> dict[str, Stage]:
+    """Build the deployment tree of an experiment.
+
+    Args:
+        optional: Names of the optional stages that it has. Other names do not matter.
+
+    Returns:
+        Its stages by name, parents first. The last optional stage after a parent takes over the parent's children.
+    """
+    tree, ends = {}, {}
+    for stage in list_stages().values():
+        if stage.is_optional and stage.name not in optional:
+            continue
+        parent = ends.get(stage.parent, stage.parent)
+        tree[stage.name] = stage if parent == stage.parent else dataclasses.replace(stage, parent=parent)
+        if stage.is_optional:
+            ends[stage.parent] = stage.name
+    return tree
+
+
+def get_lineage(name: str, tree: Mapping[str, Stage]) -> list[Stage]:
     """Return a stage and its ancestors, the root first.
 
     Args:
         name: Name of the stage.
+        tree: Stages by name (`build_tree`).
     """
-    stage = STAGES[name]
-    return [*(get_lineage(stage.parent) if stage.parent else []), stage]
+    stage = tree[name]
+    return [*(get_lineage(stage.parent, tree) if stage.parent else []), stage]
 
 
-def get_level(name: str) -> int:
+def get_level(name: str, tree: Mapping[str, Stage]) -> int:
     """Return how many stages lead to a stage: 0 for the baseline.
 
     Args:
         name: Name of the stage.
+        tree: Stages by name (`build_tree`).
     """
-    return len(get_lineage(name)) - 1
+    return len(get_lineage(name, tree)) - 1
 
 
-def get_leaves() -> list[Stage]:
-    """Return the stages that no other stage starts from."""
-    parents = {stage.parent for stage in STAGES.values()}
-    return [stage for stage in STAGES.values() if stage.name not in parents]
+def get_leaves(tree: Mapping[str, Stage]) -> list[Stage]:
+    """Return the stages that no other stage starts from.
+
+    Args:
+        tree: Stages by name (`build_tree`).
+    """
+    parents = {stage.parent for stage in tree.values()}
+    return [stage for stage in tree.values() if stage.name not in parents]
 
 
 def get_label(name: str) -> str:
@@ -121,22 +166,38 @@ def get_label(name: str) -> str:
     Args:
         name: Name of a stage, or any other name, which is returned unchanged.
     """
-    return STAGES[name].label if name in STAGES else name
+    stages = list_stages()
+    return stages[name].label if name in stages else name
 
 
-def get_notebooks() -> dict[str, list[str]]:
-    """Return all notebooks in order, those of `OPTIONAL_NOTEBOOKS` included, each with the notebooks that it waits for.
+def list_usual_notebooks(tree: Mapping[str, Stage]) -> list[str]:
+    """Return the notebooks of a report for which none is named, in order.
+
+    Args:
+        tree: The experiment's stages by name (`build_tree`).
+    """
+    optional = {stage.notebook for stage in OPTIONAL_STAGES.values()} - {stage.notebook for stage in tree.values()}
+    return [name for name in get_notebooks(tree) if name not in OPTIONAL_NOTEBOOKS | optional]
+
+
+def get_notebooks(tree: Mapping[str, Stage]) -> dict[str, list[str]]:
+    """Return all notebooks in order, optional ones included, each with the notebooks that it waits for.
 
     A notebook waits for the baseline, and for the notebook that ends with the stage it starts from. Otherwise both
     would wait for each other's training.
+
+    Args:
+        tree: The experiment's stages by name (`build_tree`).
     """
-    ends = {stage.notebook: stage for stage in STAGES.values()}  # the last stage that a notebook explains
+    ends = {stage.notebook: stage for stage in tree.values()}  # the last stage that a notebook explains
     root, *others = ends
     waits = {root: [], "sensitivity": [root]}
     for notebook in others:
-        parent = STAGES[ends[notebook].parent]
+        parent = tree[ends[notebook].parent]
         waits[notebook] = [parent.notebook] if ends[parent.notebook] is parent else [root]
-    everything = list(dict.fromkeys(stage.notebook for stage in get_leaves() if stage.notebook != root))
+    everything = list(dict.fromkeys(stage.notebook for stage in get_leaves(tree) if stage.notebook != root))
+    waits = {stage.notebook: [root] for stage in OPTIONAL_STAGES.values()} | waits
+    waits = {root: waits.pop(root)} | waits
     return waits | {
         "preservation": list(dict.fromkeys(name for one in everything for name in waits[one] if name != root)),
         "published": everything,
@@ -146,14 +207,21 @@ def get_notebooks() -> dict[str, list[str]]:
     }
 
 
+_RESHAPED = FINE_TUNING | {"epochs": 8, "learning_rate": 1e-3, "schedule": "cosine"}
 _MOVING = ("cluster_per_channel", "clustering", "symmetric")
 _CLUSTERING = ("number_of_clusters", "centroid_initialization", "cluster_rate", *_MOVING)
 _KEEPS_CLUSTERS = {"clusters": True, "has_schemes": True}
 _KEEPS_ZEROS = {"keeps_zeros": True, "has_schemes": True}
 _QAT = {"trainer": "quantization:train", "quantizes": True}
 
+_SHAPE = {"parent": BASELINE, "notebook": "shape", "reshapes": True, "is_optional": True}
+
 for _stage in (
     Stage(BASELINE, "baseline", "#8a8a8a", None, "training:train", "baseline", training=FINE_TUNING | {"epochs": 20}),
+    Stage("filter_pruned", "filter pruned", "#009e73", trainer="filter_pruning:train", settings=("filter_sparsity",),
+          training=_RESHAPED, **_SHAPE),
+    Stage("factorized", "factorized", "#5b4ea8", trainer="low_rank:train", settings=("rank_energy", "max_flops"),
+          training=_RESHAPED, **_SHAPE),
     Stage("qat", "QAT", "#333333", BASELINE, notebook="baseline", **_QAT),
     Stage("pruned", "pruned", "#e69f00", BASELINE, "pruning:train", "pqat", ("sparsity", "sparsity_pattern"),
           prunes=True),

@@ -13,7 +13,7 @@ from typing import Any
 
 from collabopt.config import loading
 from collabopt.config.overriding import format_value
-from collabopt.config.stages import get_leaves, get_lineage
+from collabopt.config.stages import OPTIONAL_STAGES, build_tree, get_leaves, get_lineage
 
 Grid = dict[str, list[Any]]
 Cell = dict[str, Any]
@@ -34,7 +34,7 @@ def list_cells(grid: Grid) -> list[Cell]:
 
 def list_branches() -> list[str]:
     """Return the leaves of the deployment tree. A shared job of a sweep trains one of them with its ancestors."""
-    return [stage.name for stage in get_leaves()]
+    return [stage.name for stage in get_leaves(build_tree(()))]
 
 
 def find_shared_branches(grid: Grid) -> dict[str, Grid]:
@@ -45,7 +45,7 @@ def find_shared_branches(grid: Grid) -> dict[str, Grid]:
     """
     parts = {}
     for branch in list_branches():
-        stages = get_lineage(branch)
+        stages = get_lineage(branch, build_tree(OPTIONAL_STAGES))  # cells may differ in their optional stages
         deciding = {*_OF_EVERY_STAGE, *(setting for stage in stages for setting in stage.settings)}
         if any(stage.has_schemes for stage in stages):
             deciding.add("scheme")

@@ -98,7 +98,7 @@ def _make_content(search: Search, tflite: bytes) -> dict[str, Any]:
     return {
         "model": experiment.name,
         "stage": row["stage"],
-        "path": [stage.name for stage in get_lineage(row["stage"])],
+        "path": [stage.name for stage in get_lineage(row["stage"], experiment.tree)],
         "format": row["format"],
         "sha256": hashlib.sha256(tflite).hexdigest(),
         "meets_all_targets": search.chosen is not None if experiment.has_targets else None,

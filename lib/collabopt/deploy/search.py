@@ -117,7 +117,8 @@ def _try_variants(run: Run) -> tuple[dict[str, Variant], list[Variant]]:
     """The variants up to the first level with one that meets all targets, and those among them without a file."""
     tried: dict[str, Variant] = {}
     missing: list[Variant] = []
-    for _, level in itertools.groupby(variants.list_levels(), lambda stage: get_level(stage.name)):
+    tree = run.experiment.tree
+    for _, level in itertools.groupby(variants.list_levels(tree), lambda stage: get_level(stage.name, tree)):
         pairs = [(stage, name) for stage in level for name in variants.list_formats(stage, run.experiment)]
         found = [variants.measure(run, *pair) for pair in pairs]
         tried |= {variant.name: variant for variant in found if variant.tflite}

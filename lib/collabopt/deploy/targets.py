@@ -14,7 +14,7 @@ from collabopt.config.experiment import Targets
 from collabopt.config.formats import FORMATS, get_format_label
 from collabopt.config.metrics import get_targets
 from collabopt.config.scores import Score, find_score
-from collabopt.config.stages import BASELINE, get_label, get_level
+from collabopt.config.stages import BASELINE, build_tree, get_label, get_level
 from collabopt.storage.results import ONE_CLASS, is_constant
 
 _DROPS = ("max_accuracy_drop", "max_metric_drop")
@@ -92,7 +92,8 @@ def choose(variants: pd.DataFrame, targets: Targets) -> Hashable | None:
     fit = usable[[not find_misses(row, targets, base) for row in usable.to_dict("records")]]
     if fit.empty:
         return None
-    levels = fit["stage"].map(get_level)
+    tree = build_tree(set(variants["stage"]))
+    levels = fit["stage"].map(lambda name: get_level(name, tree))
     return fit.loc[levels == levels.min(), "gzip_bytes"].idxmin()
 
 

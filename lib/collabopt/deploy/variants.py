@@ -7,7 +7,7 @@ read only on request.
 import dataclasses
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from collabopt.config.experiment import Experiment
 from collabopt.config.formats import CALIBRATED, FORMATS, STANDARD
 from collabopt.config.metrics import METRICS
 from collabopt.config.scores import Score, find_score
-from collabopt.config.stages import STAGES, Stage, get_level, get_lineage
+from collabopt.config.stages import Stage, get_level, get_lineage
 from collabopt.datasets import Split
 from collabopt.deploy import further_formats
 from collabopt.run import Run
@@ -91,14 +91,18 @@ def list_formats(stage: Stage, experiment: Experiment) -> list[str]:
     """
     if stage.quantizes:
         return ["int8"]
-    is_pruned = any(one.prunes for one in get_lineage(stage.name))
+    is_pruned = any(one.prunes for one in get_lineage(stage.name, experiment.tree))
     wanted = {*STANDARD, *experiment.further_formats} - (set() if is_pruned else {"float32_sparse"})
     return [name for name in FORMATS if name in wanted]
 
 
-def list_levels() -> list[Stage]:
-    """Return every stage, level by level: the baseline, then one technique, then two, then three."""
-    return sorted(STAGES.values(), key=lambda stage: get_level(stage.name))
+def list_levels(tree: Mapping[str, Stage]) -> list[Stage]:
+    """Return every stage, level by level, the baseline first.
+
+    Args:
+        tree: Stages by name.
+    """
+    return sorted(tree.values(), key=lambda stage: get_level(stage.name, tree))
 
 
 def measure(run: Run, stage: Stage, name: str) -> Variant:

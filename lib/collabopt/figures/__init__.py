@@ -5,6 +5,7 @@
 Every function takes plain data, returns a matplotlib Figure, and writes the figure's data to `csv` if that is given.
 """
 
+from collabopt.figures.channels import draw_channels
 from collabopt.figures.density import draw_density, draw_density_grid
 from collabopt.figures.drops import draw_drops, draw_layer_drops, draw_quantization
 from collabopt.figures.layers import draw_layer_properties
@@ -14,8 +15,14 @@ from collabopt.figures.training import draw_training
 from collabopt.figures.tree import draw_tree
 from collabopt.figures.waterfall import draw_waterfall
 
-__all__ = ["draw_costs", "draw_density", "draw_density_grid", "draw_drops", "draw_layer_drops", "draw_layer_properties"]
-__all__ += [
+__all__ = [
+    "draw_channels",
+    "draw_costs",
+    "draw_density",
+    "draw_density_grid",
+    "draw_drops",
+    "draw_layer_drops",
+    "draw_layer_properties",
     "draw_pareto",
     "draw_quantization",
     "draw_sizes",

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 
 from collabopt.analysis import comparison
 from collabopt.config.scores import ACCURACY, SCORES
-from collabopt.config.stages import STAGES
+from collabopt.config.stages import list_stages
 from collabopt.figures import style
 from collabopt.figures.style import ALARM, FAINT, INK, MUTED, get_colour, use_style
 
@@ -77,7 +77,7 @@ def draw_layer_drops(table: pd.DataFrame, tolerance: float | None = None, csv: P
     """
     if table.empty:
         raise ValueError("table: expected one row per layer; the experiment leaves every layer out")
-    techniques = [stage for stage in STAGES.values() if f"{stage.name}_drop" in table]
+    techniques = [stage for stage in list_stages().values() if f"{stage.name}_drop" in table]
     drops = table[[f"{stage.name}_drop" for stage in techniques]].astype(float)
     errors = 2 * table[[f"{stage.name}_error" for stage in techniques]].astype(float)
     score = SCORES[table["score"].iloc[0]] if "score" in table and len(table) else ACCURACY

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
-from collabopt.config.stages import STAGES, get_label
+from collabopt.config.stages import get_label, list_stages
 from collabopt.figures import style
 from collabopt.figures.style import INK, MUTED, use_style
 from collabopt.storage.results import select_first_setting, to_numbers
@@ -55,7 +55,8 @@ def draw_layer_properties(layers: pd.DataFrame, csv: Path | None = None) -> Figu
 def _pivot(layers: pd.DataFrame, column: str) -> pd.DataFrame:
     """A table of `column`, layers by stages. Stages that are not registered come last."""
     table = layers.pivot_table(column, "layer", "stage", sort=False, dropna=False)
-    order = [stage for stage in STAGES if stage in table] + [stage for stage in table if stage not in STAGES]
+    known = list_stages()
+    order = [stage for stage in known if stage in table] + [stage for stage in table if stage not in known]
     return table.reindex(index=layers["layer"].unique())[order].rename(columns=get_label)
 
 

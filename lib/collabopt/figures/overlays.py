@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from collabopt.config.scores import find_score
-from collabopt.config.stages import STAGES, get_label
+from collabopt.config.stages import get_label, list_stages
 from collabopt.figures import style
 from collabopt.figures.style import use_style
 
@@ -28,7 +28,7 @@ def draw_curves(histories: dict[str, pd.DataFrame]) -> Figure:
     """
     column = f"val_{find_score(next(iter(histories.values()))).name}"
     trained = set.intersection(*({*rows["stage"]} for rows in histories.values()))
-    stages = [stage for stage in STAGES if stage in trained]
+    stages = [stage for stage in list_stages() if stage in trained]
     figure, panels = _make_panels(stages)
     for axes, stage in zip(panels, stages, strict=False):
         for number, (report, rows) in enumerate(histories.items()):

@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator
 from collabopt.config.formats import FORMATS, get_format_label
 from collabopt.config.metrics import get_metric
 from collabopt.config.scores import ACCURACY, Score, find_score
-from collabopt.config.stages import STAGES, get_label
+from collabopt.config.stages import get_label, list_stages
 from collabopt.figures import style, text_placement
 from collabopt.figures.style import ALARM, FAINT, INK, MUTED, get_colour, use_style
 from collabopt.storage.results import parse_preserved, select_first_setting, to_numbers
@@ -197,7 +197,7 @@ def _add_legend(figure: Figure, rows: pd.DataFrame, free: list[Axes], with_stage
         return Line2D([], [], marker=marker, color=color, linestyle="", **{"markersize": 7} | form)
 
     marks, hollow = {}, {"fillstyle": "none"}
-    stages = [stage for stage in STAGES.values() if stage.name in set(rows["stage"])]
+    stages = [stage for stage in list_stages().values() if stage.name in set(rows["stage"])]
     if "format" in rows:
         marks = {one.label: Line2D([], [], color=one.colour, linewidth=6, solid_capstyle="butt") for one in stages}
         marks |= {one.label: mark(one.marker, **hollow) for one in FORMATS.values() if one.name in set(rows["format"])}

@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from collabopt.config.stages import STAGES, Stage
+from collabopt.config.stages import Stage, list_stages
 from collabopt.storage import atomic
 
 _STYLE = mpl.rc_params_from_file(Path(__file__).with_suffix(".mplstyle"), use_default_template=False)
@@ -34,7 +34,7 @@ def find_stage(label: str) -> Stage | None:
         label: Text such as "PCQAT int8" or "sparse_clustered".
     """
     text = str(label).lower().replace("_", " ").replace("-", " ")
-    fitting = [stage for stage in STAGES.values() if text.startswith(stage.label.lower())]
+    fitting = [stage for stage in list_stages().values() if text.startswith(stage.label.lower())]
     return max(fitting, key=lambda stage: len(stage.label), default=None)
 
 

@@ -12,7 +12,7 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 from collabopt.config.formats import get_format_label
 from collabopt.config.metrics import get_targets
 from collabopt.config.scores import Score, find_score
-from collabopt.config.stages import STAGES, get_label
+from collabopt.config.stages import build_tree, get_label
 from collabopt.figures import style
 from collabopt.figures.style import ALARM, FAINT, INK, MUTED, get_colour, use_style
 from collabopt.storage.results import parse_preserved, select_first_setting, to_numbers
@@ -25,7 +25,7 @@ _LONGEST = 23  # characters of a line
 
 @use_style()
 def draw_tree(results: pd.DataFrame, csv: Path | None = None, verdicts: pd.DataFrame | None = None) -> Figure:
-    """Draw the deployment tree. Registered stages without results are dashed, empty cards.
+    """Draw the deployment tree. Other stages of the tree are dashed, empty cards.
 
     Args:
         results: Rows of results.csv with `stage, parent, gzip_bytes, preserved` and the score. One setting per
@@ -42,7 +42,7 @@ def draw_tree(results: pd.DataFrame, csv: Path | None = None, verdicts: pd.DataF
     numbers += [name for name in (f"{score.test_int8}_error", f"{score.validation_int8}_error") if name in results]
     rows = select_first_setting(to_numbers(results, numbers), "stage")
     nodes = _add_verdicts({row["stage"]: row for row in rows.to_dict("records")}, verdicts, score)
-    parents = {stage.name: stage.parent for stage in STAGES.values()}
+    parents = {stage.name: stage.parent for stage in build_tree(nodes).values()}
     for stage, row in nodes.items():
         parent = row.get("parent", parents.get(stage))
         parents[stage] = None if pd.isna(parent) or parent in ("", stage) else parent

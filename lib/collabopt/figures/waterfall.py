@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from collabopt.config.formats import get_format_label
-from collabopt.config.stages import BASELINE, STAGES, get_lineage
+from collabopt.config.stages import BASELINE, Stage, build_tree, get_lineage, list_stages
 from collabopt.figures import style
 from collabopt.figures.style import INK, MUTED, get_colour, use_style
 from collabopt.storage.results import select_first_setting, to_numbers
@@ -62,7 +62,9 @@ def _make_steps(variants: pd.DataFrame, stage: str | None) -> pd.DataFrame:
     """One row per column: `step, stage, format, raw_bytes, gzip_bytes`, `kilobytes` drawn, `saved` in [0, 1]."""
     rows = select_first_setting(to_numbers(variants, ["tflite_bytes", "gzip_bytes"]), "stage", "format")
     known = rows.dropna(subset=["tflite_bytes", "gzip_bytes"]).set_index(["stage", "format"])
-    way = _find_longest_way(known["gzip_bytes"]) if stage is None else [*_list_floats(stage), (stage, "int8")]
+    tree = build_tree(set(rows["stage"]))
+    is_given = stage is not None
+    way = [*_list_floats(stage, tree), (stage, "int8")] if is_given else _find_longest_way(known["gzip_bytes"], tree)
     missing = [f"{name} {form}" for name, form in way if (name, form) not in known.index]
     if missing:
         raise ValueError(f"variants: without {', '.join(missing)}; expected every variant on the way to {way[-1][0]}")
@@ -77,25 +79,25 @@ def _make_steps(variants: pd.DataFrame, stage: str | None) -> pd.DataFrame:
     return steps.assign(saved=1 - steps["kilobytes"] / steps["kilobytes"].shift())
 
 
-def _list_floats(stage: str) -> list[tuple[str, str]]:
+def _list_floats(stage: str, tree: dict[str, Stage]) -> list[tuple[str, str]]:
     """The variants that lead to a stage: a float32 file of each stage that is not quantized."""
-    return [(one.name, "float32") for one in get_lineage(stage) if not one.quantizes]
+    return [(one.name, "float32") for one in get_lineage(stage, tree) if not one.quantizes]
 
 
-def _find_longest_way(gzip_bytes: pd.Series) -> list[tuple[str, str]]:
+def _find_longest_way(gzip_bytes: pd.Series, tree: dict[str, Stage]) -> list[tuple[str, str]]:
     """The variants to the farthest stage on the longest path, then its int8 file or else its smallest quantized one."""
-    deepest = max(STAGES, key=lambda name: len(get_lineage(name)))
-    for end in reversed(get_lineage(deepest)):
+    deepest = max(tree, key=lambda name: len(get_lineage(name, tree)))
+    for end in reversed(get_lineage(deepest, tree)):
         quantized = [key for key in gzip_bytes.index if key[0] == end.name and key[1] != "float32"]
-        floats = _list_floats(end.name)
+        floats = _list_floats(end.name, tree)
         if set(floats) <= set(gzip_bytes.index) and (quantized or not end.quantizes):
             int8 = [key for key in quantized if key[1] == "int8"]
             return [*floats, *(int8 or sorted(quantized, key=gzip_bytes.get)[:1])]
-    return _list_floats(BASELINE)
+    return _list_floats(BASELINE, tree)
 
 
 def _describe_step(name: str, form: str) -> str:
-    stage = STAGES[name]
+    stage = list_stages()[name]
     if form != "float32":
         return f"quantized ({stage.label if stage.quantizes else get_format_label(form) + ' PTQ'})"
     return "compressed (gzip)" if name == BASELINE else "clustered" if stage.clusters else stage.label

@@ -15,7 +15,7 @@ from collabopt.analysis import comparison
 from collabopt.config import tasks
 from collabopt.config.experiment import Experiment
 from collabopt.config.scores import ACCURACY, Score, find_score
-from collabopt.config.stages import BASELINE, STAGES
+from collabopt.config.stages import BASELINE, list_stages
 from collabopt.report import summary
 from collabopt.storage import results
 
@@ -128,7 +128,7 @@ def find_links(directory: Path, row: Mapping[str, Any], own_scheme: str) -> tupl
     stage = row["stage"]
     scheme, cell = ("" if pd.isna(row.get(name)) else row[name] for name in ("scheme", "cell"))
     place, is_own = f"{cell}/" if cell else "", cell or scheme in ("", own_scheme)
-    own = STAGES[stage].notebook if stage in STAGES else ""
+    own = list_stages()[stage].notebook if stage in list_stages() else ""
     page = find_file(directory, f"{place}{own if is_own else 'preservation'}.html")
     model = find_file(directory, f"{place}models/{stage if is_own else f'{stage}-{scheme}'}.tflite")
     return page or find_file(directory, f"{place}deployment_tree.html"), model

@@ -11,7 +11,7 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import YamlLexer
 
 from collabopt.config.metrics import get_metric
-from collabopt.config.stages import get_notebooks
+from collabopt.config.stages import OPTIONAL_STAGES, build_tree, get_notebooks
 from collabopt.figures import draw_layer_properties, draw_sizes, draw_tree
 from collabopt.report import html, navigation, provenance, tables
 from collabopt.report.directory import read_comparison, read_head, read_rows, read_run
@@ -74,7 +74,7 @@ def _list_notebooks(directory: Path, status: dict[str, str]) -> list[dict[str, s
     status = {Path(name).stem: text for name, text in status.items()}
     names = {path.stem for path in directory.glob("*.html")} - {"index"}
     names |= {name for name, text in status.items() if text != "ok"}
-    place = {name: position for position, name in enumerate(get_notebooks())}
+    place = {name: position for position, name in enumerate(get_notebooks(build_tree(OPTIONAL_STAGES)))}
     pages = []
     for name in sorted(names, key=lambda name: (place.get(name, len(place)), name)):
         page = read_head(directory / f"{name}.html")

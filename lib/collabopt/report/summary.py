@@ -6,7 +6,7 @@ import pandas as pd
 
 from collabopt.config.metrics import METRICS, Metric
 from collabopt.config.scores import find_score
-from collabopt.config.stages import BASELINE, STAGES
+from collabopt.config.stages import BASELINE, list_stages
 from collabopt.figures.pareto import find_front
 from collabopt.storage import results
 
@@ -21,6 +21,7 @@ SETTINGS = {
     "target_sparsity": "sparsity",
     "number_of_clusters": "clusters",
     "cluster_per_channel": "per channel",
+    **{column: column.replace("_", " ") for column in results.OPTIONAL_KEY},
     "scheme": "scheme",
     "train_fraction": "train fraction",
     "options": "settings",
@@ -91,7 +92,8 @@ def average_over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
         their number, `preserved` whether every seed preserves, `cell` the first cell of a sweep with the stage, `front`
         whether the row is on the Pareto front of gzip size and INT8 score on validation.
     """
-    key = [column for column in results.KEY if column != "seed" and column in rows] + ["setting"] * ("setting" in rows)
+    known = (*results.KEY, *results.OPTIONAL_KEY, "setting")
+    key = [column for column in known if column != "seed" and column in rows]
     rows = rows.drop_duplicates([*key, "seed"])
     groups = rows.groupby(key, dropna=False, sort=False)
     table = groups.size().rename("seeds").to_frame()
@@ -144,7 +146,7 @@ def sort_by_stage(rows: pd.DataFrame) -> pd.DataFrame:
     Returns:
         The sorted rows.
     """
-    order = {stage: position for position, stage in enumerate(STAGES)}
+    order = {stage: position for position, stage in enumerate(list_stages())}
     return rows.sort_values("stage", key=lambda stages: stages.map(order), kind="stable", ignore_index=True)
 
 

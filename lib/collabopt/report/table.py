@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from collabopt.config.metrics import METRICS, Metric
-from collabopt.config.stages import STAGES, get_label
+from collabopt.config.stages import get_label, list_stages
 from collabopt.figures.style import get_colour, get_marker
 from collabopt.report import glossary, html
 from collabopt.storage.results import ONE_CLASS, is_constant, parse_preserved
@@ -70,7 +70,7 @@ class Cell:
             href: Page of the stage.
             text: Text; empty takes the stage's label.
         """
-        order = [*STAGES, name].index(name)
+        order = [*list_stages(), name].index(name)
         return cls(text or get_label(name), order, href, mark=(get_colour(name), get_marker(name)))
 
     @classmethod

@@ -17,14 +17,14 @@ from collabopt.analysis import comparison
 from collabopt.config import published
 from collabopt.config.metrics import Metric, get_metric
 from collabopt.config.scores import find_score
-from collabopt.config.stages import STAGES, get_label
+from collabopt.config.stages import STAGES, get_label, list_stages
 from collabopt.report.class_tables import classes, flips
 from collabopt.report.directory import find_links, get_scheme, read_run
 from collabopt.report.kernel_tables import PRESERVED, activations, coding, kernel_by_kernel, layers, ranges, verdicts
 from collabopt.report.quantization_tables import quantization, tensors
 from collabopt.report.summary import SETTINGS, TIMES, find_varied_settings, list_metrics
 from collabopt.report.table import MISSING, Cell, Table, format_head
-from collabopt.report.variant_tables import inference, search, sizes, variants
+from collabopt.report.variant_tables import inference, search, shape, sizes, variants
 from collabopt.storage.results import to_numbers
 
 if TYPE_CHECKING:  # these import TensorFlow, which pages do without
@@ -33,8 +33,8 @@ if TYPE_CHECKING:  # these import TensorFlow, which pages do without
     from collabopt.run import Run
 
 __all__ = ["activations", "classes", "coding", "compared", "findings", "flips", "guide", "imported", "inference"]
-__all__ += ["kernel_by_kernel", "layers", "quantization", "ranges", "results", "schemes", "search", "sizes", "stages"]
-__all__ += ["tensors", "times", "variants", "verdicts"]
+__all__ += ["kernel_by_kernel", "layers", "quantization", "ranges", "results", "schemes", "search", "shape", "sizes"]
+__all__ += ["stages", "tensors", "times", "variants", "verdicts"]
 
 _RESULTS_NOTE = (
     "Scores are on the test split unless the head says validation; ± is two standard errors over its examples. INT8 is "
@@ -264,7 +264,7 @@ def _make_metric_cell(row: dict[str, Any], metric: Metric, with_star: bool) -> t
     spread = 2 * error if pd.isna(deviation) else deviation
     cell = Cell.from_number(row[metric.name], metric, "", spread)
     is_score = metric.name in (find_score(row).test, find_score(row).validation)
-    if with_star and is_score and STAGES[row["stage"]].quantizes and cell.kind == "number":
+    if with_star and is_score and list_stages()[row["stage"]].quantizes and cell.kind == "number":
         cell = dataclasses.replace(cell, text=f"{cell.text} *")
     return format_head(metric), cell
 

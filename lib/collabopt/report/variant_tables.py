@@ -24,6 +24,8 @@ if TYPE_CHECKING:  # imports TensorFlow, which pages do without
 
 _SIZE_GROUPS = "file", "weights"
 _RATIO = Metric("entropy_ratio", "zstd ÷ entropy", digits=2, missing="not int8")
+_SHAPE = Metric("parameters", "parameters"), Metric("multiplications", "multiplications")
+_SHAPE_METRICS = "tflite_bytes", "gzip_bytes", "latency_ms", "npu_cycles"
 _VELA = "ethos-u-vela"
 _QUARTILES = "latency_q1_ms", "latency_q3_ms"
 _DROP = "Validation drop"
@@ -46,13 +48,13 @@ def search(found: Search) -> Table:
     """
     score = find_score(found.table)
     limits, base = targets.list_targets(found.targets), targets.get_baseline_score(found.table)
-    rows = []
+    rows, tree = [], found.run.experiment.tree
     for label, variant in found.table.iterrows():
         missed = found.find_misses(label)
         row = {
             "Stage": Cell.from_stage(variant["stage"]),
             "Format": get_format_label(variant["format"]),
-            "Level": Cell(str(get_level(variant["stage"])), kind="number"),
+            "Level": Cell(str(get_level(variant["stage"], tree)), kind="number"),
             **make_metric_cells({score.validation: variant[score.validation]}),
         }
         for target, limit in limits.items():
@@ -69,6 +71,19 @@ def search(found: Search) -> Table:
         known = {"Stage": Cell.from_stage(variant["stage"]), "Format": get_format_label(variant["format"])}
         rows.append(dict.fromkeys(rows[0], "") | known | {"Not available": Cell.from_reason(variant["unavailable"])})
     return Table("The search, level by level", rows, is_grouped=True).drop_empty_columns()
+
+
+def shape(rows: pd.DataFrame) -> Table:
+    """Tabulate what stages that change the shape of the network save, one row per stage and format.
+
+    Args:
+        rows: Rows of `shape.measure`.
+
+    Returns:
+        The table.
+    """
+    metrics = [METRICS[name] for name in (find_score(rows).test, *_SHAPE_METRICS)]
+    return _make_variant_table("The shape of the network", rows, [*_SHAPE, *metrics])
 
 
 def sizes(found: Search) -> Table:

@@ -19,7 +19,7 @@ import pandas as pd
 from collabopt.config import loading, per_layer
 from collabopt.config.experiment import Experiment
 from collabopt.config.scores import Score, find_score
-from collabopt.config.stages import STAGES, Stage
+from collabopt.config.stages import OPTIONAL_STAGES, Stage, get_lineage, list_stages
 from collabopt.runtime import progress
 from collabopt.storage import atomic, store
 
@@ -28,6 +28,9 @@ KEY = [
     *("number_of_clusters", "cluster_per_channel", "target_sparsity", "train_fraction", "options"),
 ]
 """Key columns of results.csv. Empty where a setting does not apply to the stage."""
+
+OPTIONAL_KEY = [name for stage in OPTIONAL_STAGES.values() for name in stage.settings]
+"""Further key columns, where the experiment has the stage to which they belong."""
 
 _AUC = ["validation_auc", "validation_auc_int8", "auc", "auc_int8"]
 """Columns of results.csv where anomalies are labelled."""
@@ -58,6 +61,8 @@ def make_key(experiment: Experiment, stage: Stage) -> dict[str, Any]:
         experiment: The experiment, with its seed and settings.
         stage: The stage.
     """
+    tree = experiment.tree
+    lineage = get_lineage(stage.name, tree)
     return {
         "experiment": experiment.name,
         "stage": stage.name,
@@ -68,6 +73,11 @@ def make_key(experiment: Experiment, stage: Stage) -> dict[str, Any]:
         "target_sparsity": per_layer.get_value(experiment.sparsity) if stage.prunes or stage.keeps_zeros else None,
         "train_fraction": experiment.train_fraction,
         "options": experiment.describe_options(stage),
+    } | {
+        name: getattr(experiment, name) if one in lineage else None
+        for one in tree.values()
+        if one.is_optional
+        for name in one.settings
     }
 
 
@@ -115,9 +125,10 @@ def record(directory: Path, result: dict[str, Any], layers: pd.DataFrame, about:
     with store.lock(loading.DATA / "locks" / f"{lock}.lock"):
         _drop_tables_of_another_experiment(directory, about["experiment"])
         columns = list_columns(find_score(result)) + [column for column in _AUC if column in result]
-        _merge(directory / "results.csv", pd.DataFrame([result])[columns])
+        shape = [column for column in OPTIONAL_KEY if column in result]
+        _merge(directory / "results.csv", pd.DataFrame([result])[columns + shape])
         if len(layers):  # a stage that is not available has none
-            _merge(directory / "layers.csv", layers.assign(**{column: result[column] for column in KEY})[LAYERS])
+            _merge(directory / "layers.csv", layers.assign(**{one: result[one] for one in KEY + shape})[LAYERS + shape])
         atomic.write(directory / "run.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -243,7 +254,7 @@ def _merge(path: Path, rows: pd.DataFrame) -> None:
         key = ["stage", "scheme", "seed"]
         same = (old[key].astype(object).fillna("") == rows.iloc[0][key]).all(axis=1)
         rows = pd.concat([old[~same].astype(object), rows.astype(object)])
-        order = {name: position for position, name in enumerate(STAGES)}
+        order = {name: position for position, name in enumerate(list_stages())}
         rows["order"] = rows["stage"].map(order)
         rows = rows.sort_values(["order", *key[1:]], kind="stable").drop(columns="order")
     atomic.write(path, rows.to_csv(index=False))

@@ -7,6 +7,7 @@ import dataclasses
 import importlib
 import importlib.util
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from collabopt import datasets, models
 from collabopt.config import defaults
 from collabopt.config.experiment import Experiment
 from collabopt.config.loading import DATA
-from collabopt.config.stages import BASELINE, Stage
+from collabopt.config.stages import BASELINE, Stage, get_lineage
 from collabopt.config.tasks import Task
 from collabopt.datasets.dataset import Shapes
 from collabopt.models import weights
@@ -23,7 +24,7 @@ from collabopt.runtime import tensorflow, user_modules
 from collabopt.runtime.tensorflow import keras
 from collabopt.storage import atomic
 from collabopt.storage.source_digest import compute_digest, compute_module_digest
-from collabopt.techniques import quantization
+from collabopt.techniques import layers, quantization
 from collabopt.techniques.checkpoints import Checkpoint
 
 
@@ -52,9 +53,13 @@ def find_trainer(stage: Stage) -> Callable:
     Returns:
         A function (stage, parent model, data, experiment, checkpoint) -> (model, fit).
     """
-    module, _, name = stage.trainer.partition(":")
-    is_ours = importlib.util.find_spec(f"{__package__}.{module}") is not None
-    return getattr(importlib.import_module(f"{__package__}.{module}" if is_ours else module), name)
+    return getattr(_import_module(stage), stage.trainer.partition(":")[2])
+
+
+def _import_module(stage: Stage) -> ModuleType:
+    name = stage.trainer.partition(":")[0]
+    is_ours = importlib.util.find_spec(f"{__package__}.{name}") is not None
+    return importlib.import_module(f"{__package__}.{name}" if is_ours else name)
 
 
 def fit_to_model(data: datasets.Data | Shapes, experiment: Experiment) -> datasets.Data | Shapes:
@@ -168,6 +173,16 @@ def read_arrays(model: keras.Model) -> dict[str, np.ndarray]:
     return weights.get_arrays(model)
 
 
+def needs_parent(stage: Stage, experiment: Experiment) -> bool:
+    """Return whether `restore_model` needs the parent's model.
+
+    Args:
+        stage: The stage.
+        experiment: Gives the tree.
+    """
+    return stage.quantizes or any(one.reshapes for one in get_lineage(stage.name, experiment.tree))
+
+
 def restore_model(
     stage: Stage, stored: dict[str, np.ndarray], parent: keras.Model | None, experiment: Experiment, data: datasets.Data
 ) -> keras.Model:
@@ -176,7 +191,8 @@ def restore_model(
     Args:
         stage: The stage.
         stored: What `read_arrays` returned for the trained model.
-        parent: The parent's model, which a quantization-aware stage wraps again; unused by other stages.
+        parent: The parent's model, which a quantization-aware stage wraps again. Other stages need it only if they or
+            an ancestor reshape the network.
         experiment: Names the model and the scheme.
         data: Gives the shape of an input and the number of classes.
 
@@ -186,6 +202,12 @@ def restore_model(
     if stage.quantizes:
         model = quantization.wrap(parent, quantization.get_preservation(stage, experiment))
         model.set_weights([stored[name] for name in sorted(stored)])
+        return model
+    if stage.reshapes:
+        return _import_module(stage).restore(parent, stored)
+    if parent:  # of another shape than the experiment's model
+        model = layers.clone_model(parent)
+        weights.assign(model, stored)
         return model
     return models.restore(experiment.model, stored, *get_ends(data))
 
@@ -217,7 +239,7 @@ def describe_training(
         material["devices"] = experiment.devices
     exclude = experiment.exclude.model_dump(mode="json")
     unquantized = exclude.pop("quantization")
-    if stage.prunes or stage.clusters:
+    if stage.prunes or stage.clusters or stage.reshapes:
         material["exclude"] = exclude
     if stage.quantizes and unquantized:
         material["unquantized"] = unquantized

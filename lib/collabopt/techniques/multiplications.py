@@ -1,0 +1,36 @@
+"""How many multiplications a layer takes for one example."""
+
+import math
+
+from collabopt.runtime.tensorflow import keras
+from collabopt.techniques import layers
+
+
+def count_multiplications(layer: keras.layers.Layer) -> int:
+    """Count the multiplications of a layer's kernels, those of the bias and of activations left out.
+
+    Args:
+        layer: Any layer of a model, plain. Axes of open size count as 1.
+
+    Returns:
+        Their number for one example; 0 without a kernel.
+    """
+    kind = layers.get_kind(layer)
+    if kind is None:
+        return 0
+    weights = sum(kernel.size for kernel in layers.read_layer_kernels(layer).values())
+    before, after = (size or 1 for size in count_positions(layer))
+    return weights * (before if kind in ("conv2d_transpose", "recurrent") else after) * len(layer.inbound_nodes)
+
+
+def count_positions(layer: keras.layers.Layer) -> tuple[int | None, int | None]:
+    """Count the positions at which a layer's kernel is applied: pixels or steps.
+
+    Args:
+        layer: A layer of a model.
+
+    Returns:
+        Positions of the input and of the output; None where a size is open.
+    """
+    shapes = layer.get_input_shape_at(0)[1:-1], layer.get_output_shape_at(0)[1:-1]
+    return tuple(None if None in shape else math.prod(shape) for shape in shapes)
