@@ -235,9 +235,7 @@ def _convert(run: Run, finished: Finished, name: str) -> tuple[bytes, np.ndarray
     return content, *_judge(run, content)
 
 
-def _convert_further(
-    run: Run, finished: Finished, name: str
-) -> tuple[bytes, np.ndarray, dict[str, float | int | None]]:
+def _convert_further(run: Run, finished: Finished, name: str) -> tuple[bytes, np.ndarray, _Figures]:
     """As `_convert`, for the formats that an experiment asks for."""
     content = further_formats.convert_stage(run, finished, name)
     return content, *_judge(run, content)
