@@ -177,7 +177,7 @@ def test_output_holds_the_widget_and_its_picture(executed):
 def test_batch_keeps_only_the_picture(tmp_path, monkeypatch):
     monkeypatch.setattr("collabopt.batch.notebook.NOTEBOOKS", tmp_path)
     VARIANTS.to_csv(tmp_path / "variants.csv", index=False)
-    parameters = new_code_cell("experiment = reports = None", metadata={"tags": ["parameters"]})
+    parameters = new_code_cell("experiment = None\nreports = None", metadata={"tags": ["parameters"]})
     notebook = new_notebook(cells=[CELLS[0], parameters, *CELLS[1:]])
     notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(notebook, tmp_path / "which.ipynb")
