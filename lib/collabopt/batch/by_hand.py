@@ -46,7 +46,7 @@ def write_pages(notebook: Path, after: int | None = None) -> Path | None:
 
 
 def read_values(cells: nbformat.NotebookNode) -> dict[str, Any]:
-    """Read the values of a notebook's parameters: its own, and those that papermill injected.
+    """Return the values of a notebook's parameters: its own, and those that papermill injected.
 
     Args:
         cells: The notebook.
@@ -78,6 +78,7 @@ def save_in_lab(model: dict[str, Any], os_path: str, **_: Any) -> None:
     Args:
         model: What JupyterLab says of the file.
         os_path: Its path.
+        **_: Not used.
     """
     if model["type"] != "notebook":
         return

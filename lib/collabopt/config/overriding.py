@@ -41,7 +41,7 @@ def flatten(overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def format_value(value: Any) -> str:
-    """Format an overridden value for the name of a directory: "conv_1+conv_2", or "default:0.5_conv_1:0".
+    """Return an overridden value as in the name of a directory: "conv_1+conv_2", or "default:0.5_conv_1:0".
 
     Args:
         value: The value.

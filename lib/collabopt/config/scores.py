@@ -95,7 +95,7 @@ class Score:
         return f"{value / self.scale:,.{self.digits}f} {self.drop_unit}".rstrip()
 
     def format_spread(self, value: float, noise: float, is_drop: bool = False) -> str:
-        """Format a value and its noise: "98.61 ± 1.24%".
+        """Return a value with its noise: "98.61 ± 1.24%".
 
         Args:
             value: Value of the column, or a difference.

@@ -74,7 +74,7 @@ class Recommendation:
         return drop, targets.find_drop_noise(row, self.score)
 
     def describe_misses(self) -> str:
-        """Describe what the file misses: "gzip 2.1 kB over"; empty if it meets all targets."""
+        """Return what the file misses: "gzip 2.1 kB over"; empty if it meets all targets."""
         return ", ".join(targets.describe_miss(name, excess) for name, excess in self.misses.items())
 
     def __str__(self) -> str:

@@ -232,7 +232,7 @@ def _is_tflite(variant: Mapping[str, Any]) -> bool:
 
 
 def describe_miss(target: str, excess: float) -> str:
-    """Describe by how much a target is missed: "gzip 34.1 kB over".
+    """Return by how much a target is missed: "gzip 34.1 kB over".
 
     Args:
         target: Name of the target, or `ONE_CLASS`.

@@ -42,8 +42,8 @@ class Answer:
         return f'<p class="answer">{html.escape(self.text)}</p>'
 
 
-def quantized(baseline: Finished, qat: Finished) -> Answer:
-    """Tell what plain int8 quantization costs and saves.
+def describe_quantization(baseline: Finished, qat: Finished) -> Answer:
+    """Return what plain int8 quantization costs and saves.
 
     Args:
         baseline: The baseline.
@@ -60,8 +60,8 @@ def quantized(baseline: Finished, qat: Finished) -> Answer:
     )
 
 
-def preserved(parent: Finished, stage: Finished, baseline: Finished) -> Answer:
-    """Tell whether a stage kept the zeros and clusters of its parent, and what that costs and saves.
+def describe_preservation(parent: Finished, stage: Finished, baseline: Finished) -> Answer:
+    """Return whether a stage kept the zeros and clusters of its parent, and what that costs and saves.
 
     Args:
         parent: The stage that it starts from.
@@ -86,8 +86,8 @@ def preserved(parent: Finished, stage: Finished, baseline: Finished) -> Answer:
     )
 
 
-def lost(ours: Sequence[Finished], theirs: Sequence[Finished]) -> Answer:
-    """Tell which stages lose zeros or clusters by TFMOT's schemes and by ours.
+def describe_losses(ours: Sequence[Finished], theirs: Sequence[Finished]) -> Answer:
+    """Return which stages lose zeros or clusters by TFMOT's schemes and by ours.
 
     Args:
         ours: Finished stages by our scheme.
@@ -105,8 +105,8 @@ def lost(ours: Sequence[Finished], theirs: Sequence[Finished]) -> Answer:
     return Answer(f"{'; '.join(texts)}.")
 
 
-def most_sensitive(table: pd.DataFrame) -> Answer:
-    """Tell which layer pays most for pruning and for clustering.
+def describe_sensitivity(table: pd.DataFrame) -> Answer:
+    """Return which layer pays most for pruning and for clustering.
 
     Args:
         table: The table of `sensitivity.measure`.
@@ -127,8 +127,8 @@ def most_sensitive(table: pd.DataFrame) -> Answer:
     return Answer(f"{'; '.join(texts)}." if texts else "No layer is pruned or clustered.")
 
 
-def reproduced(compared: pd.DataFrame) -> Answer:
-    """Tell how many published figures the run reproduces.
+def describe_reproduction(compared: pd.DataFrame) -> Answer:
+    """Return how many published figures the run reproduces.
 
     Args:
         compared: Rows of `comparison.compare`.
@@ -141,8 +141,8 @@ def reproduced(compared: pd.DataFrame) -> Answer:
     return Answer(f"Of {counts.sum()} published figures: {', '.join(words)}.")
 
 
-def deployed(found: Search) -> Answer:
-    """Tell which file to deploy, or by how much the nearest one misses its targets.
+def describe_deployment(found: Search) -> Answer:
+    """Return which file to deploy, or by how much the nearest one misses its targets.
 
     Args:
         found: A finished search.

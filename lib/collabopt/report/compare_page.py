@@ -47,6 +47,9 @@ def write(names: list[str]) -> Path:
 
     Returns:
         Path of the page, in `compare/` of the directory of all reports.
+
+    Raises:
+        ExperimentError: There are fewer than two reports, or one does not exist.
     """
     names = list(dict.fromkeys(name.removeprefix("reports/").strip("/") for name in names))
     if len(names) < 2:

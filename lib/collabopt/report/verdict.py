@@ -76,7 +76,7 @@ def make_sweep_verdict(directory: Path, experiment: str, cells: list[str]) -> di
 
 
 def describe_drop(found: Recommendation, row: dict[str, Any]) -> str:
-    """Describe the drop of a file on validation: "drops by 0.46 ± 0.93 points, within noise of the float32 baseline".
+    """Return the drop of a file on validation: "drops by 0.46 ± 0.93 points, within noise of the float32 baseline".
 
     Args:
         found: The recommendation.

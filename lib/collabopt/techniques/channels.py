@@ -49,7 +49,7 @@ class Channels:
         return np.array([self._find(channel) for channel in channels], int)
 
     def make(self, count: int) -> np.ndarray:
-        """Make new channels.
+        """Return new channels.
 
         Args:
             count: Their number.

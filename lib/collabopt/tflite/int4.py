@@ -34,7 +34,7 @@ def quantize_to_int4(dense: bytes) -> bytes:
 
 
 def count_int4_tensors(tflite: bytes) -> int:
-    """Count the 4-bit tensors of a file.
+    """Return the number of 4-bit tensors of a file.
 
     Args:
         tflite: The content of the file.

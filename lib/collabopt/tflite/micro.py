@@ -36,7 +36,7 @@ float32, int8 and int16x8 on a 64-bit host. On boards of 32 bits, pointers take 
 
 
 def list_operators(tflite: bytes) -> list[str]:
-    """List the kinds of operators of a file, each once, in order of appearance.
+    """Return the kinds of operators of a file, each once, in order of appearance.
 
     Args:
         tflite: The content of the file.

@@ -110,11 +110,11 @@ class Interpreter:
         self._arrays, self._number = [*inputs, *outputs], len(inputs)
 
     def get_input_details(self) -> list[dict[str, Any]]:
-        """Describe the inputs, as LiteRT does."""
+        """Return what LiteRT says of inputs."""
         return [self._describe(index) for index in range(self._number)]
 
     def get_output_details(self) -> list[dict[str, Any]]:
-        """Describe the outputs, as LiteRT does."""
+        """Return what LiteRT says of outputs."""
         return [self._describe(index) for index in range(self._number, len(self._arrays))]
 
     def set_tensor(self, index: int, values: np.ndarray) -> None:

@@ -46,7 +46,7 @@ def convert_to_sparse(
 
 
 def count_sparse_tensors(tflite: bytes) -> int:
-    """Count the sparse tensors of a file.
+    """Return the number of sparse tensors of a file.
 
     Args:
         tflite: The content of the file.
