@@ -5,12 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from collabopt.config import loading
+from collabopt.config.experiment import Experiment
+from collabopt.config.stages import OPTIONAL_STAGES
 from collabopt.report.directory import read_run
 from collabopt.runtime.progress import format_duration
 
 _VERSIONS = "tensorflow", "tf-keras", "tensorflow-model-optimization", "python"
-_DEFAULTS = {"train_fraction": 1.0, "cluster_per_channel": False, "scheme": "collabopt", "calibration_examples": 200}
-"""Parameters that are shown only if they have another value."""
+_IF_CHANGED = (
+    *("train_fraction", "filter_sparsity", "rank_energy", "max_flops", "sparsity_pattern", "cluster_per_channel"),
+    *("symmetric", "clustering", "cluster_rate", "distill", "scheme", "calibration", "calibration_examples"),
+)
+"""Parameters that are shown only if they do not have their defaults."""
 
 
 def describe(directory: Path, seconds: float | None = None) -> list[tuple[str, str]]:
@@ -57,17 +62,19 @@ def describe_setting(directory: Path) -> str:
 def _list_parameters(experiment: dict[str, Any]) -> dict[str, Any]:
     """The parameters that decide the results, with the values they had."""
     seeds = [experiment.get("seed"), *(experiment.get("repeat_seeds") or ())]
-    known = {name: experiment.get(name) for name in _DEFAULTS if experiment.get(name) != _DEFAULTS[name]}
+    values = {name: experiment.get(name, Experiment.model_fields[name].default) for name in _IF_CHANGED}
+    changed = {name: one for name, one in values.items() if one != Experiment.model_fields[name].default}
+    off = {name for name, one in OPTIONAL_STAGES.items() if not {*one.settings} & changed.keys()}
     limits = experiment.get("targets") or {}
     stages = experiment.get("stages") or {}
-    epochs = {name: section.get("epochs") for name, section in stages.items() if isinstance(section, dict)}
+    trained = {name: section for name, section in stages.items() if isinstance(section, dict) and name not in off}
     excluded = experiment.get("exclude") or {}
     return {
         "sparsity": experiment.get("sparsity"),
         "clusters": experiment.get("number_of_clusters"),
-        **{name.replace("_", " "): value for name, value in known.items()},
+        **{name.replace("_", " "): value for name, value in changed.items()},
         "seed" if len(seeds) == 1 else "seeds": ", ".join(map(str, seeds)),
-        "epochs": ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in epochs.items()),
+        "epochs": ", ".join(f"{name.replace('_', ' ')} {one.get('epochs')}" for name, one in trained.items()),
         "left out": "; ".join(f"of {name}: {', '.join(layers)}" for name, layers in excluded.items() if layers),
         "targets": ", ".join(f"{name}={limit}" for name, limit in limits.items() if limit is not None),
     }
