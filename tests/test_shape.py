@@ -56,6 +56,7 @@ def test_the_notebook_s_table_and_figure_show_the_savings(run):
     rows = shape.measure(run)
     assert rows.loc[rows["format"] == "int8", "multiplications"].is_monotonic_decreasing
     assert len(tables.shape(rows).rows) == len(rows) == 6
+    assert rows["accuracy"].astype(float).between(0, 1).all()
     channels = shape.count_channels(run)
     assert list(channels) == PATH[:3]
     assert "filter pruned" in figures.draw_channels(channels).alt

@@ -103,11 +103,7 @@ def search(run: Run) -> Search:
     unavailable = pd.DataFrame([variant.row for variant in missing], labels).reindex(columns=table.columns)
     nearest = chosen or str(targets.find_nearest(table, run.experiment.targets))
     tested = [nearest] if has_targets else list(tried)
-    scores = {label: variants.measure_on_test(run, tried[label]) for label in tested}
-    base = scores.get(targets.find_baseline(table))
-    for label, one in scores.items():
-        row = variants.describe_test(run.data.task.score, one, base)
-        table.loc[label, [*row]] = [*row.values()]
+    variants.add_test_scores(table, run, {label: tried[label] for label in tested})
     found = Search(run, tried, table, unavailable, chosen, nearest)
     _record(found)
     return found

@@ -32,7 +32,7 @@ def measure(run: Run) -> pd.DataFrame:
     found = [variants.measure(run, run.experiment.tree[name], form) for name in list_stages(run) for form in FORMATS]
     found = [variant for variant in found if variant.tflite]
     table = variants.make_table(found)
-    table[run.data.task.score.test] = [variants.measure_on_test(run, variant) for variant in found]
+    variants.add_test_scores(table, run, {variant.name: variant for variant in found})
     models = {name: run.model(name) for name in list_stages(run)}
     table["parameters"] = [models[name].count_params() for name in table["stage"]]
     table["multiplications"] = [sum(map(count_multiplications, models[name].layers)) for name in table["stage"]]

@@ -24,6 +24,7 @@ from collabopt.config.scores import Score, find_score
 from collabopt.config.stages import Stage, get_level, get_lineage
 from collabopt.datasets import Split
 from collabopt.deploy import further_formats
+from collabopt.deploy.targets import find_baseline
 from collabopt.run import Run
 from collabopt.storage import atomic
 from collabopt.storage.source_digest import compute_digest
@@ -178,21 +179,21 @@ def measure_on_test(run: Run, variant: Variant) -> np.ndarray:
     return np.load(run.get_or_make(f"{variant.name}-test", material, make) / _TEST_SCORES)
 
 
-def describe_test(score: Score, scores: np.ndarray, baseline: np.ndarray | None) -> dict[str, float]:
-    """Return the columns of variants.csv that are measured on test.
+def add_test_scores(table: pd.DataFrame, run: Run, tested: Mapping[str, Variant]) -> None:
+    """Measure variants on the test split, in columns of their table. Drops are paired by example with the baseline.
 
     Args:
-        score: Score of the task.
-        scores: Score of each test example (n,).
-        baseline: The same of the float32 baseline; None if it was not measured on test.
+        table: What `make_table` returned, changed in place.
+        run: The run.
+        tested: The variants to measure, by label.
     """
-    error = comparison.compute_standard_error
-    return {
-        score.test: float(scores.mean(dtype=np.float64)),
-        f"{score.test}_error": error(scores[None]),
-        "test_examples": len(scores),
-        "test_drop_error": math.nan if baseline is None else error((baseline - scores)[None]),
-    }
+    score, error = run.data.task.score, comparison.compute_standard_error
+    scores = {label: measure_on_test(run, variant) for label, variant in tested.items()}
+    baseline = scores.get(find_baseline(table))
+    for label, one in scores.items():
+        drop_error = math.nan if baseline is None else error((baseline - one)[None])
+        columns = score.test, f"{score.test}_error", "test_examples", "test_drop_error"
+        table.loc[label, [*columns]] = [one.mean(dtype=np.float64), error(one[None]), len(one), drop_error]
 
 
 def make_table(variants: list[Variant]) -> pd.DataFrame:
