@@ -114,7 +114,7 @@ def test_main_passes_if_outputs_agree_and_fails_if_not(make_sources, tmp_path, f
     content, _, sources = make_sources(format)
     for name, text in sources.items():
         (tmp_path / name).write_text(text, encoding="ascii")
-    methods = [micro.get_method(operator) for operator in micro.list_operators(content)]
+    methods = [micro.get_method(operator) for operator in micro.list_operator_kinds(content)]
     stub = " ".join(f"TfLiteStatus {method}() {{ return kTfLiteOk; }}" for method in methods)
     names = {"id": "model_2_bit_kws", "ID": "MODEL_2_BIT_KWS", "methods": stub}
     for header in re.findall(r'"(tensorflow/.*)"', sources["model_2_bit_kws_main.cc"]):
@@ -135,7 +135,7 @@ def test_main_passes_if_outputs_agree_and_fails_if_not(make_sources, tmp_path, f
 def test_main_adds_the_operators_of_the_file_and_its_memory(make_sources):
     content, _, sources = make_sources("int8")
     text = sources["model_2_bit_kws_main.cc"]
-    methods = [micro.get_method(operator) for operator in micro.list_operators(content)]
+    methods = [micro.get_method(operator) for operator in micro.list_operator_kinds(content)]
     assert re.findall(r"resolver\.(Add\w+)\(\)", text) == methods
     assert f"kOperators = {len(methods)};" in text
     assert f"kArenaBytes = {micro.estimate_arena(content)[0]};" in text

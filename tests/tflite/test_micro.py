@@ -40,7 +40,7 @@ def test_a_chain_needs_its_largest_neighbours():
 
 def test_operators_are_those_of_the_file():
     expected = ["CONV_2D", "DEPTHWISE_CONV_2D", "RESHAPE", "FULLY_CONNECTED"]
-    assert micro.list_operators(make_file("int8")) == expected
+    assert micro.list_operator_kinds(make_file("int8")) == expected
     assert [*map(micro.get_method, expected)] == ["AddConv2D", "AddDepthwiseConv2D", "AddReshape", "AddFullyConnected"]
 
 
@@ -69,5 +69,5 @@ def test_an_operator_that_it_does_not_have_is_an_obstacle():
     inputs = keras.Input((4,))
     model = keras.Model(inputs, keras.layers.Lambda(lambda x: keras.activations.gelu(x, approximate=False))(inputs))
     content = convert.convert(model, "float32", np.zeros((1, 4), np.float32))
-    (kind,) = set(micro.list_operators(content)) - set(micro._OPERATORS.split())
+    (kind,) = set(micro.list_operator_kinds(content)) - set(micro._OPERATORS.split())
     assert micro.list_obstacles(content) == [f"it has no {kind}"]

@@ -15,6 +15,7 @@ import pandas as pd
 from collabopt.datasets import Split
 from collabopt.runtime.tensorflow import keras, tf
 from collabopt.techniques import quantization
+from collabopt.techniques.replacement import list_nodes
 from collabopt.tflite import flatbuffer, interpreter
 
 EXAMPLES = 64
@@ -201,8 +202,7 @@ def read_graph(model: keras.Model) -> tuple[dict[str, Any], dict[str, list[str]]
     Returns:
         The output of each layer with a single one, in the model's order, and the layers that take it, by its name.
     """
-    nodes = [node for depth in sorted(model._nodes_by_depth, reverse=True) for node in model._nodes_by_depth[depth]]
-    nodes = [node for node in nodes if not node.is_input and not isinstance(node.outputs, list | dict)]
+    nodes = [node for node in list_nodes(model) if not node.is_input and not isinstance(node.outputs, list | dict)]
     consumers: dict[str, list[str]] = {node.layer.name: [] for node in nodes}
     for node in nodes:
         for parent in node.parent_nodes:

@@ -62,9 +62,8 @@ def write_measurements(
             results then are None.
     """
     kernels, frozen = _read_kernels(model), layers.find_frozen(model)
-    if not any(
-        one.prunes for one in get_lineage(stage.name, experiment.tree)
-    ):  # the pattern then says nothing of the stage
+    lineage = get_lineage(stage.name, experiment.tree)
+    if not any(one.prunes for one in lineage):  # the pattern then says nothing of the stage
         experiment = experiment.model_copy(update={"sparsity_pattern": "unstructured"})
     misfits, experiment = patterns.find_misfits(model, experiment), patterns.exclude_skipped(experiment, model)
     shared = _find_shared_ranges(stage, experiment, kernels.kinds)

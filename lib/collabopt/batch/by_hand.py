@@ -12,7 +12,7 @@ import psutil
 
 from collabopt.batch.notebook import list_links
 from collabopt.batch.plan import list_notebooks
-from collabopt.config import loading
+from collabopt.config import loading, notebook_parameters
 
 
 def write_pages(notebook: Path, after: int | None = None) -> Path | None:
@@ -54,8 +54,8 @@ def read_values(cells: nbformat.NotebookNode) -> dict[str, Any]:
     values = {}
     for cell in cells.cells:
         if {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", [])):
-            lines = [line for line in ast.parse(cell.source).body if isinstance(line, ast.Assign)]
-            values |= {ast.unparse(line.targets[0]): ast.literal_eval(line.value) for line in lines}
+            assigned = notebook_parameters.read_assignments(cell.source)
+            values |= {name: ast.literal_eval(source) for name, source in assigned.items()}
     return values
 
 

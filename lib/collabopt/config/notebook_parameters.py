@@ -32,15 +32,19 @@ def check_cells(cells: list[str]) -> None:
     for own, injected in itertools.pairwise(cells):
         if not injected.startswith(_INJECTED):
             continue
-        known = _list_names(own)
-        for name, value in _list_names(injected).items():
+        known = read_assignments(own)
+        for name, value in read_assignments(injected).items():
             if name not in known:
                 raise ExperimentError(
                     f"{name}={value}: this notebook has no such parameter{loading.suggest(name, known)}"
                 )
 
 
-def _list_names(cell: str) -> dict[str, str]:
-    """The names that a cell assigns, with the source of their values."""
+def read_assignments(cell: str) -> dict[str, str]:
+    """Return the source of each value that a cell assigns, by name.
+
+    Args:
+        cell: Source of the cell.
+    """
     lines = [line for line in ast.parse(cell).body if isinstance(line, ast.Assign)]
     return {ast.unparse(line.targets[0]): ast.unparse(line.value) for line in lines}

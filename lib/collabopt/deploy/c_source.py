@@ -62,7 +62,7 @@ def make_sources(name: str, tflite: bytes, vectors: dict[str, np.ndarray]) -> di
         "arena": arena,
         "planned": planned,
         "tolerance": _TOLERANCE * float(np.abs(vectors["output"]).max()),
-        "methods": [micro.get_method(operator) for operator in micro.list_operators(tflite)],
+        "methods": [micro.get_method(operator) for operator in micro.list_operator_kinds(tflite)],
     }
     folder = Path(__file__).parent / "templates"
     texts = {end: (folder / f"{part}.j2").read_text(encoding="utf-8") for end, part in _TEMPLATES.items()}

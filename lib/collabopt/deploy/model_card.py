@@ -129,7 +129,7 @@ def _describe_microcontroller(tflite: bytes) -> dict[str, Any]:
     """What TensorFlow Lite Micro needs for the file, or why it cannot run it."""
     obstacles = micro.list_obstacles(tflite)
     arena, _ = (None, None) if obstacles else micro.estimate_arena(tflite)
-    return {"arena_bytes": arena, "operators": micro.list_operators(tflite), "obstacles": obstacles}
+    return {"arena_bytes": arena, "operators": micro.list_operator_kinds(tflite), "obstacles": obstacles}
 
 
 def _describe_import(run: Run) -> dict[str, Any] | None:

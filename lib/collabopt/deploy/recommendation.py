@@ -105,14 +105,16 @@ def recommend(report: Path) -> Recommendation | None:
     """Recommend a file of a finished report: the one that `targets.choose` returns, or else the nearest.
 
     Args:
-        report: The report directory, with variants.csv.
+        report: The report directory.
 
     Returns:
-        The recommendation; None if variants.csv is older than its column of validation examples.
+        The recommendation; None if variants.csv is missing, or older than its column of validation examples.
 
     Raises:
         ValueError: There are no targets, and every file predicts one class for every example.
     """
+    if not (report / "variants.csv").is_file():
+        return None
     rows, limits = pd.read_csv(report / "variants.csv"), _read_targets(report)
     if "validation_examples" not in rows:
         return None

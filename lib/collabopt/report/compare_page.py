@@ -104,7 +104,7 @@ def _tabulate_verdicts(places: dict[str, Path]) -> Table:
     """One row per report: its recommended file."""
     lines, size = [], get_metric("gzip_bytes")
     for name, place in places.items():
-        found = recommendation.recommend(place) if (place / "variants.csv").is_file() else None
+        found = recommendation.recommend(place)
         index = find_file(loading.REPORTS, f"{name}/index.html")
         cells = {"Report": Cell(name, href=f"../{index}" if index else "")}
         if found:

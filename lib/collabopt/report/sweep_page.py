@@ -14,7 +14,7 @@ from collabopt.report.summary import average_over_seeds, find_varied_settings, f
 from collabopt.report.verdict import make_sweep_verdict
 from collabopt.storage import atomic, results
 
-_IN_COLUMNS = ("sparsity", "number_of_clusters", "cluster_per_channel", "scheme", "seed", "train_fraction")
+_IN_COLUMNS = ("sparsity", *results.KEY, *results.OPTIONAL_KEY)
 """Parameters that have a column in results.csv."""
 
 

@@ -9,7 +9,6 @@ import pandas as pd
 from collabopt.config.metrics import get_metric, get_targets
 from collabopt.deploy import recommendation, targets
 from collabopt.deploy.recommendation import Recommendation
-from collabopt.report.directory import read_run
 
 _LINKS = {
     ".tflite": "the file",
@@ -21,7 +20,8 @@ _LINKS = {
     ".npz": "test vectors",
 }
 _SOURCES = ".h", ".c", ".cc"
-_HOST, _NPU = ("latency_ms",), ("npu_ms", "npu_sram_kib", "npu_flash_kib")
+_AGAINST_FLOAT = {"gzip_bytes": "file after gzip", "tflite_bytes": "file", "latency_ms": "latency on this host"}
+_NPU = "npu_ms", "npu_sram_kib", "npu_flash_kib"
 
 
 def make_verdict(directory: Path, experiment: str) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def make_verdict(directory: Path, experiment: str) -> dict[str, Any]:
     Returns:
         The variables. Without a table of files they only say how to get one.
     """
-    found = recommendation.recommend(directory) if (directory / "variants.csv").is_file() else None
+    found = recommendation.recommend(directory)
     if found is None:
         return {"command": f"make report EXPERIMENT={experiment} NOTEBOOKS=deployment_tree"}
     limit = f"max_gzip_bytes={found.smaller['gzip_bytes']:.0f}" if found.smaller else "max_accuracy_drop=0.005"
@@ -64,7 +64,7 @@ def make_sweep_verdict(directory: Path, experiment: str, cells: list[str]) -> di
     """
     sizes = {}
     for cell in cells:
-        found = recommendation.recommend(directory / cell) if (directory / cell / "variants.csv").is_file() else None
+        found = recommendation.recommend(directory / cell)
         if found and not found.misses:
             sizes[cell] = found.variant["gzip_bytes"]
     if not sizes:
@@ -118,10 +118,7 @@ def _list_figures(found: Recommendation, directory: Path) -> list[tuple[str, str
         against += "" if pd.isna(drop) else f"{score.format(base[column])} of the float32 baseline"
         within = ", within noise" if abs(drop) <= noise else ""
         figures.append((f"{score.title} on {split}", value, against + within))
-    for name in ("gzip_bytes", "tflite_bytes"):
-        title = {"gzip_bytes": "file after gzip", "tflite_bytes": "file"}[name]
-        figures.append(_compare(name, row, base, "float32 baseline", title))
-    figures += [_compare(name, row, base, "float32 baseline", "latency on this host") for name in _HOST]
+    figures += [_compare(name, row, base, "float32 baseline", title) for name, title in _AGAINST_FLOAT.items()]
     rows = pd.read_csv(directory / "variants.csv")
     int8 = rows[(rows["stage"] == base["stage"]) & (rows["format"] == "int8")].to_dict("records")
     for name in _NPU:
@@ -166,8 +163,7 @@ def _format_change(found: Recommendation, row: dict[str, Any]) -> str:
 
 def _list_links(directory: Path, found: Recommendation) -> list[tuple[str, str]]:
     """Address and label of the file, its card and sources, and the page of the search."""
-    name = _get_experiment_name(read_run(directory))
-    deployed = [path for path in sorted((directory / "deployed").glob("*")) if path.is_file()] if name else []
+    deployed = [path for path in sorted((directory / "deployed").glob("*")) if path.is_file()]
     deployed.sort(key=lambda path: [*_LINKS, path.suffix].index(path.suffix))
     shown = [(path.relative_to(directory).as_posix(), _name_link(path)) for path in deployed]
     links = shown if any(label == "the file" for _, label in shown) else [(found.file, "the file"), *shown]
@@ -178,8 +174,3 @@ def _list_links(directory: Path, found: Recommendation) -> list[tuple[str, str]]
 def _name_link(path: Path) -> str:
     label = _LINKS.get(path.suffix, path.name)
     return f"{label} {path.name}" if path.suffix in _SOURCES else label
-
-
-def _get_experiment_name(run: dict[str, Any]) -> str:
-    experiment = run.get("experiment")
-    return str(experiment.get("name", "")) if isinstance(experiment, dict) else ""

@@ -11,6 +11,7 @@ import numpy as np
 
 from collabopt.runtime.tensorflow import keras, tf
 from collabopt.techniques import layers
+from collabopt.techniques.replacement import list_nodes
 
 _LAYERS = keras.layers
 _SAME = (
@@ -93,8 +94,7 @@ def follow(model: keras.Model) -> Channels:
         Its channels. Those of inputs, outputs and frozen layers are fixed.
     """
     found, at = Channels(), {}
-    nodes = [node for depth in sorted(model._nodes_by_depth, reverse=True) for node in model._nodes_by_depth[depth]]
-    for node in nodes:
+    for node in list_nodes(model):
         inputs = [at[id(tensor)] for tensor in node.keras_inputs]
         outputs = tf.nest.flatten(node.outputs)
         after = None if node.is_input else _follow_layer(node.layer, inputs, outputs, found)

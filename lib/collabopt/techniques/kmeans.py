@@ -57,8 +57,9 @@ def fit_centroids(
     Returns:
         Centroids (rows, k). One without members stays where it is.
     """
-    order = np.argsort(np.where(mask, weights, np.inf), axis=1)
-    ordered = np.take_along_axis(np.where(mask, weights, np.inf), order, axis=1)
+    filled = np.where(mask, weights, np.inf)
+    order = np.argsort(filled, axis=1)
+    ordered = np.take_along_axis(filled, order, axis=1)
     sums, counts = (
         np.pad(np.cumsum(np.take_along_axis(values, order, axis=1), axis=1, dtype=np.float64), ((0, 0), (1, 0)))
         for values in (np.where(mask, weights, 0), mask)

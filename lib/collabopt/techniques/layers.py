@@ -48,8 +48,19 @@ def find_frozen(model: keras.Model) -> tuple[str, ...]:
     Returns:
         Names of the plain layers.
     """
-    inner = [getattr(layer, "layer", layer) if hasattr(layer, "quantize_config") else layer for layer in model.layers]
-    return tuple(layer.name for layer in inner if get_kind(layer) and not layer.trainable)
+    return tuple(layer.name for layer in list_plain(model) if get_kind(layer) and not layer.trainable)
+
+
+def list_plain(model: keras.Model) -> list[keras.layers.Layer]:
+    """List the layers of a model, without the wrappers of fake quantization.
+
+    Args:
+        model: Plain or fake-quantized.
+
+    Returns:
+        The layers.
+    """
+    return [getattr(layer, "layer", layer) if hasattr(layer, "quantize_config") else layer for layer in model.layers]
 
 
 def exclude_frozen(experiment: Experiment, model: keras.Model) -> Experiment:

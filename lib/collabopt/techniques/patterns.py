@@ -76,9 +76,8 @@ def find_misfits(model: keras.Model, experiment: Experiment) -> dict[str, str]:
     """
     if experiment.sparsity_pattern == "unstructured":
         return {}
-    inner = [getattr(layer, "layer", layer) if hasattr(layer, "quantize_config") else layer for layer in model.layers]
     misfits = {}
-    for layer in inner:
+    for layer in layers.list_plain(model):
         if layers.is_eligible(layer) and layer.name not in experiment.exclude.pruning:
             for owner, attribute in layers.find_kernels(layer).values():
                 shape, axis = getattr(owner, attribute).shape, _get_input_axis(layer)
@@ -153,7 +152,7 @@ def prune_kernel(kernel: np.ndarray, sparsity: float, pattern: str = "unstructur
     Args:
         kernel: float32 kernel of any shape.
         sparsity: Fraction of zeros in [0, 1).
-        pattern: "unstructured", or or a pattern for a kernel (..., in, out) that it fits.
+        pattern: "unstructured", or a pattern for a kernel (..., in, out) that it fits.
 
     Returns:
         The pruned kernel. At least one weight is kept, and so are all equal weights at the threshold.

@@ -60,8 +60,7 @@ def replace_layers(model: keras.Model, find_replacement: Callable) -> keras.Mode
         for old, name in zip(model.inputs, model.input_names, strict=True)
     ]
     tensors = {id(old): new for old, new in zip(model.inputs, inputs, strict=True)}
-    nodes = [node for depth in sorted(model._nodes_by_depth, reverse=True) for node in model._nodes_by_depth[depth]]
-    for node in nodes:
+    for node in list_nodes(model):
         if not node.is_input:
             used = {str(id(tensor)): [tensors[id(tensor)]] * 99 for tensor in node.keras_inputs}
             args, kwargs = node.map_arguments(used)
@@ -73,6 +72,18 @@ def replace_layers(model: keras.Model, find_replacement: Callable) -> keras.Mode
             calls[layer.name].set_weights()
     outputs = [tensors[id(old)] for old in model.outputs]
     return keras.Model(inputs if len(inputs) > 1 else inputs[0], outputs if len(outputs) > 1 else outputs[0])
+
+
+def list_nodes(model: keras.Model) -> list:
+    """List the calls of a model's layers.
+
+    Args:
+        model: Plain or fake-quantized.
+
+    Returns:
+        Keras's nodes, from the inputs to the outputs.
+    """
+    return [node for depth in sorted(model._nodes_by_depth, reverse=True) for node in model._nodes_by_depth[depth]]
 
 
 def copy_layer(layer: keras.layers.Layer, **changes) -> keras.layers.Layer:

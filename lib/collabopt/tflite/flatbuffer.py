@@ -1,11 +1,14 @@
 """The int8 weights in a `.tflite` file, and the kernels of its operators with their scales and biases."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Collection, Iterator
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
+
+from collabopt.tflite.graphs import list_operators, list_tensors, open_graphs
 
 _BIASES = {"CONV_2D": 2, "DEPTHWISE_CONV_2D": 2, "FULLY_CONNECTED": 2, "TRANSPOSE_CONV": 3}
 """Operators with a kernel as their second input, and which input is the bias."""
@@ -91,11 +94,8 @@ def resize_batch(tflite: bytes, batch_size: int) -> bytes:
         The content of the new file, in which the first dimension of these shapes is `batch_size` times as large. The
         inputs must still be resized.
     """
-    from tensorflow.lite.python import schema_py_generated as schema
-
-    file = bytearray(tflite)
-    model, resized = schema.Model.GetRootAs(file, 0), set()
-    graph = model.Subgraphs(0)
+    file, resized = bytearray(tflite), set()
+    model, (graph, *_) = open_graphs(file)
     for kind, operator in list_operators(model, graph):
         place = {"RESHAPE": 1, "TRANSPOSE_CONV": 0}.get(kind)
         if place is None or operator.InputsLength() <= place:
@@ -157,32 +157,14 @@ def list_float_operators(tflite: bytes) -> list[tuple[str, str]]:
     """
     from tensorflow.lite.python import schema_py_generated as schema
 
-    model, found = schema.Model.GetRootAs(tflite, 0), []
-    for graph in (model.Subgraphs(index) for index in range(model.SubgraphsLength())):
+    (model, graphs), found = open_graphs(tflite), []
+    for graph in graphs:
         for kind, operator in list_operators(model, graph):
             places = [place for place in (*operator.InputsAsNumpy(), *operator.OutputsAsNumpy()) if place >= 0]
             is_float = any(graph.Tensors(place).Type() == schema.TensorType.FLOAT32 for place in places)
             if is_float and kind not in ("QUANTIZE", "DEQUANTIZE"):
                 found.append((kind, graph.Tensors(operator.Outputs(0)).Name().decode()))
     return found
-
-
-def list_operators(model: Any, graph: Any) -> Iterator[tuple[str, Any]]:
-    """List the operators of a graph. Old files have the kind in another field.
-
-    Args:
-        model: `Model` of TensorFlow's schema.
-        graph: One of its subgraphs.
-
-    Yields:
-        Kind, such as CONV_2D, and operator.
-    """
-    from tensorflow.lite.python import schema_py_generated as schema
-
-    names = {code: name for name, code in vars(schema.BuiltinOperator).items()}
-    for operator in (graph.Operators(index) for index in range(graph.OperatorsLength())):
-        code = model.OperatorCodes(operator.OpcodeIndex())
-        yield names[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())], operator
 
 
 def read_weights(tflite: bytes) -> list[np.ndarray]:
@@ -196,9 +178,8 @@ def read_weights(tflite: bytes) -> list[np.ndarray]:
     """
     from tensorflow.lite.python import schema_py_generated as schema
 
-    model = schema.Model.GetRootAs(tflite, 0)
-    graphs = [model.Subgraphs(index) for index in range(model.SubgraphsLength())]
-    tensors = [graph.Tensors(index) for graph in graphs for index in range(graph.TensorsLength())]
+    model, graphs = open_graphs(tflite)
+    tensors = itertools.chain.from_iterable(map(list_tensors, graphs))
     buffers = {tensor.Buffer() for tensor in tensors if tensor.Type() == schema.TensorType.INT8}
     contents = [model.Buffers(index).DataAsNumpy() for index in sorted(buffers)]
     return [content.view(np.int8) for content in contents if isinstance(content, np.ndarray)]
@@ -258,9 +239,8 @@ def list_kernels(tflite: bytes | bytearray) -> Iterator[Kernel]:
     """
     from tensorflow.lite.python import schema_py_generated as schema
 
-    model = schema.Model.GetRootAs(tflite, 0)
+    model, (graph, *_) = open_graphs(tflite)
     integers = {schema.TensorType.INT8: np.int8, schema.TensorType.INT32: np.int32, schema.TensorType.INT64: np.int64}
-    graph = model.Subgraphs(0)
 
     def read_tensor(index: int) -> np.ndarray | None:
         tensor = graph.Tensors(index)

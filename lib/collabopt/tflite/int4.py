@@ -4,6 +4,7 @@ import contextlib
 import io
 
 from collabopt.tflite import convert
+from collabopt.tflite.graphs import list_tensors, open_graphs
 
 
 def quantize_to_int4(dense: bytes) -> bytes:
@@ -41,7 +42,6 @@ def count_int4_tensors(tflite: bytes) -> int:
     """
     from tensorflow.lite.python import schema_py_generated as schema
 
-    model = schema.Model.GetRootAs(tflite, 0)
-    graphs = [model.Subgraphs(index) for index in range(model.SubgraphsLength())]
-    tensors = [graph.Tensors(index) for graph in graphs for index in range(graph.TensorsLength())]
-    return sum(tensor.Type() == schema.TensorType.INT4 for tensor in tensors)
+    kind = schema.TensorType.INT4
+    _, graphs = open_graphs(tflite)
+    return sum(tensor.Type() == kind for graph in graphs for tensor in list_tensors(graph))

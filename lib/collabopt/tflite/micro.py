@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from collabopt.tflite import flatbuffer
+from collabopt.tflite.graphs import list_operators, list_tensors, open_graphs
 
 _OPERATORS = """
 ABS ADD ADD_N ARG_MAX ARG_MIN ASSIGN_VARIABLE AVERAGE_POOL_2D BATCH_MATMUL BATCH_TO_SPACE_ND BROADCAST_ARGS BROADCAST_TO
@@ -35,14 +35,14 @@ _PER_TENSOR, _PER_OPERATOR, _PER_CHANNEL, _FIXED = 24, 180, 8, 3072
 float32, int8 and int16x8 on a 64-bit host. On boards of 32 bits, pointers take half."""
 
 
-def list_operators(tflite: bytes) -> list[str]:
+def list_operator_kinds(tflite: bytes) -> list[str]:
     """Return the kinds of operators of a file, each once, in order of appearance.
 
     Args:
         tflite: The content of the file.
     """
-    model, graphs = _open(tflite)
-    return list(dict.fromkeys(kind for graph in graphs for kind, _ in flatbuffer.list_operators(model, graph)))
+    model, graphs = open_graphs(tflite)
+    return list(dict.fromkeys(kind for graph in graphs for kind, _ in list_operators(model, graph)))
 
 
 def get_method(operator: str) -> str:
@@ -66,10 +66,10 @@ def list_obstacles(tflite: bytes) -> list[str]:
     """
     from tensorflow.lite.python import schema_py_generated as schema
 
-    model, graphs = _open(tflite)
+    model, graphs = open_graphs(tflite)
     types, known, found = schema.TensorType, set(_OPERATORS.split()), []
     for graph in graphs:
-        for kind, operator in flatbuffer.list_operators(model, graph):
+        for kind, operator in list_operators(model, graph):
             inputs = [graph.Tensors(place).Type() for place in operator.InputsAsNumpy() if place >= 0]
             if kind not in known:
                 found.append(f"it has no {kind}")
@@ -91,15 +91,15 @@ def estimate_arena(tflite: bytes) -> tuple[int, int]:
         that reads it, placed as TFLM places them. The rest is an estimate, on the safe side, of what TFLM keeps per
         tensor, operator and output channel. Optimized kernels, such as CMSIS-NN, need more for their own buffers.
     """
-    model, graphs = _open(tflite)
+    model, graphs = open_graphs(tflite)
     planned = sum(plan_memory(_list_lifetimes(graph)) for graph in graphs)
     kept = _FIXED
     for graph in graphs:
         kept += _PER_TENSOR * graph.TensorsLength() + _PER_OPERATOR * graph.OperatorsLength()
-        for kind, operator in flatbuffer.list_operators(model, graph):
+        for kind, operator in list_operators(model, graph):
             if kind in _WITH_KERNEL:
                 kept += _PER_CHANNEL * int(graph.Tensors(operator.Outputs(0)).ShapeAsNumpy()[-1])
-        kept += sum(_count_bytes(one) for one in _list_tensors(graph) if one.IsVariable())
+        kept += sum(_count_bytes(one) for one in list_tensors(graph) if one.IsVariable())
     return _align(planned + kept), planned
 
 
@@ -126,14 +126,6 @@ def plan_memory(buffers: Sequence[tuple[int, int, int]]) -> int:
     return max((end for _, end, _, _ in placed), default=0)
 
 
-def _open(tflite: bytes) -> tuple[Any, list[Any]]:
-    """The model and its graphs; loops and branches are graphs of their own."""
-    from tensorflow.lite.python import schema_py_generated as schema
-
-    model = schema.Model.GetRootAs(tflite, 0)
-    return model, [model.Subgraphs(index) for index in range(model.SubgraphsLength())]
-
-
 def _list_lifetimes(graph: Any) -> list[tuple[int, int, int]]:
     """Bytes, first and last operator of each tensor that is no constant and no variable."""
     last = graph.OperatorsLength() - 1
@@ -145,10 +137,6 @@ def _list_lifetimes(graph: Any) -> list[tuple[int, int, int]]:
     for index in filter(lifetimes.__contains__, map(int, graph.OutputsAsNumpy())):
         lifetimes[index][1] = last
     return [(_align(_count_bytes(graph.Tensors(index))), *used) for index, used in sorted(lifetimes.items())]
-
-
-def _list_tensors(graph: Any) -> list[Any]:
-    return [graph.Tensors(index) for index in range(graph.TensorsLength())]
 
 
 def _count_bytes(tensor: Any) -> int:

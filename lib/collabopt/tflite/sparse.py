@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from collabopt.runtime.tensorflow import keras, tf
 from collabopt.tflite import convert, interpreter
+from collabopt.tflite.graphs import list_tensors, open_graphs
 
 
 def convert_to_sparse(
@@ -51,9 +52,5 @@ def count_sparse_tensors(tflite: bytes) -> int:
     Args:
         tflite: The content of the file.
     """
-    from tensorflow.lite.python import schema_py_generated as schema
-
-    model = schema.Model.GetRootAs(tflite, 0)
-    graphs = [model.Subgraphs(index) for index in range(model.SubgraphsLength())]
-    tensors = [graph.Tensors(index) for graph in graphs for index in range(graph.TensorsLength())]
-    return sum(tensor.Sparsity() is not None for tensor in tensors)
+    _, graphs = open_graphs(tflite)
+    return sum(tensor.Sparsity() is not None for graph in graphs for tensor in list_tensors(graph))
