@@ -291,6 +291,42 @@ def test_a_reader_goes_from_all_reports_to_a_notebook_and_its_data_and_back(repo
     assert page.url == (reports / "index.html").as_uri()
 
 
+def test_ticking_two_reports_compares_their_stages(reports, visit):
+    page = visit(reports / "index.html")
+    boxes = page.locator("#compare-reports input")
+    assert boxes.count() >= 2
+    assert page.locator("#compared *").count() == 0
+    boxes.nth(0).check()
+    boxes.nth(1).check()
+    assert boxes.count() == 2 or boxes.nth(2).is_disabled()
+    table = page.locator("#compared table")
+    names = [boxes.nth(place).get_attribute("value") for place in (0, 1)]
+    heads = table.locator("thead th").all_inner_texts()
+    assert [heads[1].partition(":")[0], heads[2].partition(":")[0]] == names
+    baseline = table.locator("tbody tr").first.locator("th, td").all_inner_texts()
+    first, second = (float(text.partition(" ±")[0].partition(" ")[0]) for text in baseline[1:3])
+    assert float(baseline[3].removesuffix(" ≈").replace("−", "-")) == pytest.approx(second - first, abs=0.011)
+    assert float(baseline[6]) == pytest.approx(float(baseline[5]) / float(baseline[4]), rel=0.05)
+    assert f'make compare A="{names[0]}" B="{names[1]}"' in page.locator("#compared").inner_text()
+    told = axe.Axe().run(page).response["violations"]
+    assert [one["id"] for one in told] == []
+    boxes.nth(0).uncheck()
+    assert page.locator("#compared *").count() == 0
+
+
+def test_the_index_shows_what_changed_and_what_ran_when(reports, visit):
+    page = visit(reports / "tiny" / "index.html")
+    for name in ("changed-classes", "changed-layers"):
+        assert page.locator(f"table:has(#{name}-caption) tbody tr").count() >= 3
+    pictures = page.locator("img.example")
+    assert pictures.evaluate_all("all => all.every((one) => one.naturalWidth === 8 && one.alt)")
+    titles = page.locator("figure svg title").all_text_contents()
+    assert any("trained in" in title for title in titles), "the timeline"
+    assert any(title.startswith("PQAT ") and "kB" in title for title in titles), "a point or a card"
+    # A text does not take the pointer from the card or the point below it.
+    assert page.locator("figure svg text").first.evaluate("text => getComputedStyle(text).pointerEvents") == "none"
+
+
 def test_all_code_opens_by_its_button(reports, visit):
     page = visit(reports / "tiny" / "baseline.html")
     assert page.locator("details.code[open]").count() == 0

@@ -15,7 +15,7 @@ from collabopt.config import experiment, loading, stages
 
 NOTEBOOKS = list_notebooks()
 # Names of a parameters cell that are not parameters of an experiment.
-PLACES = {"experiment", "reports", "kernel", "stage", "first", "second"}
+PLACES = {"experiment", "reports", "kernel", "stage", "first", "second", "others"}
 
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 

@@ -18,6 +18,8 @@ _PUBLIC = {
     "file_comparison": "collabopt.analysis.file_comparison",
     "quantization_sensitivity": "collabopt.analysis.quantization_sensitivity",
     "sensitivity": "collabopt.analysis.sensitivity",
+    "changes": "collabopt.deploy.changes",
+    "compare": "collabopt.report.report_comparison",
     "model_card": "collabopt.deploy.model_card",
     "search": "collabopt.deploy.search",
     "shape": "collabopt.deploy.shape",

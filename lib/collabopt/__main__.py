@@ -100,9 +100,9 @@ def _run(words: argparse.Namespace) -> int:
             options = {"trust_code": words.trust_code, "custom_objects": words.custom_object} | dataset
             return shrink.print_shrunk(words.model, words.data, task, name, words.cores, **options)
         case "compare":
-            from collabopt.report import compare_page
+            from collabopt.report import report_comparison
 
-            return compare_page.compare(words.reports)
+            return report_comparison.compare(words.reports)
         case "page":
             from collabopt.batch import by_hand
 

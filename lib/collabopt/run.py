@@ -94,9 +94,10 @@ class Run:
         if name not in self.experiment.tree:
             raise KeyError(f"stage={name}: expected one of {', '.join(self.experiment.tree)}")
         if name not in self._finished:
-            self._finished[name] = self._finish(self.experiment.tree[name])
+            parent = self.experiment.tree[name].parent and self.stage(self.experiment.tree[name].parent)
+            began, self._finished[name] = progress.now("milliseconds"), self._finish(self.experiment.tree[name], parent)
             if self.directory:
-                self._record(self._finished[name])
+                self._record(self._finished[name], began)
             self._log(self._finished[name])
         if self.experiment.strict:
             self._finished[name].check_preserved()
@@ -166,9 +167,9 @@ class Run:
 
     def describe(self) -> dict[str, Any]:
         """Return the content of run.json."""
-        data = {"name": self.data.name, "fingerprint": self.data.fingerprint}
-        data |= {split: len(getattr(self.data, split)) for split in ("train", "validation", "test")}
-        return results.describe_run(self.given, self.source, data, self.began)
+        sizes = {split: len(getattr(self.data, split)) for split in ("train", "validation", "test")}
+        about = {"name": self.data.name, "fingerprint": self.data.fingerprint} | sizes
+        return results.describe_run(self.given, self.source, about, self.began)
 
     def without_test(self) -> "Run":
         """Return the same run with stages measured on validation only. Both share the store and the report."""
@@ -203,8 +204,7 @@ class Run:
         other.given, other.reads_test = self.given, self.reads_test
         return other
 
-    def _finish(self, stage: Stage) -> Finished:
-        parent = self.stage(stage.parent) if stage.parent else None
+    def _finish(self, stage: Stage, parent: Finished | None) -> Finished:
         if unavailable := finished.make_unavailable(stage, parent, self.experiment):
             return unavailable
         trained, model = self._train(stage, parent)
@@ -277,9 +277,10 @@ class Run:
     def _make_row(self, one: Finished) -> dict[str, Any]:
         return one.key | {"parent": one.stage.parent} | one.result
 
-    def _record(self, one: Finished) -> None:
+    def _record(self, one: Finished, began: str) -> None:
         """Write the rows of a stage to the report, and its int8 file if the run's own seed trained it."""
-        results.record(self.directory, self._make_row(one), one.layers, self.describe())
+        times = (began, "trained" if one.stage.name in self._trained_here else "store")
+        results.record(self.directory, self._make_row(one), one.layers, self.describe(), times)
         if self.experiment.seed == self.given.seed and one.tflite:
             is_other = self.experiment.scheme != self.given.scheme and one.stage.has_schemes
             name = f"{one.stage.name}-{self.experiment.scheme}" if is_other else one.stage.name

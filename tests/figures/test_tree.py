@@ -102,7 +102,7 @@ def test_figure_of_verdicts_marks_every_miss_and_the_chosen_variant(variants, tm
     shown, missed = get_texts(figure), targets.judge(variants, WANTED)["missed"]
     assert shown.count("✗ ") == sum(map(len, missed))
     assert shown.splitlines().count("▶") == shown.splitlines().count("chosen") == 1
-    assert {"≤ 2.00", "≤ 0.8", "≤ 1.300"} <= set(shown.splitlines())
+    assert {"≤ 2.00", "≤ 0.800", "≤ 1.300"} <= set(shown.splitlines())
     assert figure.alt == "Chosen: pruned int8. 1 of 8 variants meet all targets."
     drawn = pd.read_csv(tmp_path / "verdicts.csv")
     assert drawn.loc[drawn["chosen"], ["stage", "format"]].to_numpy().tolist() == [["pruned", "int8"]]

@@ -9,7 +9,7 @@ import pytest
 from collabopt import __main__
 from collabopt.config import loading
 from collabopt.config.experiment import ExperimentError
-from collabopt.report import compare_page
+from collabopt.report import report_comparison
 
 HOSTILE = "<b>x</b>"
 
@@ -33,7 +33,7 @@ def _reports(tmp_path, monkeypatch):
 
 
 def test_the_page_shows_what_differs_and_by_how_much():
-    page = bs4.BeautifulSoup(compare_page.write(["one", "reports/two/sparsity=0.8/"]).read_text(), "html.parser")
+    page = bs4.BeautifulSoup(report_comparison.write(["one", "reports/two/sparsity=0.8/"]).read_text(), "html.parser")
     rows = {}
     for name in ("settings", "stages"):
         lines = page.select(f"#{name}-caption ~ tbody tr")
@@ -51,4 +51,4 @@ def test_a_report_that_is_not_there_is_named(capsys):
     assert __main__.main(["compare", "one", "two/sparsity=0.9"]) == 2
     assert "two/sparsity=0.9: no such report; did you mean two/sparsity=0.8?" in capsys.readouterr().err
     with pytest.raises(ExperimentError, match="expected two reports or more"):
-        compare_page.write(["one", "one"])
+        report_comparison.write(["one", "one"])

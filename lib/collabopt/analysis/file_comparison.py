@@ -23,8 +23,7 @@ class FileComparison:
     """Two files on the same examples.
 
     Attributes:
-        tensors: One row per operator of the second file whose output the first has too, in the file's order: `tensor`,
-            `operator`, `snr_db`.
+        tensors: What `compare_tensors` returned.
         answer: Scores, agreement, and where the files begin to differ.
     """
 
@@ -74,14 +73,14 @@ def compare(files: dict[str, bytes], split: Split, task: Task, threads: int = 1)
     Raises:
         ValueError: A file takes other inputs than the examples.
     """
-    ((inputs, _),) = split.take(slice(_EXAMPLES)).batches(_EXAMPLES)
+    inputs = _take_inputs(split)
     for name, content in files.items():
         shapes = [tuple(one["shape"][1:].tolist()) for one in interpreter.open_interpreter(content).get_input_details()]
         expected = [tuple(one.shape[1:]) for one in (inputs.values() if isinstance(inputs, dict) else [inputs])]
         if sorted(shapes) != sorted(expected):
             raise ValueError(f"{name}: takes inputs {shapes}; expected {expected}, as the experiment's examples are")
     judged = [scoring.judge_file(one, split, task, threads, _is_probability(one)) for one in files.values()]
-    tensors = _compare_tensors(*(_record(content, inputs) for content in files.values()))
+    tensors = compare_tensors(*files.values(), split)
     scores = [task.score.format(scoring.summarize(one, split, task)) for one, _ in judged]
     pairs = " and ".join(f"{score} ({name})" for name, score in zip(files, scores, strict=True))
     answer = f"{task.score.title[0].upper()}{task.score.title[1:]} on {len(split):,} validation examples: {pairs}."
@@ -95,6 +94,28 @@ def compare(files: dict[str, bytes], split: Split, task: Task, threads: int = 1)
     return FileComparison(
         tensors, f"{answer} {where} {place['tensor']} ({place['operator']}, {place['snr_db']:.1f} dB)."
     )
+
+
+def compare_tensors(first: bytes, second: bytes, split: Split) -> pd.DataFrame:
+    """Compare the outputs of the operators of two files, on a few examples.
+
+    Args:
+        first: Content of a file.
+        second: Content of another file of the same network.
+        split: The examples.
+
+    Returns:
+        One row per operator of the second file whose output the first has too: `tensor`, `operator`, `snr_db`, and
+        `output`, the whole name of the tensor.
+    """
+    inputs = _take_inputs(split)
+    rows, by_parts = [], [(split_name(name), values) for name, _, values in _record(first, inputs)]
+    for name, kind, values in _record(second, inputs):
+        parts = split_name(name)
+        same = [one for others, one in by_parts if others & parts and one.shape == values.shape]
+        if same:
+            rows.append([max(parts, key=len), kind, agreement.compute_snr(same[-1], values), name])
+    return pd.DataFrame(rows, columns=["tensor", "operator", "snr_db", "output"])
 
 
 def _make_file(run, stage: str, parameter: str) -> bytes:
@@ -134,18 +155,19 @@ def _record(content: bytes, inputs: Any) -> list[tuple[str, str, np.ndarray]]:
     return [(name, kind, one) for name, (kind, _), one in zip(names, known, values, strict=True)]
 
 
-def _compare_tensors(
-    first: list[tuple[str, str, np.ndarray]], second: list[tuple[str, str, np.ndarray]]
-) -> pd.DataFrame:
-    rows, by_parts = [], [(_split_name(name), values) for name, _, values in first]
-    for name, kind, values in second:
-        parts = _split_name(name)
-        same = [one for others, one in by_parts if others & parts and one.shape == values.shape]
-        if same:
-            rows.append([max(parts, key=len), kind, agreement.compute_snr(same[-1], values)])
-    return pd.DataFrame(rows, columns=["tensor", "operator", "snr_db"])
+def _take_inputs(split: Split) -> Any:
+    """The first few examples as model inputs."""
+    ((inputs, _),) = split.take(slice(_EXAMPLES)).batches(_EXAMPLES)
+    return inputs
 
 
-def _split_name(name: str) -> set[str]:
-    """The parts of a tensor's name, such as "conv/Conv2D", without the model's name and the prefix "quant_" of QAT."""
+def split_name(name: str) -> set[str]:
+    """Split the name of a tensor into those of the Keras operators that it stands for.
+
+    Args:
+        name: Such as "model/conv/Relu;model/quant_conv/Conv2D".
+
+    Returns:
+        The parts without the model's name and the prefix of QAT: "conv/Relu", "conv/Conv2D".
+    """
     return {(part.partition("/")[2] or part).removeprefix("quant_") for part in name.split(";")}

@@ -11,6 +11,7 @@ from collabopt.batch.plan import NOTEBOOKS, SEARCH_NOTEBOOK, read_parameters
 from collabopt.config import loading, overriding, sweep
 from collabopt.config.stages import OPTIONAL_STAGES, get_lineage
 from collabopt.runtime import progress
+from collabopt.storage import timeline
 
 _BELOW_INDEX = MappingProxyType({"index.html": "All results"})
 """Links of a page below that of all reports."""
@@ -41,6 +42,7 @@ def run_notebook(
     os.environ["COLLABOPT_NOTEBOOK"] = label or name
     progress.attach(label or name)
     source, executed, clock = NOTEBOOKS / f"{name}.ipynb", place / f"{name}.ipynb", progress.Clock()
+    began = progress.now("milliseconds")
     known = read_parameters(source)
     progress.log(f"notebook {position} started")
     failure = None
@@ -66,6 +68,7 @@ def run_notebook(
             links = list_links(pages, {"../index.html": "The sweep"} if label else _BELOW_INDEX)
             page = pages / f"{name}.html"
             notebook_page.write_page(executed, page, links, notebook_page.copy_notebook(executed, page))
+    timeline.record(pages, began, "notebook", label or name)
     duration = progress.format_duration(clock.seconds())
     if failure:
         (place / f"{name}.failed").write_text(failure)

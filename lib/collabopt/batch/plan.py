@@ -19,7 +19,7 @@ SEARCH_NOTEBOOK = "deployment_tree"
 CHECK_FAILURE = "check.failed"
 """File of the mistakes in data and model, in the working directory of a batch."""
 
-_NOT_OF_EXPERIMENTS = {"experiment", "reports", "kernel", "stage", "first", "second", "settings"}
+_NOT_OF_EXPERIMENTS = {"experiment", "reports", "kernel", "stage", "first", "second", "others", "settings"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,6 +26,7 @@ class Metric:
         group: Heading above this and its neighbouring columns in a wide table.
         scale: The shown unit in units of the column, for example 1000 where bytes are shown in kB.
         digits: Decimals shown.
+        significant: Digits that a small value keeps, by more decimals.
         target: Parameter that bounds the metric from above; None if nothing does.
         missing: Text where the metric is not available.
         lower_is_better: Direction of improvement.
@@ -38,6 +39,7 @@ class Metric:
     group: str = ""
     scale: float = 1.0
     digits: int = 0
+    significant: int = 0
     target: str | None = None
     missing: str = ""
     lower_is_better: bool = True
@@ -59,7 +61,10 @@ class Metric:
         """
         if value is None or not math.isfinite(value):
             return self.missing if missing is None else missing
-        return f"{value / self.scale:,.{self.digits}f}".replace("-", "−")
+        shown, digits = value / self.scale, self.digits
+        if shown and self.significant:
+            digits = min(max(digits, self.significant - 1 - math.floor(math.log10(abs(shown)))), self.significant)
+        return f"{shown:,.{digits}f}".replace("-", "−")
 
     def describe_excess(self, excess: float) -> str:
         """Describe by how much a target is missed: "gzip 34.1 kB over", or "SRAM not known".
@@ -73,7 +78,8 @@ class Metric:
         if not math.isfinite(excess):
             return f"{self.title} not known"
         least = 10.0**-self.digits
-        amount = self.format(excess) if excess >= least * self.scale else f"< {least:g}"
+        rounded = dataclasses.replace(self, significant=0).format(excess)
+        amount = rounded if excess >= least * self.scale else f"< {least:g}"
         return f"{self.title} {amount} {self.unit} over"
 
 
@@ -165,7 +171,7 @@ def _list_score_metrics(score: Score) -> list[Metric]:
 
 
 _PERCENT = {"unit": "%", "scale": 0.01, "digits": 2, "lower_is_better": False, "missing": "not read"}
-_KB = {"unit": "kB", "scale": 1000, "digits": 1}
+_KB = {"unit": "kB", "scale": 1000, "digits": 1, "significant": 3}
 _FILE, _WEIGHTS = {"group": "file", **_KB}, {"group": "weights", "missing": "not int8", **_KB}
 _HOST, _NPU = {"group": "latency on this host", "missing": "not timed"}, {"group": "NPU", "missing": "–"}
 

@@ -16,7 +16,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 BASELINE = "baseline"
-OPTIONAL_NOTEBOOKS = {"diagnose", "fewer_bits"}
+OPTIONAL_NOTEBOOKS = {"diagnose", "fewer_bits", "compare"}
 """Notebooks that a report has only if they are named. Those of optional stages come with their stages."""
 FINE_TUNING = {"epochs": 4, "batch_size": 32, "optimizer": "adam", "learning_rate": 1e-4}
 """Training of a stage where neither its row nor the experiment says otherwise."""
@@ -202,8 +202,7 @@ def get_notebooks(tree: Mapping[str, Stage]) -> dict[str, list[str]]:
         "preservation": list(dict.fromkeys(name for one in everything for name in waits[one] if name != root)),
         "published": everything,
         "deployment_tree": everything,
-        "diagnose": [root],
-        "fewer_bits": [root],
+        **{name: [root] for name in ("diagnose", "fewer_bits", "compare")},
     }
 
 

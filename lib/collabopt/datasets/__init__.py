@@ -15,6 +15,7 @@ from collabopt.config.sections import Dataset
 from collabopt.config.tasks import TASKS, Task
 from collabopt.datasets import cifar10, custom, digits, fashion_mnist, imagenet, mnist, speech_commands, splitting
 from collabopt.datasets.dataset import DatasetError, Parts, Shape, Shapes, locate
+from collabopt.datasets.presentation import PLAIN, Presentation
 from collabopt.datasets.split import Split
 from collabopt.runtime.tensorflow import keras, tf
 
@@ -45,6 +46,7 @@ class Data:
         task: What outputs mean and how they are scored.
         augmentation: Maps model inputs and a seed (2,) int32 to model inputs, in training; that of an imported model.
         teacher: The model whose outputs stages with `distill` imitate.
+        presentation: How readers see the examples.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Data:
     task: Task = TASKS["classification"]
     augmentation: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None
     teacher: keras.Model | None = None
+    presentation: Presentation = PLAIN
 
     def with_channel_axis(self, *inputs: str) -> "Data":
         """Return the same data with a last axis of size 1, as for images (height, width) without channels.
@@ -109,7 +112,8 @@ def load(experiment: Experiment, data_directory: Path = DATA) -> Data:
     if task.name == "reconstruction":
         splits = [dataclasses.replace(split, reconstructs=True) for split in splits]
     name = dataset.name or dataset.function or Path(dataset.path).name
-    return Data(name, parts.classes, *splits, parts.fingerprint, parts.input_shape, parts.outputs, task)
+    about = parts.fingerprint, parts.input_shape, parts.outputs, task
+    return Data(name, parts.classes, *splits, *about, presentation=parts.presentation)
 
 
 def _read(dataset: Dataset, task: Task, data_directory: Path) -> Parts:

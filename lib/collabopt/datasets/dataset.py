@@ -10,6 +10,7 @@ import numpy as np
 
 from collabopt.config.loading import ROOT
 from collabopt.config.tasks import Task
+from collabopt.datasets.presentation import PLAIN, Presentation
 from collabopt.datasets.split import Split
 
 Shape = tuple[int, ...]
@@ -96,6 +97,7 @@ class Parts:
         input_shape: Shape of one model input, as `Split.prepare` returns it, without batch; a dict for several inputs.
         outputs: Shape of one model output without batch; None if the task leaves it open.
         groups: Group of each training example (n,), such as its speaker. Validation is then split off by group.
+        presentation: How readers see the examples.
     """
 
     train: Split
@@ -106,6 +108,7 @@ class Parts:
     input_shape: Shape | dict[str, Shape]
     outputs: Shape | None = None
     groups: np.ndarray | None = None
+    presentation: Presentation = PLAIN
 
     def get_shapes(self, task: Task) -> Shapes:
         """Return what the data set asks of a model.

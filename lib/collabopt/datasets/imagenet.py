@@ -11,6 +11,7 @@ import numpy as np
 
 from collabopt.datasets import pictures
 from collabopt.datasets.dataset import DatasetError, Parts
+from collabopt.datasets.presentation import Presentation
 from collabopt.datasets.split import Split
 from collabopt.runtime.tensorflow import tf
 
@@ -42,7 +43,9 @@ def read(directory: Path, image_size: int = IMAGE_SIZE) -> Parts:
     classes = _classes(folders["train"], folders["test"])
     digest = hashlib.blake2b(digest_size=16)
     train, test = (_split(directory, folder, classes, image_size, digest) for folder in folders.values())
-    return Parts(train, None, test, classes, digest.hexdigest(), (image_size, image_size, 3))
+    shape = (image_size, image_size, 3)
+    presentation = Presentation(forbids_pictures=True)  # ImageNet's terms of access forbid to pass pictures on
+    return Parts(train, None, test, classes, digest.hexdigest(), shape, presentation=presentation)
 
 
 def _find_validation(directory: Path) -> Path:

@@ -23,6 +23,7 @@ from collabopt.datasets import download, mfcc
 from collabopt.datasets.arrays import UNREADABLE
 from collabopt.datasets.dataset import DatasetError, Parts
 from collabopt.datasets.mfcc import SAMPLE_RATE, SAMPLES
+from collabopt.datasets.presentation import Presentation
 from collabopt.datasets.split import Split
 from collabopt.storage.atomic import write_directory, write_file
 
@@ -62,7 +63,8 @@ def read(data_directory: Path, url: str = URL, sha256: str = SHA256) -> Parts:
     train, validation, test = (
         Split(made[split], np.array([CLASSES.index(path.parent.name) for path in clips[split]])) for split in SPLITS
     )
-    return Parts(train, validation, test, CLASSES, fingerprint, mfcc.SHAPE)
+    presentation = Presentation(names=np.array([path.name for path in clips["validation"]]))
+    return Parts(train, validation, test, CLASSES, fingerprint, mfcc.SHAPE, presentation=presentation)
 
 
 def _list_clips(directory: Path, split: str) -> list[Path]:

@@ -4,6 +4,7 @@ Features reach the model unscaled. Begin it with `keras.layers.Normalization`, a
 stays in the deployed file.
 """
 
+import dataclasses
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from collabopt.config.sections import Dataset
 from collabopt.config.tasks import Task
 from collabopt.datasets import arrays, labels, splitting
 from collabopt.datasets.dataset import DatasetError, Mistakes, Parts
+from collabopt.datasets.presentation import Presentation
 from collabopt.runtime import progress
 
 ENDINGS = (".csv", ".parquet")
@@ -70,7 +72,8 @@ def read(path: Path, dataset: Dataset, task: Task) -> Parts:
         given = _split_off_test(given, dataset.test_fraction, str(path), task)
     elif dataset.test_fraction is not None:
         raise DatasetError(f"dataset.test_fraction={dataset.test_fraction}: {path} has a test table; remove the key")
-    return arrays.make_parts(given, str(path), task)
+    presentation = Presentation(columns=next(iter(by_input.values())))
+    return dataclasses.replace(arrays.make_parts(given, str(path), task), presentation=presentation)
 
 
 def has_tables(folder: Path) -> bool:

@@ -65,6 +65,7 @@ def _draw_heat(axes: Axes, table: pd.DataFrame, title: str, shades: str, norm: N
 
     texts = table.map(lambda value: "" if pd.isna(value) else _shorten(value))
     form = {"fmt": "", "annot_kws": {"size": 8}, "cbar": False, "linewidths": 1}
+    form |= {"xticklabels": False, "yticklabels": False}  # seaborn would draw names that are not escaped yet
     sns.heatmap(table, ax=axes, cmap=shades, norm=norm, annot=texts, **form)
     axes.set_title(title)
     axes.set(xlabel="", ylabel="", facecolor="#f1f3f4")

@@ -1,5 +1,7 @@
 """Reports beside each other: training curves and weight densities of several runs, one over the other."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -17,18 +19,21 @@ _ACROSS, _FEW = 4, 40
 
 
 @use_style()
-def draw_curves(histories: dict[str, pd.DataFrame]) -> Figure:
+def draw_curves(histories: dict[str, pd.DataFrame], csv: Path | None = None) -> Figure | None:
     """Draw the score on validation per epoch, one panel per stage of all reports and one line per report.
 
     Args:
         histories: By report, rows with `stage`, `epoch` and `val_<score>`.
+        csv: File for the data.
 
     Returns:
-        The figure.
+        The figure; None if no stage has a curve in every report.
     """
     column = f"val_{find_score(next(iter(histories.values()))).name}"
     trained = set.intersection(*({*rows["stage"]} for rows in histories.values()))
     stages = [stage for stage in list_stages() if stage in trained]
+    if not stages:
+        return None
     figure, panels = _make_panels(stages)
     for axes, stage in zip(panels, stages, strict=False):
         for number, (report, rows) in enumerate(histories.items()):
@@ -36,21 +41,25 @@ def draw_curves(histories: dict[str, pd.DataFrame]) -> Figure:
             axes.plot(own["epoch"], own[column], label=style.escape(report), **_get_form(number))
         axes.set_title(get_label(stage))
         axes.set_xlabel("epoch")
-    return _finish(figure, panels[0], f"{find_score(next(iter(histories.values()))).title} on validation", histories)
+    title = f"{find_score(next(iter(histories.values()))).title} on validation"
+    return _finish(figure, panels[0], title, histories, csv)
 
 
 @use_style()
-def draw_densities(densities: dict[str, pd.DataFrame]) -> Figure:
+def draw_densities(densities: dict[str, pd.DataFrame], csv: Path | None = None) -> Figure | None:
     """Draw how the weights of a kernel are distributed, one panel per model of all reports.
 
     Args:
         densities: By report, rows with `label` (the model), `value`, `width` and `share` of weights.
+        csv: File for the data.
 
     Returns:
-        The figure.
+        The figure; None if no model is in every report.
     """
     first, *others = ([*dict.fromkeys(rows["label"])] for rows in densities.values())
     labels = [label for label in first if all(label in other for other in others)]
+    if not labels:
+        return None
     figure, panels = _make_panels(labels)
     for axes, label in zip(panels, labels, strict=False):
         for number, (report, rows) in enumerate(densities.items()):
@@ -62,7 +71,7 @@ def draw_densities(densities: dict[str, pd.DataFrame]) -> Figure:
                 axes.step(own["value"], 100 * own["share"], where="mid", linewidth=1.2, **form)
         axes.set_title(style.escape(label))
         axes.set_xlabel("weight")
-    return _finish(figure, panels[0], "share of weights (%)", densities)
+    return _finish(figure, panels[0], "share of weights (%)", densities, csv)
 
 
 def _make_panels(titles: list[str]) -> tuple[Figure, list[Axes]]:
@@ -79,7 +88,8 @@ def _get_form(number: int) -> dict[str, str]:
     return {"color": _COLOURS[number % len(_COLOURS)], "linestyle": _DASHES[number % len(_DASHES)]}
 
 
-def _finish(figure: Figure, first: Axes, title: str, reports: dict[str, pd.DataFrame]) -> Figure:
+def _finish(figure: Figure, first: Axes, title: str, reports: dict[str, pd.DataFrame], csv: Path | None) -> Figure:
     first.set_ylabel(title)
     figure.legend(*first.get_legend_handles_labels(), loc="outside upper center", ncols=min(len(reports), 3))
-    return style.save(figure, pd.concat(reports), None, f"{title} of the reports {', '.join(reports)}, one line each.")
+    data = pd.concat(reports, names=["report"]).reset_index("report")
+    return style.save(figure, data, csv, f"{title} of the reports {', '.join(reports)}, one line each.")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from matplotlib.path import Path as Polyline
 from matplotlib.ticker import LogLocator
 
 from collabopt.config.formats import FORMATS, get_format_label
-from collabopt.config.metrics import get_metric
+from collabopt.config.metrics import Metric, get_metric
 from collabopt.config.scores import ACCURACY, Score, find_score
 from collabopt.config.stages import get_label, list_stages
 from collabopt.figures import style, text_placement
@@ -141,7 +142,9 @@ def _draw_panel(axes: Axes, rows: pd.DataFrame, cost: str, up: str, error: str |
         marker = FORMATS[row["format"]].marker if row.get("format") in FORMATS else style.get_marker(row["stage"])
         if error and pd.notna(row[error]):
             axes.errorbar(*at, yerr=row[error] / upward.scale, ecolor=FAINT, zorder=1)
-        axes.plot(*at, marker, color=get_colour(row["stage"]), markeredgewidth=0.8, zorder=4 if on_front else 3, **form)
+        form |= {"color": get_colour(row["stage"]), "markeredgewidth": 0.8, "zorder": 4 if on_front else 3}
+        (point,) = axes.plot(*at, marker, **form)
+        style.add_hover(point, _describe_point(row, across, upward))
         if row["lost"]:
             axes.plot(*at, "o", markersize=17, fillstyle="none", color=ALARM, markeredgewidth=1.8)
     best = shown[shown[f"front_{cost}"]]
@@ -172,7 +175,10 @@ def _get_title(cost: str, rows: pd.DataFrame) -> str:
 def _get_names(rows: pd.DataFrame, cost: str, labels: pd.Series | None) -> pd.Series:
     """The texts in a panel, empty where a point has none."""
     if labels is None:
-        labels = rows["stage"].map(get_label).where(rows[f"front_{cost}"], "")
+        names = rows["stage"].map(get_label)
+        if "format" in rows:
+            names += "\n" + rows["format"].map(get_format_label)
+        labels = names.where(rows[f"front_{cost}"], "")
     names = labels.loc[rows.index].where(rows[cost].notna(), "")
     return names.where(~rows["lost"] | names.eq(""), names + ", NOT preserved")
 
@@ -222,12 +228,15 @@ def _describe(rows: pd.DataFrame, costs: list[str], up: str, whole: bool) -> str
     text = f"{upward.title[0].upper()}{upward.title[1:]} of {len(rows)} variant{'s' * (len(rows) != 1)}."
     for cost in costs:
         across, shown = get_metric(cost), rows[rows[cost].notna() if whole else rows[f"front_{cost}"]]
-        points = [
-            f"{get_label(row['stage'])} {get_format_label(row.get('format', ''))}".rstrip()
-            + f" {upward.format(row[up])} {upward.unit}".rstrip()
-            + f" at {across.format(row[cost])} {across.unit}".rstrip()
-            + ", NOT preserved" * bool(row["lost"])
-            for row in shown.sort_values(cost).to_dict("records")
-        ]
+        points = [_describe_point(row, across, upward) for row in shown.sort_values(cost).to_dict("records")]
         text += f" {'Against' if whole else 'Pareto front against'} {_get_title(cost, rows)}: {'; '.join(points)}."
     return text
+
+
+def _describe_point(row: dict[str, Any], across: Metric, upward: Metric) -> str:
+    return (
+        f"{get_label(row['stage'])} {get_format_label(row.get('format', ''))}".rstrip()
+        + f" {upward.format(row[upward.name])} {upward.unit}".rstrip()
+        + f" at {across.format(row[across.name])} {across.unit}".rstrip()
+        + ", NOT preserved" * bool(row["lost"])
+    )

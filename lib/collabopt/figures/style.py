@@ -5,13 +5,16 @@ child share a hue, light and dark, and also differ in marker: circle and square.
 """
 
 import base64
+import html
 import io
+import re
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
 from collabopt.config.stages import Stage, list_stages
@@ -75,10 +78,16 @@ class Described(Figure):
 
     Attributes:
         alt: The text. A notebook stores it in the metadata of the output.
+        hovers: Texts that a page shows where the pointer is over a part of the figure, by id (`add_hover`). A figure
+            with such texts is inline SVG on a page.
     """
 
     alt = ""
     _png: bytes | None = None
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.hovers: dict[str, str] = {}
 
     def png(self) -> bytes:
         """Return the figure as a PNG file. The same figure gives the same bytes; only a changed one is drawn again."""
@@ -88,12 +97,59 @@ class Described(Figure):
             self._png, self.stale = picture.getvalue(), False
         return self._png
 
+    def svg(self) -> str:
+        """Return the figure as an `svg` element for a page. Text stays text, and no font is embedded.
+
+        The ids in it begin with "svg-"; a page with several figures replaces that (`number_ids`).
+        """
+        file = io.StringIO()
+        with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "collabopt"}):
+            self.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+        element = re.sub(r"<metadata>.*?</metadata>\s*|<!--.*?-->\s*", "", file.getvalue(), flags=re.DOTALL)
+        element = element[element.index("<svg ") :].replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif")
+        for name, text in self.hovers.items():
+            element = element.replace(f'<g id="{name}">', f'<g id="{name}"><title>{html.escape(text)}</title>')
+        element = re.sub(r'(\bid="|href="#|url\(#)', r"\1svg-", element)
+        pixels = f'width="{96 * self.get_figwidth():.0f}" height="{96 * self.get_figheight():.0f}" role="img" '
+        head, _, rest = element.partition(">")
+        head = re.sub(r'\b(width|height|xmlns(:xlink)?|version)="[^"]*"\s*', "", head)
+        return f'{head} {pixels}aria-label="{html.escape(self.alt)}">{rest}'
+
     def _ipython_display_(self) -> None:
         """Show the PNG file that already exists. IPython's own formatter would draw the figure twice more."""
         from IPython.display import display  # only here: pages of figures are made without it
 
         shown = {"image/png": base64.b64encode(self.png()).decode(), "text/plain": self.alt or repr(self)}
-        display(shown, metadata={"alt": self.alt} if self.alt else {}, raw=True)
+        about = {"alt": self.alt} if self.alt else {}
+        if self.hovers:
+            about["inline_svg"] = self.svg()  # for the page; a notebook shows the PNG file
+        display(shown, metadata=about, raw=True)
+
+
+def add_hover(artist: Artist, text: str) -> None:
+    """Let a page show a text where the pointer is over a part of a figure.
+
+    Args:
+        artist: The part, already in its figure.
+        text: The text.
+    """
+    figure = artist.get_figure(root=True)
+    name = f"hover{len(figure.hovers)}"
+    artist.set_gid(name)
+    figure.hovers[name] = text
+
+
+def number_ids(svg: str, name: str) -> str:
+    """Make the ids of an SVG figure unique on a page.
+
+    Args:
+        svg: What `Described.svg` returned.
+        name: A name that no other figure of the page has.
+
+    Returns:
+        The element with ids that begin with the name.
+    """
+    return re.sub(r'(\bid="|href="#|url\(#)svg-', rf"\1{name}-", svg)
 
 
 def make_figure(width: float, height: float) -> Described:

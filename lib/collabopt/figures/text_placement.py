@@ -1,18 +1,20 @@
-"""Names beside the points of a figure, each where it covers least."""
+"""Names beside the points of a figure, each where it covers nothing."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.text import Annotation
+from matplotlib.transforms import IdentityTransform
 
 from collabopt.figures import style
+from collabopt.figures.style import MUTED
 
-_OFFSETS = (
-    *((10, 0), (-10, 0), (0, 9), (0, -9), (7, 8), (-7, 8), (7, -8), (-7, -8)),
-    *((0, 21), (0, -21), (7, 20), (-7, 20), (7, -20), (-7, -20)),
-)
+_DIRECTIONS = (1, 0), (-1, 0), (0, 1), (0, -1), (0.7, 0.8), (-0.7, 0.8), (0.7, -0.8), (-0.7, -0.8)
+_DISTANCES = 10, 21, 32, 44, 60, 80
+_OFFSETS = np.array([(distance * x, distance * y) for distance in _DISTANCES for x, y in _DIRECTIONS])
 """Places of a name, in 1/72 inch to the right of its point and above it, the best first."""
+_FAR = 15
+"""A name farther away, in 1/72 inch, has a line to its point."""
 
 _REACH = 6
 """Half the side of the square that a marker covers, in 1/72 inch."""
@@ -31,7 +33,9 @@ def place(
     away: Sequence[float],
     others: np.ndarray,
 ) -> None:
-    """Write names beside points, each where it covers least of names, of points and of the space outside the axes.
+    """Write names beside points, where they cover no name, no point and no space outside the axes.
+
+    A name without such a place is left out: colour and marker tell what the point is, and so does hovering.
 
     Args:
         axes: The panel. Its layout must be final.
@@ -43,33 +47,44 @@ def place(
     """
     if not len(points):
         return
-    axes.figure.draw_without_rendering()
-    tried = [
-        [_write_beside(axes, name, point, (times * x, times * y), colour) for x, y in _OFFSETS]
-        for point, name, colour, times in zip(points, names, colours, away, strict=True)
-    ]
-    boxes = np.array([[text.get_window_extent().extents for text in texts] for texts in tried])
-    reach = _REACH * axes.figure.dpi / 72 * np.array([-1, -1, 1, 1])
+    pixel = axes.figure.dpi / 72
     centres = axes.transData.transform(np.concatenate([points, others]))
-    outside = np.prod(boxes[..., 2:] - boxes[..., :2], -1) - _intersect(boxes, axes.bbox.extents[None]).sum(-1)
+    offsets = pixel * _OFFSETS * np.asarray(away)[:, None, None]
+    texts = [axes.text(0, 0, style.escape(name), transform=IdentityTransform(), fontsize=8.5) for name in names]
+    sizes = np.array([text.get_window_extent().size for text in texts])[:, None]
+    corners = centres[: len(points), None] + offsets + sizes * (np.sign(np.round(offsets)) - 1) / 2
+    boxes = np.concatenate([corners, corners + sizes], -1)
+    reach = pixel * _REACH * np.concatenate([away, np.ones(len(others))])[:, None] * np.array([-1, -1, 1, 1])
+    outside = np.prod(sizes, -1) - _intersect(boxes, axes.bbox.extents[None]).sum(-1)
     cover = _intersect(boxes, np.tile(centres, 2) + reach).sum(-1) + _WEIGHT * outside
     chosen, rows = cover.argmin(1), np.arange(len(points))
+
+    def count(row: int) -> np.ndarray:
+        return cover[row] + _WEIGHT * _intersect(boxes[row], boxes[rows, chosen][rows != row]).sum(-1)
+
     for row in np.tile(rows, _ROUNDS):
-        names_of_others = boxes[rows, chosen][rows != row]
-        chosen[row] = (cover[row] + _WEIGHT * _intersect(boxes[row], names_of_others).sum(-1)).argmin()
-    for row, texts in enumerate(tried):
-        for text in texts[: chosen[row]] + texts[chosen[row] + 1 :]:
-            text.remove()
+        chosen[row] = count(row).argmin()
+    for row, text in enumerate(texts):
+        text.remove()
+        if count(row)[chosen[row]] > 1:  # square pixel
+            boxes[row, chosen[row]] = np.nan  # covers nothing
+            continue
+        across, up = offsets[row, chosen[row]] / pixel
+        line = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4}
+        is_far = np.hypot(across, up) > _FAR * away[row]
+        form = {"ha": _align(across, "right left"), "va": _align(up, "top bottom"), "color": colours[row]}
+        form |= {"fontsize": 8.5, "multialignment": "left" if across > 0 else "right" if across < 0 else "center"}
+        form |= {"arrowprops": line} if is_far else {}
+        axes.annotate(style.escape(names[row]), points[row], (across, up), textcoords="offset points", **form)
 
 
-def _write_beside(axes: Axes, name: str, point: np.ndarray, offset: tuple[float, float], colour: str) -> Annotation:
-    across, up = {-1: "right", 0: "center", 1: "left"}, {-1: "top", 0: "center_baseline", 1: "bottom"}
-    form = {"ha": across[int(np.sign(offset[0]))], "va": up[int(np.sign(offset[1]))], "color": colour, "fontsize": 8.5}
-    return axes.annotate(style.escape(name), point, offset, textcoords="offset points", **form)
+def _align(offset: float, sides: str) -> str:
+    low, high = sides.split()
+    return high if offset > 0.5 else low if offset < -0.5 else "center"
 
 
 def _intersect(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Areas that boxes (…, 4) share with others (m, 4), in square pixels: (…, m). Corners: left, bottom, right, top."""
     low = np.maximum(boxes[..., None, :2], others[:, :2])
     high = np.minimum(boxes[..., None, 2:], others[:, 2:])
-    return np.prod(np.maximum(high - low, 0), -1)
+    return np.nan_to_num(np.prod(np.maximum(high - low, 0), -1))

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from collabopt.config.formats import get_format_label
-from collabopt.config.metrics import get_targets
+from collabopt.config.metrics import get_metric, get_targets
 from collabopt.config.scores import Score, find_score
 from collabopt.config.stages import build_tree, get_label
 from collabopt.figures import style
@@ -60,7 +60,8 @@ def draw_tree(results: pd.DataFrame, csv: Path | None = None, verdicts: pd.DataF
             _draw_edge(axes, corners[parent], corners[stage], card, stage in nodes)
     largest = max((row["gzip_bytes"] for row in nodes.values() if pd.notna(row.get("gzip_bytes"))), default=0)
     for stage, corner in corners.items():
-        _draw_card(axes, corner, card, stage, nodes.get(stage), largest, score)
+        shape = _draw_card(axes, corner, card, stage, nodes.get(stage), largest, score)
+        style.add_hover(shape, _describe_node(stage, nodes[stage], score) if stage in nodes else f"{stage}: not run")
     note = f"INT8 {score.title} and gzip size of every stage's int8 .tflite file; bars compare the sizes"
     note += "; ± two standard errors" if any(name.endswith("_error") for name in numbers) else ""
     if verdicts is not None:
@@ -123,7 +124,7 @@ def _draw_edge(axes: Axes, start: tuple, end: tuple, height: float, present: boo
 
 def _draw_card(
     axes: Axes, corner: tuple, height: float, stage: str, row: dict | None, largest: float, score: Score
-) -> None:
+) -> FancyBboxPatch:
     x, y = corner
     left, shade = x + 0.2, INK if row else "#80868b"
     preserved = parse_preserved(row.get("preserved")) if row else None
@@ -139,7 +140,7 @@ def _draw_card(
     if not row or (isinstance(reason, str) and reason):
         text = f"not available:\n{textwrap.shorten(reason, _LONGEST, placeholder='…')}" if row else "not run"
         axes.text(left, y + 0.5, style.escape(text), va="center", color=shade)
-        return
+        return shape
     if preserved is not None:
         text, colour, weight = ("✓ preserved", MUTED, "normal") if preserved else ("✗ NOT preserved", ALARM, "bold")
         axes.text(left, y + 0.84, text, fontsize=8.5, va="center", color=colour, fontweight=weight)
@@ -148,6 +149,7 @@ def _draw_card(
         _draw_box(axes, x, y, height, 0.045, facecolor="none", edgecolor=INK, linewidth=2.2)
     text, colour = _format_verdict(row)
     axes.text(left, y + height - 0.14, text, fontsize=8.5, va="center", color=colour, fontweight="bold")
+    return shape
 
 
 def _draw_box(axes: Axes, x: float, y: float, height: float, pad: float = 0.0, **form) -> FancyBboxPatch:
@@ -185,7 +187,7 @@ def _write_numbers(axes: Axes, left: float, y: float, row: dict, stage: str, lar
 
 def _format_kb(size: float) -> str:
     """Bytes in kB, with at least three significant digits, so that small files do not look alike."""
-    return f"{size / 1000:,.{0 if size >= 100_000 else 1 if size >= 10_000 else 2}f} kB"
+    return f"{size / 1000:,.0f} kB" if size >= 100_000 else f"{get_metric('gzip_bytes').format(size)} kB"
 
 
 def _format_score(row: dict[str, Any], score: Score) -> str:
@@ -199,14 +201,17 @@ def _format_score(row: dict[str, Any], score: Score) -> str:
 
 
 def _describe(nodes: dict[str, dict], score: Score) -> str:
-    texts = []
-    for stage, row in nodes.items():
-        known = [
-            _format_score(row, score) and f"{'' if score.unit else f'{score.title} '}{_format_score(row, score)} INT8",
-            f"{_format_kb(row['gzip_bytes'])} gzip" if pd.notna(row.get("gzip_bytes")) else "",
-            "NOT preserved" if parse_preserved(row.get("preserved")) is False else "",
-            row.get("verdict", ""),
-            f"chosen as {get_format_label(row['chosen'])}" if row.get("chosen") else "",
-        ]
-        texts.append(f"{get_label(stage)} {', '.join(filter(None, known))}")
-    return f"Deployment tree. {'; '.join(texts)}."
+    return f"Deployment tree. {'; '.join(_describe_node(stage, row, score) for stage, row in nodes.items())}."
+
+
+def _describe_node(stage: str, row: dict[str, Any], score: Score) -> str:
+    reason = row.get("unavailable")
+    known = [
+        _format_score(row, score) and f"{'' if score.unit else f'{score.title} '}{_format_score(row, score)} INT8",
+        f"{_format_kb(row['gzip_bytes'])} gzip" if pd.notna(row.get("gzip_bytes")) else "",
+        "NOT preserved" if parse_preserved(row.get("preserved")) is False else "",
+        row.get("verdict", ""),
+        f"chosen as {get_format_label(row['chosen'])}" if row.get("chosen") else "",
+        f"not available: {reason}" if isinstance(reason, str) and reason else "",
+    ]
+    return f"{get_label(stage)} {', '.join(filter(None, known))}"

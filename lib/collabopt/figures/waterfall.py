@@ -107,7 +107,7 @@ def _draw_column(axes: Axes, at: int, row: tuple, before: float) -> None:
     """Fill the remaining size; the size that the step removes stands above it, dashed."""
     colour = get_colour(row.stage) if at else style.FAINT
     axes.bar(at, row.kilobytes, _WIDTH, color=colour, edgecolor=INK, linewidth=0.6)
-    size = f"{row.kilobytes:,.0f} kB" if row.kilobytes >= 100 else f"{row.kilobytes:,.1f} kB"
+    size = f"{row.kilobytes:,.{0 if row.kilobytes >= 100 else 1 if row.kilobytes >= 10 else 2}f} kB"
     if not at:
         _write(axes, at, row.kilobytes, size)
         return

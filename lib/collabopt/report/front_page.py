@@ -3,6 +3,8 @@
 It is made anew from the tables that are there, without TensorFlow.
 """
 
+import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from collabopt.config.scores import ACCURACY, Score
 from collabopt.config.stages import BASELINE, get_label
 from collabopt.report import html, tables
 from collabopt.report.directory import Report, find_links, find_reports, read_comparison, read_head
+from collabopt.report.report_comparison import name_page
 from collabopt.report.summary import find_varied_settings, format_setting
 from collabopt.report.table import Cell, Table, format_head
 from collabopt.storage import store
@@ -50,8 +53,28 @@ def write(directory: Path) -> Path:
             experiments=experiments,
             columns=[_get_score_head(reports), format_head(_SIZE)],
             published=_tabulate_published(reports),
+            compared=_list_compared(reports),
             stages=Table("Every stage of every report", rows, _NOTE),
         )
+
+
+def _list_compared(reports: list[Report]) -> list[dict[str, Any]]:
+    """What the script needs to compare two reports: their stages, and the pages that compare them already."""
+    listed = [report for report in reports if not report.is_sweep and len(report.table)]
+    names = [report.place.as_posix() for report in listed]
+    made = {path.name for path in (listed[0].root / "compare").glob("*.html")} if listed else set()
+    found = []
+    for name, report in zip(names, listed, strict=True):
+        score, stages = report.score, {}
+        for row in report.table[report.table["scheme"].fillna("").ne("tfmot")].to_dict("records"):
+            error = row.get(f"{score.test_int8}_error", math.nan)
+            figures = row[score.test_int8] / score.scale, 2 * error / score.scale, row["gzip_bytes"] / 1000
+            known = [round(one, 4) if math.isfinite(one) else None for one in figures]
+            stages.setdefault(get_label(row["stage"]), known)
+        pages = {other: name_page([name, other]) for other in names if name_page([name, other]) in made}
+        about = {"title": format_head(get_metric(score.test_int8)), "lower": score.lower_is_better}
+        found.append({"name": name, "data": json.dumps(about | {"stages": stages, "pages": pages}, ensure_ascii=False)})
+    return found
 
 
 def _describe(report: Report) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Pages from templates, and the PNG figures that they embed."""
+"""Pages from templates, and the figures that they embed: PNG files, or SVG where a figure has texts to hover over."""
 
 import base64
 import functools
@@ -13,12 +13,12 @@ from urllib.parse import quote
 
 import jinja2
 import numpy as np
-import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 from pygments.formatters import HtmlFormatter
 
+from collabopt.figures.style import number_ids
 from collabopt.storage import atomic
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -85,26 +85,27 @@ def write_index(
     return write_page(directory / "index.html", body, contents, **about)
 
 
-def make_picture(
-    draw: Callable[[pd.DataFrame], Figure], rows: pd.DataFrame, caption: str, csv: str
-) -> dict[str, Any] | None:
+def make_picture(draw: Callable[[Any], Figure | None], rows: Any, caption: str, csv: str) -> dict[str, Any] | None:
     """Draw a figure for the macro `figure` of `table.html.j2`.
 
     Args:
         draw: The function of `figures` that draws it.
-        rows: Its data.
+        rows: Its data, a table or several by name.
         caption: Caption.
         csv: The file with its data, relative to the page.
 
     Returns:
-        The variables of the macro; None without rows.
+        The variables of the macro; None without rows or without a figure.
     """
-    if not len(rows):
+    figure = draw(rows) if len(rows) else None
+    if figure is None:
         return None
-    figure = draw(rows)
+    about = {"alt": figure.alt, "caption": caption, "csv": csv}
+    if figure.hovers:
+        return about | {"svg": Markup(number_ids(figure.svg(), re.sub(r"\W+", "-", caption.lower())))}
     width, height = (round(96 * inches) for inches in figure.get_size_inches())
     png = base64.b64encode(shrink_png(figure.png())).decode()
-    return {"png": png, "alt": figure.alt, "caption": caption, "csv": csv, "width": width, "height": height}
+    return about | {"png": png, "width": width, "height": height}
 
 
 def shrink_png(png: bytes) -> bytes:

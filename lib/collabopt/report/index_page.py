@@ -12,11 +12,13 @@ from pygments.lexers import YamlLexer
 
 from collabopt.config.metrics import get_metric
 from collabopt.config.stages import OPTIONAL_STAGES, build_tree, get_notebooks
-from collabopt.figures import draw_layer_properties, draw_sizes, draw_tree
-from collabopt.report import html, navigation, provenance, tables
+from collabopt.figures import draw_confusion, draw_layer_properties, draw_sizes, draw_timeline, draw_tree
+from collabopt.figures.timeline import select_batch
+from collabopt.report import change_tables, html, navigation, provenance, tables
 from collabopt.report.directory import read_comparison, read_head, read_rows, read_run
 from collabopt.report.glossary import GLOSSARY
 from collabopt.report.verdict import make_verdict
+from collabopt.storage import timeline
 
 
 def write(
@@ -42,7 +44,8 @@ def write(
     title = next(name for name in names if isinstance(name, str) and name)
     comment, published = re.match(r"(?:#.*\n?)*", experiment_text).group(), read_comparison(directory)
     lead = [line.lstrip("#").strip() for line in comment.splitlines()]
-    setting = provenance.describe_setting(directory)
+    setting, confusion = provenance.describe_setting(directory), change_tables.read_rows(directory, "confusion")
+    times = select_batch(timeline.read(directory), run.get("start"))
     page = html.write_index(
         directory,
         "index.html.j2",
@@ -58,8 +61,11 @@ def write(
         scatter=html.make_picture(draw_sizes, results, "Size against quality", "results.csv"),
         variants=tables.variants(variants, directory) if len(variants) else None,
         published=tables.compared(published) if len(published) else None,
+        changes=change_tables.read(directory),
+        confusion=html.make_picture(draw_confusion, confusion, "Confusions on validation", "changed_confusion.csv"),
         layers=html.make_picture(draw_layer_properties, layers, "Sparsity and unique weights by layer", "layers.csv"),
         notebooks=_list_notebooks(directory, status or {}),
+        timeline=html.make_picture(draw_timeline, times, "What ran when", "timeline.csv"),
         groups=_group_parameters(run),
         experiment_text=_highlight(experiment_text),
         files=_list_files(directory),

@@ -18,6 +18,7 @@ from nbconvert.exporters.html import HTMLExporter
 from nbconvert.filters import strip_ansi
 from PIL import Image
 
+from collabopt.figures.style import number_ids
 from collabopt.report import html, provenance
 from collabopt.storage import atomic
 
@@ -47,8 +48,11 @@ def write_page(notebook: Path, page: Path, links: dict[str, str], download: str 
     cells = nbformat.read(notebook, as_version=4)
     cells.cells = [cell for cell in cells.cells if not _DROPPED & set(cell.metadata.get("tags", []))]
     failure = _find_failure(cells)
-    for cell in cells.cells:
+    for number, cell in enumerate(cells.cells):
         _name_figure_data(cell, page.parent)
+        for place, output in enumerate(cell.get("outputs", [])):
+            if "inline_svg" in output.get("metadata", {}):
+                output.metadata.inline_svg = number_ids(output.metadata.inline_svg, f"figure-{number}-{place}")
     exported, _ = _make_exporter().from_notebook_node(cells, {"metadata": {"path": str(notebook.parent.resolve())}})
     body = bs4.BeautifulSoup(exported, "html.parser")
     _remove_loading(body)
@@ -197,13 +201,13 @@ def _make_id(text: str, taken: set[str]) -> str:
 
 def _describe_media(body: bs4.BeautifulSoup) -> None:
     """Describe figures and tables for screen readers, and let wide ones scroll in themselves."""
-    for number, image in enumerate(body.find_all("img"), 1):
+    for number, image in enumerate(body.select("img:not(.example), figure > svg"), 1):
         figure = image.find_parent("figure") or image
         about = figure.attrs.pop("data-about", "")
         label = f"Figure {number}{about and f', {about}'}: {_find_section(image)}"
-        if _has_no_alt(image):
-            image["alt"] = label
-        _fit_image(image)
+        if image.name == "img":
+            image["alt"] = label if _has_no_alt(image) else image["alt"]
+            _fit_image(image)
         if figure is not image:
             image.wrap(_make_scroll_box(body, "scroll", "group", label))
     for number, table in enumerate(body.find_all("table"), 1):

@@ -33,6 +33,7 @@ class Cell:
         title: Tooltip.
         kind: CSS class: "number", "missing", "no" (flagged in red), "wrap" (long text).
         mark: Colour and marker of a stage in figures.
+        picture: PNG in base64, shown instead of `text`, which describes it.
     """
 
     text: str = ""
@@ -42,6 +43,7 @@ class Cell:
     title: str = ""
     kind: str = ""
     mark: tuple[str, str] | None = None
+    picture: str = ""
 
     @classmethod
     def from_number(

@@ -18,7 +18,7 @@ from collabopt.config import published
 from collabopt.config.metrics import Metric, get_metric
 from collabopt.config.scores import find_score
 from collabopt.config.stages import STAGES, get_label, list_stages
-from collabopt.report.class_tables import classes, flips
+from collabopt.report.change_tables import changed_layers, classes, flips
 from collabopt.report.directory import find_links, get_scheme, read_run
 from collabopt.report.kernel_tables import PRESERVED, activations, coding, kernel_by_kernel, layers, ranges, verdicts
 from collabopt.report.quantization_tables import quantization, tensors
@@ -32,9 +32,9 @@ if TYPE_CHECKING:  # these import TensorFlow, which pages do without
     from collabopt.analysis.preflight import Finding
     from collabopt.run import Run
 
-__all__ = ["activations", "classes", "coding", "compared", "findings", "flips", "guide", "imported", "inference"]
-__all__ += ["kernel_by_kernel", "layers", "quantization", "ranges", "results", "schemes", "search", "shape", "sizes"]
-__all__ += ["stages", "tensors", "times", "variants", "verdicts"]
+__all__ = ["activations", "changed_layers", "classes", "coding", "compared", "findings", "flips", "guide", "imported"]
+__all__ += ["inference", "kernel_by_kernel", "layers", "quantization", "ranges", "results", "schemes", "search"]
+__all__ += ["shape", "sizes", "stages", "tensors", "times", "variants", "verdicts"]
 
 _RESULTS_NOTE = (
     "Scores are on the test split unless the head says validation; ± is two standard errors over its examples. INT8 is "

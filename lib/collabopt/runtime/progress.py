@@ -131,9 +131,13 @@ def format_duration(seconds: float) -> str:
     return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
 
 
-def now() -> str:
-    """Return the local time in ISO 8601, with its zone, to the second."""
-    return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+def now(precision: str = "seconds") -> str:
+    """Return the local time in ISO 8601, with its zone.
+
+    Args:
+        precision: "seconds" or "milliseconds".
+    """
+    return datetime.datetime.now().astimezone().isoformat(timespec=precision)
 
 
 class Clock:

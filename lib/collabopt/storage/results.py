@@ -4,7 +4,6 @@ Notebooks of one batch write at the same time: each row has a key, each file is 
 the writers.
 """
 
-import hashlib
 import json
 import os
 import platform
@@ -21,7 +20,7 @@ from collabopt.config.experiment import Experiment
 from collabopt.config.scores import Score, find_score
 from collabopt.config.stages import OPTIONAL_STAGES, Stage, get_lineage, list_stages
 from collabopt.runtime import progress
-from collabopt.storage import atomic, store
+from collabopt.storage import atomic, timeline
 
 KEY = [
     *("experiment", "stage", "scheme", "seed"),
@@ -109,7 +108,9 @@ def list_columns(score: Score) -> list[str]:
     ]
 
 
-def record(directory: Path, result: dict[str, Any], layers: pd.DataFrame, about: dict[str, Any]) -> None:
+def record(
+    directory: Path, result: dict[str, Any], layers: pd.DataFrame, about: dict[str, Any], times: tuple[str, str]
+) -> None:
     """Write the rows of a finished stage, and run.json, to a report directory.
 
     Rows of the same stage, scheme and seed are replaced. Tables of an experiment that has changed since are started
@@ -120,9 +121,11 @@ def record(directory: Path, result: dict[str, Any], layers: pd.DataFrame, about:
         result: The columns of results.csv, the key columns among them.
         layers: The columns of layers.csv without the key columns, one row per kernel.
         about: The content of run.json.
+        times: When the stage began, and whether it was "trained" or comes from the "store", for timeline.csv.
     """
-    lock = hashlib.sha256(str(directory).encode()).hexdigest()[:16]
-    with store.lock(loading.DATA / "locks" / f"{lock}.lock"):
+    own = {name: result[name] for name in ("stage", "scheme", "seed")}
+    timeline.record(directory, *times, os.environ.get("COLLABOPT_NOTEBOOK", ""), **own)
+    with timeline.lock(directory):
         _drop_tables_of_another_experiment(directory, about["experiment"])
         columns = list_columns(find_score(result)) + [column for column in _AUC if column in result]
         shape = [column for column in OPTIONAL_KEY if column in result]

@@ -10,7 +10,7 @@ import numpy as np
 
 from collabopt.tflite.graphs import list_operators, list_tensors, open_graphs
 
-_BIASES = {"CONV_2D": 2, "DEPTHWISE_CONV_2D": 2, "FULLY_CONNECTED": 2, "TRANSPOSE_CONV": 3}
+BIASES = {"CONV_2D": 2, "DEPTHWISE_CONV_2D": 2, "FULLY_CONNECTED": 2, "TRANSPOSE_CONV": 3}
 """Operators with a kernel as their second input, and which input is the bias."""
 
 
@@ -249,11 +249,11 @@ def list_kernels(tflite: bytes | bytearray) -> Iterator[Kernel]:
         return content.view(dtype).reshape(tensor.ShapeAsNumpy()) if is_constant else None
 
     for kind, operator in list_operators(model, graph):
-        if kind not in _BIASES or graph.Tensors(operator.Inputs(1)).Type() != schema.TensorType.INT8:
+        if kind not in BIASES or graph.Tensors(operator.Inputs(1)).Type() != schema.TensorType.INT8:
             continue
         kernel, output = graph.Tensors(operator.Inputs(1)), graph.Tensors(operator.Outputs(0))
         scales, int8_values = kernel.Quantization().ScaleAsNumpy(), read_tensor(operator.Inputs(1))
-        place = _BIASES[kind]
+        place = BIASES[kind]
         has_bias = operator.InputsLength() > place and operator.Inputs(place) >= 0
         bias = read_tensor(operator.Inputs(place)) if has_bias else None
         if int8_values is not None:

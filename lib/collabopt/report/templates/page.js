@@ -109,3 +109,52 @@ document.querySelectorAll("table[data-sortable]").forEach((table) => {
     filter(table, field.value.toLowerCase().split(/\s+/).filter(Boolean), status);
   });
 });
+
+// On the page of all reports, two reports that are ticked are compared, stage by stage, from data in the page.
+const digits = (value, count) => value.toFixed(count).replace("-", "−");
+
+function make(name, text = "", attributes = {}) {
+  const element = Object.assign(document.createElement(name), attributes);
+  element.textContent = text;
+  return element;
+}
+
+function compareStages([one, other]) {
+  const heads = ["Stage", ...[one, other].map(({ name, title }) => `${name}: ${title}`), "Gain",
+    ...[one, other].map(({ name }) => `${name}: gzip (kB)`), "Size ÷ first"];
+  const table = make("table", "", { className: "results" });
+  table.append(make("caption", `${other.name} against ${one.name}: int8 files on test, ± two standard errors; ≈: within noise`));
+  const line = table.createTHead().insertRow();
+  heads.forEach((head, at) => line.append(make("th", head, { scope: "col", className: at ? "number" : "" })));
+  const body = table.createTBody();
+  Object.keys({ ...one.stages, ...other.stages }).forEach((stage) => {
+    const row = body.insertRow();
+    const [first, second] = [one, other].map(({ stages }) => stages[stage] ?? [null, null, null]);
+    const both = (at) => first[at] !== null && second[at] !== null;
+    const show = ([score, noise]) => (score === null ? "–" : digits(score, 2) + (noise === null ? "" : ` ± ${digits(noise, 2)}`));
+    const gain = both(0) ? (second[0] - first[0]) * (one.lower ? -1 : 1) : null;
+    const isNoise = both(1) && Math.abs(gain) <= Math.hypot(first[1], second[1]);
+    row.append(make("th", stage, { scope: "row" }));
+    [show(first), show(second), gain === null ? "–" : digits(gain, 2) + (isNoise ? " ≈" : ""),
+      ...[first, second].map(([, , size]) => (size === null ? "–" : digits(size, 2))),
+      both(2) ? digits(second[2] / first[2], 3) : "–"].forEach((text) => row.append(make("td", text, { className: "number" })));
+  });
+  return table;
+}
+
+const boxes = [...document.querySelectorAll("[data-report]")];
+if (boxes.length) document.getElementById("compare-reports").hidden = false;
+boxes.forEach((box) => box.addEventListener("change", () => {
+  const ticked = boxes.filter(({ checked }) => checked);
+  boxes.forEach((other) => { other.disabled = ticked.length > 1 && !other.checked; });
+  const [place, pair] = [document.getElementById("compared"), ticked.map(({ value, dataset }) => ({ name: value, ...JSON.parse(dataset.report) }))];
+  place.replaceChildren();
+  if (pair.length < 2) return;
+  const scroll = make("div", "", { className: "table", tabIndex: 0, role: "region", ariaLabel: "Comparison of two reports" });
+  scroll.append(pair[0].title === pair[1].title ? compareStages(pair) : make("p", "The two reports have different scores."));
+  const page = pair[0].pages[pair[1].name] ?? pair[1].pages[pair[0].name];
+  const more = make("p", page ? "" : "Settings, curves and densities: ", { className: "note" });
+  more.append(page ? make("a", "Settings, curves and densities of the two", { href: `compare/${encodeURIComponent(page)}` })
+    : make("code", `make compare A="${pair[0].name}" B="${pair[1].name}"`));
+  place.append(scroll, more);
+}));

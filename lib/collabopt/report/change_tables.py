@@ -1,0 +1,145 @@
+"""What changed from the baseline to the chosen file: accuracy per class, examples that flipped, and layers.
+
+All functions take tables of `deploy.changes`, or the same read from CSV files as text.
+"""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pandas as pd
+
+from collabopt.config.metrics import Metric, get_metric
+from collabopt.report.table import Cell, Table
+from collabopt.storage.results import to_numbers
+
+_COUNT, _DECIBELS = Metric("count", "count"), Metric("snr_db", "SNR", digits=1, missing="")
+_KB = dataclasses.replace(get_metric("tflite_bytes"), missing="")
+_LAYERS_NOTE = (
+    "Kernel and biases of each layer. MACs: multiplications per example. gzip: the layer alone, compressed. SNR: "
+    "signal-to-noise ratio of the layer's output in this file against the float32 baseline, on a few validation "
+    "examples; it falls with training, too. kB are 1,000 bytes."
+)
+
+
+def read(directory: Path) -> dict[str, Table]:
+    """Tabulate what changed from the files that a search left in a report.
+
+    Args:
+        directory: The report directory.
+
+    Returns:
+        The tables `classes`, `flips` and `layers` with rows; none without such files.
+    """
+    made = {"classes": classes, "flips": flips, "layers": changed_layers}
+    tables = {name: make(read_rows(directory, name)) for name, make in made.items()}
+    return {name: table for name, table in tables.items() if table.rows}
+
+
+def read_rows(directory: Path, name: str) -> pd.DataFrame:
+    """Read a table of `deploy.changes` as text.
+
+    Args:
+        directory: The report directory.
+        name: Name of the table.
+
+    Returns:
+        Its rows; none if the file cannot be read.
+    """
+    try:
+        return pd.read_csv(directory / f"changed_{name}.csv", dtype=str, keep_default_na=False)
+    except (OSError, ValueError):
+        return pd.DataFrame()
+
+
+def classes(rows: pd.DataFrame) -> Table:
+    """Tabulate accuracy per class on validation, of the float32 baseline and of the chosen file.
+
+    Args:
+        rows: `Changes.classes`.
+
+    Returns:
+        The table, one row per class; without rows if the task has no class per example.
+    """
+    if rows.empty:
+        return Table("The task has no class per example, so there is no accuracy per class.", [])
+    metric, found = get_metric("accuracy"), []
+    for row in to_numbers(rows, ["examples", "before", "after", "newly_wrong", "newly_right"]).to_dict("records"):
+        found.append(
+            {
+                "Class": row["class"],
+                "Examples": Cell.from_number(row["examples"], _COUNT),
+                "Baseline float32 (%)": Cell.from_number(row["before"], metric),
+                f"{row['file']} (%)": Cell.from_number(row["after"], metric),
+                "Newly wrong": _make_count(row["newly_wrong"]),
+                "Newly right": _make_count(row["newly_right"]),
+            }
+        )
+    return Table("Accuracy by class of validation", found)
+
+
+def flips(rows: pd.DataFrame) -> Table:
+    """Tabulate the validation examples for which the float32 baseline and the chosen file predict different classes.
+
+    Args:
+        rows: `Changes.flips`.
+
+    Returns:
+        The table, one row per example: its place in the split, its picture, file or values, its class and both
+        predictions.
+    """
+    if rows.empty:
+        return Table("No prediction of an example flipped.", [])
+    found = []
+    for row in rows.to_dict("records"):
+        name, verdict = f"{row['example']}", row["verdict"]
+        found.append(
+            {
+                "Example": Cell(name, float(name), kind="number"),
+                "Picture": Cell(f"Example {name}: {row['class']}", picture=row["picture"]) if row["picture"] else "",
+                "File": Cell(row["file"], kind="wrap"),
+                "Values": Cell(row["features"], kind="wrap"),
+                "Class": str(row["class"]),
+                "Baseline float32 says": str(row["before"]),
+                "Chosen file says": str(row["after"]),
+                "Verdict": Cell(verdict, kind="no") if verdict == "newly wrong" else verdict,
+            }
+        )
+    total = int(rows["count"].iloc[0])
+    more = f" The first {len(rows)} of {total} are shown." if total > len(rows) else ""
+    return Table(f"Examples of validation whose prediction flipped.{more}", found).drop_empty_columns()
+
+
+def changed_layers(rows: pd.DataFrame) -> Table:
+    """Tabulate the layers of the chosen file beside those of the float32 baseline.
+
+    Args:
+        rows: `Changes.layers`.
+
+    Returns:
+        The table, one row per layer with weights, and their sum; without rows for a file of another runtime.
+    """
+    if rows.empty:
+        return Table("The chosen file is for another runtime, so its layers are not compared.", [])
+    numbers = ["parameters", "multiplications", "bytes", "gzip_bytes", "baseline_bytes", "snr_db"]
+    rows, found, name = to_numbers(rows, numbers), [], rows["chosen"].iloc[0]
+    sums = {column: rows[column].sum(min_count=1) for column in numbers[:-1]} | {"snr_db": math.nan}
+    for row in [*rows.to_dict("records"), {"layer": "all", "operator": "", "shape": "", **sums}]:
+        found.append(
+            {
+                "Layer": row["layer"],
+                "Operator": row["operator"],
+                "Kernel": row["shape"],
+                "Parameters": Cell.from_number(row["parameters"], _COUNT),
+                "MACs": Cell.from_number(row["multiplications"], _COUNT, "not known"),
+                "Baseline float32: kB": Cell.from_number(row["baseline_bytes"], _KB),
+                f"{name}: kB": Cell.from_number(row["bytes"], _KB),
+                f"{name}: gzip (kB)": Cell.from_number(row["gzip_bytes"], _KB),
+                f"{name}: SNR (dB)": Cell.from_number(row["snr_db"], _DECIBELS),
+            }
+        )
+    return Table("Layers of the chosen file", found, _LAYERS_NOTE).drop_empty_columns()
+
+
+def _make_count(count: float) -> Cell:
+    return Cell(f"{count:.0f}" if count else "", int(count), kind="number")

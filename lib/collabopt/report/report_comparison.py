@@ -1,0 +1,299 @@
+"""Finished reports beside each other: settings, verdicts, stages, training curves and weight densities.
+
+The command `compare` writes them as a page; the notebook `compare` shows the same tables and figures.
+"""
+
+import json
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from collabopt.config import loading
+from collabopt.config.experiment import ExperimentError
+from collabopt.config.metrics import get_metric
+from collabopt.config.scores import find_score
+from collabopt.deploy import recommendation
+from collabopt.figures import overlays
+from collabopt.report import html, verdict
+from collabopt.report.answers import Answer
+from collabopt.report.directory import read_run
+from collabopt.report.table import Cell, Table, format_head
+from collabopt.storage import results
+
+_CURVES, _DENSITIES = "*-training.csv", "*-density.csv"
+
+
+def compare(names: list[str]) -> int:
+    """Write the page that compares reports, and print where it is.
+
+    Args:
+        names: As in `find_reports`.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        ExperimentError: There are fewer than two reports, or one does not exist.
+    """
+    print(f"page: {write(names)}", file=sys.stdout)
+    return 0
+
+
+def find_reports(names: Sequence[str]) -> dict[str, Path]:
+    """Find the directories of reports.
+
+    Args:
+        names: Their directories relative to that of all reports: "digits", "digits/sparsity=0.8".
+
+    Returns:
+        The directories by name.
+
+    Raises:
+        ExperimentError: There are fewer than two reports, or one does not exist.
+    """
+    names = list(dict.fromkeys(name.removeprefix("reports/").strip("/") for name in names))
+    if len(names) < 2:
+        raise ExperimentError('compare: expected two reports or more: make compare A=digits B="digits/sparsity=0.8"')
+    for name in names:
+        if not (loading.REPORTS / name / "results.csv").is_file():
+            known = sorted(path.parent.relative_to(loading.REPORTS).as_posix() for path in _list_results())
+            raise ExperimentError(f"compare: {name}: no such report{loading.suggest(name, known)}")
+    return {name: loading.REPORTS / name for name in names}
+
+
+def find_others(run: Any, others: Sequence[str | dict[str, Any]] | None) -> dict[str, Path]:
+    """Find the report of a run and those to compare it with.
+
+    Args:
+        run: The run.
+        others: Names as in `find_reports`, or overrides of the run's experiment: {"sparsity": 0.8}. None takes all
+            other settings of the experiment.
+
+    Returns:
+        The directories by name, that of the run first.
+
+    Raises:
+        ExperimentError: There is no other report, or one does not exist.
+    """
+    first = run.directory.relative_to(loading.REPORTS).as_posix()
+    if others is None:
+        found = [path.parent.relative_to(loading.REPORTS) for path in _list_results()]
+        own = Path(first).parts[0]
+        others = sorted(place.as_posix() for place in found if place.parts[0] == own and len(place.parts) < 3)
+    directories = [
+        loading.find_report_directory(str(run.source), **other).relative_to(loading.REPORTS).as_posix()
+        if isinstance(other, dict)
+        else other
+        for other in others
+    ]
+    if not {*directories} - {first}:
+        raise ExperimentError(
+            f"others={others}: no other report of {run.experiment.name}; make one, such as make report "
+            f'EXPERIMENT={run.experiment.name} SET="sparsity=0.8"'
+        )
+    return find_reports([first, *directories])
+
+
+def name_page(names: Sequence[str]) -> str:
+    """Return the name of the page that compares reports, in `compare/` of the directory of all reports.
+
+    Args:
+        names: Names of the reports.
+    """
+    return re.sub(r"[^\w.,=+-]", "_", "+".join(names))[:150] + ".html"
+
+
+def write(names: Sequence[str]) -> Path:
+    """Write the page that compares reports.
+
+    Args:
+        names: As in `find_reports`.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        ExperimentError: There are fewer than two reports, or one does not exist.
+    """
+    places = find_reports(names)
+    page = loading.REPORTS / "compare" / name_page([*places])
+    page.parent.mkdir(parents=True, exist_ok=True)
+    title = f"{' and '.join(places)}: what differs?"
+    pictures = {"curves": (draw_curves, "Training curves"), "densities": (draw_densities, "Weight densities")}
+    values = {
+        "title": title,
+        "answer": describe(places),
+        "tables": {
+            "settings": tabulate_settings(places),
+            "verdicts": tabulate_verdicts(places, page.parent),
+            "stages": tabulate_stages(places),
+        },
+    } | {name: html.make_picture(draw, places, caption, "") for name, (draw, caption) in pictures.items()}
+    body = html.render("compare.html.j2", **values)
+    contents = [(2, *heading) for heading in re.findall(r'<h2 id="(.+?)">(.+?)</h2>', body)]
+    about = {"title": title, "description": title, "links": {"../index.html": "All reports"}, "wide": True}
+    return html.write_page(page, body, contents, **about)
+
+
+def describe(places: dict[str, Path]) -> Answer:
+    """Return which report recommends the smallest file, and what that costs.
+
+    Args:
+        places: Directories of the reports by name.
+    """
+    found = {name: recommendation.recommend(place) for name, place in places.items()}
+    known = {name: one for name, one in found.items() if one}
+    if len(known) < 2:
+        return Answer("Fewer than two of these reports recommend a file, so the notebook deployment_tree is missing.")
+    size = get_metric("gzip_bytes")
+    best = min(known, key=lambda name: known[name].variant[size.name])
+    told = [
+        f"{name} recommends {one.name}, {size.format(one.variant[size.name])} {size.unit} after gzip, whose "
+        f"{one.score.title} on validation {verdict.describe_drop(one, one.variant)}"
+        for name, one in known.items()
+    ]
+    return Answer(f"{best} has the smallest recommended file: {'; '.join(told)}.")
+
+
+def tabulate_settings(places: dict[str, Path]) -> Table:
+    """Tabulate the settings, data and versions that are not the same in all reports.
+
+    Args:
+        places: Directories of the reports by name.
+
+    Returns:
+        The table, one row per key; without rows if all are the same.
+    """
+    runs = {name: _flatten(read_run(place)) for name, place in places.items()}
+    hidden = ("start", "end", "experiment.name")
+    keys = [key for key in dict.fromkeys(key for run in runs.values() for key in run) if key not in hidden]
+    different = [key for key in keys if len({str(run.get(key)) for run in runs.values()}) > 1]
+    lines = [{"Key": key, **{name: str(run.get(key, "")) for name, run in runs.items()}} for key in different]
+    return Table("Settings that differ" if lines else "All settings are the same.", lines)
+
+
+def _flatten(values: Any, above: str = "") -> dict[str, Any]:
+    if not isinstance(values, dict):
+        return {above: json.dumps(values, ensure_ascii=False)}
+    found = {}
+    for key, value in values.items():
+        found |= _flatten(value, f"{above}.{key}" if above else str(key))
+    return found
+
+
+def tabulate_verdicts(places: dict[str, Path], page: Path) -> Table:
+    """Tabulate the recommended file of each report.
+
+    Args:
+        places: Directories of the reports by name.
+        page: Directory of the page that shows the table, for its links.
+
+    Returns:
+        The table, one row per report.
+    """
+    lines, size = [], get_metric("gzip_bytes")
+    for name, place in places.items():
+        found = recommendation.recommend(place)
+        index = place / "index.html"
+        cells = {"Report": Cell(name, href=Path(os.path.relpath(index, page)).as_posix() if index.is_file() else "")}
+        if found:
+            drop, noise = found.get_drop(found.variant)
+            cells |= {
+                "File to deploy": found.name + (f", which misses {found.describe_misses()}" if found.misses else ""),
+                format_head(size): Cell.from_number(found.variant[size.name], size),
+                "Validation drop": Cell(found.score.format_spread(drop, noise, is_drop=True), drop, kind="number"),
+                "Against the baseline": Cell(verdict.describe_drop(found, found.variant), kind="wrap"),
+            }
+        lines.append({"Report": "", "File to deploy": "no search", **cells})
+    columns = list(dict.fromkeys(key for line in lines for key in line))
+    return Table("Recommended files", [{key: line.get(key, "") for key in columns} for line in lines])
+
+
+def tabulate_stages(places: dict[str, Path]) -> Table:
+    """Tabulate the int8 files of the reports, and how they differ from those of the first.
+
+    Args:
+        places: Directories of the reports by name.
+
+    Returns:
+        The table, one row per stage.
+    """
+    rows = {name: results.read(place / "results.csv") for name, place in places.items()}
+    first = next(iter(rows))
+    score, size = find_score(rows[first]), get_metric("gzip_bytes")
+    metric, own = get_metric(score.test_int8), {}
+    for name, table in rows.items():
+        table = results.select_first_setting(table[table.get("scheme", "") != "tfmot"], "stage")
+        own[name] = {row["stage"]: row for row in table.to_dict("records")}
+    lines = []
+    for stage in dict.fromkeys(stage for report in own.values() for stage in report):
+        line, base = {"Stage": Cell.from_stage(stage)}, own[first].get(stage, {})
+        for name, report in own.items():
+            row = report.get(stage, {})
+            value, error = (row.get(key, math.nan) for key in (metric.name, f"{metric.name}_error"))
+            line[f"{name}: {metric.title[0].upper()}{metric.title[1:]} ({metric.unit})"] = Cell.from_number(
+                value, metric, "–", 2 * error
+            )
+            line[f"{name}: {size.heading}"] = Cell.from_number(row.get(size.name, math.nan), size, "–")
+            if name != first:
+                noise = 2 * math.hypot(error, base.get(f"{metric.name}_error", math.nan))
+                drop = score.compute_drop(base.get(metric.name, math.nan), value)
+                within = " ≈" if abs(drop) <= noise else ""
+                text = score.format_spread(0.0 - drop, noise, is_drop=True) + within if math.isfinite(drop) else "–"
+                line[f"{name}: Gain"] = Cell(text, -drop if math.isfinite(drop) else "", kind="number")
+                ratio = row.get(size.name, math.nan) / base.get(size.name, math.nan)
+                line[f"{name}: Size ÷ first"] = Cell(f"{ratio:.3f}" if math.isfinite(ratio) else "–", kind="number")
+        lines.append(line)
+    note = (
+        f"Scores of the int8 files on test, ± two standard errors. Gain: against {first}, with the errors of both "
+        "added as if independent; ≈: within that noise. Size ÷ first: gzip sizes."
+    )
+    return Table("Stages", lines, note)
+
+
+def draw_curves(places: dict[str, Path], csv: Path | None = None) -> Figure | None:
+    """Draw the training curves of the reports over one another.
+
+    Args:
+        places: Directories of the reports by name.
+        csv: File for the data.
+
+    Returns:
+        The figure; None if the reports have no curve in common.
+    """
+    return _draw(overlays.draw_curves, places, _CURVES, csv)
+
+
+def draw_densities(places: dict[str, Path], csv: Path | None = None) -> Figure | None:
+    """Draw the weight densities of the reports over one another.
+
+    Args:
+        places: Directories of the reports by name.
+        csv: File for the data.
+
+    Returns:
+        The figure; None if the reports have no density in common.
+    """
+    return _draw(overlays.draw_densities, places, _DENSITIES, csv)
+
+
+def _draw(draw: Callable, places: dict[str, Path], pattern: str, csv: Path | None) -> Figure | None:
+    frames = {name: [pd.read_csv(path) for path in _list_figures(place, pattern)] for name, place in places.items()}
+    if not all(frames.values()):
+        return None
+    return draw({name: pd.concat(found).drop_duplicates() for name, found in frames.items()}, csv)
+
+
+def _list_figures(place: Path, pattern: str) -> list[Path]:
+    return sorted(path for path in (place / "figures").glob(pattern) if not path.name.startswith("compare-"))
+
+
+def _list_results() -> list[Path]:
+    return [*loading.REPORTS.rglob("results.csv")]
