@@ -1,6 +1,7 @@
 """The page that compares reports: what differs, by how much, and what is not a report."""
 
 import json
+from types import SimpleNamespace
 
 import bs4
 import pandas as pd
@@ -9,7 +10,7 @@ import pytest
 from collabopt import __main__
 from collabopt.config import loading
 from collabopt.config.experiment import ExperimentError
-from collabopt.report import report_comparison
+from collabopt.report import answers, report_comparison
 
 HOSTILE = "<b>x</b>"
 
@@ -52,3 +53,43 @@ def test_a_report_that_is_not_there_is_named(capsys):
     assert "two/sparsity=0.9: no such report; did you mean two/sparsity=0.8?" in capsys.readouterr().err
     with pytest.raises(ExperimentError, match="expected two reports or more"):
         report_comparison.write(["one", "one"])
+
+
+def test_a_run_is_compared_with_the_other_settings_of_its_experiment(tmp_path):
+    run = SimpleNamespace(
+        directory=tmp_path / "one", source=loading.find_experiment("digits"), experiment=SimpleNamespace(name="one")
+    )
+    with pytest.raises(ExperimentError, match=r"others=None: no other report of one; make one, such as make report"):
+        report_comparison.find_others(run, None)
+    assert list(report_comparison.find_others(run, ["two/sparsity=0.8"])) == ["one", "two/sparsity=0.8"]
+    (tmp_path / "two").rename(tmp_path / "digits")
+    (tmp_path / "one").rename(tmp_path / "digits" / "seed=3")
+    run.directory = tmp_path / "digits" / "seed=3"
+    for others in (None, [{"sparsity": 0.8}]):
+        assert list(report_comparison.find_others(run, others)) == ["digits/seed=3", "digits/sparsity=0.8"]
+
+
+def test_figures_of_a_comparison_have_their_data_and_are_not_compared_again(tmp_path):
+    places = report_comparison.find_reports(["one", "two/sparsity=0.8"])
+    csv = tmp_path / "one" / "figures" / "compare-density.csv"
+    report_comparison.draw_densities(places, csv)
+    assert pd.read_csv(csv)["report"].value_counts().to_dict() == dict.fromkeys(places, 2)
+    report_comparison.draw_densities(places, csv)
+    assert len(pd.read_csv(csv)) == 4
+    (tmp_path / "one" / "figures" / "pqat-training.csv").unlink()
+    assert report_comparison.draw_curves(places) is None
+
+
+def test_the_answer_names_the_report_with_the_smallest_file():
+    places = report_comparison.find_reports(["one", "two/sparsity=0.8"])
+    assert "Fewer than two" in str(answers.describe_comparison(places))
+    for number, place in enumerate(places.values(), 1):
+        rows = {
+            "stage": "baseline",
+            "format": ["float32", "int8"],
+            "tflite": "model.tflite",
+            "validation_accuracy": 0.9,
+        }
+        sizes = {"gzip_bytes": [4000, 2000 / number], "validation_examples": 100, "validation_drop_error": 0.01}
+        pd.DataFrame(rows | sizes | {"accuracy": 0.9}).to_csv(place / "variants.csv", index=False)
+    assert str(answers.describe_comparison(places)).startswith("two/sparsity=0.8 has the smallest recommended file: ")

@@ -110,7 +110,7 @@ def test_all_stages_are_in_one_table(reports):
     rows = table(write(reports), "stages")
     # The five of a, of a with another sparsity, and of b; baseline and pruned once and two others a cell in the sweep.
     assert len(rows) == 5 + 5 + (2 + 2 * 2) + 5
-    assert rows[2][:7] == ["a", "", "clustered", "92.10", "0.90", "0.5", "50.0"]
+    assert rows[2][:7] == ["a", "", "clustered", "92.10", "0.90", "0.500", "50.0"]
     assert {row[1] for row in rows if row[1].startswith("sweep")} == {
         "sweep",
         "sweep: clusters 8",
@@ -225,3 +225,14 @@ def test_it_fetches_nothing_and_runs_one_script(reports):
     text = front_page.write(reports).read_text(encoding="utf-8")
     assert "default-src 'none'" in text
     assert not re.search(r'(?:src|href)="(?!data:|#)[a-z]+:', text)
+
+
+def test_the_script_gets_the_stages_of_every_report_and_the_pages_that_compare_two(reports):
+    (reports / "compare").mkdir()
+    (reports / "compare" / "a+b.html").touch()
+    boxes = write(reports).select("#compare-reports input")
+    assert [box["value"] for box in boxes] == ["a", "a/sparsity=0.8", "b"]  # a sweep has many rows per stage
+    told = json.loads(boxes[0]["data-report"])
+    assert told["stages"]["pruned"] == [92.5, None, 0.7]
+    assert told["pages"] == {"b": "a+b.html"}
+    assert "PCQAT" in told["stages"] and len(told["stages"]) == 4  # by this library's scheme

@@ -9,6 +9,7 @@ import dataclasses
 import html
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -17,6 +18,7 @@ from collabopt.analysis import comparison, sensitivity
 from collabopt.config.metrics import get_metric
 from collabopt.config.scores import find_score
 from collabopt.deploy import recommendation, targets
+from collabopt.report.verdict import describe_drop
 
 if TYPE_CHECKING:  # these import TensorFlow, which pages do without
     from collabopt.analysis.finished import Finished
@@ -150,6 +152,26 @@ def describe_deployment(found: Search) -> Answer:
     if found.run.directory is None:
         return Answer(targets.describe(targets.judge(found.table, found.targets), found.targets))
     return Answer(f"{recommendation.recommend(found.run.directory)}.")
+
+
+def describe_comparison(places: dict[str, Path]) -> Answer:
+    """Return which report recommends the smallest file, and what that costs.
+
+    Args:
+        places: Directories of the reports by name.
+    """
+    found = {name: recommendation.recommend(place) for name, place in places.items()}
+    known = {name: one for name, one in found.items() if one}
+    if len(known) < 2:
+        return Answer("Fewer than two of these reports recommend a file, so the notebook deployment_tree is missing.")
+    size = get_metric("gzip_bytes")
+    best = min(known, key=lambda name: known[name].variant[size.name])
+    told = [
+        f"{name} recommends {one.name}, {size.format(one.variant[size.name])} {size.unit} after gzip, whose "
+        f"{one.score.title} on validation {describe_drop(one, one.variant)}"
+        for name, one in known.items()
+    ]
+    return Answer(f"{best} has the smallest recommended file: {'; '.join(told)}.")
 
 
 def _describe_cost(base: Finished, stage: Finished, base_name: str) -> str:

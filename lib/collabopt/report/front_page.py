@@ -66,7 +66,7 @@ def _list_compared(reports: list[Report]) -> list[dict[str, Any]]:
     found = []
     for name, report in zip(names, listed, strict=True):
         score, stages = report.score, {}
-        for row in report.table[report.table["scheme"].fillna("").ne("tfmot")].to_dict("records"):
+        for row in report.table[report.table["scheme"].ne("tfmot")].to_dict("records"):
             error = row.get(f"{score.test_int8}_error", math.nan)
             figures = row[score.test_int8] / score.scale, 2 * error / score.scale, row["gzip_bytes"] / 1000
             known = [round(one, 4) if math.isfinite(one) else None for one in figures]

@@ -22,7 +22,6 @@ from collabopt.config.scores import find_score
 from collabopt.deploy import recommendation
 from collabopt.figures import overlays
 from collabopt.report import html, verdict
-from collabopt.report.answers import Answer
 from collabopt.report.directory import read_run
 from collabopt.report.table import Cell, Table, format_head
 from collabopt.storage import results
@@ -83,15 +82,16 @@ def find_others(run: Any, others: Sequence[str | dict[str, Any]] | None) -> dict
         ExperimentError: There is no other report, or one does not exist.
     """
     first = run.directory.relative_to(loading.REPORTS).as_posix()
+    known = others
     if others is None:
         found = [path.parent.relative_to(loading.REPORTS) for path in _list_results()]
         own = Path(first).parts[0]
-        others = sorted(place.as_posix() for place in found if place.parts[0] == own and len(place.parts) < 3)
+        known = sorted(place.as_posix() for place in found if place.parts[0] == own and len(place.parts) < 3)
     directories = [
         loading.find_report_directory(str(run.source), **other).relative_to(loading.REPORTS).as_posix()
         if isinstance(other, dict)
         else other
-        for other in others
+        for other in known
     ]
     if not {*directories} - {first}:
         raise ExperimentError(
@@ -129,7 +129,6 @@ def write(names: Sequence[str]) -> Path:
     pictures = {"curves": (draw_curves, "Training curves"), "densities": (draw_densities, "Weight densities")}
     values = {
         "title": title,
-        "answer": describe(places),
         "tables": {
             "settings": tabulate_settings(places),
             "verdicts": tabulate_verdicts(places, page.parent),
@@ -140,26 +139,6 @@ def write(names: Sequence[str]) -> Path:
     contents = [(2, *heading) for heading in re.findall(r'<h2 id="(.+?)">(.+?)</h2>', body)]
     about = {"title": title, "description": title, "links": {"../index.html": "All reports"}, "wide": True}
     return html.write_page(page, body, contents, **about)
-
-
-def describe(places: dict[str, Path]) -> Answer:
-    """Return which report recommends the smallest file, and what that costs.
-
-    Args:
-        places: Directories of the reports by name.
-    """
-    found = {name: recommendation.recommend(place) for name, place in places.items()}
-    known = {name: one for name, one in found.items() if one}
-    if len(known) < 2:
-        return Answer("Fewer than two of these reports recommend a file, so the notebook deployment_tree is missing.")
-    size = get_metric("gzip_bytes")
-    best = min(known, key=lambda name: known[name].variant[size.name])
-    told = [
-        f"{name} recommends {one.name}, {size.format(one.variant[size.name])} {size.unit} after gzip, whose "
-        f"{one.score.title} on validation {verdict.describe_drop(one, one.variant)}"
-        for name, one in known.items()
-    ]
-    return Answer(f"{best} has the smallest recommended file: {'; '.join(told)}.")
 
 
 def tabulate_settings(places: dict[str, Path]) -> Table:
