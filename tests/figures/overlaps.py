@@ -24,6 +24,9 @@ def find_overlaps(figure: Figure) -> list[str]:
     for axes in panels:
         for name, box in [*_list_marks(axes), *_list_spines(axes)]:
             found += [f"{text.get_text()!r} and a {name}" for text, own in corners if share_area(own, box)]
+        for one, line in _list_lines(axes):
+            crossed = [text for text, own in corners if text is not one and _crosses(line, own)]
+            found += [f"the line of {one.get_text()!r} crosses {text.get_text()!r}" for text in crossed]
     width, height = figure.bbox.size
     for text, own in corners:
         if own.min() < -1 or own[:, 0].max() > width + 1 or own[:, 1].max() > height + 1:
@@ -95,6 +98,22 @@ def _list_marks(axes: Axes):
         half = line.get_markersize() / 2 * axes.figure.dpi / 72
         for x, y in points[np.isfinite(points).all(axis=1)]:
             yield "marker", _box(x - half, y - half, x + half, y + half)
+
+
+def _list_lines(axes: Axes):
+    """The lines from names to their points, as points (n, 2)."""
+    for text in axes.texts:
+        if getattr(text, "arrow_patch", None) is not None:
+            end = axes.transData.transform(text.xy)
+            (left, low), (right, high) = Text.get_window_extent(text).get_points()
+            middle = np.array([left + right, low + high]) / 2
+            yield text, middle + (end - middle) * np.linspace(0, 1, 60)[:, None]
+
+
+def _crosses(line: np.ndarray, corners: np.ndarray) -> bool:
+    """Whether a line of points passes through an upright box."""
+    inside = (line > corners.min(0) + _LEAST) & (line < corners.max(0) - _LEAST)
+    return bool(inside.all(-1).any())
 
 
 def _list_spines(axes: Axes):

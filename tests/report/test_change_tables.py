@@ -159,3 +159,12 @@ def test_operators_of_a_file_have_the_parameters_and_multiplications_of_their_la
         assert rows.set_index("operator")["multiplications"].to_dict() == expected
         assert rows["parameters"].sum() == model.count_params()
         assert rows["bytes"].sum() == size * model.count_params()
+
+
+def test_of_many_classes_those_that_changed_most_are_shown():
+    rows = pd.DataFrame({"class": [str(number) for number in range(1000)], "examples": 5, "before": 1.0, "after": 0.8})
+    rows = rows.assign(newly_wrong=(np.arange(1000) >= 985).astype(int), newly_right=0, file="PCQAT int8")
+    table = tables.classes(rows)
+    assert len(table.rows) == 20
+    assert {str(number) for number in range(985, 1000)} < set(table.to_frame()["Class"])
+    assert "the 20 of 1000 classes that changed most" in table.caption

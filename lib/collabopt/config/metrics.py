@@ -61,10 +61,18 @@ class Metric:
         """
         if value is None or not math.isfinite(value):
             return self.missing if missing is None else missing
-        shown, digits = value / self.scale, self.digits
-        if shown and self.significant:
-            digits = min(max(digits, self.significant - 1 - math.floor(math.log10(abs(shown)))), self.significant)
-        return f"{shown:,.{digits}f}".replace("-", "−")
+        return f"{value / self.scale:,.{self.count_decimals(value)}f}".replace("-", "−")
+
+    def count_decimals(self, value: float) -> int:
+        """Return how many decimals `format` shows of a value.
+
+        Args:
+            value: Value of the column.
+        """
+        if not value or not self.significant:
+            return self.digits
+        before = 1 + math.floor(math.log10(abs(value / self.scale)))
+        return min(max(self.digits, self.significant - before), self.significant)
 
     def describe_excess(self, excess: float) -> str:
         """Describe by how much a target is missed: "gzip 34.1 kB over", or "SRAM not known".

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import PowerNorm
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from collabopt.figures import style
@@ -67,7 +67,8 @@ def _draw_matrices(rows: pd.DataFrame, files: list[str], classes: list[str]) -> 
 def _draw_matrix(axes: Axes, table: pd.DataFrame, most: float) -> None:
     counts = table.to_numpy(float)
     is_wrong = ~np.eye(len(counts), dtype=bool)
-    axes.imshow(np.where(is_wrong, counts, 0), "Reds", PowerNorm(0.5, 0, 1.6 * most))
+    # Light reds, on which numbers can be read; what is right or did not occur stays white.
+    axes.imshow(np.where(is_wrong & (counts > 0), counts, np.nan), "Reds", Normalize(-0.3 * most, 2.2 * most))
     for row, column in zip(*np.nonzero(counts), strict=True):
         form = {"color": INK, "fontweight": "bold"} if row != column else {"color": MUTED}
         axes.text(column, row, f"{counts[row, column]:.0f}", ha="center", va="center", fontsize=8, **form)

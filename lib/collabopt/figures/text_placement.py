@@ -22,6 +22,9 @@ _REACH = 6
 _WEIGHT = 3
 """Covering a name, or space outside the axes where ticks and titles stand, counts this many times a covered marker."""
 
+_CROSSED = 50
+"""A part of a line that crosses a name counts as so many square pixels."""
+
 _ROUNDS = 3
 
 
@@ -55,19 +58,26 @@ def place(
     corners = centres[: len(points), None] + offsets + sizes * (np.sign(np.round(offsets)) - 1) / 2
     boxes = np.concatenate([corners, corners + sizes], -1)
     reach = pixel * _REACH * np.concatenate([away, np.ones(len(others))])[:, None] * np.array([-1, -1, 1, 1])
+    # Parts of the lines from the points to the names, in the places of far names.
+    starts, ways = centres[: len(points), None], corners + sizes / 2 - centres[: len(points), None]
+    parts = starts[:, :, None] + ways[:, :, None] * np.linspace(0.1, 0.9, 17)[:, None]
+    parts[:, np.hypot(*_OFFSETS.T) <= _FAR] = np.nan
     outside = np.prod(sizes, -1) - _intersect(boxes, axes.bbox.extents[None]).sum(-1)
     cover = _intersect(boxes, np.tile(centres, 2) + reach).sum(-1) + _WEIGHT * outside
     chosen, rows = cover.argmin(1), np.arange(len(points))
 
     def count(row: int) -> np.ndarray:
-        return cover[row] + _WEIGHT * _intersect(boxes[row], boxes[rows, chosen][rows != row]).sum(-1)
+        names_of_others, lines = boxes[rows, chosen][rows != row], parts[rows, chosen][rows != row].reshape(-1, 2)
+        crossed = _count_inside(parts[row].reshape(-1, 2), names_of_others).reshape(len(_OFFSETS), -1).sum(-1)
+        crossed += _count_inside(lines, boxes[row], axis=0)
+        return cover[row] + _WEIGHT * _intersect(boxes[row], names_of_others).sum(-1) + _CROSSED * crossed
 
     for row in np.tile(rows, _ROUNDS):
         chosen[row] = count(row).argmin()
     for row, text in enumerate(texts):
         text.remove()
         if count(row)[chosen[row]] > 1:  # square pixel
-            boxes[row, chosen[row]] = np.nan  # covers nothing
+            boxes[row, chosen[row]] = parts[row, chosen[row]] = np.nan  # covers nothing
             continue
         across, up = offsets[row, chosen[row]] / pixel
         line = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4}
@@ -88,3 +98,9 @@ def _intersect(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     low = np.maximum(boxes[..., None, :2], others[:, :2])
     high = np.minimum(boxes[..., None, 2:], others[:, 2:])
     return np.nan_to_num(np.prod(np.maximum(high - low, 0), -1))
+
+
+def _count_inside(points: np.ndarray, boxes: np.ndarray, axis: int = 1) -> np.ndarray:
+    """How many of boxes (m, 4) hold each of points (n, 2): (n,); or, along axis 0, how many points each box holds."""
+    inside = (points[:, None] > boxes[:, :2]) & (points[:, None] < boxes[:, 2:])
+    return inside.all(-1).sum(axis)

@@ -15,6 +15,8 @@ from collabopt.storage.results import to_numbers
 
 _COUNT, _DECIBELS = Metric("count", "count"), Metric("snr_db", "SNR", digits=1, missing="")
 _KB = dataclasses.replace(get_metric("tflite_bytes"), missing="")
+_MOST = 20
+"""Classes that are shown."""
 _LAYERS_NOTE = (
     "Kernel and biases of each layer. MACs: multiplications per example. gzip: the layer alone, compressed. SNR: "
     "signal-to-noise ratio of the layer's output in this file against the float32 baseline, on a few validation "
@@ -63,8 +65,10 @@ def classes(rows: pd.DataFrame) -> Table:
     """
     if rows.empty:
         return Table("The task has no class per example, so there is no accuracy per class.", [])
-    metric, found = get_metric("accuracy"), []
-    for row in to_numbers(rows, ["examples", "before", "after", "newly_wrong", "newly_right"]).to_dict("records"):
+    rows = to_numbers(rows, ["examples", "before", "after", "newly_wrong", "newly_right"])
+    metric, found, total = get_metric("accuracy"), [], len(rows)
+    changed = (rows["newly_wrong"] + rows["newly_right"]).sort_values(ascending=False, kind="stable")
+    for row in rows.loc[sorted(changed.index[:_MOST])].to_dict("records"):
         found.append(
             {
                 "Class": row["class"],
@@ -75,7 +79,8 @@ def classes(rows: pd.DataFrame) -> Table:
                 "Newly right": _make_count(row["newly_right"]),
             }
         )
-    return Table("Accuracy by class of validation", found)
+    more = f": the {_MOST} of {total} classes that changed most" if total > _MOST else ""
+    return Table(f"Accuracy by class of validation{more}", found)
 
 
 def flips(rows: pd.DataFrame) -> Table:

@@ -60,7 +60,8 @@ class Cell:
         text = metric.format(value, missing)
         if value is None or not math.isfinite(value):
             return cls(text, MISSING, kind="missing")
-        spread = "" if deviation is None or math.isnan(deviation) else f" ± {metric.format(deviation)}"
+        rounded = dataclasses.replace(metric, digits=metric.count_decimals(value), significant=0)
+        spread = "" if deviation is None or math.isnan(deviation) else f" ± {rounded.format(deviation)}"
         return cls(text + spread, float(value), kind="number")
 
     @classmethod
