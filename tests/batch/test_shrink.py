@@ -206,7 +206,7 @@ def test_the_index_page_begins_with_the_recommendation(tmp_path):
     make_variants(tmp_path, 8, 0.0)
     page = BeautifulSoup(index_page.write(tmp_path, "# mine").read_text(), "html.parser")
     text = " ".join(page.get_text(" ").split())
-    assert "Deploy PCQAT int8" in text and "0.5 kB after gzip, 8.0 times smaller" in text
+    assert "Deploy PCQAT int8" in text and "0.500 kB after gzip, 8.0 times smaller" in text
     assert "Caution: 8 validation examples are too few" in text
     (tmp_path / "run.json").write_text('{"experiment": {"targets": {"max_gzip_bytes": 100}}}')
     assert "No file meets all targets" in index_page.write(tmp_path, "# mine").read_text()

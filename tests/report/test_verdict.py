@@ -56,7 +56,7 @@ def get_text(tag: bs4.Tag) -> str:
 def test_the_index_begins_with_the_file_its_cost_and_how_certain_that_is(tmp_path):
     text = get_text(read_verdict(write_report(tmp_path)))
     assert "Deploy PQAT int8" in text
-    assert "8.0 kB after gzip, 5.0 times smaller than the float32 baseline" in text
+    assert "8.00 kB after gzip, 5.0 times smaller than the float32 baseline" in text
     assert "accuracy drops by 0.20 ± 0.60 points, within noise of the float32 baseline" in text
     assert "93.50 ± 1.00% (n = 2,000)" in text
     assert "drop 0.50 ± 0.60 points against 94.00% of the float32 baseline, within noise" in text
@@ -67,9 +67,9 @@ def test_the_index_begins_with_the_file_its_cost_and_how_certain_that_is(tmp_pat
 def test_alternatives_say_what_they_cost(tmp_path):
     text = get_text(read_verdict(write_report(tmp_path)))
     assert (
-        "Smaller, but: PCQAT int8, 5.0 kB after gzip (38 % less); on validation, accuracy drops by 5.00 ± 2.00" in text
+        "Smaller, but: PCQAT int8, 5.00 kB after gzip (38 % less); on validation, accuracy drops by 5.00 ± 2.00" in text
     )
-    assert "More accurate, but: baseline int8, 9.0 kB after gzip (12 % more); on validation, accuracy rises by" in text
+    assert "More accurate, but: baseline int8, 9.00 kB after gzip (12 % more); on validation, accuracy rises by" in text
 
 
 def test_a_file_worse_than_chance_explains_is_not_recommended(tmp_path):
@@ -82,7 +82,7 @@ def test_a_file_worse_than_chance_explains_is_not_recommended(tmp_path):
 def test_targets_are_shown_met_or_not(tmp_path):
     met = read_verdict(write_report(tmp_path / "met", {"max_gzip_bytes": 8500}))
     assert "Deploy PQAT int8" in get_text(met)
-    assert get_text(met.select_one(".targets")) == "✓ gzip 8.0 kB, target at most 8.5 kB: met"
+    assert get_text(met.select_one(".targets")) == "✓ gzip 8.00 kB, target at most 8.50 kB: met"
     missed = read_verdict(write_report(tmp_path / "missed", {"max_gzip_bytes": 4000, "max_npu_ms": 1.0}))
     assert "No file meets all targets" in get_text(missed)
     assert "The nearest file is PCQAT int8: gzip 1.0 kB over." in get_text(missed)

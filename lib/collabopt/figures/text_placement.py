@@ -10,7 +10,7 @@ from collabopt.figures import style
 from collabopt.figures.style import MUTED
 
 _DIRECTIONS = (1, 0), (-1, 0), (0, 1), (0, -1), (0.7, 0.8), (-0.7, 0.8), (0.7, -0.8), (-0.7, -0.8)
-_DISTANCES = 10, 21, 32, 44, 60, 80
+_DISTANCES = 10, 21, 32, 44, 60
 _OFFSETS = np.array([(distance * x, distance * y) for distance in _DISTANCES for x, y in _DIRECTIONS])
 """Places of a name, in 1/72 inch to the right of its point and above it, the best first."""
 _FAR = 15
