@@ -113,7 +113,7 @@ def test_nothing_is_published_for_another_model():
     assert list(empty.columns) == comparison.COLUMNS
     assert comparison.compute_exit_status(comparison.judge(empty)) == comparison.UNDECIDED
     assert "Nothing is published" in tables.compared(empty, "accuracy", "drop")._repr_html_()
-    figures.draw_drops(empty)
+    assert figures.draw_drops(empty) is None
 
 
 def judge(figure: str, published: float, ours: float, error: float | None = 0.0, why: str = "") -> str:

@@ -27,7 +27,7 @@ _LOG_ABOVE = 10.0
 
 
 @use_style()
-def draw_drops(rows: pd.DataFrame, csv: Path | None = None) -> Figure:
+def draw_drops(rows: pd.DataFrame, csv: Path | None = None) -> Figure | None:
     """Draw the published and our drop of each stage against its own baseline, of Keras models and of int8 files.
 
     Args:
@@ -35,19 +35,19 @@ def draw_drops(rows: pd.DataFrame, csv: Path | None = None) -> Figure:
         csv: File for the data.
 
     Returns:
-        The figure.
+        The figure; None if no drop is published.
     """
     shown = rows[rows["figure"].isin(comparison.DROPS) & rows["published"].notna()]
+    if shown.empty:
+        return None
     settings = [(row["table"], comparison.format_setting(row)) for row in shown.to_dict("records")]
     lines = list(dict.fromkeys(settings))
     shown_at = shown.assign(height=[lines.index(setting) for setting in settings])
-    figure = style.make_figure(7.6, 1.2 + 0.32 * max(len(lines), 1))
+    figure = style.make_figure(7.6, 1.2 + 0.32 * len(lines))
     for axes, (name, title) in zip(figure.subplots(1, 2, sharey=True, sharex=True), _TITLES.items(), strict=True):
         _draw_published(axes, shown_at[shown_at["figure"] == name])
         _set_lines(axes, [f"{style.escape(stage)}  ({table.replace('_', ' ')})" for table, stage in lines])
         axes.set_title(title)
-    if not lines:
-        axes.text(0.5, 0.5, "nothing published", transform=axes.transAxes, ha="center", color=MUTED)
     figure.supxlabel("accuracy lost against the own FP32 baseline (points)", fontsize=9)
     theirs = Line2D([], [], color=INK, linestyle="", marker="D", fillstyle="none", markersize=6)
     ours = Line2D([], [], color=MUTED, marker="o", markersize=6)

@@ -45,7 +45,7 @@ def draw_costs(variants: pd.DataFrame, csv: Path | None = None) -> Figure:
     return draw_pareto(rows, _COSTS, column, csv=csv)
 
 
-def draw_sizes(results: pd.DataFrame, csv: Path | None = None) -> Figure:
+def draw_sizes(results: pd.DataFrame, csv: Path | None = None) -> Figure | None:
     """Draw the score of the int8 files against their size after gzip, every point with its stage.
 
     Args:
@@ -53,13 +53,16 @@ def draw_sizes(results: pd.DataFrame, csv: Path | None = None) -> Figure:
         csv: File for the data.
 
     Returns:
-        The figure.
+        The figure; None if no file has a score and a size.
     """
     score = find_score(results)
     unread = to_numbers(results, [score.test_int8])[score.test_int8].isna().all()
+    up = score.validation_int8 if unread else score.test_int8
+    if to_numbers(results, [up, "gzip_bytes"])[[up, "gzip_bytes"]].dropna().empty:
+        return None
     is_stock = results.get("scheme", pd.Series("", results.index)).eq("tfmot")
     labels = results["stage"].map(get_label) + is_stock.map({True: " (tfmot scheme)", False: ""})
-    return draw_pareto(results, up=score.validation_int8 if unread else score.test_int8, labels=labels, csv=csv)
+    return draw_pareto(results, up=up, labels=labels, csv=csv)
 
 
 @use_style()

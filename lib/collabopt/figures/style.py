@@ -23,6 +23,7 @@ from collabopt.storage import atomic
 _STYLE = mpl.rc_params_from_file(Path(__file__).with_suffix(".mplstyle"), use_default_template=False)
 INK, MUTED, FAINT = (_STYLE[setting] for setting in ("text.color", "xtick.color", "grid.color"))
 ALARM = "#c1121f"
+_NUMBER = re.compile(r"(\d\.\d)\d+")
 
 
 def use_style() -> AbstractContextManager:
@@ -110,6 +111,7 @@ class Described(Figure):
         for name, text in self.hovers.items():
             element = element.replace(f'<g id="{name}">', f'<g id="{name}"><title>{html.escape(text)}</title>')
         element = re.sub(r'(\bid="|href="#|url\(#)', r"\1svg-", element)
+        element = re.sub(r'\b(?:d|x|y|transform)="[^"]*"', lambda found: _NUMBER.sub(r"\1", found[0]), element)
         pixels = f'width="{96 * self.get_figwidth():.0f}" height="{96 * self.get_figheight():.0f}" role="img" '
         head, _, rest = element.partition(">")
         head = re.sub(r'\b(width|height|xmlns(:xlink)?|version)="[^"]*"\s*', "", head)

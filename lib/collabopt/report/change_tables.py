@@ -133,14 +133,14 @@ def changed_layers(rows: pd.DataFrame) -> Table:
         found.append(
             {
                 "Layer": row["layer"],
-                "Operator": row["operator"],
-                "Kernel": row["shape"],
                 "Parameters": Cell.from_number(row["parameters"], _COUNT),
                 "MACs": Cell.from_number(row["multiplications"], _COUNT, "not known"),
                 "Baseline float32: kB": Cell.from_number(row["baseline_bytes"], _KB),
                 f"{name}: kB": Cell.from_number(row["bytes"], _KB),
                 f"{name}: gzip (kB)": Cell.from_number(row["gzip_bytes"], _KB),
                 f"{name}: SNR (dB)": Cell.from_number(row["snr_db"], _DECIBELS),
+                f"{name}: Kernel": row["shape"],
+                f"{name}: Operator": row["operator"],
             }
         )
     return Table("Layers of the chosen file", found, _LAYERS_NOTE).drop_empty_columns()
