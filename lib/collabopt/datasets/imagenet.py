@@ -3,6 +3,8 @@
 The validation folder is the test split, because its labels are public. Validation is split off train.
 """
 
+from __future__ import annotations
+
 import hashlib
 import os
 from pathlib import Path
@@ -65,7 +67,7 @@ def _classes(train: Path, test: Path) -> tuple[str, ...]:
     return tuple(classes)
 
 
-def _split(directory: Path, folder: Path, classes: tuple[str, ...], image_size: int, digest: "hashlib._Hash") -> Split:
+def _split(directory: Path, folder: Path, classes: tuple[str, ...], image_size: int, digest: hashlib._Hash) -> Split:
     paths, labels = [], []
     for label, name in enumerate(classes):
         images = sorted(path for path in (folder / name).iterdir() if path.suffix.lower() in pictures.ENDINGS)

@@ -1,5 +1,7 @@
 """Pictures in folders, read from disk batch by batch; see `folders` for their layout."""
 
+from __future__ import annotations
+
 import hashlib
 import os
 from collections.abc import Callable

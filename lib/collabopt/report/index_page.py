@@ -11,7 +11,7 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import YamlLexer
 
 from collabopt.config.metrics import get_metric
-from collabopt.config.stages import OPTIONAL_STAGES, build_tree, get_notebooks
+from collabopt.config.stages import OPTIONAL_STAGES, STAGES, build_tree, get_notebooks, list_notebooks
 from collabopt.figures import draw_confusion, draw_layer_properties, draw_sizes, draw_timeline, draw_tree
 from collabopt.figures.timeline import select_batch
 from collabopt.report import change_tables, html, navigation, provenance, tables
@@ -66,6 +66,8 @@ def write(
         layers=html.make_picture(draw_layer_properties, layers, "Sparsity and unique weights by layer", "layers.csv"),
         notebooks=_list_notebooks(directory, status or {}),
         timeline=html.make_picture(draw_timeline, times, "What ran when", "timeline.csv"),
+        experiment=title,
+        more=[name for name in list_notebooks(STAGES) if not (directory / f"{name}.html").is_file()],
         groups=_group_parameters(run),
         experiment_text=_highlight(experiment_text),
         files=_list_files(directory),
