@@ -173,7 +173,11 @@ def describe_comparison(places: dict[str, Path]) -> Answer:
         f"{one.score.title} on validation {describe_drop(one, one.variant)}"
         for name, one in known.items()
     ]
-    return Answer(f"{best} has the smallest recommended file: {'; '.join(told)}.")
+    sizes = [one.variant[size.name] for one in known.values()]
+    head = (
+        f"{best} has the smallest recommended file" if sizes.count(min(sizes)) == 1 else "The smallest files are equal"
+    )
+    return Answer(f"{head}: {'; '.join(told)}.")
 
 
 def _describe_cost(base: Finished, stage: Finished, base_name: str) -> str:
