@@ -168,3 +168,16 @@ def test_of_many_classes_those_that_changed_most_are_shown():
     assert len(table.rows) == 20
     assert {str(number) for number in range(985, 1000)} < set(table.to_frame()["Class"])
     assert "the 20 of 1000 classes that changed most" in table.caption
+
+
+def test_the_weights_of_a_loop_count_and_its_multiplications_are_not_known():
+    from collabopt.runtime.tensorflow import keras
+    from collabopt.tflite import convert
+
+    inputs = keras.Input((12, 4))
+    model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.GRU(8, reset_after=False)(inputs)))
+    model.set_weights([np.random.default_rng(0).normal(size=one.shape) for one in model.get_weights()])
+    rows = operators.list_weighted_operators(convert.convert(model, "float32"))
+    kernels = sum(one.size for one in model.get_weights() if one.ndim == 2)
+    assert kernels <= rows["parameters"].sum() <= model.count_params()
+    assert rows["multiplications"].dropna().tolist() == [24.0]

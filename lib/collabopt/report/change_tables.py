@@ -129,6 +129,7 @@ def changed_layers(rows: pd.DataFrame) -> Table:
     numbers = ["parameters", "multiplications", "bytes", "gzip_bytes", "baseline_bytes", "snr_db"]
     rows, found, name = to_numbers(rows, numbers), [], rows["chosen"].iloc[0]
     sums = {column: rows[column].sum(min_count=1) for column in numbers[:-1]} | {"snr_db": math.nan}
+    sums["multiplications"] = rows["multiplications"].sum(skipna=False)  # known if every layer's are
     for row in [*rows.to_dict("records"), {"layer": "all", "operator": "", "shape": "", **sums}]:
         found.append(
             {

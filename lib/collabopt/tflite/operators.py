@@ -2,6 +2,7 @@
 
 import gzip
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from collabopt.tflite.graphs import list_operators, open_graphs
 
 _CONVERSIONS = "DEQUANTIZE", "DENSIFY"
 """Operators that unpack constants of float16 and sparse files."""
+_CONTROL = "WHILE", "IF", "CALL_ONCE"
 _OVER_OUTPUT = "CONV_2D", "DEPTHWISE_CONV_2D", "CONV_3D"
 """Operators that multiply their whole kernel at each place of the output. TRANSPOSE_CONV does at each of its input."""
 
@@ -29,12 +31,17 @@ def list_weighted_operators(tflite: bytes) -> pd.DataFrame:
         of its kernel; `operator`, such as CONV_2D; `shape` of the kernel; `parameters`, the kernel and biases;
         `multiplications` per example, NaN if not known; `bytes` of the parameters in the file, and after gzip.
     """
-    model, (graph, *_) = open_graphs(tflite)
+    model, graphs = open_graphs(tflite)
+    rows = [row for graph in graphs for row in _list_rows(model, graph, graph is graphs[0])]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _list_rows(model: Any, graph: Any, is_main: bool) -> Iterator[dict[str, Any]]:
+    """The rows of a graph. Loops and branches are graphs of their own; how often a loop runs is not known."""
     operators, sources = list(list_operators(model, graph)), {}
     for kind, operator in operators:
         if kind in _CONVERSIONS:
             sources[operator.Outputs(0)] = operator.Inputs(0)
-    rows = []
     for kind, operator in operators:
         places = [place for place in operator.InputsAsNumpy() if place >= 0]
         held = [(graph.Tensors(place), _read(model, graph, sources.get(place, place))) for place in places]
@@ -44,24 +51,23 @@ def list_weighted_operators(tflite: bytes) -> pd.DataFrame:
             if content is not None and (tensor.Type() not in _integers() or index == BIASES.get(kind))
         ]
         matrices = [tensor for tensor, _ in constants if len(tensor.ShapeAsNumpy()) > 1]
-        if kind in _CONVERSIONS or not matrices:
+        if kind in (*_CONVERSIONS, *_CONTROL) or not matrices:
             continue
-        kernel = max(matrices, key=_count)
+        kernel, output = max(matrices, key=_count), operator.Outputs(0)
         content = b"".join(content for _, content in constants)
-        output = operator.Outputs(0)
-        rows.append(
-            {
-                "tensor": "output" if output == graph.Outputs(0) else graph.Tensors(output).Name().decode(),
-                "kernel": kernel.Name().decode(),
-                "operator": kind,
-                "shape": "×".join(map(str, kernel.ShapeAsNumpy())),
-                "parameters": sum(_count(tensor) for tensor, _ in constants),
-                "multiplications": _count_multiplications(kind, kernel, graph.Tensors(output), held),
-                "bytes": len(content),
-                "gzip_bytes": len(gzip.compress(content, 9, mtime=0)),
-            }
-        )
-    return pd.DataFrame(rows, columns=COLUMNS)
+        is_end = is_main and output == graph.Outputs(0)
+        yield {
+            "tensor": "output" if is_end else graph.Tensors(output).Name().decode(),
+            "kernel": kernel.Name().decode(),
+            "operator": kind,
+            "shape": "×".join(map(str, kernel.ShapeAsNumpy())),
+            "parameters": sum(_count(tensor) for tensor, _ in constants),
+            "multiplications": _count_multiplications(kind, kernel, graph.Tensors(output), held)
+            if is_main
+            else math.nan,
+            "bytes": len(content),
+            "gzip_bytes": len(gzip.compress(content, 9, mtime=0)),
+        }
 
 
 def _read(model: Any, graph: Any, place: int) -> bytes | None:
