@@ -321,7 +321,7 @@ def test_the_index_shows_what_changed_and_what_ran_when(reports, visit):
     pictures = page.locator("img.example")
     assert pictures.evaluate_all("all => all.every((one) => one.naturalWidth === 8 && one.alt)")
     titles = page.locator("figure svg title").all_text_contents()
-    assert any("trained in" in title for title in titles), "the timeline"
+    assert any(title.startswith("deployment_tree: ") for title in titles), "the timeline"
     assert any(title.startswith("PQAT ") and "kB" in title for title in titles), "a point or a card"
     # A text does not take the pointer from the card or the point below it.
     assert page.locator("figure svg text").first.evaluate("text => getComputedStyle(text).pointerEvents") == "none"

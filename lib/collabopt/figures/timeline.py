@@ -53,8 +53,9 @@ def draw_timeline(rows: pd.DataFrame, csv: Path | None = None) -> Figure:
     for height, name in enumerate(names):
         own = rows[rows["notebook"] == name]
         spans = own[own["origin"] == "notebook"] if (own["origin"] == "notebook").any() else own
-        axes.barh(height, (spans["ended"].max() - own["began"].min()) / seconds, 0.62, own["began"].min() / seconds,
-                  color="#eef0f2", edgecolor=FAINT)  # fmt: skip
+        start, lasted = own["began"].min(), spans["ended"].max() - own["began"].min()
+        (span,) = axes.barh(height, lasted / seconds, 0.62, start / seconds, color="#eef0f2", edgecolor=FAINT)
+        style.add_hover(span, f"{name or 'by hand'}: {format_duration(lasted)}")
         for row in own[own["origin"] == "trained"].to_dict("records"):
             lasted = row["ended"] - row["began"]
             (bar,) = axes.barh(height, lasted / seconds, 0.62, row["began"] / seconds, color=get_colour(row["stage"]))
