@@ -64,7 +64,7 @@ def failed(place, whole, tiny) -> SimpleNamespace:
     released.parent.mkdir()
     released.write_bytes(whole.files["results.csv"])
     stored = {path.name for path in (place.data / "stages").iterdir()}
-    done = place.run(experiment, "--set", "calibration_examples=30")
+    done = place.run(experiment, "--set", "calibration_examples=30", "--notebooks", " ".join(NOTEBOOKS))
     return SimpleNamespace(
         done=done,
         released=released,

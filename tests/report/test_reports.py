@@ -15,6 +15,7 @@ import remove_dead_links as dead_links
 from collabopt.analysis import comparison
 from collabopt.config import loading
 from collabopt.config.stages import get_label
+from collabopt.report import verification
 from collabopt.storage import results
 
 REPORTS = loading.ROOT / "reports"
@@ -108,6 +109,9 @@ def verdicts_table() -> str:
         counts = comparison.judge(comparison.read(REPORTS / name))["verdict"].value_counts()
         texts = [f"{counts[verdict]} {verdict}" for verdict in comparison.VERDICTS[:-1] if verdict in counts]
         lines.append(f"| `{name}` | {', '.join(texts)} |")
+    judged = verification.judge_reports(REPORTS)
+    counted = verification.count_verdicts(judged[judged["verdict"] != comparison.INCOMPARABLE])
+    lines.append(f"| all reports, each figure once | {counted.rpartition(', ')[0]} |")
     return "\n".join(lines)
 
 
