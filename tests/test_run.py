@@ -17,7 +17,7 @@ from collabopt.config.scores import ACCURACY
 from collabopt.config.stages import STAGES
 from collabopt.report import tables
 from collabopt.run import Run
-from collabopt.storage import results, store
+from collabopt.storage import results, store, timeline
 from collabopt.techniques import registry
 from collabopt.tflite import sizes
 
@@ -177,6 +177,18 @@ def test_a_second_run_trains_nothing_and_has_the_results_of_the_first(again, pla
     pd.testing.assert_frame_equal(frame, pd.read_pickle(trained_small / "results.pickle"))
     for name in ("results.csv", "layers.csv"):
         assert (again.directory / name).read_bytes() == (trained_small / "report" / name).read_bytes()
+
+
+def test_the_timeline_says_which_stages_were_trained_and_which_came_from_the_store(again, trained_small):
+    again.stages(*STAGES)
+    for directory, origin in ((trained_small / "report", "trained"), (again.directory, "store")):
+        rows = timeline.read(directory)
+        assert set(rows["stage"]) == set(STAGES)
+        assert set(rows["origin"]) == {origin}
+        # A stage begins when its parent is ready.
+        times = rows.set_index("stage")[["began", "ended"]].apply(pd.to_datetime)
+        for stage in filter(lambda one: one.parent, STAGES.values()):
+            assert times.loc[stage.name, "began"] >= times.loc[stage.parent, "ended"]
 
 
 @pytest.mark.parametrize("name", ["pruned", "pqat"])

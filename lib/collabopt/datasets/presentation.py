@@ -13,7 +13,6 @@ _SIDE = 64
 """Pixels. Larger pictures are scaled down."""
 _FEATURES = 6
 """Values of a row that are shown; more are cut."""
-_PICTURES = (".jpeg", ".jpg", ".png")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +65,9 @@ def _decode(name: object) -> str:
 
 
 def _read_picture(path: str) -> Image.Image | None:
-    return Image.open(path).convert("RGB") if path.lower().endswith(_PICTURES) else None
+    from collabopt.datasets import pictures  # which imports this
+
+    return Image.fromarray(pictures.decode(path).numpy()) if path.lower().endswith(pictures.ENDINGS) else None
 
 
 def _make_picture(example: np.ndarray) -> Image.Image | None:

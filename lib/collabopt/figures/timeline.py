@@ -83,7 +83,8 @@ def _describe(rows: pd.DataFrame) -> str:
         for row in rows[rows["origin"] == "trained"].itertuples()
     ]
     stored = (rows["origin"] == "store").sum()
+    count = rows["notebook"].nunique()
     return (
-        f"{rows['notebook'].nunique()} notebooks in {format_duration(rows['ended'].max())}. "
-        f"Trained: {', '.join(trained) or 'nothing'}. Taken from the store: {stored} times a stage."
+        f"{count} notebook{'s' * (count > 1)} in {format_duration(rows['ended'].max())}. "
+        f"Trained: {', '.join(trained) or 'nothing'}. Stages from the store: {stored}."
     )
