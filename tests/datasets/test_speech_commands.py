@@ -11,7 +11,7 @@ from example_data import make_experiment
 
 from collabopt import datasets
 from collabopt.config.loading import DATA
-from collabopt.datasets import DatasetError, mfcc, speech_commands
+from collabopt.datasets import DatasetError, mfcc, presentation, speech_commands
 
 
 def write_wav(path: Path, samples: np.ndarray, rate: int = 16_000, channels: int = 1) -> None:
@@ -43,6 +43,16 @@ def test_features_of_a_clip_do_not_depend_on_its_neighbours(tmp_path: Path) -> N
     assert np.all(decoded[:8000] == 0.5) and np.all(decoded[8000:] == 0)
     write_wav(tmp_path / "long.wav", np.arange(20_000))
     assert len(mfcc.decode(tmp_path / "long.wav")) == 16_000
+
+
+def test_an_example_is_shown_by_the_name_of_its_clip(tmp_path: Path) -> None:
+    write_clips(tmp_path)
+    parts = speech_commands.read(tmp_path)
+    folder = tmp_path / "speech_commands" / "validation"
+    for place, label in enumerate(parts.validation.labels):
+        shown = presentation.describe(parts.validation, place, parts.presentation)
+        assert (folder / parts.classes[label] / shown["file"]).is_file()
+        assert shown["picture"] == "", "features are no picture"
 
 
 def test_features_are_cached_and_computed_again_if_clips_change(

@@ -9,7 +9,7 @@ import pytest
 from example_data import make_experiment
 
 from collabopt import datasets
-from collabopt.datasets import DatasetError
+from collabopt.datasets import DatasetError, presentation
 
 ROWS = 60
 TABLE = pd.DataFrame(
@@ -45,6 +45,9 @@ def test_classes_are_named_by_the_values_of_the_target(csv: Path, target: str, c
         assert np.array_equal(split.examples[:, 0] / 2, split.examples[:, 1])
         assert np.array_equal(split.examples[:, 0] % 3, split.labels)
     assert np.bincount(data.test.labels).tolist() == [4, 4, 4]
+    height, width = data.validation.examples[0]
+    shown = presentation.describe(data.validation, 0, data.presentation)
+    assert shown == {"file": "", "picture": "", "features": f"height {height:g}, width {width:g}"}
     rows = np.concatenate([split.examples[:, 0] for split in (data.train, data.validation, data.test)])
     assert sorted(rows) == list(range(ROWS))
 
