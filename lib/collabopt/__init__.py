@@ -20,6 +20,7 @@ _PUBLIC = {
     "sensitivity": "collabopt.analysis.sensitivity",
     "model_card": "collabopt.deploy.model_card",
     "search": "collabopt.deploy.search",
+    "settings_search": "collabopt.deploy.settings_search",
     "shape": "collabopt.deploy.shape",
     "figures": "collabopt.figures",
     "explorer": "collabopt.figures.explorer",

@@ -280,7 +280,8 @@ class Run:
     def _record(self, one: Finished) -> None:
         """Write the rows of a stage to the report, and its int8 file if the run's own seed trained it."""
         results.record(self.directory, self._make_row(one), one.layers, self.describe())
-        if self.experiment.seed == self.given.seed and one.tflite:
+        is_trial = self.experiment.search != self.given.search  # a search over settings writes the files itself
+        if self.experiment.seed == self.given.seed and one.tflite and not is_trial:
             is_other = self.experiment.scheme != self.given.scheme and one.stage.has_schemes
             name = f"{one.stage.name}-{self.experiment.scheme}" if is_other else one.stage.name
             atomic.write(self.directory / "models" / f"{name}.tflite", one.tflite.read_bytes())

@@ -14,7 +14,7 @@ import pandas as pd
 from collabopt.config import loading, published
 from collabopt.config.experiment import Experiment
 from collabopt.config.stages import BASELINE, STAGES, get_label
-from collabopt.storage import atomic
+from collabopt.storage import atomic, results
 
 NAMES = {
     "accuracy": "Accuracy, FP32 or fake-INT8 (%)",
@@ -141,7 +141,7 @@ def _find_difference(experiment: Experiment, setting: dict) -> str:
     per_channel = pd.notna(setting["cluster_per_channel"]) and bool(setting["cluster_per_channel"])
     if STAGES[setting["stage"]].clusters and per_channel != experiment.cluster_per_channel:
         return "published per channel" if per_channel else "published per tensor"
-    options = experiment.describe_options(STAGES[setting["stage"]])
+    options = results.describe_options(experiment, STAGES[setting["stage"]])
     return f"published without {options}" if options else ""
 
 

@@ -15,7 +15,7 @@ from collabopt.config.experiment import Experiment, ExperimentError
 sys.modules.setdefault("rfc3987_syntax", None)
 
 NOTEBOOKS = loading.ROOT / "notebooks"
-SEARCH_NOTEBOOK = "deployment_tree"
+SEARCH_NOTEBOOK, SETTINGS_NOTEBOOK = "deployment_tree", "search"
 CHECK_FAILURE = "check.failed"
 """File of the mistakes in data and model, in the working directory of a batch."""
 
@@ -74,7 +74,7 @@ def parse_settings(text: str) -> sweep.Grid:
     known = set().union(*(read_parameters(notebook) for notebook in list_notebooks() if words)) - _NOT_OF_EXPERIMENTS
     grid: sweep.Grid = {}
     for word in words:
-        name, equals, text = word.partition("=")
+        name, equals, text = word.removeprefix("targets.").partition("=")
         values = re.split(r",(?![^\[{]*[\]}])", text)  # a list in brackets, or {default: 0.5, conv_1: 0}, is one value
         if not equals or "" in values:
             raise ExperimentError(f"SET: {word!r}: expected name=value, or name=value,value for a sweep")
@@ -123,7 +123,8 @@ def plan_work(name: str, grid: sweep.Grid, chosen: list[str]) -> Work:
         # With targets the search decides which stages are trained.
         shown = {*stages.list_usual_notebooks(experiments[0].tree)} - {*_list_empty_notebooks(experiments[0])}
         usual = [notebook for notebook in known if notebook in shown]
-        notebooks = chosen or ([SEARCH_NOTEBOOK] if experiments[0].has_targets else usual)
+        search = SETTINGS_NOTEBOOK if experiments[0].search.is_given else SEARCH_NOTEBOOK
+        notebooks = chosen or ([search] if experiments[0].has_targets else usual)
         pages = loading.find_report_directory(name, **cells[0])
         config = {"overrides": cells[0], "notebooks": notebooks}
         return Work(pages, config, {notebook: pages / f"{notebook}.html" for notebook in notebooks})

@@ -20,7 +20,15 @@ from urllib.parse import quote
 import psutil
 
 from collabopt.batch import forks
-from collabopt.batch.plan import CHECK_FAILURE, SEARCH_NOTEBOOK, Work, find_workplace, parse_settings, plan_work
+from collabopt.batch.plan import (
+    CHECK_FAILURE,
+    SEARCH_NOTEBOOK,
+    SETTINGS_NOTEBOOK,
+    Work,
+    find_workplace,
+    parse_settings,
+    plan_work,
+)
 from collabopt.config import loading, sweep
 from collabopt.config.experiment import ExperimentError
 from collabopt.deploy import recommendation
@@ -78,7 +86,7 @@ def run_report(name: str, settings: str, cores: str, profile: str | None = None,
 
 def _report_missed_targets(work: Work) -> int:
     """Print the nearest file, and return status 3, if no file meets all targets; else return 0."""
-    if SEARCH_NOTEBOOK not in work.jobs:
+    if not {SEARCH_NOTEBOOK, SETTINGS_NOTEBOOK} & {*work.jobs}:
         return 0
     nearest = recommendation.recommend(work.pages)
     if nearest is None or not nearest.misses:
