@@ -134,10 +134,13 @@ class _Searching:
         progress.log(f"search: training {len(self.trained)}, {about}: {verdict}", "search", last=True)
 
     def predict_bytes(self, candidate: Candidate) -> float:
-        """File size after gzip: the entropy of its kernels, scaled as in the trained files."""
-        known = [one for one in self._list_trained() if not math.isnan(one.bytes)]
-        ratios = [one.bytes / (self.overhead + one.candidate.kernel_bytes) for one in known]
-        return (sum(ratios) / len(ratios) if ratios else 1.0) * (self.overhead + candidate.kernel_bytes)
+        """File size after gzip: the entropy of its kernels, scaled as in its last trained ancestor, or in all trained
+        files if that is the baseline."""
+        ancestor = self._find_ancestor(candidate)
+        known = self._list_trained() if ancestor.candidate.stage.name == BASELINE else [ancestor]
+        sizes = [(one.bytes, self.overhead + one.candidate.kernel_bytes) for one in known if one.bytes > 0]
+        ratio = sum(size / expected for size, expected in sizes) / len(sizes) if sizes else 1.0
+        return ratio * (self.overhead + candidate.kernel_bytes)
 
     def predict_drop(self, candidate: Candidate) -> float:
         """Drop on validation: that of the last trained ancestor, and of what is lost without training beyond it, the
@@ -146,13 +149,18 @@ class _Searching:
         known = [one for one in self._list_trained() if math.isfinite(one.drop)]
         before = _POINTS * self.tolerance + sum(max(one.candidate.drop, 0) for one in known)
         after = _SHARE * _POINTS * self.tolerance + sum(max(one.drop, 0) for one in known)
-        *_, ancestor = (self.trials[key] for key in candidate.trainings if key in self.trials)
+        ancestor = self._find_ancestor(candidate)
         start = ancestor.drop if math.isfinite(ancestor.drop) else 0.0
         drop = start + after / before * max(candidate.drop - ancestor.candidate.drop, 0)
         like = [one for one in known if one.candidate.stage.quantizes == candidate.stage.quantizes]
         low = max((one.drop for one in like if candidate.compresses_as_much_as(one.candidate)), default=-math.inf)
         high = min((one.drop for one in like if one.candidate.compresses_as_much_as(candidate)), default=math.inf)
         return max(low, min(drop, high))
+
+    def _find_ancestor(self, candidate: Candidate) -> _Trial:
+        """The last trained ancestor."""
+        *_, last = (self.trials[key] for key in candidate.trainings if key in self.trials)
+        return last
 
     def _list_trained(self) -> list[_Trial]:
         """The trials but for the baseline."""
