@@ -1,31 +1,35 @@
 """A run of an experiment over the deployment tree: each stage is trained once, measured once, and kept in the store."""
 
+from __future__ import annotations
+
 import json
 import os
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from collabopt import datasets, models
-from collabopt.analysis import evaluate, finished, preflight
+from collabopt.analysis import finished
 from collabopt.analysis.finished import Finished
 from collabopt.config import loading
 from collabopt.config.experiment import Experiment
 from collabopt.config.stages import BASELINE, Stage
 from collabopt.models import mobilenet
-from collabopt.models.importing import Imported
 from collabopt.runtime import devices, progress, tensorflow
 from collabopt.runtime.tensorflow import keras
 from collabopt.storage import atomic, results, retention, store
 from collabopt.techniques import registry
-from collabopt.techniques.checkpoints import Checkpoint
+
+if TYPE_CHECKING:
+    from collabopt.analysis.preflight import Finding
+    from collabopt.models.importing import Imported
 
 
-def start(name: str, reports: str | None = None, **overrides: Any) -> "Run":
+def start(name: str, reports: str | None = None, **overrides: Any) -> Run:
     """Start a run of an experiment. Sets the threads of this process and shows progress.
 
     Args:
@@ -44,7 +48,8 @@ def start(name: str, reports: str | None = None, **overrides: Any) -> "Run":
     tensorflow.configure(experiment.threads)
     if not loading.gives_stages(name):
         experiment = loading.load(name, registry.suggest_defaults(experiment), **overrides)
-    devices.list_devices(experiment.devices)
+    if experiment.devices > 1:
+        devices.list_devices(experiment.devices)
     if experiment.initial_weights:
         mobilenet.ensure_imagenet_weights(datasets.locate(experiment.initial_weights.path, loading.DATA))
     progress.attach(os.environ.get("COLLABOPT_NOTEBOOK", experiment.name))
@@ -158,8 +163,10 @@ class Run:
         """Return what the import of the user's model did; None for a built-in model."""
         return models.get_imported(self.experiment.model, *registry.get_ends(self.data))
 
-    def preflight(self) -> list[preflight.Finding]:
+    def preflight(self) -> list[Finding]:
         """Return what would go wrong with the experiment's model."""
+        from collabopt.analysis import preflight
+
         tensorflow.seed_everything(self.experiment.seed)
         model = registry.build_initial_model(self.experiment, self.data)
         return preflight.find_problems(model, self.data, self.experiment, self.store_directory)
@@ -170,13 +177,13 @@ class Run:
         data |= {split: len(getattr(self.data, split)) for split in ("train", "validation", "test")}
         return results.describe_run(self.given, self.source, data, self.began)
 
-    def without_test(self) -> "Run":
+    def without_test(self) -> Run:
         """Return the same run with stages measured on validation only. Both share the store and the report."""
         other = self._copy()
         other.reads_test, other.__dict__["data"] = False, self.data
         return other
 
-    def without_report(self, **settings: Any) -> "Run":
+    def without_report(self, **settings: Any) -> Run:
         """Return the same run, which trains into the store and leaves no report.
 
         Args:
@@ -184,7 +191,7 @@ class Run:
         """
         return Run(loading.change(self.experiment, **settings), None, self.source, self.store_directory)
 
-    def with_scheme(self, scheme: str) -> "Run":
+    def with_scheme(self, scheme: str) -> Run:
         """Return the same run with another scheme. Both share the store and the report.
 
         Args:
@@ -194,11 +201,11 @@ class Run:
         other.__dict__["data"] = self.data
         return other
 
-    def with_every_seed(self) -> list["Run"]:
+    def with_every_seed(self) -> list[Run]:
         """Return this run, and one for each of `repeat_seeds`. All share the store and the report."""
         return [self, *(self._copy(seed=seed) for seed in self.experiment.repeat_seeds)]
 
-    def _copy(self, **changes: Any) -> "Run":
+    def _copy(self, **changes: Any) -> Run:
         other = Run(self.experiment.model_copy(update=changes), self.directory, self.source, self.store_directory)
         other.given, other.reads_test = self.given, self.reads_test
         return other
@@ -210,6 +217,8 @@ class Run:
         trained, model = self._train(stage, parent)
 
         def make(directory: Path) -> None:
+            from collabopt.analysis import evaluate
+
             if model is None:
                 # Layer names are part of the int8 file, and Keras counts them up until its state is cleared.
                 tensorflow.seed_everything(self.experiment.seed)
@@ -231,6 +240,9 @@ class Run:
         unfinished = store.get_unfinished_directory(self.store_directory, stage.name, material)
 
         def make(directory: Path) -> None:
+            from collabopt.analysis import preflight
+            from collabopt.techniques.checkpoints import Checkpoint
+
             names = preflight.find_unknown_names
             preflight.check(names(self._build_start(parent), self.experiment) if parent else self.preflight())
             tensorflow.seed_everything(self.experiment.seed)

@@ -8,15 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from collabopt.analysis import evaluate
 from collabopt.config import per_layer
 from collabopt.config.experiment import Experiment
 from collabopt.config.scores import Score
 from collabopt.config.stages import Stage, get_lineage
 from collabopt.datasets import Data
-from collabopt.storage.results import make_key
+from collabopt.storage.results import FROZEN, make_key
 from collabopt.techniques import registry
-from collabopt.techniques.layers import FROZEN
 from collabopt.tflite import flatbuffer
 
 
@@ -220,5 +218,5 @@ def describe_measurement(
         "output": experiment.model.output,
         "test": data.test.fingerprint() if reads_test else None,
         "task": registry.describe_task(data.task),
-        "code": registry.compute_code_digests(experiment, data, evaluate.write_measurements),
+        "code": registry.compute_code_digests(experiment, data, "collabopt.analysis.evaluate:write_measurements"),
     }

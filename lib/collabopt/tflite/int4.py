@@ -5,6 +5,7 @@ import io
 import math
 
 import numpy as np
+from ai_edge_litert import schema_py_generated as schema
 
 from collabopt.tflite import convert
 from collabopt.tflite.graphs import list_tensors, open_graphs
@@ -43,8 +44,6 @@ def count_int4_tensors(tflite: bytes) -> int:
     Args:
         tflite: The content of the file.
     """
-    from tensorflow.lite.python import schema_py_generated as schema
-
     kind = schema.TensorType.INT4
     _, graphs = open_graphs(tflite)
     return sum(tensor.Type() == kind for graph in graphs for tensor in list_tensors(graph))
@@ -60,15 +59,15 @@ def unpack_int4(tflite: bytes) -> bytes:
         The content of the file without 4-bit tensors; the given one if it has none.
     """
     import flatbuffers
-    from tensorflow.lite.python import schema_py_generated as schema
 
     if not count_int4_tensors(tflite):
         return tflite
-    model = schema.ModelT.InitFromPackedBuf(tflite, 0)
+    model, done = schema.ModelT.InitFromPackedBuf(tflite, 0), set()
     for graph in model.subgraphs:
         for tensor in (one for one in graph.tensors if one.type == schema.TensorType.INT4):
             tensor.type, buffer, size = schema.TensorType.INT8, model.buffers[tensor.buffer], math.prod(tensor.shape)
-            if len(buffer.data) < size:  # else another tensor shares it
+            if tensor.buffer not in done:
+                done.add(tensor.buffer)
                 packed = np.asarray(buffer.data, np.uint8)
                 nibbles = np.stack([packed & 15, packed >> 4], axis=1).reshape(-1)[:size].astype(np.int8)
                 buffer.data = np.where(nibbles > 7, nibbles - 16, nibbles).astype(np.int8).view(np.uint8)
