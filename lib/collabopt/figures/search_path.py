@@ -1,5 +1,6 @@
 """The path of a search over settings: drop against size of each trained file, in order."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,11 @@ def draw_search_path(trials: pd.DataFrame, score: Score, limit: float | None = N
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # numbers are placed where the panel is now
     numbers, colours = [f"{one}" for one in shown["trainings"]], [INK] * len(shown)
-    text_placement.place(axes, points, numbers, colours, [1.0] * len(shown), np.empty((0, 2)))
+    lines = [
+        np.linspace(*ends, 14)[1:-1] for ends in itertools.chain(itertools.pairwise(points), itertools.pairwise(best))
+    ]
+    others = np.concatenate([np.empty((0, 2)), *lines])  # numbers do not stand on lines
+    text_placement.place(axes, points, numbers, colours, [1.0] * len(shown), others)
     told = [
         f"{row.trainings}: {' '.join(filter(None, (row.stage, row.setting)))}, drop {drop.format(row.drop)} "
         f"{drop.unit}, {size.format(row.gzip_bytes)} {size.unit}, {row.verdict}"
