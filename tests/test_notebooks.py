@@ -180,7 +180,7 @@ def test_the_snakefile_knows_exactly_the_notebooks_there_are():
 
 def test_a_report_has_the_core_notebooks_the_named_ones_or_all():
     core = {"baseline", "pqat", "cqat", "sparse_clustering", "pcqat", "deployment_tree"}
-    every = {path.stem for path in NOTEBOOKS} - {"shape", "compare"}
+    every = {path.stem for path in NOTEBOOKS} - {"shape", "compare", "search"}
     assert set(plan.plan_work("digits", {}, []).jobs) == core
     assert set(plan.plan_work("digits", {"filter_sparsity": [0.5]}, []).jobs) == core | {"shape"}
     assert set(plan.plan_work("digits", {}, ["diagnose"]).jobs) == {"diagnose"}

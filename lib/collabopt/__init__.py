@@ -22,6 +22,7 @@ _PUBLIC = {
     "compare": "collabopt.report.report_comparison",
     "model_card": "collabopt.deploy.model_card",
     "search": "collabopt.deploy.search",
+    "settings_search": "collabopt.deploy.settings_search",
     "shape": "collabopt.deploy.shape",
     "figures": "collabopt.figures",
     "explorer": "collabopt.figures.explorer",

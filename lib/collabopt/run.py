@@ -293,7 +293,8 @@ class Run:
         """Write the rows of a stage to the report, and its int8 file if the run's own seed trained it."""
         times = (began, "trained" if one.stage.name in self._trained_here else "store")
         results.record(self.directory, self._make_row(one), one.layers, self.describe(), times)
-        if self.experiment.seed == self.given.seed and one.tflite:
+        is_trial = self.experiment.search != self.given.search  # a search over settings writes the files itself
+        if self.experiment.seed == self.given.seed and one.tflite and not is_trial:
             is_other = self.experiment.scheme != self.given.scheme and one.stage.has_schemes
             name = f"{one.stage.name}-{self.experiment.scheme}" if is_other else one.stage.name
             atomic.write(self.directory / "models" / f"{name}.tflite", one.tflite.read_bytes())

@@ -205,6 +205,7 @@ OTHERS = {
     "max_flops": 0.5,
     "sparsity_pattern": "2:4",
     "symmetric": True,
+    "weight_bits": 4,
     "number_of_clusters": 32,
     "cluster_per_channel": True,
     "clustering": "fixed",

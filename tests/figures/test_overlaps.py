@@ -94,10 +94,18 @@ def make_overlay(column: str) -> dict[str, pd.DataFrame]:
     return dict.fromkeys(("digits", "digits/sparsity=0.8"), rows if column == "stage" else density.assign(share=0.5))
 
 
+def make_trials() -> pd.DataFrame:
+    draw = np.random.default_rng(0)
+    rows = {"stage": draw.choice([*STAGES], 14), "setting": "sparsity=0.7", "trainings": range(1, 15), "noise": 0.004}
+    rows |= {"gzip_bytes": draw.uniform(8e3, 4e4, 14), "drop": draw.uniform(0, 0.03, 14), "best": [True, False] * 7}
+    return pd.DataFrame(rows).assign(verdict=["meets all targets", "gzip 1.0 kB over"] * 7)
+
+
 DRAWN = {
     "tree": lambda: figures.draw_tree(make_results()),
     "tree of a report": lambda: figures.draw_tree(read("results.csv")),
     "tree with targets": lambda: figures.draw_tree(make_results(), verdicts=targets.judge(make_variants(), WANTED)),
+    "search path": lambda: figures.draw_search_path(make_trials(), ACCURACY, 0.02),
     "sizes": lambda: figures.draw_sizes(make_results()),
     "sizes of a report": lambda: figures.draw_sizes(read("results.csv").query("seed == 0")),
     "costs": lambda: figures.draw_costs(make_variants()),

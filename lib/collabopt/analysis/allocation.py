@@ -72,7 +72,7 @@ def measure_layers(
                     continue
                 after = sensitivity.score_with(scratch, layer, kernels, split, task)
                 drop = sensitivity.compute_drop(prefix, before, after, task.score)[f"{prefix}_drop"]
-                int8 = [_quantize(kernel, setting == "sparsity") for kernel in kernels.values()]
+                int8 = [quantize(kernel, setting == "sparsity") for kernel in kernels.values()]
                 rows.append([setting, layer.name, value, task.score.name, drop, sizes.compute_entropy_bytes(int8)])
     return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -82,18 +82,24 @@ def list_levels(setting: str, experiment: Experiment) -> list[float]:
 
     Args:
         setting: A key of `LEVELS`.
-        experiment: Its own values are among them.
+        experiment: Its own values are among them, and those of its search.
     """
     if setting == "number_of_clusters" and experiment.symmetric:
         return []
     if setting == "sparsity" and experiment.sparsity_pattern == "2:4":
         return []
     own = per_layer.list_values(getattr(experiment, setting))
-    return sorted({*LEVELS[setting], *own}, reverse=setting == "number_of_clusters")
+    tried = getattr(experiment.search, setting) or ()
+    return sorted({*LEVELS[setting], *own, *tried}, reverse=setting == "number_of_clusters")
 
 
-def _quantize(kernel: np.ndarray, per_channel: bool) -> np.ndarray:
-    """The int8 values of a kernel (..., out)."""
+def quantize(kernel: np.ndarray, per_channel: bool) -> np.ndarray:
+    """Return the int8 values of a kernel.
+
+    Args:
+        kernel: The kernel (..., out) float32.
+        per_channel: Whether each output channel has its own range.
+    """
     axes = tuple(range(kernel.ndim - 1)) if per_channel else None
     reach = np.abs(kernel).max(axis=axes, keepdims=True)
     return np.round(np.divide(127 * kernel, reach, out=np.zeros_like(kernel), where=reach > 0)).astype(np.int8)

@@ -14,7 +14,7 @@ import pandas as pd
 from collabopt.config import published
 from collabopt.config.experiment import Experiment
 from collabopt.config.stages import BASELINE, STAGES, get_label
-from collabopt.storage import atomic
+from collabopt.storage import atomic, results
 
 NAMES = {
     "accuracy": "Accuracy, FP32 or fake-INT8 (%)",
@@ -145,7 +145,7 @@ def _find_difference(experiment: Experiment, setting: dict) -> str:
     pattern = pattern if pd.notna(pattern) else "unstructured"
     if (stage.prunes or stage.keeps_zeros) and pattern != experiment.sparsity_pattern:
         return f"published with {pattern} zeros"
-    options = experiment.model_copy(update={"sparsity_pattern": "unstructured"}).describe_options(stage)
+    options = results.describe_options(experiment.model_copy(update={"sparsity_pattern": "unstructured"}), stage)
     return f"published without {options}" if options else ""
 
 

@@ -17,7 +17,7 @@ from collabopt.config.stages import Stage, get_lineage
 from collabopt.datasets import Data
 from collabopt.runtime.tensorflow import keras
 from collabopt.techniques import activation_ranges, calibration, int8_rewrites, layers, patterns, quantization, registry
-from collabopt.tflite import convert, flatbuffer, sizes
+from collabopt.tflite import convert, flatbuffer, int4, sizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,8 +230,9 @@ def _convert(
     """The int8 file in which the channels of each `shared` kernel have one range. If there are such kernels, also the
     file in which each channel has its own. For PTQ, also how ranges were taken from examples."""
     if quantization.is_wrapped(model):
-        content = convert.convert_as_trained(model, activations)
-        return content, flatbuffer.rewrite_ranges(content, shared, of="channel") if shared else None, None
+        content = int4.unpack_int4(convert.convert_as_trained(model, activations))
+        is_compared = shared and not experiment.has_int4_weights
+        return content, flatbuffer.rewrite_ranges(content, shared, of="channel") if is_compared else None, None
     content, method = ptq.convert_calibrated(model, "int8", data, experiment, activations, apart, stage)
     files = (flatbuffer.rewrite_ranges(content, shared, of="tensor"), content) if shared else (content, None)
     return *files, method

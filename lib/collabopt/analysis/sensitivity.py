@@ -99,13 +99,16 @@ def measure_layers(
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def compress_layer(layer: keras.layers.Layer, experiment: Experiment, prefix: str) -> dict[str, np.ndarray]:
+def compress_layer(
+    layer: keras.layers.Layer, experiment: Experiment, prefix: str, preserve_sparsity: bool = False
+) -> dict[str, np.ndarray]:
     """Compress the kernels of a layer by one technique, as its stage would begin.
 
     Args:
         layer: An eligible layer; it stays as it is.
         experiment: Gives the settings of the technique, excluded layers and seed.
         prefix: A key of `TECHNIQUES`.
+        preserve_sparsity: Whether clustering keeps zeros.
 
     Returns:
         The kernels by name; empty if the layer is excluded from the technique.
@@ -113,6 +116,7 @@ def compress_layer(layer: keras.layers.Layer, experiment: Experiment, prefix: st
     if prefix == "clustered":
         settings = clustering.Settings(
             experiment.number_of_clusters,
+            preserve_sparsity,
             clusters=kernel_state.make_clusters(experiment),
             initialization=experiment.centroid_initialization,
             exclude=experiment.exclude.clustering,

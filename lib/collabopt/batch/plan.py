@@ -16,7 +16,7 @@ from collabopt.config.experiment import Experiment, ExperimentError
 sys.modules.setdefault("rfc3987_syntax", None)
 
 NOTEBOOKS = loading.ROOT / "notebooks"
-SEARCH_NOTEBOOK = "deployment_tree"
+SEARCH_NOTEBOOK, SETTINGS_NOTEBOOK = "deployment_tree", "search"
 EVERY_NOTEBOOK = "all"
 """In place of the names of notebooks."""
 CHECK_FAILURE = "check.failed"
@@ -88,7 +88,7 @@ def parse_settings(text: str) -> sweep.Grid:
     known = set().union(*(read_parameters(notebook) for notebook in list_notebooks() if words)) - _NOT_OF_EXPERIMENTS
     grid: sweep.Grid = {}
     for word in words:
-        name, equals, text = word.partition("=")
+        name, equals, text = word.removeprefix("targets.").partition("=")
         values = re.split(r",(?![^\[{]*[\]}])", text)  # a list in brackets, or {default: 0.5, conv_1: 0}, is one value
         if not equals or "" in values:
             raise ExperimentError(f"SET: {word!r}: expected name=value, or name=value,value for a sweep")
@@ -138,7 +138,7 @@ def plan_work(name: str, grid: sweep.Grid, chosen: list[str]) -> Work:
         if EVERY_NOTEBOOK in chosen:
             notebooks = _list_every_notebook(experiments[0])
         elif experiments[0].has_targets and not chosen:  # the search decides which stages are trained
-            notebooks = [SEARCH_NOTEBOOK]
+            notebooks = [SETTINGS_NOTEBOOK if experiments[0].search.is_given else SEARCH_NOTEBOOK]
         pages = loading.find_report_directory(name, **cells[0])
         config = {"overrides": cells[0], "notebooks": notebooks}
         return Work(pages, config, {notebook: pages / f"{notebook}.html" for notebook in notebooks})
@@ -155,4 +155,5 @@ def plan_work(name: str, grid: sweep.Grid, chosen: list[str]) -> Work:
 def _list_every_notebook(experiment: Experiment) -> list[str]:
     """All notebooks that have something to show. Further seeds are trained by `published` in any case."""
     has_figures = len(published.read_of_model(experiment)) or experiment.repeat_seeds
-    return [name for name in stages.list_notebooks(experiment.tree) if has_figures or name != "published"]
+    empty = [*([] if has_figures else ["published"]), *([] if experiment.search.is_given else [SETTINGS_NOTEBOOK])]
+    return [name for name in stages.list_notebooks(experiment.tree) if name not in empty]

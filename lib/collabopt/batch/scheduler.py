@@ -24,6 +24,7 @@ from collabopt.batch import forks
 from collabopt.batch.plan import (
     CHECK_FAILURE,
     SEARCH_NOTEBOOK,
+    SETTINGS_NOTEBOOK,
     Work,
     find_workplace,
     list_notebooks,
@@ -112,7 +113,7 @@ def _is_unchanged(inputs: dict[str, Any], work: Work, place: Path) -> bool:
 
 def _report_missed_targets(work: Work) -> int:
     """Print the nearest file, and return status 3, if no file meets all targets; else return 0."""
-    if SEARCH_NOTEBOOK not in work.jobs:
+    if not {SEARCH_NOTEBOOK, SETTINGS_NOTEBOOK} & {*work.jobs}:
         return 0
     nearest = recommendation.recommend(work.pages)
     if nearest is None or not nearest.misses:

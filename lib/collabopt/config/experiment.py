@@ -24,6 +24,7 @@ from collabopt.config.sections import (
     NotNegative,
     Positive,
     Pruning,
+    Search,
     Section,
     Seed,
     Share,
@@ -80,7 +81,9 @@ class Experiment(Section):
         distill: Distillation in every stage after the baseline whose own section has no `distill`.
         sparsity: Fraction of zeros in each kernel that is pruned, or fractions by layer, {default: 0.5, conv_1: 0}.
         number_of_clusters: Values per kernel that is clustered, zero included, or values by layer.
+        weight_bits: Bits per weight in quantization-aware training, 8 or 4, or bits by layer. Depthwise kernels have 8.
         further_formats: Formats that float stages are deployed in beside the standard ones.
+        search: Settings whose values a search tries for the smallest file that meets the targets.
         repeat_seeds: Further seeds that every stage is trained with, to tell effects from chance.
         deploy_nearest: Whether the nearest file is deployed if no file meets all targets.
         symmetric: Whether the two or three values of a kernel are {−α, α} (binary) or {−α, 0, α} (ternary). Each weight
@@ -108,6 +111,7 @@ class Experiment(Section):
     sparsity_pattern: Literal["unstructured", "2:4", "block"] = "unstructured"
     number_of_clusters: per_layer.make_type(Annotated[int, Field(ge=2, le=1024)]) = 16
     symmetric: bool = False
+    weight_bits: per_layer.make_type(Literal[4, 8]) = 8
     cluster_per_channel: bool = False
     clustering: Literal["moving", "fixed"] = "moving"
     cluster_rate: NotNegative = 0.03
@@ -117,6 +121,7 @@ class Experiment(Section):
     scheme: Literal["collabopt", "tfmot"] = "collabopt"
     strict: bool = False
     targets: Targets = Targets()
+    search: Search = Search()
     deploy_nearest: bool = False
     accelerator: Literal[ACCELERATORS] = "ethos-u55-128"
     stages: Any
@@ -132,23 +137,32 @@ class Experiment(Section):
     @model_validator(mode="after")
     def _check_pattern(self) -> "Experiment":
         unfit = {*per_layer.list_layers(self.sparsity).values()} - {0, 0.5} or per_layer.get_value(self.sparsity) != 0.5
-        if self.sparsity_pattern == "2:4" and unfit:
+        wrong = self.sparsity if unfit else {*(self.search.sparsity or ())} - {0.5}
+        if self.sparsity_pattern == "2:4" and (unfit or wrong):
             raise ValueError(
-                f"sparsity={self.sparsity}: expected 0.5 (0 for single layers), because sparsity_pattern=2:4 "
+                f"sparsity={wrong}: expected 0.5 (0 for single layers), because sparsity_pattern=2:4 "
                 "sets two of four weights to zero"
             )
         return self
 
     @model_validator(mode="after")
     def _check_clusters(self) -> "Experiment":
-        given = f"number_of_clusters={self.number_of_clusters}"
-        if self.symmetric and self.number_of_clusters not in (2, 3):
-            raise ValueError(f"{given}: expected 2 for binary or 3 for ternary weights, because symmetric=true")
-        if not self.symmetric and min(per_layer.list_values(self.number_of_clusters)) < 3:
-            raise ValueError(f"{given}: expected greater than or equal to 3, or symmetric=true for binary weights")
+        for number in (self.number_of_clusters, *(self.search.number_of_clusters or ())):
+            given = f"number_of_clusters={number}"
+            if self.symmetric and number not in (2, 3):
+                raise ValueError(f"{given}: expected 2 for binary or 3 for ternary weights, because symmetric=true")
+            if not self.symmetric and min(per_layer.list_values(number)) < 3:
+                raise ValueError(f"{given}: expected greater than or equal to 3, or symmetric=true for binary weights")
         if self.symmetric and self.scheme == "tfmot":
             raise ValueError("symmetric=true: TFMOT has no such clusters; set scheme=collabopt")
+        if self.has_int4_weights and self.scheme == "tfmot":
+            raise ValueError(f"weight_bits={self.weight_bits}: TFMOT's schemes have 8; set scheme=collabopt")
         return self
+
+    @property
+    def has_int4_weights(self) -> bool:
+        """Whether quantization-aware stages have kernels of 4-bit weights."""
+        return 4 in per_layer.list_values(self.weight_bits)
 
     @property
     def has_binary_weights(self) -> bool:
@@ -164,26 +178,6 @@ class Experiment(Section):
             )
         return self
 
-    def describe_options(self, stage: Stage) -> str:
-        """Describe the settings that no other key column of results.csv holds, where they apply to a stage.
-
-        Args:
-            stage: The stage.
-
-        Returns:
-            Text such as "2:4, sparsity conv_1 0"; empty where all of them have their defaults.
-        """
-        parts, distill = [], self.training(stage.name).distill
-        if stage.prunes or stage.keeps_zeros:
-            parts += [self.sparsity_pattern] if self.sparsity_pattern != "unstructured" else []
-            parts += [f"sparsity {layer} {value:g}" for layer, value in per_layer.list_layers(self.sparsity).items()]
-        if stage.clusters:
-            parts += ["symmetric"] * self.symmetric
-            parts += [f"clusters {name} {one}" for name, one in per_layer.list_layers(self.number_of_clusters).items()]
-        if distill and distill.weight:
-            parts.append(f"distilled at {distill.temperature:g} by {distill.weight:g}")
-        return ", ".join(parts)
-
     @model_validator(mode="after")
     def _check_packages(self) -> "Experiment":
         for name in self.further_formats:
@@ -194,6 +188,14 @@ class Experiment(Section):
                         f"further_formats={name}: needs the package {package}, which is not installed; run "
                         f"make formats{only}, or leave out {name}"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _check_search(self) -> "Experiment":
+        if self.search.is_given and not self.has_targets:
+            raise ValueError(
+                "search: needs targets, which tell when a file is good enough; give one, such as max_accuracy_drop=0.01"
+            )
         return self
 
     @model_validator(mode="after")

@@ -30,7 +30,7 @@ PARAMETERS = (
     *("seed", "threads", "devices", "train_fraction", "calibration_examples", "sparsity", "sparsity_pattern"),
     *("filter_sparsity", "rank_energy", "max_flops"),
     *("number_of_clusters", "cluster_per_channel", "clustering", "cluster_rate", "centroid_initialization"),
-    *("symmetric", "distill", "scheme", "strict", "accelerator"),
+    *("symmetric", "weight_bits", "distill", "scheme", "strict", "accelerator"),
     *Targets.model_fields,
     "deploy_nearest",
 )

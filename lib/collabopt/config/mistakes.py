@@ -45,7 +45,7 @@ def _explain(mistake: dict[str, Any]) -> str:
         return f"{key}: missing; this key is needed"
     if mistake["type"] == "value_error":
         return f"{key}: {mistake['ctx']['error']}" if key else str(mistake["ctx"]["error"])
-    message = mistake["msg"].replace("Input should be", "expected")
+    message = mistake["msg"].replace("Input should be", "expected").replace("a valid tuple", "a list")
     message = message.replace("String should match pattern", "expected text that matches")
     if isinstance(value, float) and not math.isfinite(value):
         message = "expected a finite number"

@@ -5,7 +5,7 @@ from typing import Any
 
 from collabopt.config.experiment import ExperimentError
 
-NESTED = "stages", "exclude"
+NESTED = "stages", "exclude", "search"
 """Sections whose keys `loading.load` can override one by one, by dotted names: "stages.pruned.epochs"."""
 
 
@@ -28,13 +28,16 @@ def flatten(overrides: Mapping[str, Any]) -> dict[str, Any]:
         ExperimentError: `settings` is not a dict.
     """
     flat: dict[str, Any] = {}
-    for key, value in overrides.items():
-        if key == "settings" and value is not None:
+    for name, value in overrides.items():
+        key = name.removeprefix("targets.")  # a target is a parameter of its own
+        if key == "targets" and isinstance(value, Mapping):
+            flat |= flatten(value)
+        elif key == "settings" and value is not None:
             if not isinstance(value, Mapping):
                 raise ExperimentError(f'settings={value!r}: expected a dict, such as {{"stages.pruned.epochs": 3}}')
             flat |= flatten(value)
         elif is_nested(key) and isinstance(value, Mapping):
-            flat |= flatten({f"{key}.{name}": one for name, one in value.items()})
+            flat |= flatten({f"{key}.{part}": one for part, one in value.items()})
         elif value is not None:
             flat[key] = value
     return flat

@@ -198,6 +198,56 @@ class CustomTask(Section):
     higher_is_better: bool
 
 
+def _check_not_empty(values: tuple) -> tuple:
+    if not values:
+        raise ValueError("[]: expected at least one value, or no such key")
+    return values
+
+
+_VALUES = Field(strict=False), AfterValidator(_check_not_empty)
+
+
+class Search(Section):
+    """A search over settings for the smallest file that meets the targets.
+
+    Attributes:
+        sparsity: Values of the experiment's sparsity that are tried; None keeps its own.
+        number_of_clusters: Likewise.
+        filter_sparsity: Likewise; 0 tries the network without filter pruning.
+        per_layer: Whether values per layer are tried, too (`analysis.allocation`).
+        max_trainings: Trained stages that the search may use, the baseline and those of the store included.
+        max_minutes: Minutes of training that it may use, those of stages of the store included.
+    """
+
+    sparsity: Annotated[tuple[Fraction, ...], *_VALUES] | None = None
+    number_of_clusters: Annotated[tuple[Annotated[int, Field(ge=2, le=1024)], ...], *_VALUES] | None = None
+    filter_sparsity: Annotated[tuple[Fraction, ...], *_VALUES] | None = None
+    per_layer: bool = False
+    max_trainings: Count = 12
+    max_minutes: Positive | None = None
+
+    @property
+    def grid(self) -> dict[str, tuple[float, ...]]:
+        """The values that are tried, by setting."""
+        names = "filter_sparsity", "sparsity", "number_of_clusters"
+        return {name: getattr(self, name) for name in names if getattr(self, name)}
+
+    @property
+    def is_given(self) -> bool:
+        """Whether the experiment searches over settings."""
+        return bool(self.grid) or self.per_layer
+
+    @model_validator(mode="after")
+    def _check_values(self) -> "Search":
+        if self.model_fields_set and not self.is_given:
+            given = ", ".join(f"{name}={getattr(self, name)}" for name in sorted(self.model_fields_set))
+            raise ValueError(
+                f"{given}: nothing to search; give sparsity, number_of_clusters or filter_sparsity a list of values, "
+                "or per_layer: true"
+            )
+        return self
+
+
 class Exclude(Section):
     """Names of layers that a technique leaves unchanged. `quantization` leaves them in float32 in QAT stages."""
 

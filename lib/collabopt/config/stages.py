@@ -212,6 +212,7 @@ def get_notebooks(tree: Mapping[str, Stage]) -> dict[str, list[str]]:
         "published": everything,
         "deployment_tree": everything,
         **{name: [root] for name in ("diagnose", "fewer_bits", "compare")},
+        "search": [],
     }
 
 
@@ -221,6 +222,7 @@ _CLUSTERING = ("number_of_clusters", "centroid_initialization", "cluster_rate", 
 _KEEPS_CLUSTERS = {"clusters": True, "has_schemes": True}
 _KEEPS_ZEROS = {"keeps_zeros": True, "has_schemes": True}
 _QAT = {"trainer": "quantization:train", "quantizes": True}
+_BITS = ("weight_bits",)
 
 _SHAPE = {"parent": BASELINE, "notebook": "shape", "reshapes": True, "is_optional": True}
 
@@ -230,17 +232,17 @@ for _stage in (
           training=_RESHAPED, **_SHAPE),
     Stage("factorized", "factorized", "#5b4ea8", trainer="low_rank:train", settings=("rank_energy", "max_flops"),
           training=_RESHAPED, **_SHAPE),
-    Stage("qat", "QAT", "#333333", BASELINE, notebook="baseline", **_QAT),
+    Stage("qat", "QAT", "#333333", BASELINE, notebook="baseline", settings=_BITS, **_QAT),
     Stage("pruned", "pruned", "#e69f00", BASELINE, "pruning:train", "pqat", ("sparsity", "sparsity_pattern"),
           prunes=True),
-    Stage("pqat", "PQAT", "#a34700", "pruned", notebook="pqat", **_QAT, **_KEEPS_ZEROS,
+    Stage("pqat", "PQAT", "#a34700", "pruned", notebook="pqat", settings=_BITS, **_QAT, **_KEEPS_ZEROS,
           guide=(BASELINE, "pruned", "qat", "pqat")),
     Stage("clustered", "clustered", "#56b4e9", BASELINE, "clustering:train", "cqat", _CLUSTERING, **_KEEPS_CLUSTERS),
-    Stage("cqat", "CQAT", "#0063a3", "clustered", notebook="cqat", settings=_MOVING, **_QAT, **_KEEPS_CLUSTERS,
+    Stage("cqat", "CQAT", "#0063a3", "clustered", notebook="cqat", settings=_MOVING + _BITS, **_QAT, **_KEEPS_CLUSTERS,
           guide=(BASELINE, "clustered", "qat", "cqat")),
     Stage("sparse_clustered", "sparse clustered", "#cc79a7", "pruned", "clustering:train", "sparse_clustering",
           _CLUSTERING, **_KEEPS_CLUSTERS, keeps_zeros=True),
-    Stage("pcqat", "PCQAT", "#8a2065", "sparse_clustered", notebook="pcqat", settings=_MOVING, **_QAT,
+    Stage("pcqat", "PCQAT", "#8a2065", "sparse_clustered", notebook="pcqat", settings=_MOVING + _BITS, **_QAT,
           **_KEEPS_CLUSTERS, keeps_zeros=True, guide=(BASELINE, "pruned", "qat", "sparse_clustered", "pcqat")),
 ):  # fmt: skip
     register(_stage)

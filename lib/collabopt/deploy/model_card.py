@@ -100,6 +100,7 @@ def _make_content(search: Search, tflite: bytes) -> dict[str, Any]:
         "stage": row["stage"],
         "path": [stage.name for stage in get_lineage(row["stage"], experiment.tree)],
         "format": row["format"],
+        **({"setting": row["setting"]} if row.get("setting") else {}),
         "sha256": hashlib.sha256(tflite).hexdigest(),
         "meets_all_targets": search.chosen is not None if experiment.has_targets else None,
         "targets": _judge_targets(search, row, base),

@@ -7,6 +7,7 @@ validation split. The test split is read once, for the chosen variant.
 
 import dataclasses
 import itertools
+from collections.abc import Mapping
 
 import pandas as pd
 
@@ -105,7 +106,9 @@ def search(run: Run) -> Search:
     tested = [nearest] if has_targets else list(tried)
     variants.add_test_scores(table, run, {label: tried[label] for label in tested})
     found = Search(run, tried, table, unavailable, chosen, nearest)
-    _record(found)
+    # The int8 file of a stage has the name of the stage.
+    stems = {label: one.stage.name if one.format == "int8" else label for label, one in tried.items()}
+    record(found, {label: f"models/{stem}{FORMATS[tried[label].format].suffix}" for label, stem in stems.items()})
     return found
 
 
@@ -126,15 +129,17 @@ def _try_variants(run: Run) -> tuple[dict[str, Variant], list[Variant]]:
     return tried, missing
 
 
-def _record(found: Search) -> None:
-    """Write variants.csv and the files of the variants."""
-    directory, files = found.run.directory, {}
+def record(found: Search, files: Mapping[str, str]) -> None:
+    """Write variants.csv and the files of the variants, if the run has a report.
+
+    Args:
+        found: The search.
+        files: Path of each file in the report directory, by label of the variant.
+    """
+    directory = found.run.directory
     if directory is None:
         return
     for label, variant in found.tried.items():
-        # The int8 file of a stage has the name of the stage.
-        suffix = FORMATS[variant.format].suffix
-        files[label] = f"models/{variant.stage.name if variant.format == 'int8' else label}{suffix}"
         atomic.write(directory / files[label], variant.tflite.read_bytes())
     rows = pd.concat([found.table.assign(tflite=files), *([found.unavailable] if len(found.unavailable) else [])])
     atomic.write(directory / "variants.csv", rows.to_csv(index=False))

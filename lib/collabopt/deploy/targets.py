@@ -17,7 +17,7 @@ from collabopt.config.scores import Score, find_score
 from collabopt.config.stages import BASELINE, build_tree, get_label, get_level
 from collabopt.storage.results import ONE_CLASS, is_constant
 
-_DROPS = ("max_accuracy_drop", "max_metric_drop")
+DROPS = ("max_accuracy_drop", "max_metric_drop")
 NO_TFLITE = "no .tflite file, for comparison only"
 _SMALLEST_DROP = 0.01
 """A miss of a drop is compared with at least this share of the score's unit (one point of accuracy)."""
@@ -47,7 +47,7 @@ def get_cost(variant: Mapping[str, Any], target: str, baseline_score: float) -> 
         The value in the unit of the target, or infinity if it is not known (for example the NPU time of a file that
         Vela cannot compile).
     """
-    if target in _DROPS:
+    if target in DROPS:
         score = find_score(variant.keys())
         return score.compute_drop(baseline_score, variant[score.validation])
     cost = variant.get(get_targets()[target].name)
@@ -82,8 +82,8 @@ def choose(variants: pd.DataFrame, targets: Targets) -> Hashable | None:
         targets: The limits.
 
     Returns:
-        Of the first level of the tree with variants that meet all targets, the smallest after gzip. Without limits,
-        what `recommend` returns.
+        Of the first level of the tree with variants that meet all targets, the smallest after gzip; of a search over
+        settings (column `setting`), the smallest of all. Without limits, what `recommend` returns.
     """
     usable = variants[[is_usable(row) for row in variants.to_dict("records")]]
     if not list_targets(targets):
@@ -92,6 +92,8 @@ def choose(variants: pd.DataFrame, targets: Targets) -> Hashable | None:
     fit = usable[[not find_misses(row, targets, base) for row in usable.to_dict("records")]]
     if fit.empty:
         return None
+    if "setting" in fit:
+        return fit["gzip_bytes"].idxmin()
     tree = build_tree(set(variants["stage"]))
     levels = fit["stage"].map(lambda name: get_level(name, tree))
     return fit.loc[levels == levels.min(), "gzip_bytes"].idxmin()
@@ -109,8 +111,7 @@ def find_nearest(variants: pd.DataFrame, targets: Targets) -> Hashable:
     def get_misses(row: pd.Series) -> tuple[float, float]:
         misses = find_misses(row, targets, base)
         shares = [
-            excess / max(limits.get(name, 1), _SMALLEST_DROP if name in _DROPS else 0)
-            for name, excess in misses.items()
+            excess / max(limits.get(name, 1), _SMALLEST_DROP if name in DROPS else 0) for name, excess in misses.items()
         ]
         return max(shares, default=0.0), sum(shares)
 
@@ -270,6 +271,7 @@ def format_variant(row: Mapping[str, Any]) -> str:
         row: Row of variants.csv.
 
     Returns:
-        Stage and format.
+        Stage and format; of a search over settings also these.
     """
-    return f"{get_label(row['stage'])} {get_format_label(row['format'])}"
+    name, setting = f"{get_label(row['stage'])} {get_format_label(row['format'])}", row.get("setting")
+    return f"{name} ({setting})" if isinstance(setting, str) and setting else name

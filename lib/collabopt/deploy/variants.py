@@ -87,11 +87,11 @@ def list_formats(stage: Stage, experiment: Experiment) -> list[str]:
     """Return the formats of a stage in the order of the search.
 
     Args:
-        stage: A QAT stage has only int8, for which it was trained. Sparse files are for stages with zeros.
+        stage: A QAT stage has only int8, and int4 if it was trained for it. Sparse files are for stages with zeros.
         experiment: Names the formats beside the standard ones.
     """
     if stage.quantizes:
-        return ["int8"]
+        return ["int8", "int4"] if experiment.has_int4_weights else ["int8"]
     is_pruned = any(one.prunes for one in get_lineage(stage.name, experiment.tree))
     wanted = {*STANDARD, *experiment.further_formats} - (set() if is_pruned else {"float32_sparse"})
     return [name for name in FORMATS if name in wanted]
@@ -133,7 +133,7 @@ def measure(run: Run, stage: Stage, name: str) -> Variant:
         "output": experiment.model.output,
         "code": compute_digest(convert_it, _measure_sizes, _measure_weights, scoring.select_counted),
         "zstandard": metadata.version("zstandard"),
-        **further_formats.read_versions(name),
+        **further_formats.read_versions(stage, name),
     }
 
     def make(directory: Path) -> None:

@@ -11,6 +11,7 @@ from collabopt.figures.density import draw_density, draw_density_grid
 from collabopt.figures.drops import draw_drops, draw_layer_drops, draw_quantization
 from collabopt.figures.layers import draw_layer_properties
 from collabopt.figures.pareto import draw_costs, draw_pareto, draw_sizes
+from collabopt.figures.search_path import draw_search_path
 from collabopt.figures.targets import draw_verdicts
 from collabopt.figures.timeline import draw_timeline
 from collabopt.figures.training import draw_training
@@ -28,6 +29,7 @@ __all__ = [
     "draw_layer_properties",
     "draw_pareto",
     "draw_quantization",
+    "draw_search_path",
     "draw_sizes",
     "draw_timeline",
     "draw_training",

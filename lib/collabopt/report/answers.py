@@ -23,6 +23,7 @@ from collabopt.report.verdict import describe_drop
 if TYPE_CHECKING:  # these import TensorFlow, which pages do without
     from collabopt.analysis.finished import Finished
     from collabopt.deploy.search import Search
+    from collabopt.deploy.settings_search import SettingsSearch
 
 _FLOAT_BYTES = 4
 
@@ -178,6 +179,24 @@ def describe_comparison(places: dict[str, Path]) -> Answer:
         f"{best} has the smallest recommended file" if sizes.count(min(sizes)) == 1 else "The smallest files are equal"
     )
     return Answer(f"{head}: {'; '.join(told)}.")
+
+
+def describe_search(found: SettingsSearch) -> Answer:
+    """Return which file a search over settings found, after how many trainings, and why it ended.
+
+    Args:
+        found: A finished search over settings.
+    """
+    best, size = found.trials[found.trials["best"]], get_metric("gzip_bytes")
+    path = f"No file met all targets in {len(found.trials)} trainings"
+    if len(best):
+        first, last = best.iloc[0], best.iloc[-1]
+        path = (
+            f"The first file that met all targets came after training {first['trainings']} "
+            f"({size.format(first['gzip_bytes'])} {size.unit}), the smallest one after training {last['trainings']} "
+            f"({size.format(last['gzip_bytes'])} {size.unit})"
+        )
+    return Answer(f"{describe_deployment(found).text} {path}. The search ended because {found.ended}.")
 
 
 def _describe_cost(base: Finished, stage: Finished, base_name: str) -> str:

@@ -24,7 +24,7 @@ from collabopt.report.kernel_tables import PRESERVED, activations, coding, kerne
 from collabopt.report.quantization_tables import quantization, tensors
 from collabopt.report.summary import SETTINGS, TIMES, find_varied_settings, list_metrics
 from collabopt.report.table import MISSING, Cell, Table, format_head
-from collabopt.report.variant_tables import inference, search, shape, sizes, variants
+from collabopt.report.variant_tables import inference, search, shape, sizes, trials, variants
 from collabopt.storage.results import to_numbers
 
 if TYPE_CHECKING:  # these import TensorFlow, which pages do without
@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # these import TensorFlow, which pages do without
 
 __all__ = ["activations", "changed_layers", "classes", "coding", "compared", "findings", "flips", "guide", "imported"]
 __all__ += ["inference", "kernel_by_kernel", "layers", "quantization", "ranges", "results", "schemes", "search"]
-__all__ += ["shape", "sizes", "stages", "tensors", "times", "variants", "verdicts"]
+__all__ += ["shape", "sizes", "stages", "tensors", "times", "trials", "variants", "verdicts"]
 
 _RESULTS_NOTE = (
     "Scores are on the test split unless the head says validation; ± is two standard errors over its examples. INT8 is "

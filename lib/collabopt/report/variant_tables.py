@@ -21,6 +21,7 @@ from collabopt.storage.results import BALANCED, to_numbers
 
 if TYPE_CHECKING:  # imports TensorFlow, which pages do without
     from collabopt.deploy.search import Search
+    from collabopt.deploy.settings_search import SettingsSearch
 
 _SIZE_GROUPS = "file", "weights"
 _RATIO = Metric("entropy_ratio", "zstd ÷ entropy", digits=2, missing="not int8")
@@ -71,6 +72,36 @@ def search(found: Search) -> Table:
         known = {"Stage": Cell.from_stage(variant["stage"]), "Format": get_format_label(variant["format"])}
         rows.append(dict.fromkeys(rows[0], "") | known | {"Not available": Cell.from_reason(variant["unavailable"])})
     return Table("The search, level by level", rows, is_grouped=True).drop_empty_columns()
+
+
+def trials(found: SettingsSearch) -> Table:
+    """Tabulate the files of a search over settings in the order of training, with what was predicted of each.
+
+    Args:
+        found: A finished search.
+
+    Returns:
+        The table, one row per trained stage.
+    """
+    score, size, rows = found.run.data.task.score, get_metric("gzip_bytes"), []
+    drop, smallest = get_metric(score.drop), found.trials.index[found.trials["best"]].max()
+    for row in found.trials.itertuples():
+        verdict = "smallest that meets all targets" if row.Index == smallest else row.verdict
+        row_cells = {
+            "Training": Cell(str(row.trainings), kind="number"),
+            "Stage": Cell.from_stage(row.stage),
+            "Settings": row.setting,
+            f"Predicted drop ({drop.unit})".replace(" ()", ""): Cell.from_number(row.predicted_drop, drop, "–"),
+            f"Validation drop ({drop.unit})".replace(" ()", ""): Cell.from_number(
+                row.drop, drop, "–", None if pd.isna(row.noise) else row.noise
+            ),
+            f"Predicted gzip ({size.unit})": Cell.from_number(row.predicted_bytes, size, "–"),
+            f"Gzip ({size.unit})": Cell.from_number(row.gzip_bytes, size, "–"),
+            "Verdict": Cell(verdict, kind="chosen" if row.Index == smallest else "wrap"),
+        }
+        rows.append(row_cells)
+    note = "Int8 files on validation. ± is two standard errors, paired by example with the float32 baseline."
+    return Table("The search over settings, in the order of training", rows, note)
 
 
 def shape(rows: pd.DataFrame) -> Table:

@@ -167,8 +167,8 @@ def _list_links(directory: Path, found: Recommendation) -> list[tuple[str, str]]
     deployed.sort(key=lambda path: [*_LINKS, path.suffix].index(path.suffix))
     shown = [(path.relative_to(directory).as_posix(), _name_link(path)) for path in deployed]
     links = shown if any(label == "the file" for _, label in shown) else [(found.file, "the file"), *shown]
-    page = "deployment_tree.html"
-    return [*links, *([(page, "how it was chosen")] if (directory / page).is_file() else [])]
+    pages = [page for page in ("search.html", "deployment_tree.html") if (directory / page).is_file()]
+    return [*links, *((page, "how it was chosen") for page in pages[:1])]
 
 
 def _name_link(path: Path) -> str:

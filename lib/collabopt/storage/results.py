@@ -74,13 +74,40 @@ def make_key(experiment: Experiment, stage: Stage) -> dict[str, Any]:
         "cluster_per_channel": experiment.cluster_per_channel if stage.clusters else None,
         "target_sparsity": per_layer.get_value(experiment.sparsity) if stage.prunes or stage.keeps_zeros else None,
         "train_fraction": experiment.train_fraction,
-        "options": experiment.describe_options(stage),
+        "options": describe_options(experiment, stage),
     } | {
         name: getattr(experiment, name) if one in lineage else None
         for one in tree.values()
         if one.is_optional
         for name in one.settings
     }
+
+
+def describe_options(experiment: Experiment, stage: Stage) -> str:
+    """Describe the settings that no other key column of results.csv holds, where they apply to a stage.
+
+    Args:
+        experiment: The experiment.
+        stage: The stage.
+
+    Returns:
+        Text such as "2:4, sparsity conv_1 0"; empty where all of them have their defaults.
+    """
+    parts, distill = [], experiment.training(stage.name).distill
+    if stage.prunes or stage.keeps_zeros:
+        parts += [experiment.sparsity_pattern] if experiment.sparsity_pattern != "unstructured" else []
+        parts += [f"sparsity {layer} {value:g}" for layer, value in per_layer.list_layers(experiment.sparsity).items()]
+    if stage.clusters:
+        parts += ["symmetric"] * experiment.symmetric
+        parts += [
+            f"clusters {name} {one}" for name, one in per_layer.list_layers(experiment.number_of_clusters).items()
+        ]
+    if stage.quantizes and experiment.has_int4_weights:
+        parts += [f"{per_layer.get_value(experiment.weight_bits)}-bit weights"]
+        parts += [f"{one}-bit {layer}" for layer, one in per_layer.list_layers(experiment.weight_bits).items()]
+    if distill and distill.weight:
+        parts.append(f"distilled at {distill.temperature:g} by {distill.weight:g}")
+    return ", ".join(parts)
 
 
 def list_score_columns(score: Score) -> list[str]:

@@ -1,4 +1,4 @@
-"""An 8-bit scheme for quantization-aware training that preserves zeros and clusters, on TFMOT's extension points.
+"""A scheme for quantization-aware training that preserves zeros and clusters, on TFMOT's extension points.
 
 `kernel_state` holds the zeros and clusters of each kernel. TFMOT's own schemes guess the granularity of clusters, share
 one quantizer among layers, and leave out a convolution before a ReLU without batch norm. Here the granularity is a
@@ -7,9 +7,11 @@ setting, each kernel has its own quantizer, and no eligible layer is left out.
 
 import copy
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
+from collabopt.config import per_layer
 from collabopt.runtime.tensorflow import keras, tf, tfmot
 from collabopt.techniques.kernel_state import Clusters, add_state, apply_state
 from collabopt.techniques.layers import find_kernels, get_channel_axis, get_kind, is_convolution, is_eligible
@@ -77,7 +79,7 @@ class PreservingLayer(keras.layers.Wrapper):
 
 
 class KernelQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
-    """Fake-quantizes one kernel to symmetric 8 bits and preserves its zeros and clusters.
+    """Fake-quantizes one kernel to symmetric integers and preserves its zeros and clusters.
 
     Attributes:
         zeros: Whether zeros stay zero.
@@ -85,10 +87,11 @@ class KernelQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
         per_channel: Whether each output channel has its own range, as for convolutions in `.tflite` files. A kernel
             clustered per tensor gives all channels the range of its largest centroid, so that it has as many int8
             values as centroids.
+        bits: Bits per weight, 8 or 4. The converter stores 4-bit values of convolutions and dense layers as INT4.
     """
 
-    def __init__(self, zeros: bool, clusters: Clusters | None, per_channel: bool) -> None:
-        self.zeros, self.clusters, self.per_channel = zeros, clusters, per_channel
+    def __init__(self, zeros: bool, clusters: Clusters | None, per_channel: bool, bits: int = 8) -> None:
+        self.zeros, self.clusters, self.per_channel, self.bits = zeros, clusters, per_channel, bits
 
     def build(self, tensor_shape, name, layer):
         """Create the range, and record the zeros and clusters of the kernel of the wrapped layer.
@@ -116,7 +119,7 @@ class KernelQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
             if self.per_channel
             else tf.quantization.fake_quant_with_min_max_vars
         )
-        return fake_quantize(kernel, low, high, num_bits=8, narrow_range=True)
+        return fake_quantize(kernel, low, high, num_bits=self.bits, narrow_range=True)
 
     def _reach(self, kernel: tf.Tensor) -> tf.Tensor:
         """The largest magnitude: a scalar, or (out,) with `per_channel`."""
@@ -129,7 +132,7 @@ class KernelQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
 
     def get_config(self):
         """Return the arguments of the constructor."""
-        return {"zeros": self.zeros, "clusters": self.clusters, "per_channel": self.per_channel}
+        return {"zeros": self.zeros, "clusters": self.clusters, "per_channel": self.per_channel, "bits": self.bits}
 
 
 class _Layout:
@@ -143,7 +146,7 @@ class _Layout:
         model, quantize_map = (
             super(PreservingScheme, self.scheme).get_layout_transformer().apply(model, layer_quantize_map)
         )
-        registry, preserves = self.scheme.get_quantize_registry(), self.scheme.zeros or self.scheme.clusters
+        registry, preserves = self.scheme.get_quantize_registry(), self.scheme.is_ours
         for layer in model.layers:
             entry = quantize_map.get(layer.name, {})
             # TFMOT gives a layer before a ReLU a NoOpQuantizeConfig: no quantizer for its activation, which needs none,
@@ -166,11 +169,23 @@ class PreservingScheme(tfmot.quantization.keras.default_8bit.Default8BitQuantize
         zeros: Whether zeros stay zero.
         clusters: How the model was clustered, and how clusters are trained; None preserves none.
         unclustered: Names of layers that clustering left out.
+        bits: Bits per weight, or bits by layer (`per_layer`).
     """
 
-    def __init__(self, zeros: bool, clusters: Clusters | None, unclustered: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        zeros: bool,
+        clusters: Clusters | None,
+        unclustered: tuple[str, ...] = (),
+        bits: int | Mapping[str, int] = 8,
+    ) -> None:
         super().__init__()
-        self.zeros, self.clusters, self.unclustered = zeros, clusters, unclustered
+        self.zeros, self.clusters, self.unclustered, self.bits = zeros, clusters, unclustered, bits
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether eligible kernels have our quantizer; TFMOT's would do where nothing is preserved in 8 bits."""
+        return bool(self.zeros or self.clusters or self.bits != 8)
 
     def quantizer(self, layer: keras.layers.Layer) -> KernelQuantizer:
         """Make the quantizer for the kernel of one layer.
@@ -186,7 +201,8 @@ class PreservingScheme(tfmot.quantization.keras.default_8bit.Default8BitQuantize
         if clusters and not is_convolution(layer):
             clusters = dataclasses.replace(clusters, granularity="tensor")
         preserved = None if layer.name in self.unclustered else clusters
-        return KernelQuantizer(self.zeros, preserved, per_channel=get_kind(layer) == "conv2d")
+        bits = per_layer.get_value(self.bits, layer.name)
+        return KernelQuantizer(self.zeros, preserved, get_kind(layer) == "conv2d", bits)
 
     def get_layout_transformer(self):
         """Return TFMOT's layout with our quantizers."""

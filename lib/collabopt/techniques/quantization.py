@@ -7,6 +7,7 @@ fake-quantized model, so this module returns wrapped models.
 
 import dataclasses
 import itertools
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -32,6 +33,7 @@ class Preservation:
         unclustered: Names of layers that clustering left out.
         scheme: "collabopt" (ours), or "tfmot", which guesses how kernels were clustered.
         unquantized: Names of layers that stay in float32 on purpose.
+        bits: Bits per weight, or bits by layer (`per_layer`).
     """
 
     zeros: bool = False
@@ -39,6 +41,7 @@ class Preservation:
     unclustered: tuple[str, ...] = ()
     scheme: str = "collabopt"
     unquantized: tuple[str, ...] = ()
+    bits: int | Mapping[str, int] = 8
 
     @property
     def is_ours(self) -> bool:
@@ -55,7 +58,8 @@ def get_preservation(stage: Stage, experiment: Experiment) -> Preservation:
     """
     clusters = make_clusters(experiment) if stage.clusters else None
     exclude = experiment.exclude
-    return Preservation(stage.keeps_zeros, clusters, exclude.clustering, experiment.scheme, exclude.quantization)
+    own = exclude.clustering, experiment.scheme, exclude.quantization, experiment.weight_bits
+    return Preservation(stage.keeps_zeros, clusters, *own)
 
 
 def train(
@@ -79,7 +83,8 @@ def train(
 
 
 def _make_preserving_scheme(preservation: Preservation) -> preserving_scheme.PreservingScheme:
-    return preserving_scheme.PreservingScheme(preservation.zeros, preservation.clusters, preservation.unclustered)
+    own = preservation.unclustered, preservation.bits
+    return preserving_scheme.PreservingScheme(preservation.zeros, preservation.clusters, *own)
 
 
 def _make_scheme(preservation: Preservation) -> tfmot.quantization.keras.QuantizeScheme:

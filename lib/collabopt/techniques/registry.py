@@ -238,11 +238,14 @@ def describe_training(
         experiment: The experiment.
         data: The data set.
     """
+    settings = {name: getattr(experiment, name) for name in ("seed", "threads", *stage.settings)}
+    if experiment.weight_bits == 8:
+        settings.pop("weight_bits", None)  # stored stages of 8 bits are older than the setting
     material = {
         "stage": stage.name,
         "parent": parent,
         "training": experiment.training(stage.name).model_dump(),
-        "settings": {name: getattr(experiment, name) for name in ("seed", "threads", *stage.settings)},
+        "settings": settings,
         "task": describe_task(data.task),
         "data": [data.fingerprint, data.train.fingerprint(), data.validation.fingerprint()],
         "input_shape": data.input_shape,

@@ -1,8 +1,10 @@
-"""Files with 4-bit weights, by ai-edge-quantizer (optional)."""
+"""Files with 4-bit weights: of float stages by ai-edge-quantizer (optional), of quantization-aware ones as trained."""
 
 import contextlib
 import io
+import math
 
+import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from collabopt.tflite import convert
@@ -45,3 +47,30 @@ def count_int4_tensors(tflite: bytes) -> int:
     kind = schema.TensorType.INT4
     _, graphs = open_graphs(tflite)
     return sum(tensor.Type() == kind for graph in graphs for tensor in list_tensors(graph))
+
+
+def unpack_int4(tflite: bytes) -> bytes:
+    """Store 4-bit weights in int8 tensors, which every runtime takes: the same values, scales and biases.
+
+    Args:
+        tflite: The content of the file.
+
+    Returns:
+        The content of the file without 4-bit tensors; the given one if it has none.
+    """
+    import flatbuffers
+
+    if not count_int4_tensors(tflite):
+        return tflite
+    model, done = schema.ModelT.InitFromPackedBuf(tflite, 0), set()
+    for graph in model.subgraphs:
+        for tensor in (one for one in graph.tensors if one.type == schema.TensorType.INT4):
+            tensor.type, buffer, size = schema.TensorType.INT8, model.buffers[tensor.buffer], math.prod(tensor.shape)
+            if tensor.buffer not in done:
+                done.add(tensor.buffer)
+                packed = np.asarray(buffer.data, np.uint8)
+                nibbles = np.stack([packed & 15, packed >> 4], axis=1).reshape(-1)[:size].astype(np.int8)
+                buffer.data = np.where(nibbles > 7, nibbles - 16, nibbles).astype(np.int8).view(np.uint8)
+    builder = flatbuffers.Builder()
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())

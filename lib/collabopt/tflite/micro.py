@@ -76,6 +76,8 @@ def list_obstacles(tflite: bytes) -> list[str]:
                 found.append("it has no float16 weights")
             elif kind in _WITH_KERNEL and types.FLOAT32 in inputs and {types.INT8, types.INT4} & set(inputs):
                 found.append(f"its {kind} takes no integer weights with float32 inputs")
+            elif kind in _WITH_KERNEL and types.INT4 in inputs:
+                found.append(f"its {kind} with 4-bit weights was never tried here; the int8 file holds the same values")
     return list(dict.fromkeys(found))
 
 

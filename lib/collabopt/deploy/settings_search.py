@@ -1,0 +1,234 @@
+"""The search over settings for the smallest int8 file that meets all targets.
+
+Each step trains one stage more and measures its int8 file on validation, until the budget is spent or no candidate is
+left that is likely to be smaller and good enough. The next stage is the first one on the way to the candidate that is
+expected to save most bytes per training: the bytes that it is predicted to save, times the chance that it meets all
+targets. At first, predictions are what each setting costs without training. Trained files correct them. The order
+depends on validation only, and stages come from the store, so a search that breaks off continues where it was.
+"""
+
+import dataclasses
+import math
+
+import pandas as pd
+
+from collabopt.config.experiment import ExperimentError
+from collabopt.config.stages import BASELINE
+from collabopt.deploy import targets, variants
+from collabopt.deploy.candidates import Candidate, list_candidates
+from collabopt.deploy.search import Search, record
+from collabopt.deploy.variants import Variant
+from collabopt.run import Run
+from collabopt.runtime import progress
+from collabopt.storage.results import ONE_CLASS
+
+_SHARE, _POINTS = 0.05, 10
+"""Before anything is trained, training is taken to leave this share of the drop. It counts as much as trained files
+whose drops without training add up to this many times the tolerance."""
+
+_LEAST_SAVING = 0.02
+"""A candidate is worth a training if its file is predicted to be smaller than the best one by this share."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SettingsSearch(Search):
+    """A finished search over settings. Its table has the column `setting`, and one row per file that was tried.
+
+    Attributes:
+        trials: One row per trained stage in order: stage, setting, trainings (so far), score and drop on validation,
+            noise (two standard errors of the drop), gzip_bytes, predicted_drop, predicted_bytes (NaN for the baseline),
+            verdict, best (whether it is the smallest so far that meets all targets).
+        ended: Why the search ended.
+    """
+
+    trials: pd.DataFrame
+    ended: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Trial:
+    candidate: Candidate
+    variant: Variant
+    drop: float
+    misses: dict[str, float]
+    predicted: tuple[float, float]
+
+    @property
+    def bytes(self) -> float:
+        return self.variant.row.get("gzip_bytes", math.nan) if self.variant.tflite else math.nan
+
+
+def search_settings(run: Run) -> SettingsSearch:
+    """Search settings and stages for the smallest int8 file that meets all targets, and write variants.csv.
+
+    Args:
+        run: A run whose experiment has a search and targets.
+
+    Returns:
+        The finished search. Its run is the one with the settings of the chosen file, or else of the nearest.
+
+    Raises:
+        ExperimentError: The experiment has no search.
+    """
+    if not run.experiment.search.is_given:
+        raise ExperimentError(
+            "search: nothing to search; give search.sparsity, search.number_of_clusters or search.filter_sparsity a "
+            'list of values, such as SET="search.sparsity=[0.5,0.8] max_accuracy_drop=0.01"'
+        )
+    found = _Searching(run)
+    while (candidate := found.choose()) is not None:
+        found.try_one(candidate)
+    return found.finish()
+
+
+class _Searching:
+    """A search that goes on: the candidates, and the trials so far."""
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.budget, self.limits = run.without_test(), run.experiment.search, run.experiment.targets
+        self.score, self.ended, self.minutes = run.data.task.score, "", 0.0
+        self.candidates, self.trials = list_candidates(self.run), dict[str, _Trial]()
+        self.trained = set[str]()
+        first, *_ = self.candidates.values()
+        float32 = variants.measure(self._start(first), first.stage, "float32")
+        self.float32, self.base = float32, float32.row[self.score.validation]
+        self.tolerance = self.score.get_tolerance(self.base)
+        self.try_one(first)
+        size = self.trials[first.key].bytes
+        self.overhead = 0.0 if math.isnan(size) else size - first.kernel_bytes
+        self.largest = self.overhead + first.kernel_bytes
+
+    def choose(self) -> Candidate | None:
+        """The next candidate to train, whose ancestors are trained; None at the end, with the reason in `ended`."""
+        best = self._find_best()
+        left = [one for key, one in self.candidates.items() if key not in self.trials and not self._is_hopeless(one)]
+        if best:
+            left = [one for one in left if self.predict_bytes(one) < (1 - _LEAST_SAVING) * best.bytes]
+        affordable = [one for one in left if len({*self.trained, *one.trainings}) <= self.budget.max_trainings]
+        is_late = self.budget.max_minutes is not None and self.minutes >= self.budget.max_minutes
+        if not affordable or is_late:
+            smaller = "smaller " if best else ""
+            self.ended = f"no {smaller}file is left that is likely to meet all targets"
+            if left:
+                self.ended = f"the budget is spent: {len(self.trained)} trainings, {self.minutes:.1f} minutes"
+            return None
+        chosen = max(affordable, key=self._expect_saving)
+        return next(self.candidates[key] for key in chosen.trainings if key not in self.trials)
+
+    def try_one(self, candidate: Candidate) -> None:
+        """Train a candidate, and measure its int8 file on validation."""
+        run, predicted = self._start(candidate), (math.nan, math.nan)
+        if self.trials:
+            predicted = self.predict_drop(candidate), self.predict_bytes(candidate)
+        variant, result = variants.measure(run, candidate.stage, "int8"), run.stage(candidate.stage.name).result
+        self.minutes += sum(result.get(name) or 0.0 for name in ("setup_seconds", "fit_seconds")) / 60
+        drop, misses = math.inf, {"unavailable": math.inf}
+        if variant.tflite:
+            drop = self.score.compute_drop(self.base, variant.row[self.score.validation])
+            misses = targets.find_misses(variant.row, self.limits, self.base)
+        if not run.stage(candidate.stage.name).unavailable:
+            self.trained.add(candidate.key)
+        self.trials[candidate.key] = _Trial(candidate, variant, drop, misses, predicted)
+        verdict = "meets all targets" if not misses else "misses targets"
+        about = f"{candidate.stage.label} {candidate.setting}".rstrip()
+        progress.log(f"search: training {len(self.trained)}, {about}: {verdict}", "search", last=True)
+
+    def predict_bytes(self, candidate: Candidate) -> float:
+        """File size after gzip: the entropy of its kernels, scaled as in its last trained ancestor, or in all trained
+        files if that is the baseline."""
+        ancestor = self._find_ancestor(candidate)
+        known = self._list_trained() if ancestor.candidate.stage.name == BASELINE else [ancestor]
+        sizes = [(one.bytes, self.overhead + one.candidate.kernel_bytes) for one in known if one.bytes > 0]
+        ratio = sum(size / expected for size, expected in sizes) / len(sizes) if sizes else 1.0
+        return ratio * (self.overhead + candidate.kernel_bytes)
+
+    def predict_drop(self, candidate: Candidate) -> float:
+        """Drop on validation: that of the last trained ancestor, and of what is lost without training beyond it, the
+        share that training left so far. It is no less than that of a trained file of the same kind that compresses
+        less, and no more than that of one that compresses more."""
+        known = [one for one in self._list_trained() if math.isfinite(one.drop)]
+        before = _POINTS * self.tolerance + sum(max(one.candidate.drop, 0) for one in known)
+        after = _SHARE * _POINTS * self.tolerance + sum(max(one.drop, 0) for one in known)
+        ancestor = self._find_ancestor(candidate)
+        start = ancestor.drop if math.isfinite(ancestor.drop) else 0.0
+        drop = start + after / before * max(candidate.drop - ancestor.candidate.drop, 0)
+        like = [one for one in known if one.candidate.stage.quantizes == candidate.stage.quantizes]
+        low = max((one.drop for one in like if candidate.compresses_as_much_as(one.candidate)), default=-math.inf)
+        high = min((one.drop for one in like if one.candidate.compresses_as_much_as(candidate)), default=math.inf)
+        return max(low, min(drop, high))
+
+    def _find_ancestor(self, candidate: Candidate) -> _Trial:
+        """The last trained ancestor."""
+        *_, last = (self.trials[key] for key in candidate.trainings if key in self.trials)
+        return last
+
+    def _list_trained(self) -> list[_Trial]:
+        """The trials but for the baseline."""
+        return [one for one in self.trials.values() if one.candidate.stage.name != BASELINE]
+
+    def _is_hopeless(self, candidate: Candidate) -> bool:
+        """Whether a file that compresses less has lost too much, or one that compresses more is still too large."""
+        for one in self._list_trained():
+            if one.candidate.stage.quantizes != candidate.stage.quantizes:
+                continue
+            lost = {*one.misses} & {*targets.DROPS, ONE_CLASS}
+            if lost and candidate.compresses_as_much_as(one.candidate):
+                return True
+            if {*one.misses} - lost and one.variant.tflite and one.candidate.compresses_as_much_as(candidate):
+                return True
+        return False
+
+    def _expect_saving(self, candidate: Candidate) -> float:
+        """Bytes that each training on the way to a candidate is expected to save."""
+        size, limits = self.predict_bytes(candidate), targets.list_targets(self.limits)
+        drops = [limits[name] for name in targets.DROPS if name in limits]
+        lost = max(self.predict_drop(candidate) - min(drops, default=math.inf), 0) / self.tolerance
+        over = max(size / limits.get("max_gzip_bytes", math.inf) - 1, 0)
+        best, number = self._find_best(), len({*candidate.trainings} - {*self.trials})
+        return math.exp(-lost - over) * ((best.bytes if best else self.largest) - size) / number
+
+    def _find_best(self) -> _Trial | None:
+        fit = [one for one in self.trials.values() if not one.misses]
+        return min(fit, key=lambda one: one.bytes, default=None)
+
+    def _start(self, candidate: Candidate) -> Run:
+        """The run with the settings of a candidate, measured on validation. It shares data, store and report."""
+        run = self.run.without_test()
+        run.experiment = candidate.experiment
+        return run
+
+    def finish(self) -> SettingsSearch:
+        """Read test for the chosen file, or else the nearest, and write variants.csv."""
+        found = [one for one in self.trials.values() if one.variant.tflite]
+        table = variants.make_table([self.float32, *(one.variant for one in found)])
+        labels = [f"{one.variant.name}, {one.candidate.setting}".removesuffix(", ") for one in found]
+        table.index = [self.float32.name, *labels]
+        table["setting"] = ["", *(one.candidate.setting for one in found)]
+        chosen = targets.choose(table, self.limits)
+        nearest = chosen or str(targets.find_nearest(table, self.limits))
+        tried = dict(zip(table.index, [self.float32, *(one.variant for one in found)], strict=True))
+        run = self._start(found[labels.index(nearest)].candidate) if nearest in labels else self.run
+        variants.add_test_scores(table, self.run, {nearest: tried[nearest]})
+        missing = [one.variant for one in self.trials.values() if not one.variant.tflite]
+        unavailable = pd.DataFrame([one.row for one in missing], [one.name for one in missing])
+        unavailable = unavailable.reindex(columns=table.columns)
+        progress.log(f"search: {nearest} {'meets all targets' if chosen else 'is nearest'}; {self.ended}", "search")
+        search = SettingsSearch(run, tried, table, unavailable, chosen, nearest, self._tabulate(table), self.ended)
+        files = {label: f"models/trial_{number}-{one.name}.tflite" for number, (label, one) in enumerate(tried.items())}
+        record(search, files)
+        return search
+
+    def _tabulate(self, table: pd.DataFrame) -> pd.DataFrame:
+        rows, best = [], math.inf
+        noise = iter([targets.find_drop_noise(row, self.score) for row in table.iloc[1:].to_dict("records")])
+        for number, one in enumerate(self.trials.values(), start=1):
+            is_best = not one.misses and one.bytes < best
+            best = one.bytes if is_best else best
+            words = [targets.describe_miss(*miss) for miss in one.misses.items() if one.variant.tflite]
+            verdict = ", ".join(words) or ("meets all targets" if one.variant.tflite else "not available")
+            row = {"stage": one.candidate.stage.name, "setting": one.candidate.setting, "trainings": number}
+            row |= {"score": one.variant.row.get(self.score.validation), "drop": one.drop, "gzip_bytes": one.bytes}
+            row["noise"] = next(noise) if one.variant.tflite else math.nan
+            row |= dict(zip(("predicted_drop", "predicted_bytes"), one.predicted, strict=True))
+            rows.append(row | {"verdict": verdict, "best": is_best})
+        return pd.DataFrame(rows)
