@@ -1,9 +1,9 @@
 """A run of an experiment over the deployment tree: each stage is trained once, measured once, and kept in the store."""
 
-import json
+import functools
+import importlib
 import os
 from collections.abc import Callable
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,15 @@ from collabopt.analysis import evaluate, finished, preflight
 from collabopt.analysis.finished import Finished
 from collabopt.config import loading
 from collabopt.config.experiment import Experiment
-from collabopt.config.stages import BASELINE, Stage
+from collabopt.config.stages import BASELINE, Stage, get_lineage
 from collabopt.models import mobilenet
 from collabopt.models.importing import Imported
 from collabopt.runtime import devices, progress, tensorflow
 from collabopt.runtime.tensorflow import keras
 from collabopt.storage import atomic, results, retention, store
-from collabopt.techniques import registry
+from collabopt.techniques import registry, user_stage
 from collabopt.techniques.checkpoints import Checkpoint
+from collabopt.techniques.trained import write_trained
 
 
 def start(name: str, reports: str | None = None, **overrides: Any) -> "Run":
@@ -71,7 +72,7 @@ class Run:
         self.began = progress.now()
         self._finished, self._trained_here = dict[str, Finished](), set[str]()
 
-    @cached_property
+    @functools.cached_property
     def data(self) -> datasets.Data:
         """The data set, loaded when it is first needed."""
         return registry.fit_to_model(datasets.load(self.experiment), self.experiment)
@@ -93,7 +94,8 @@ class Run:
         """
         if name not in self.experiment.tree:
             raise KeyError(f"stage={name}: expected one of {', '.join(self.experiment.tree)}")
-        if name not in self._finished:
+        lineage = get_lineage(name, self.experiment.tree)
+        if any(one.name not in self._finished or self._finished[one.name].stage != one for one in lineage):
             self._finished[name] = self._finish(self.experiment.tree[name])
             if self.directory:
                 self._record(self._finished[name])
@@ -116,7 +118,7 @@ class Run:
         Args:
             *names: Names of the stages.
         """
-        return pd.DataFrame([self._make_row(one) for one in self.stages(*names)])
+        return pd.DataFrame([one.row for one in self.stages(*names)])
 
     def layers(self, *names: str) -> pd.DataFrame:
         """Return one row per stage and kernel.
@@ -153,6 +155,19 @@ class Run:
         """
         *_, last = (stage for stage in self.experiment.tree.values() if stage.reshapes or stage.name == BASELINE)
         return self.stage(last.name).find_kernel(name or self.experiment.density_kernel)
+
+    def export(self, name: str, format: str = "int8", directory: Path | str | None = None) -> Path:
+        """Write a stage as a Keras model, a `.tflite` file, C source and a model card (`deploy.export.export`).
+
+        Args:
+            name: Name of the stage.
+            format: Format of the `.tflite` file.
+            directory: The folder; None takes `exports/<stage>/` in the report.
+
+        Returns:
+            The folder.
+        """
+        return importlib.import_module("collabopt.deploy.export").export(self, name, format, directory)
 
     def imported(self) -> Imported | None:
         """Return what the import of the user's model did; None for a built-in model."""
@@ -204,6 +219,8 @@ class Run:
         return other
 
     def _finish(self, stage: Stage) -> Finished:
+        if stage.function:
+            user_stage.apply(stage, registry.build_initial_model(self.experiment, self.data))
         parent = self.stage(stage.parent) if stage.parent else None
         if unavailable := finished.make_unavailable(stage, parent, self.experiment):
             return unavailable
@@ -214,10 +231,8 @@ class Run:
                 # Layer names are part of the int8 file, and Keras counts them up until its state is cleared.
                 tensorflow.seed_everything(self.experiment.seed)
             kernels = parent.kernels() if stage.keeps_zeros or stage.clusters else None
-            restored = model or self._restore(stage, trained)
-            evaluate.write_measurements(
-                directory, stage, restored, self.data, self.experiment, kernels, self.reads_test
-            )
+            network = model or self._restore(stage, trained)
+            evaluate.write_measurements(directory, stage, network, self.data, self.experiment, kernels, self.reads_test)
 
         material = finished.describe_measurement(stage, trained, self.experiment, self.data, self.reads_test)
         measured = self.get_or_make(f"{stage.name}-measured", material, make)
@@ -226,24 +241,14 @@ class Run:
     def _train(self, stage: Stage, parent: Finished | None) -> tuple[Path, keras.Model | None]:
         """The entry of the trained stage, and its model if it was trained just now."""
         fresh: list[keras.Model] = []
-        parent_entry = parent.trained.name if parent else None
-        material = registry.describe_training(stage, parent_entry, self.experiment, self.data)
+        material = registry.describe_training(stage, parent and parent.trained.name, self.experiment, self.data)
         unfinished = store.get_unfinished_directory(self.store_directory, stage.name, material)
 
         def make(directory: Path) -> None:
             names = preflight.find_unknown_names
             preflight.check(names(self._build_start(parent), self.experiment) if parent else self.preflight())
-            tensorflow.seed_everything(self.experiment.seed)
-            with devices.make_scope(self.experiment.devices):
-                train, checkpoint = registry.find_trainer(stage), Checkpoint(unfinished / "epoch.npz")
-                start = self._build_start(parent)
-                data = registry.add_teacher(self.data, stage, self.experiment, self.model)
-                data = registry.add_augmentation(data, self.experiment)
-                model, fit = train(stage, start, data, self.experiment, checkpoint)
-            np.savez(directory / "weights.npz", **registry.read_arrays(model))
-            fit.history.to_csv(directory / "history.csv", index=False)
-            record = {"setup_seconds": fit.setup_seconds, "fit_seconds": fit.fit_seconds, "epochs": len(fit.history)}
-            (directory / "fit.json").write_text(json.dumps(record | fit.details))
+            start, checkpoint = functools.partial(self._build_start, parent), Checkpoint(unfinished / "epoch.npz")
+            model = write_trained(directory, stage, start, self.data, self.experiment, checkpoint, self.model)
             if self.experiment.devices == 1:  # a model on several devices is restored for conversion
                 fresh.append(model)
             self._trained_here.add(stage.name)
@@ -274,12 +279,9 @@ class Run:
         with np.load(trained / "weights.npz") as arrays:
             return registry.restore_model(stage, dict(arrays), parent_model, self.experiment, self.data)
 
-    def _make_row(self, one: Finished) -> dict[str, Any]:
-        return one.key | {"parent": one.stage.parent} | one.result
-
     def _record(self, one: Finished) -> None:
         """Write the rows of a stage to the report, and its int8 file if the run's own seed trained it."""
-        results.record(self.directory, self._make_row(one), one.layers, self.describe())
+        results.record(self.directory, one.row, one.layers, self.describe())
         if self.experiment.seed == self.given.seed and one.tflite:
             is_other = self.experiment.scheme != self.given.scheme and one.stage.has_schemes
             name = f"{one.stage.name}-{self.experiment.scheme}" if is_other else one.stage.name
@@ -295,4 +297,4 @@ class Run:
         took = progress.format_duration(result["setup_seconds"] + result["fit_seconds"])
         origin = f"{result['epochs']} epochs took {took}" if stage.name in self._trained_here else "from the store"
         figures = one.summarize(self.data.task.score, self.reads_test)
-        progress.log(f"{stage.name}{source}: {origin}; {figures}", about=stage.name, last=True)
+        progress.log(f"{stage.name}{source}: {origin}", about=stage.name, last=True, figures=f"; {figures}")

@@ -47,6 +47,11 @@ class Finished:
     key: dict[str, Any]
 
     @property
+    def row(self) -> dict[str, Any]:
+        """Its row of results.csv."""
+        return self.key | {"parent": self.stage.parent} | self.result
+
+    @property
     def unavailable(self) -> str:
         """Why the stage is not available, such as "GRU"; empty if it is."""
         return "" if self.trained else self.result["unavailable"]
