@@ -1,7 +1,9 @@
 """The overview lists notebooks and reports, starts runs by a form, and shows its tables without widgets, too."""
 
 import json
+import os
 import shutil
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -26,6 +28,8 @@ def places(trained_small, tmp_path, monkeypatch):
     monkeypatch.setattr(loading, "DATA", tmp_path / "data")
     monkeypatch.setenv("COLLABOPT_REPORTS", str(tmp_path / "reports"))
     monkeypatch.setenv("COLLABOPT_DATA", str(tmp_path / "data"))
+    paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]  # of example_network
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     monkeypatch.delenv("COLLABOPT_NOTEBOOK", raising=False)
     monkeypatch.chdir(plan.NOTEBOOKS)
     return tmp_path

@@ -1,6 +1,8 @@
 """A user's function becomes a stage: stored by its source, audited, converted, drawn; mistakes are found at once."""
 
+import os
 import shutil
+from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -262,7 +264,9 @@ print(run.stage("mine").trained.name, run.stage("mine").result["preserved"], sor
 """
 
 
-def test_in_a_notebook_a_cell_that_runs_again_replaces_the_stage(trained_small, small, tmp_path):
+def test_in_a_notebook_a_cell_that_runs_again_replaces_the_stage(trained_small, small, tmp_path, monkeypatch):
+    paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]  # of example_network, for the kernel
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     shutil.copytree(trained_small / "stages", tmp_path / "stages")
     sources = []
     for step in (0.015625, 0.015625, 0.25):

@@ -22,7 +22,7 @@ from collabopt.report.directory import Report, find_reports
 from collabopt.report.front_page import describe_origin, describe_trade_off
 from collabopt.report.table import Cell, Table
 
-_ANSWER = re.compile(r'class="answer"[^>]*>(.*?)</', re.DOTALL)
+_ANSWER = re.compile(r'<(\w+)[^>]*class="answer"[^>]*>(.*?)</\1>', re.DOTALL)
 _ALL = "all experiments"
 _FIELDS = ("sparsity", "number_of_clusters", "seed", "max_accuracy_drop", "max_gzip_bytes")
 """Parameters with a field of their own in the form."""
@@ -44,7 +44,7 @@ def _describe_notebook(path: Path) -> dict[str, Cell]:
     pages = [*loading.REPORTS.glob(f"**/{path.stem}.html")]
     page = max(pages, key=lambda one: one.stat().st_mtime, default=None)
     found = _ANSWER.search(page.read_text(encoding="utf-8")) if page else None
-    answer = html.unescape(re.sub(r"<[^>]+>", "", found[1])).strip() if found else ""
+    answer = html.unescape(re.sub(r"<[^>]+>", "", found[2])).strip() if found else ""
     report = page.parent.relative_to(loading.REPORTS).as_posix() if page else ""
     return {
         "Notebook": Cell(path.stem, href=_link(path)),
