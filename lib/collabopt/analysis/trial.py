@@ -96,6 +96,7 @@ def try_stages(model: keras.Model, data: Data, experiment: Experiment) -> list[F
         is_out = stage.quantizes and not without_qat.keys() <= excluded
         if is_out or (stage.parent and stage.parent not in trained):
             continue
+        progress.advance(f"trying {stage.label} on a few examples", "check")
         start = trained[stage.parent] if stage.parent else randomize(model)
         try:
             taught = dataclasses.replace(some, teacher=trained.get(BASELINE))

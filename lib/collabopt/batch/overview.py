@@ -132,7 +132,8 @@ class Form:
     def _show_values(self, change: object = None) -> None:  # noqa: ARG002
         experiment = loading.load(self.experiment.value)
         for name, field in self.fields.items():
-            field.placeholder = str(loading.get_value(experiment, name))
+            value = loading.get_value(experiment, name)
+            field.placeholder = "none" if value is None else str(value)
 
     def _run(self, _: object) -> None:
         """Check the fields, and start the run in another process."""

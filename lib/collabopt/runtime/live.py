@@ -19,7 +19,8 @@ ADVANCE = logging.DEBUG
 """Level of records that say how far some work is."""
 
 _DELAY = 0.5  # seconds before work gets a bar
-_DRAWING_SHARE = 0.05  # of the time of a training goes into its live curves, at most
+_DRAWING_SHARE = 0.05  # of the time of a training goes into its live curves
+_LONGEST_PAUSE = 5.0  # seconds between two drawings
 _WITH_TOTAL = "{desc} {percentage:3.0f}% |{bar:20}| {elapsed} elapsed, {remaining} left"
 _WITHOUT_TOTAL = "{desc}, {elapsed} elapsed"
 
@@ -56,22 +57,26 @@ class Terminal(logging.Handler):
         tqdm.write(self.format(record), file=self._stream)
 
     def close_bar(self) -> None:
-        """Remove the bar."""
-        if self._bar is not None:
-            self._bar.delay = 0  # else tqdm takes a bar that only `_tick` has drawn for one that was never shown
-            self._bar.close()
-            self._bar, self.about = None, ""
+        """Remove the bar, and forget what it was about."""
+        self._end_bar()
+        self.about = ""
 
     def open_stream(self) -> TextIO:
         """Return what the next bar writes to."""
         return self._stream
+
+    def _end_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.delay = 0  # else tqdm takes a bar that only `_tick` has drawn for one that was never shown
+            self._bar.close()
+            self._bar = None
 
     def _advance(self, record: logging.LogRecord) -> None:
         about, bar = record.about or self.about, self._bar
         text = f"{about}: {record.getMessage()}" if about else record.getMessage()
         is_same = bar is not None and (about, record.total) == (self.about, bar.total)
         if not is_same or (bar.desc != text if record.total is None else record.done <= 1 < bar.n):
-            self.close_bar()
+            self._end_bar() if about == self.about else self.close_bar()
             self.about = about
             form = _WITH_TOTAL if record.total else _WITHOUT_TOTAL
             self._bar = tqdm(
@@ -81,6 +86,8 @@ class Terminal(logging.Handler):
             return
         bar.set_description_str(text, refresh=False)
         bar.update(max(0, record.done - bar.n))  # threads may be out of order
+        if bar.total and bar.n >= bar.total:
+            self._end_bar()
 
     def _tick(self) -> None:
         """Let time pass in the bar while its work says nothing."""
@@ -177,11 +184,11 @@ class _Output:
         Args:
             rows: One row per finished epoch, with `epoch`, `loss`, a score, and the same on validation.
         """
-        began = time.perf_counter()
-        if began < self._next_drawing:
+        if len(rows) < 2 or time.perf_counter() < self._next_drawing:
             return
         from matplotlib.figure import Figure
 
+        began = time.perf_counter()
         history, picture = pd.DataFrame(rows).set_index("epoch"), io.BytesIO()
         names = [name for name in history if f"val_{name}" in history]
         figure = Figure(figsize=(7, 2), layout="constrained")
@@ -196,4 +203,4 @@ class _Output:
         encoded = base64.b64encode(picture.getvalue()).decode()
         self._curves = f'<img alt="Loss and score by epoch" src="data:image/png;base64,{encoded}">'
         ended = time.perf_counter()
-        self._next_drawing = ended + (ended - began) / _DRAWING_SHARE
+        self._next_drawing = ended + min((ended - began) / _DRAWING_SHARE, _LONGEST_PAUSE)
