@@ -28,16 +28,14 @@ def add_needed(notebooks):
     return [name for name in NEEDS if name in wanted]
 
 
-CHOSEN = BATCH.get("notebooks", stages.list_usual_notebooks(EXPERIMENT.tree))
+CHOSEN = BATCH.get("notebooks", stages.list_core_notebooks(EXPERIMENT.tree))
 GRID = BATCH.get("grid", {})
 if EXPERIMENT.has_targets:  # the search trains what it needs, and nothing else
     NEEDS[plan.SEARCH_NOTEBOOK] = []
 RUN = add_needed(CHOSEN)
 PAGES = Path(BATCH.get("pages") or loading.find_report_directory(NAME, **OVERRIDES))
 PLACE = Path(BATCH.get("place") or plan.find_workplace(PAGES))
-SUFFIXES = {".py", ".j2", ".js", ".css", ".csv", ".mplstyle"}
-LIBRARY = sorted(str(path) for path in (loading.ROOT / "lib" / "collabopt").rglob("*") if path.suffix in SUFFIXES)
-SOURCES = [str(path) for path in loading.list_files(NAME)]
+SOURCES = plan.list_sources(NAME)
 FILES = [path for path in loading.list_paths(EXPERIMENT) if Path(path).is_file()]
 CHECK = str(PLACE / "checked")  # not ancient: Snakemake would then run the check alone, and no notebook
 COMMAND = "{sys.executable:q} -m collabopt.batch.forks collabopt"
@@ -83,8 +81,7 @@ rule report:
 # It runs while notebooks wait, but a new check does not make them out of date.
 rule check:
     input:
-        experiment=SOURCES,
-        library=LIBRARY,
+        sources=SOURCES,
         files=FILES,
     output:
         CHECK,
@@ -98,8 +95,7 @@ rule check:
 rule notebook:
     input:
         notebook=str(plan.NOTEBOOKS / "{notebook}.ipynb"),
-        experiment=SOURCES,
-        library=LIBRARY,
+        sources=SOURCES,
         check=CHECK,
         before=lambda wildcards: [PLACE / f"{other}.done" for other in NEEDS[wildcards.notebook]],
     output:
@@ -122,8 +118,7 @@ for branch, part in sweep.find_shared_branches(GRID).items():
         name:
             branch
         input:
-            experiment=SOURCES,
-            library=LIBRARY,
+            sources=SOURCES,
             check=CHECK,
             before=wait_for(*({sweep.list_branches()[0]} - {branch})),  # the baseline is trained once
         output:
@@ -141,8 +136,7 @@ if GRID:
     rule cell:
         input:
             notebook=str(plan.NOTEBOOKS / f"{plan.SEARCH_NOTEBOOK}.ipynb"),
-            experiment=SOURCES,
-            library=LIBRARY,
+            sources=SOURCES,
             check=CHECK,
             before=wait_for(*sweep.list_branches()),
         output:

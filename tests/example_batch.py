@@ -14,7 +14,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from collabopt.batch import plan
+NOTEBOOKS = [
+    "baseline",
+    "cqat",
+    "deployment_tree",
+    "pcqat",
+    "pqat",
+    "preservation",
+    "sensitivity",
+    "sparse_clustering",
+]
+"""The notebooks of the shared batch: the core ones, and two others."""
 
 
 class Place:
@@ -89,15 +99,15 @@ def make_shared_batch(root: Path, experiment: Path) -> None:
     Afterwards `root` holds both directories of the batch, a `copy` of them before the deletion, which no later batch
     changes, and `observed`.
     """
-    place = Place(root)
-    with place.start(experiment) as killed:
+    place, options = Place(root), ("--notebooks", " ".join(NOTEBOOKS))
+    with place.start(experiment, *options) as killed:
         wait_for(killed, b" epoch 1/")
         os.killpg(killed.process.pid, signal.SIGKILL)
         killed.process.wait()
     marks_after_kill, index = place.read_marks(experiment), place.reports / experiment.stem / "index.html"
-    with place.start(experiment) as running:
-        wait_for(running, f"notebook 1/{len(plan.plan_work(str(experiment), {}, []).jobs)} started".encode())
-        with place.start(experiment) as waiting:
+    with place.start(experiment, *options) as running:
+        wait_for(running, f"notebook 1/{len(NOTEBOOKS)} started".encode())
+        with place.start(experiment, *options) as waiting:
             first = wait_for_end(running)
             # Those of the first: the second has yet to start Snakemake.
             marks, index_time = place.read_marks(experiment), index.stat().st_mtime_ns
@@ -107,7 +117,7 @@ def make_shared_batch(root: Path, experiment: Path) -> None:
     index_times = [index_time, index.stat().st_mtime_ns]
     marks = [marks, place.read_marks(experiment)]
     index.with_name("deployment_tree.html").unlink()
-    third = place.run(experiment)
+    third = place.run(experiment, *options)
     observed = {
         "killed": killed.stdout().decode(),
         "marks_after_kill": marks_after_kill,

@@ -178,14 +178,15 @@ def test_the_snakefile_knows_exactly_the_notebooks_there_are():
     assert all(order.index(other) < order.index(name) for name in needs for other in needs[name])
 
 
-def test_an_optional_notebook_runs_only_if_it_is_named():
-    every = {path.stem for path in NOTEBOOKS}
-    standard = every - stages.OPTIONAL_NOTEBOOKS - {"shape"}
-    assert set(plan.plan_work("speech_commands-ds_cnn_l", {}, []).jobs) == standard
-    assert set(plan.plan_work("digits", {"filter_sparsity": [0.5]}, []).jobs) == (standard | {"shape"}) - {"published"}
-    # Nothing is published for this network.
-    assert set(plan.plan_work("digits", {}, []).jobs) == standard - {"published"}
+def test_a_report_has_the_core_notebooks_the_named_ones_or_all():
+    core = {"baseline", "pqat", "cqat", "sparse_clustering", "pcqat", "deployment_tree"}
+    every = {path.stem for path in NOTEBOOKS} - {"shape"}
+    assert set(plan.plan_work("digits", {}, []).jobs) == core
+    assert set(plan.plan_work("digits", {"filter_sparsity": [0.5]}, []).jobs) == core | {"shape"}
     assert set(plan.plan_work("digits", {}, ["diagnose"]).jobs) == {"diagnose"}
+    assert set(plan.plan_work("speech_commands-ds_cnn_l", {}, ["all"]).jobs) == every
+    # Nothing is published for this network.
+    assert set(plan.plan_work("digits", {}, ["all"]).jobs) == every - {"published"}
 
 
 def test_the_library_takes_every_parameter():

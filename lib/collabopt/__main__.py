@@ -85,9 +85,9 @@ def _run(words: argparse.Namespace) -> int:
 
             return importing.print_import(words.source, words.weights, words.trust_code, words.custom_object)
         case "verify":
-            from collabopt.analysis import comparison
+            from collabopt.report import verification
 
-            return comparison.verify(words.experiment)
+            return verification.verify(words.experiment)
         case "store":
             from collabopt.storage import retention
 

@@ -1,32 +1,35 @@
 """A run of an experiment over the deployment tree: each stage is trained once, measured once, and kept in the store."""
 
+from __future__ import annotations
+
 import functools
 import importlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from collabopt import datasets, models
-from collabopt.analysis import evaluate, finished, preflight
+from collabopt.analysis import finished
 from collabopt.analysis.finished import Finished
 from collabopt.config import loading
 from collabopt.config.experiment import Experiment
 from collabopt.config.stages import BASELINE, Stage, get_lineage
 from collabopt.models import mobilenet
-from collabopt.models.importing import Imported
 from collabopt.runtime import devices, progress, tensorflow
 from collabopt.runtime.tensorflow import keras
 from collabopt.storage import atomic, results, retention, store
-from collabopt.techniques import registry, user_stage
-from collabopt.techniques.checkpoints import Checkpoint
-from collabopt.techniques.trained import write_trained
+from collabopt.techniques import registry
+
+if TYPE_CHECKING:
+    from collabopt.analysis.preflight import Finding
+    from collabopt.models.importing import Imported
 
 
-def start(name: str, reports: str | None = None, **overrides: Any) -> "Run":
+def start(name: str, reports: str | None = None, **overrides: Any) -> Run:
     """Start a run of an experiment. Sets the threads of this process and shows progress.
 
     Args:
@@ -45,7 +48,8 @@ def start(name: str, reports: str | None = None, **overrides: Any) -> "Run":
     tensorflow.configure(experiment.threads)
     if not loading.gives_stages(name):
         experiment = loading.load(name, registry.suggest_defaults(experiment), **overrides)
-    devices.list_devices(experiment.devices)
+    if experiment.devices > 1:
+        devices.list_devices(experiment.devices)
     if experiment.initial_weights:
         mobilenet.ensure_imagenet_weights(datasets.locate(experiment.initial_weights.path, loading.DATA))
     progress.attach(os.environ.get("COLLABOPT_NOTEBOOK", experiment.name))
@@ -99,7 +103,8 @@ class Run:
             self._finished[name] = self._finish(self.experiment.tree[name])
             if self.directory:
                 self._record(self._finished[name])
-            self._log(self._finished[name])
+            is_new, task = name in self._trained_here, self.data.task
+            self._finished[name].log(self.experiment, self.given, is_new, task.score, self.reads_test)
         if self.experiment.strict:
             self._finished[name].check_preserved()
         return self._finished[name]
@@ -173,8 +178,10 @@ class Run:
         """Return what the import of the user's model did; None for a built-in model."""
         return models.get_imported(self.experiment.model, *registry.get_ends(self.data))
 
-    def preflight(self) -> list[preflight.Finding]:
+    def preflight(self) -> list[Finding]:
         """Return what would go wrong with the experiment's model."""
+        from collabopt.analysis import preflight
+
         tensorflow.seed_everything(self.experiment.seed)
         model = registry.build_initial_model(self.experiment, self.data)
         return preflight.find_problems(model, self.data, self.experiment, self.store_directory)
@@ -185,13 +192,13 @@ class Run:
         data |= {split: len(getattr(self.data, split)) for split in ("train", "validation", "test")}
         return results.describe_run(self.given, self.source, data, self.began)
 
-    def without_test(self) -> "Run":
+    def without_test(self) -> Run:
         """Return the same run with stages measured on validation only. Both share the store and the report."""
         other = self._copy()
         other.reads_test, other.__dict__["data"] = False, self.data
         return other
 
-    def without_report(self, **settings: Any) -> "Run":
+    def without_report(self, **settings: Any) -> Run:
         """Return the same run, which trains into the store and leaves no report.
 
         Args:
@@ -199,7 +206,7 @@ class Run:
         """
         return Run(loading.change(self.experiment, **settings), None, self.source, self.store_directory)
 
-    def with_scheme(self, scheme: str) -> "Run":
+    def with_scheme(self, scheme: str) -> Run:
         """Return the same run with another scheme. Both share the store and the report.
 
         Args:
@@ -209,24 +216,26 @@ class Run:
         other.__dict__["data"] = self.data
         return other
 
-    def with_every_seed(self) -> list["Run"]:
+    def with_every_seed(self) -> list[Run]:
         """Return this run, and one for each of `repeat_seeds`. All share the store and the report."""
         return [self, *(self._copy(seed=seed) for seed in self.experiment.repeat_seeds)]
 
-    def _copy(self, **changes: Any) -> "Run":
+    def _copy(self, **changes: Any) -> Run:
         other = Run(self.experiment.model_copy(update=changes), self.directory, self.source, self.store_directory)
         other.given, other.reads_test = self.given, self.reads_test
         return other
 
     def _finish(self, stage: Stage) -> Finished:
         if stage.function:
-            user_stage.apply(stage, registry.build_initial_model(self.experiment, self.data))
+            importlib.import_module("collabopt.techniques.user_stage").apply(stage, self._build_start(None))
         parent = self.stage(stage.parent) if stage.parent else None
         if unavailable := finished.make_unavailable(stage, parent, self.experiment):
             return unavailable
         trained, model = self._train(stage, parent)
 
         def make(directory: Path) -> None:
+            from collabopt.analysis import evaluate
+
             if model is None:
                 # Layer names are part of the int8 file, and Keras counts them up until its state is cleared.
                 tensorflow.seed_everything(self.experiment.seed)
@@ -245,9 +254,12 @@ class Run:
         unfinished = store.get_unfinished_directory(self.store_directory, stage.name, material)
 
         def make(directory: Path) -> None:
+            from collabopt.analysis import preflight
+            from collabopt.techniques.trained import write_trained
+
             names = preflight.find_unknown_names
             preflight.check(names(self._build_start(parent), self.experiment) if parent else self.preflight())
-            start, checkpoint = functools.partial(self._build_start, parent), Checkpoint(unfinished / "epoch.npz")
+            start, checkpoint = functools.partial(self._build_start, parent), unfinished / "epoch.npz"
             model = write_trained(directory, stage, start, self.data, self.experiment, checkpoint, self.model)
             if self.experiment.devices == 1:  # a model on several devices is restored for conversion
                 fresh.append(model)
@@ -286,15 +298,3 @@ class Run:
             is_other = self.experiment.scheme != self.given.scheme and one.stage.has_schemes
             name = f"{one.stage.name}-{self.experiment.scheme}" if is_other else one.stage.name
             atomic.write(self.directory / "models" / f"{name}.tflite", one.tflite.read_bytes())
-
-    def _log(self, one: Finished) -> None:
-        result, stage = one.result, one.stage
-        if one.unavailable:
-            return progress.log(f"{stage.name}: not available: {one.unavailable}", about=stage.name, last=True)
-        source = f" (seed {self.experiment.seed})" if self.experiment.seed != self.given.seed else ""
-        if self.experiment.scheme != self.given.scheme and stage.has_schemes:
-            source += f" by {self.experiment.scheme}"
-        took = progress.format_duration(result["setup_seconds"] + result["fit_seconds"])
-        origin = f"{result['epochs']} epochs took {took}" if stage.name in self._trained_here else "from the store"
-        figures = one.summarize(self.data.task.score, self.reads_test)
-        progress.log(f"{stage.name}{source}: {origin}", about=stage.name, last=True, figures=f"; {figures}")

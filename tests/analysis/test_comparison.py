@@ -11,7 +11,7 @@ from collabopt import __main__, figures
 from collabopt.analysis import comparison
 from collabopt.config import loading
 from collabopt.config.stages import STAGES
-from collabopt.report import tables
+from collabopt.report import tables, verification
 
 EXAMPLES = 1000
 SIZES = {
@@ -95,10 +95,10 @@ def test_saved_bytes_are_a_share_of_the_raw_file(rows):
 
 
 def test_figures_published_in_another_setting_are_not_comparable(rows):
-    assert (
-        find_row(rows, "clustering", "clustered", "drop", clusters=32)["incomparable"] == "published with 32 clusters"
-    )
-    assert pd.isna(find_row(rows, "clustering", "clustered", "drop", clusters=32)["ours"])
+    guide = "TFMOT guide, clustering/index (compressed FP32 .tflite)"
+    clustered = find_row(rows, "clustering", "clustered", "drop", clusters=32, source=guide)
+    assert clustered["incomparable"] == "published with 32 clusters"
+    assert pd.isna(clustered["ours"])
     assert find_row(rows, "clustering", "clustered", "drop", clusters=8)["incomparable"] == ""
     channel = find_row(rows, "per_channel", "cqat", "accuracy_int8", cluster_per_channel=True)
     assert channel["incomparable"] == "published per channel"
@@ -111,7 +111,7 @@ def test_figures_published_in_another_setting_are_not_comparable(rows):
 def test_nothing_is_published_for_another_model():
     empty = comparison.compare_figures([make_run(name="digits")])
     assert list(empty.columns) == comparison.COLUMNS
-    assert comparison.compute_exit_status(comparison.judge(empty)) == comparison.UNDECIDED
+    assert verification.compute_exit_status(comparison.judge(empty)) == verification.UNDECIDED
     assert "Nothing is published" in tables.compared(empty, "accuracy", "drop")._repr_html_()
     figures.draw_drops(empty)
 
@@ -154,21 +154,21 @@ def test_a_figure_that_is_not_comparable_is_not_judged():
 
 def test_the_worst_verdict_is_the_exit_status():
     def status(*verdicts: str) -> int:
-        return comparison.compute_exit_status(pd.DataFrame({"verdict": verdicts}))
+        return verification.compute_exit_status(pd.DataFrame({"verdict": verdicts}))
 
     assert status("reproduced", "not decidable", "better") == 0
-    assert status("reproduced", "worse") == comparison.WORSE
-    assert status("not decidable", "not comparable") == comparison.UNDECIDED
+    assert status("reproduced", "worse") == verification.WORSE
+    assert status("not decidable", "not comparable") == verification.UNDECIDED
 
 
 def test_verify_prints_the_verdicts_on_a_finished_report(rows, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(loading, "REPORTS", tmp_path)
     command = ["verify", "--experiment", "speech_commands-ds_cnn_l"]
-    assert __main__.main(command) == comparison.UNDECIDED
+    assert __main__.main(command) == verification.UNDECIDED
     assert "make report EXPERIMENT=speech_commands-ds_cnn_l" in capsys.readouterr().err
     (tmp_path / "speech_commands-ds_cnn_l").mkdir()
     rows.to_csv(tmp_path / "speech_commands-ds_cnn_l" / "comparison.csv", index=False)
-    assert __main__.main(command) == comparison.compute_exit_status(comparison.judge(rows))
+    assert __main__.main(command) == verification.compute_exit_status(comparison.judge(rows))
     out = capsys.readouterr().out
     assert "| pqat | pruned | Drop, FP32 or fake-INT8 (points) | 0.43 | 1.00 ± 0.00 |" in out
     counts = re.findall(r"(\d+) [a-z ]+", out.splitlines()[-1])
@@ -177,8 +177,46 @@ def test_verify_prints_the_verdicts_on_a_finished_report(rows, tmp_path, monkeyp
     assert "reproduced" in out.splitlines()[-1]
 
 
+def test_verify_all_lists_each_figure_once_by_source(rows, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(loading, "REPORTS", tmp_path)
+    assert __main__.main(["verify", "--experiment", "all"]) == verification.UNDECIDED
+    more = comparison.compare_figures([make_run(0, number_of_clusters=32), make_run(2, number_of_clusters=32)])
+    for name, some in {"one": rows, "two": rows, "three": more}.items():
+        (tmp_path / name).mkdir()
+        some.to_csv(tmp_path / name / "comparison.csv", index=False)
+    __main__.main(["verify", "--experiment", "all"])
+    out = capsys.readouterr().out
+    judged = verification.judge_reports(tmp_path)
+    heads = [line.removeprefix("## ") for line in out.splitlines() if line.startswith("## ")]
+    comparable = judged[judged["verdict"] != comparison.INCOMPARABLE]
+    assert heads == [*comparable["source"].unique(), "Not comparable"]
+    assert set(comparable["report"]) == {"one", "three"}  # two has the same stages as one
+    assert not comparable.duplicated(["table", "source", "stage", "clusters", "figure", "ours"]).any()
+    clustered = comparable[(comparable["table"] == "clustering") & (comparable["figure"] == "drop")]
+    assert {*zip(clustered["report"], clustered["clusters"], strict=True)} == {("one", 8), ("three", 32)}
+    assert "published with 2:4 zeros: pruned, 2:4" in out
+    assert out.splitlines()[-1] == verification.count_verdicts(comparable)
+
+
+def test_a_figure_that_cannot_be_decided_says_how_many_examples_would_decide_it(rows):
+    row = dict.fromkeys(comparison.COLUMNS) | {"figure": "drop", "incomparable": "", "examples": 1000}
+    row |= {"published": 0.005, "ours": 0.005, "error": 0.005, "verdict": comparison.UNDECIDABLE}
+    text = "not decidable: 4,000 test examples would decide it, instead of 1,000"
+    assert comparison.format_verdict(row) == text
+    # With so many examples, the same drop and the same kind of examples are decided.
+    assert comparison.judge_figure(pd.Series(row | {"error": row["error"] / 4**0.5})) == "reproduced"
+    assert set(rows.loc[rows["figure"] == "drop", "examples"].dropna()) == {EXAMPLES}
+
+
+def test_a_pattern_of_zeros_is_compared_with_the_same_pattern():
+    structured = comparison.compare_figures([make_run(sparsity_pattern="2:4")])
+    of_pattern = find_row(structured, "pruning", "pruned", "drop", sparsity_pattern="2:4")
+    assert of_pattern["incomparable"] == ""
+    assert find_row(structured, "pqat", "pruned", "drop")["incomparable"] == "published with unstructured zeros"
+
+
 def test_verify_reports_an_unknown_experiment(capsys):
-    assert __main__.main(["verify", "--experiment", "speech"]) == comparison.UNDECIDED
+    assert __main__.main(["verify", "--experiment", "speech"]) == verification.UNDECIDED
     assert "experiment=speech: no such file" in capsys.readouterr().err
 
 

@@ -65,10 +65,10 @@ def build(steps: list[tuple[str, int]], end: str) -> keras.Model:
     inputs = x = keras.Input((6, 6, 2), name="input")
     for number, (kind, setting) in enumerate(steps):
         if kind in MERGES:
-            x = MERGES[kind](name=f"{kind}_{number}")([x, k.Conv2D(x.shape[-1], 1, name=f"branch_{number}")(x)])
+            x = MERGES[kind](name=f"{kind}_step_{number}")([x, k.Conv2D(x.shape[-1], 1, name=f"branch_{number}")(x)])
         else:
             layer = ON_IMAGES[kind](setting)
-            layer._name = f"{kind}_{number}"
+            layer._name = f"{kind}_step_{number}"  # no name that Keras gives
             x = layer(x)
     for layer in ENDS[end]():
         x = layer(x)

@@ -15,7 +15,7 @@ import nbformat
 import pandas as pd
 import psutil
 import pytest
-from example_batch import Place, wait_for, wait_for_end
+from example_batch import NOTEBOOKS, Place, wait_for, wait_for_end
 
 from collabopt import __main__
 from collabopt.batch import plan
@@ -24,16 +24,6 @@ from collabopt.config import loading
 # The fixtures run for minutes on a busy machine.
 pytestmark = pytest.mark.timeout(1500)
 
-NOTEBOOKS = [
-    "baseline",
-    "cqat",
-    "deployment_tree",
-    "pcqat",
-    "pqat",
-    "preservation",
-    "sensitivity",
-    "sparse_clustering",
-]
 STAGES = {"baseline", "pruned", "clustered", "sparse_clustered", "qat", "pqat", "cqat", "pcqat"}
 BY_BOTH = {"clustered", "sparse_clustered", "pqat", "cqat", "pcqat"}
 """Stages that `preservation` also trains by TFMOT's schemes."""
@@ -74,7 +64,7 @@ def failed(place, whole, tiny) -> SimpleNamespace:
     released.parent.mkdir()
     released.write_bytes(whole.files["results.csv"])
     stored = {path.name for path in (place.data / "stages").iterdir()}
-    done = place.run(experiment, "--set", "calibration_examples=30")
+    done = place.run(experiment, "--set", "calibration_examples=30", "--notebooks", " ".join(NOTEBOOKS))
     return SimpleNamespace(
         done=done,
         released=released,
@@ -188,6 +178,21 @@ def test_a_batch_writes_every_page_model_and_table(whole):
     assert pages | models | {"results.csv", "layers.csv", "run.json"} <= set(whole.files)
     assert not [name for name in whole.files if Path(name).name.startswith(".")]
     assert all(whole.files.values())
+
+
+@pytest.mark.usefixtures("whole")
+def test_a_notebook_whose_stages_are_in_the_store_needs_no_tensorflow(place, tiny):
+    script = f"""
+import sys
+from collabopt import answers, figures, start, tables
+run = start({str(tiny)!r})
+stages = run.stages("baseline", "pruned", "qat", "pqat")
+tables.stages(stages), tables.layers(stages[-1]), tables.verdicts(stages), tables.guide(run, "pqat")
+figures.draw_training(run.histories("baseline", "pqat"), csv=run.figures / "csv")
+stages[-1].int8_values(), answers.describe_preservation(stages[1], stages[3], stages[0])
+assert not {{"tensorflow", "tf_keras", "tensorflow_model_optimization"}} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", script], env=place.environment, check=True)
 
 
 def test_every_stage_has_its_row(whole, tiny):

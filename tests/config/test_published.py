@@ -8,7 +8,8 @@ from collabopt.config.stages import STAGES
 
 
 def test_no_value_is_listed_twice():
-    key = ["table", "model", "dataset", "stage", "clusters", "cluster_per_channel", "sparsity", "metric"]
+    setting = ["clusters", "cluster_per_channel", "sparsity", "sparsity_pattern"]
+    key = ["table", "model", "dataset", "stage", *setting, "metric", "source"]
     assert not published.read().duplicated(key).any()
 
 
@@ -50,6 +51,13 @@ def test_compressed_files_are_smaller():
 )
 def test_the_values_of_the_pqat_table_are_as_published(model, dataset, stage, metric, value):
     assert published.find_value(published.read_table(plan_of(model, dataset), "pqat"), stage, metric) == value
+
+
+def test_a_saved_model_is_known_by_its_file(tmp_path):
+    experiment = plan_of("digits_cnn", "digits")
+    file = experiment.model.model_copy(update={"name": None, "path": f"{tmp_path}/resnet8_cifar10.h5"})
+    rows = published.read_of_model(experiment.model_copy(update={"model": file}))
+    assert set(rows["table"]) == {"mlperf_tiny", "st_zoo"}
 
 
 def test_nothing_is_published_for_another_model_or_data_set():

@@ -1,6 +1,6 @@
 """Folders of pictures and WAV files: one folder per class, with or without folders per split."""
 
-import re
+import dataclasses
 import shutil
 import wave
 from pathlib import Path
@@ -118,21 +118,43 @@ def test_classes_outside_train_are_anomalies_of_a_reconstruction(pictures: Path,
 
 
 def test_wrong_pictures_are_named(pictures: Path) -> None:
-    (pictures / "ant" / "no_picture.jpg").write_text("<html>")
-    (pictures / "ant" / "empty.png").touch()
-    with pytest.raises(DatasetError, match=r"empty\.png: empty file; replace or delete it"):
-        load(pictures)
-    (pictures / "ant" / "empty.png").unlink()
-    (pictures / "bee" / "neither.png").write_text("<html>")
-    with pytest.raises(DatasetError) as caught:
-        load(pictures)
-    assert re.findall(r"(\w+\.\w+): neither a JPEG nor a PNG", str(caught.value)) == ["no_picture.jpg", "neither.png"]
-    (pictures / "ant" / "no_picture.jpg").unlink()
-    (pictures / "bee" / "neither.png").unlink()
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(pictures / "ant" / "speaker0_0.png")
     with pytest.raises(DatasetError, match=r"dataset\.image_size: missing; the pictures have sizes from 4×6 to 9×9"):
         load(pictures)
     assert load(pictures, image_size=5).input_shape == (5, 5, 3)
+
+
+def test_pictures_that_cannot_be_decoded_are_named_counted_and_left_out(pictures: Path, caplog) -> None:
+    before = load(pictures)
+    (pictures / "ant" / "no_picture.jpg").write_text("<html>")
+    (pictures / "ant" / "empty.png").touch()
+    whole = (pictures / "bee" / "speaker0_0.png").read_bytes()
+    (pictures / "bee" / "half.png").write_bytes(whole[: len(whole) // 2])
+    Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save(pictures / "bee" / "whole.jpg")
+    cut = (pictures / "bee" / "whole.jpg").read_bytes()[:-40]
+    (pictures / "bee" / "whole.jpg").write_bytes(cut)
+    with caplog.at_level("INFO", "collabopt"):
+        data = load(pictures)
+    assert (
+        "4 of 44 files cannot be read and are left out: ant/empty.png (empty file), "
+        "ant/no_picture.jpg (neither a JPEG nor a PNG picture), bee/half.png (PNG picture that is cut off), "
+        "bee/whole.jpg (JPEG picture that is cut off)"
+    ) in caplog.text
+    assert data.fingerprint == before.fingerprint
+    for picture in (pictures / "ant").iterdir():
+        picture.write_text("<html>")
+    with pytest.raises(DatasetError, match=r"pictures/ant: none of its files can be read \(empty\.png: neither"):
+        load(pictures)
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "RGBA", "P"])
+def test_pictures_of_every_mode_become_colours(pictures: Path, mode) -> None:
+    picture = Image.fromarray(np.full((4, 6, 3), 200, np.uint8)).convert(mode)
+    name = "other.png" if mode in ("RGBA", "P") else "other.jpg"
+    picture.save(pictures / "ant" / name)
+    split = load(pictures).train
+    split = dataclasses.replace(split, examples=np.array([bytes(pictures / "ant" / name)]), labels=np.array([0]))
+    assert np.allclose(split.prepare(split.examples).numpy(), 200, atol=5)  # P has a palette
 
 
 def test_wrong_folders_are_named(pictures: Path, tmp_path: Path) -> None:

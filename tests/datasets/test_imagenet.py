@@ -81,17 +81,17 @@ def test_the_fingerprint_covers_relative_paths_and_sizes(folders: Path, tmp_path
 def test_wrong_folders_of_images_are_named(folders: Path) -> None:
     with pytest.raises(DatasetError, match=r"dataset\.directory: missing; imagenet is not downloaded"):
         datasets.load(make_experiment(dataset={"name": "imagenet"}))
+    before = len(load_images(folders).train)
     with pytest.raises(DatasetError, match=r"directory=.*nowhere: no folder train"):
         load_images(folders / "nowhere")
     (folders / "train" / "a" / "9.png").touch()
-    with pytest.raises(DatasetError, match=r"train/a/9\.png: empty file"):
-        load_images(folders)
+    assert len(load_images(folders).train) == before
     (folders / "train" / "a" / "9.png").unlink()
     (folders / "train" / "c").mkdir()
     with pytest.raises(DatasetError, match="train has 3 class folders and val 2, c in one only"):
         load_images(folders)
     (folders / "val" / "c").mkdir()
-    with pytest.raises(DatasetError, match="train/c: no images"):
+    with pytest.raises(DatasetError, match="train/c: no files that end in"):
         load_images(folders)
 
 

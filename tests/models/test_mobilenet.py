@@ -35,9 +35,10 @@ def test_mobilenet_v2_pads_by_the_sizes_of_its_maps():
 
 @pytest.mark.parametrize("name", ["mobilenet_v1", "mobilenet_v2"])
 def test_weights_of_keras_applications_fit(name, monkeypatch):
-    application, stem = mobilenet.APPLICATIONS[name]
+    builder, _ = mobilenet.APPLICATIONS[name]
+    application = getattr(keras.applications, builder)
     pretrained = application(weights=None, classifier_activation=None)
-    monkeypatch.setitem(mobilenet.APPLICATIONS, name, (replace_download(application, pretrained), stem))
+    monkeypatch.setattr(keras.applications, builder, replace_download(application, pretrained))
     model = getattr(mobilenet, name)((224, 224, 3), 1000, weights="imagenet")
     image = np.random.default_rng(0).uniform(-1, 1, (1, 224, 224, 3)).astype(np.float32)
     np.testing.assert_allclose(model(image), pretrained(image), atol=1e-5)
@@ -52,7 +53,7 @@ def test_a_failed_download_of_imagenet_weights_is_one_line(monkeypatch):
     def offline(**_):
         raise Exception("URL fetch failure on https://...: None --\nName or service not known")
 
-    monkeypatch.setitem(mobilenet.APPLICATIONS, "mobilenet_v1", (offline, "conv1"))
+    monkeypatch.setattr(keras.applications, "MobileNet", offline)
     with pytest.raises(ModelError, match=r"^weights=imagenet: .*mobilenet_v1.*URL fetch failure") as caught:
         mobilenet.download_imagenet_weights("mobilenet_v1")
     assert "\n" not in str(caught.value)

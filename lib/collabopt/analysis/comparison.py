@@ -1,17 +1,17 @@
 """Published results beside ours: the accuracy that a stage costs and the bytes that it saves, with a verdict each.
 
 Baselines differ in data and training, so each side's drop is taken against the FP32 accuracy of its own baseline. Ours
-is the mean over seeds, and its standard error is paired by test example. `make verify` prints the verdicts.
+is the mean over seeds, and its standard error is paired by test example. `report.verification` prints the verdicts.
 """
 
-import sys
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from collabopt.config import loading, published
+from collabopt.config import published
 from collabopt.config.experiment import Experiment
 from collabopt.config.stages import BASELINE, STAGES, get_label
 from collabopt.storage import atomic
@@ -32,16 +32,15 @@ DROPS = {"drop": "accuracy", "drop_int8": "accuracy_int8"}
 TOLERANCES = {"drop": 0.005, "drop_int8": 0.005, "zip_saved": 0.03}
 """The figures that get a verdict, and by how much they may differ from the published ones."""
 
-VERDICTS = ("reproduced", "better", "worse", "not decidable", "not comparable")
+UNDECIDABLE, INCOMPARABLE = "not decidable", "not comparable"
+VERDICTS = ("reproduced", "better", "worse", UNDECIDABLE, INCOMPARABLE)
 
-WORSE, UNDECIDED = 1, 2
-"""Exit statuses of `verify`; 0 means that something was reproduced and nothing is worse."""
+_SETTING = ["stage", "clusters", "cluster_per_channel", "sparsity_pattern"]
 
-_SETTING = ["stage", "clusters", "cluster_per_channel"]
-
-COLUMNS = ["table", *_SETTING, "figure", "published", "ours", "deviation", "error", "seeds", "train_fraction"]
-COLUMNS += ["incomparable", "source"]
-"""comparison.csv. `deviation` is the standard deviation over seeds, `error` the standard error of the mean."""
+COLUMNS = ["table", *_SETTING, "figure", "published", "ours", "deviation", "error", "examples", "seeds"]
+COLUMNS += ["train_fraction", "incomparable", "source"]
+"""comparison.csv. `deviation` is the standard deviation over seeds, `error` the standard error of the mean over test
+`examples`."""
 
 
 def compare_figures(runs: Sequence) -> pd.DataFrame:
@@ -118,6 +117,7 @@ def _measure_figures(runs: Sequence, stage: str) -> dict[str, dict[str, float | 
         lost = np.array([base.scores()["test"] - one.scores()[split] for base, one in finished])
         deviation = pd.Series(lost.mean(axis=1)).std()
         figures[drop] = {"ours": lost.mean(), "deviation": deviation, "error": compute_standard_error(lost)}
+        figures[drop]["examples"] = lost.shape[1]
     return figures
 
 
@@ -141,7 +141,11 @@ def _find_difference(experiment: Experiment, setting: dict) -> str:
     per_channel = pd.notna(setting["cluster_per_channel"]) and bool(setting["cluster_per_channel"])
     if STAGES[setting["stage"]].clusters and per_channel != experiment.cluster_per_channel:
         return "published per channel" if per_channel else "published per tensor"
-    options = experiment.describe_options(STAGES[setting["stage"]])
+    stage, pattern = STAGES[setting["stage"]], setting["sparsity_pattern"]
+    pattern = pattern if pd.notna(pattern) else "unstructured"
+    if (stage.prunes or stage.keeps_zeros) and pattern != experiment.sparsity_pattern:
+        return f"published with {pattern} zeros"
+    options = experiment.model_copy(update={"sparsity_pattern": "unstructured"}).describe_options(stage)
     return f"published without {options}" if options else ""
 
 
@@ -162,7 +166,7 @@ def judge_figure(row: pd.Series) -> str:
         One of `VERDICTS`.
     """
     if row["incomparable"] or pd.isna(row["published"]) or pd.isna(row["ours"]):
-        return "not comparable"
+        return INCOMPARABLE
     tolerance = TOLERANCES[row["figure"]]
     is_drop = row["figure"] in DROPS
     excess = row["ours"] - row["published"] if is_drop else row["published"] - row["ours"]  # above 0 is worse
@@ -172,7 +176,7 @@ def judge_figure(row: pd.Series) -> str:
     if excess + noise < -tolerance:
         return "better"
     if is_drop and noise > row["published"]:
-        return "not decidable"
+        return UNDECIDABLE
     return "reproduced" if abs(excess) <= tolerance else "worse" if excess > 0 else "better"
 
 
@@ -190,30 +194,6 @@ def judge(rows: pd.DataFrame) -> pd.DataFrame:
     return judged.assign(verdict=[judge_figure(row) for _, row in judged.iterrows()])
 
 
-def format_markdown(judged: pd.DataFrame) -> str:
-    """Return a Markdown table in points and per cent, ours ± the standard deviation over seeds.
-
-    Args:
-        judged: Rows of `judge`.
-    """
-    lines = ["| table | stage | figure | published | ours | 2 SE | verdict |", "| --- " * 7 + "|"]
-    for row in _select_shown(judged).to_dict("records"):
-        deviation = f" ± {format_points(row['deviation'])}" if pd.notna(row["deviation"]) else ""
-        values = (
-            format_points(row["published"]),
-            format_points(row["ours"]) + deviation,
-            format_points(2 * row["error"]),
-        )
-        cells = row["table"], format_setting(row), NAMES[row["figure"]], *values, format_verdict(row)
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _select_shown(judged: pd.DataFrame) -> pd.DataFrame:
-    """The figures that can be compared, and those that are published."""
-    return judged[(judged["verdict"] != "not comparable") | judged["published"].notna()]
-
-
 def format_points(fraction: float) -> str:
     """Return a fraction in per cent or points with two digits, and NaN as nothing.
 
@@ -223,13 +203,20 @@ def format_points(fraction: float) -> str:
     return "" if pd.isna(fraction) else f"{100 * fraction:.2f}"
 
 
-def format_verdict(row: pd.Series) -> str:
-    """Return the verdict, with the reason if the figure is not comparable.
+def format_verdict(row: pd.Series | dict) -> str:
+    """Return the verdict, with its reason if the figure is not comparable, or what would decide it.
 
     Args:
         row: A row of `judge`.
     """
-    return row["verdict"] + (f": {row['incomparable']}" if row["incomparable"] else "")
+    verdict, examples = row["verdict"], row.get("examples")
+    if row["incomparable"]:
+        return f"{verdict}: {row['incomparable']}"
+    if verdict == UNDECIDABLE and row["published"] > 0 and pd.notna(examples):
+        # The error falls with the root of the number of examples.
+        needed = math.ceil(examples * (2 * row["error"] / row["published"]) ** 2)
+        return f"{verdict}: {needed:,} test examples would decide it, instead of {int(examples):,}"
+    return verdict
 
 
 def format_setting(row: pd.Series | dict) -> str:
@@ -240,17 +227,8 @@ def format_setting(row: pd.Series | dict) -> str:
     """
     clusters = "" if pd.isna(row["clusters"]) else f", {int(row['clusters'])} clusters"
     granularity = {True: " per channel", False: " per tensor"}.get(row["cluster_per_channel"], "")
-    return get_label(row["stage"]) + clusters + granularity
-
-
-def compute_exit_status(judged: pd.DataFrame) -> int:
-    """Return `WORSE` if a figure is worse, 0 if one is reproduced or better, else `UNDECIDED`.
-
-    Args:
-        judged: Rows of `judge`.
-    """
-    verdicts = set(judged["verdict"])
-    return WORSE if "worse" in verdicts else 0 if verdicts & {"reproduced", "better"} else UNDECIDED
+    pattern = row.get("sparsity_pattern")
+    return get_label(row["stage"]) + (f", {pattern}" if pd.notna(pattern) else "") + clusters + granularity
 
 
 def read(directory: Path) -> pd.DataFrame:
@@ -268,29 +246,5 @@ def read(directory: Path) -> pd.DataFrame:
     path = directory / "comparison.csv"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not there; `make report EXPERIMENT={directory.name}` makes it")
-    return pd.read_csv(path, dtype={"incomparable": object}).fillna({"incomparable": ""})
-
-
-def verify(name: str) -> int:
-    """Print the verdicts on a finished report.
-
-    Args:
-        name: The experiment.
-
-    Returns:
-        The exit status (`compute_exit_status`).
-    """
-    try:
-        judged = judge(read(loading.find_report_directory(name)))
-    except FileNotFoundError as error:
-        if len(published.read_of_model(loading.load(name))):
-            print(error, file=sys.stderr)
-            return UNDECIDED
-        judged = pd.DataFrame()
-    if judged.empty:
-        print(f"{name}: no figures are published for this model and data set", file=sys.stderr)
-        return UNDECIDED
-    print(format_markdown(judged))
-    counts = _select_shown(judged)["verdict"].value_counts()
-    print("\n" + ", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in VERDICTS))
-    return compute_exit_status(judged)
+    rows = pd.read_csv(path, dtype={"incomparable": object}).fillna({"incomparable": ""})
+    return rows.reindex(columns=COLUMNS)  # those that older versions did not write are empty

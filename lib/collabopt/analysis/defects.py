@@ -7,6 +7,7 @@ from collabopt.analysis import audit
 from collabopt.config import per_layer
 from collabopt.config.experiment import Experiment
 from collabopt.config.stages import Stage, get_lineage
+from collabopt.storage import results
 from collabopt.techniques import layers, patterns
 
 
@@ -36,7 +37,7 @@ def explain_skipped(
             reasons[name] = f"excluded from {' and '.join(techniques)}"
         if layers.get_layer_name(name) in misfits:
             reasons[name] = f"not pruned: {misfits[layers.get_layer_name(name)]}"
-    return reasons | {name: layers.FROZEN for name in kinds if layers.get_layer_name(name) in frozen}
+    return reasons | {name: results.FROZEN for name in kinds if layers.get_layer_name(name) in frozen}
 
 
 def describe_defects(

@@ -8,15 +8,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from collabopt.analysis import evaluate
 from collabopt.config import per_layer
 from collabopt.config.experiment import Experiment
 from collabopt.config.scores import Score
 from collabopt.config.stages import Stage, get_lineage
 from collabopt.datasets import Data
-from collabopt.storage.results import make_key
+from collabopt.runtime import progress
+from collabopt.storage.results import FROZEN, make_key
 from collabopt.techniques import registry
-from collabopt.techniques.layers import FROZEN
 from collabopt.tflite import flatbuffer
 
 
@@ -106,6 +105,27 @@ class Finished:
         if chosen not in weights.index:
             raise ValueError(f"kernel={chosen}: expected one of {', '.join(weights.index)}")
         return chosen
+
+    def log(self, experiment: Experiment, given: Experiment, is_new: bool, score: Score, with_test: bool) -> None:
+        """Log that the stage is finished. Notebooks leave out the figures, which their tables show.
+
+        Args:
+            experiment: The experiment of the stage.
+            given: The experiment of the report, from which seed and scheme may differ.
+            is_new: Whether this run trained the stage.
+            score: Score of the task.
+            with_test: As in `summarize`.
+        """
+        name = self.stage.name
+        if self.unavailable:
+            return progress.log(f"{name}: not available: {self.unavailable}", about=name, last=True)
+        source = f" (seed {experiment.seed})" if experiment.seed != given.seed else ""
+        if experiment.scheme != given.scheme and self.stage.has_schemes:
+            source += f" by {experiment.scheme}"
+        took = progress.format_duration(self.result["setup_seconds"] + self.result["fit_seconds"])
+        origin = f"{self.result['epochs']} epochs took {took}" if is_new else "from the store"
+        figures = f"; {self.summarize(score, with_test)}"
+        return progress.log(f"{name}{source}: {origin}", about=name, last=True, figures=figures)
 
     def summarize(self, score: Score, reads_test: bool) -> str:
         """Summarize scores, sizes and preservation in a line.
@@ -225,5 +245,5 @@ def describe_measurement(
         "output": experiment.model.output,
         "test": data.test.fingerprint() if reads_test else None,
         "task": registry.describe_task(data.task),
-        "code": registry.compute_code_digests(experiment, data, evaluate.write_measurements),
+        "code": registry.compute_code_digests(experiment, data, "collabopt.analysis.evaluate:write_measurements"),
     }

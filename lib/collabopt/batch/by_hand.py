@@ -1,18 +1,23 @@
-"""The page and the index of a notebook that was run by hand: in JupyterLab, or by papermill without a batch."""
+"""The page and the index of a notebook that was run by hand: in JupyterLab, or by papermill without a batch.
+
+Each kernel imports this module, so what takes long to import is imported where it is used.
+"""
+
+from __future__ import annotations
 
 import ast
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import nbformat
 import psutil
 
-from collabopt.batch.notebook import list_links
-from collabopt.batch.plan import list_notebooks
 from collabopt.config import loading, notebook_parameters
+
+if TYPE_CHECKING:
+    import nbformat
 
 
 def write_pages(notebook: Path, after: int | None = None) -> Path | None:
@@ -25,6 +30,10 @@ def write_pages(notebook: Path, after: int | None = None) -> Path | None:
     Returns:
         The page; None if the notebook is none of the workbook's, or left no report.
     """
+    import nbformat
+
+    from collabopt.batch.notebook import list_links
+    from collabopt.batch.plan import list_notebooks
     from collabopt.report import front_page, index_page, notebook_page
 
     if after:
@@ -82,6 +91,8 @@ def save_in_lab(model: dict[str, Any], os_path: str, **_: Any) -> None:
     """
     if model["type"] != "notebook":
         return
+    import nbformat
+
     cells = nbformat.read(os_path, as_version=4)
     if all(cell.execution_count for cell in cells.cells if cell.cell_type == "code"):
         subprocess.Popen([sys.executable, "-m", "collabopt", "page", os_path])

@@ -1,6 +1,7 @@
 """The jobs of a batch: one notebook, one cell of a sweep, or one branch that cells share."""
 
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -35,6 +36,7 @@ def run_notebook(
     """
     import papermill
     from nbclient.exceptions import DeadKernelError
+    from traitlets.config import Config
 
     from collabopt.report import notebook_page
 
@@ -43,7 +45,7 @@ def run_notebook(
     source, executed, clock = NOTEBOOKS / f"{name}.ipynb", place / f"{name}.ipynb", progress.Clock()
     known = read_parameters(source)
     progress.log(f"notebook {position} started")
-    failure = None
+    failure, sockets = None, tempfile.TemporaryDirectory(prefix="collabopt-", dir="/tmp")  # short, as they must be
     try:
         papermill.execute_notebook(
             str(source),
@@ -51,6 +53,8 @@ def run_notebook(
             parameters={"experiment": experiment, "reports": _make_relative(pages), **_select(overrides, known)},
             progress_bar=False,
             cwd=str(NOTEBOOKS),
+            # Two kernels that start at once can choose the same TCP ports.
+            config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets.name}/kernel"}}),
             store_widget_state=False,  # the page has a picture of each widget
             shutdown_kernel="immediate",  # an orderly shutdown of TensorFlow takes a second and saves nothing
         )
@@ -62,6 +66,7 @@ def run_notebook(
     except DeadKernelError:
         failure = "because its kernel died, most likely because the memory is full"
     finally:
+        sockets.cleanup()
         if executed.is_file():
             links = list_links(pages, {"../index.html": "The sweep"} if label else _BELOW_INDEX)
             page = pages / f"{name}.html"

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import collabopt
 from collabopt.config import loading, overriding, published, stages, sweep
 from collabopt.config.experiment import Experiment, ExperimentError
 
@@ -16,9 +17,12 @@ sys.modules.setdefault("rfc3987_syntax", None)
 
 NOTEBOOKS = loading.ROOT / "notebooks"
 SEARCH_NOTEBOOK = "deployment_tree"
+EVERY_NOTEBOOK = "all"
+"""In place of the names of notebooks."""
 CHECK_FAILURE = "check.failed"
 """File of the mistakes in data and model, in the working directory of a batch."""
 
+_SUFFIXES = {".py", ".j2", ".js", ".css", ".csv", ".mplstyle"}
 _NOT_OF_EXPERIMENTS = {"experiment", "reports", "kernel", "stage", "first", "second", "settings"}
 
 
@@ -37,6 +41,16 @@ class Work:
     config: dict[str, Any]
     jobs: dict[str, Path]
     marks: str = "."
+
+
+def list_sources(name: str) -> list[str]:
+    """Return the files of the library and of an experiment, on which every job depends.
+
+    Args:
+        name: Name or path of the experiment.
+    """
+    library = sorted(path for path in Path(collabopt.__file__).parent.rglob("*") if path.suffix in _SUFFIXES)
+    return [str(path) for path in (*loading.list_files(name), *library)]
 
 
 def list_notebooks() -> list[Path]:
@@ -106,7 +120,7 @@ def plan_work(name: str, grid: sweep.Grid, chosen: list[str]) -> Work:
     Args:
         name: Name or path of the experiment.
         grid: Values by parameter; more than one combination makes a sweep.
-        chosen: Names of notebooks; an empty list takes all but the optional ones.
+        chosen: Names of notebooks, or "all"; an empty list takes the core notebooks.
 
     Returns:
         The notebooks or cells, with their pages.
@@ -115,15 +129,16 @@ def plan_work(name: str, grid: sweep.Grid, chosen: list[str]) -> Work:
         ExperimentError: The experiment, a cell of it or a notebook does not exist or is not valid.
     """
     known, cells = [path.stem for path in list_notebooks()], sweep.list_cells(grid)
-    for notebook in chosen:
+    for notebook in {*chosen} - {EVERY_NOTEBOOK}:
         if notebook not in known:
             raise ExperimentError(f"NOTEBOOKS: {notebook}: no such notebook{loading.suggest(notebook, known)}")
     experiments = [loading.load(name, **cell) for cell in cells]
     if len(cells) == 1:
-        # With targets the search decides which stages are trained.
-        shown = {*stages.list_usual_notebooks(experiments[0].tree)} - {*_list_empty_notebooks(experiments[0])}
-        usual = [notebook for notebook in known if notebook in shown]
-        notebooks = chosen or ([SEARCH_NOTEBOOK] if experiments[0].has_targets else usual)
+        notebooks = chosen or stages.list_core_notebooks(experiments[0].tree)
+        if EVERY_NOTEBOOK in chosen:
+            notebooks = _list_every_notebook(experiments[0])
+        elif experiments[0].has_targets and not chosen:  # the search decides which stages are trained
+            notebooks = [SEARCH_NOTEBOOK]
         pages = loading.find_report_directory(name, **cells[0])
         config = {"overrides": cells[0], "notebooks": notebooks}
         return Work(pages, config, {notebook: pages / f"{notebook}.html" for notebook in notebooks})
@@ -137,7 +152,7 @@ def plan_work(name: str, grid: sweep.Grid, chosen: list[str]) -> Work:
     return Work(pages, {"grid": grid}, jobs, "cells")
 
 
-def _list_empty_notebooks(experiment: Experiment) -> set[str]:
-    """The notebooks that would have nothing to show. Further seeds are trained by `published` in any case."""
+def _list_every_notebook(experiment: Experiment) -> list[str]:
+    """All notebooks that have something to show. Further seeds are trained by `published` in any case."""
     has_figures = len(published.read_of_model(experiment)) or experiment.repeat_seeds
-    return set() if has_figures else {"published"}
+    return [name for name in stages.list_notebooks(experiment.tree) if has_figures or name != "published"]

@@ -16,19 +16,31 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import psutil
 from tqdm import tqdm
 
 from collabopt.batch import forks
-from collabopt.batch.plan import CHECK_FAILURE, SEARCH_NOTEBOOK, Work, find_workplace, parse_settings, plan_work
+from collabopt.batch.plan import (
+    CHECK_FAILURE,
+    SEARCH_NOTEBOOK,
+    Work,
+    find_workplace,
+    list_notebooks,
+    list_sources,
+    parse_settings,
+    plan_work,
+)
 from collabopt.config import loading, sweep
 from collabopt.config.experiment import ExperimentError
 from collabopt.deploy import recommendation
 from collabopt.runtime import progress
 from collabopt.storage import retention, store
 
+_INPUTS = "inputs.json"
+"""File of the inputs of the last batch that succeeded, in its working directory."""
 MISSED_TARGETS = 3
 """Exit status if no file meets all targets."""
 
@@ -45,7 +57,8 @@ def run_report(name: str, settings: str, cores: str, profile: str | None = None,
         settings: Parameters: "sparsity=0.8", or "sparsity=0.5,0.8" for a sweep.
         cores: Number of cores, or "all".
         profile: Directory of a Snakemake profile, which says where jobs run; None runs them here.
-        chosen: Names of notebooks, separated by blanks. Those that they wait for run too.
+        chosen: Names of notebooks, separated by blanks, or "all"; "" takes the core notebooks. Those that they wait
+            for run too.
 
     Returns:
         The exit status: 1 if a job failed, 2 if the data or the model is wrong, 3 if no file meets all targets.
@@ -62,6 +75,10 @@ def run_report(name: str, settings: str, cores: str, profile: str | None = None,
     place.mkdir(parents=True, exist_ok=True)
     retention.hold(loading.DATA / "stages", loading.find_experiment(name).stem)
     with _lock(place):
+        inputs = _describe_inputs(name, work)
+        if _is_unchanged(inputs, work, place):
+            print(f"report: {os.path.relpath(work.pages / 'index.html')}")
+            return _report_missed_targets(work)
         _reset_marks(work, place)
         log = place / "batch.log"
         log.write_text("")
@@ -72,11 +89,28 @@ def run_report(name: str, settings: str, cores: str, profile: str | None = None,
             print((place / CHECK_FAILURE).read_text(encoding="utf-8"), file=sys.stderr)
             return 2
         states = _read_states(list(work.jobs), place, work.marks)
-        _write_index(name, work, states, place / work.marks)
+        _write_index(name, work, states)
+        if {*states.values()} == {"ok"}:
+            (place / _INPUTS).write_text(json.dumps(inputs), encoding="utf-8")
     failures = [f"{job}: {state}" for job, state in states.items() if state != "ok"]
     for line in [*_list_failed_branches(place), *failures]:
         print(line, file=sys.stderr)
     return int(bool(failures)) or _report_missed_targets(work)
+
+
+def _describe_inputs(name: str, work: Work) -> dict[str, Any]:
+    """All on which the jobs depend: parameters, and the times of files, as in the Snakefile."""
+    files = loading.list_paths(loading.load(name, **work.config.get("overrides", {})))
+    paths = [*list_sources(name), *files, loading.ROOT / "Snakefile", *list_notebooks()]
+    times = {str(path): Path(path).stat().st_mtime_ns for path in paths if Path(path).is_file()}
+    return {"work": json.loads(json.dumps(work.config)), "files": times}
+
+
+def _is_unchanged(inputs: dict[str, Any], work: Work, place: Path) -> bool:
+    """Whether the last batch here succeeded with the same inputs and its pages are there. Snakemake takes seconds."""
+    pages = [*work.jobs.values(), work.pages / "index.html", loading.REPORTS / "index.html"]
+    record = place / _INPUTS
+    return all(page.is_file() for page in pages) and record.is_file() and json.loads(record.read_text()) == inputs
 
 
 def _report_missed_targets(work: Work) -> int:
@@ -187,30 +221,19 @@ def _list_failed_branches(place: Path) -> list[str]:
     return [f"{mark.parent.name}, {mark.stem}: FAILED {mark.read_text()}" for mark in marks]
 
 
-def _write_index(name: str, work: Work, states: dict[str, str], marks: Path) -> None:
-    """Write the index page and the page of all reports, unless both are up to date."""
-    index = work.pages / "index.html"
-    if not _is_up_to_date(index, states, marks):
-        from collabopt.report import front_page, index_page, sweep_page
+def _write_index(name: str, work: Work, states: dict[str, str]) -> None:
+    """Write the index page and the page of all reports."""
+    from collabopt.report import front_page, index_page, sweep_page
 
-        home = loading.REPORTS / "index.html"
-        if "grid" in work.config:
-            sweep_page.write(work.pages, name, states, home)
-        elif any(work.pages.glob("*.html")):
-            text = "\n".join(path.read_text(encoding="utf-8") for path in loading.list_files(name))
-            index_page.write(work.pages, text, states, home)
-        front_page.write(loading.REPORTS)
-    if index.is_file():
-        print(f"report: {os.path.relpath(index)}")
-
-
-def _is_up_to_date(index: Path, states: dict[str, str], marks: Path) -> bool:
-    """Whether the index pages are newer than every job. Writing them takes seconds."""
-    ends = [marks / f"{job}.done" for job, state in states.items() if state == "ok"]
-    pages = index, loading.REPORTS / "index.html"
-    if len(ends) < len(states) or not all(page.is_file() for page in pages):
-        return False
-    return min(page.stat().st_mtime_ns for page in pages) > max(mark.stat().st_mtime_ns for mark in ends)
+    home = loading.REPORTS / "index.html"
+    if "grid" in work.config:
+        sweep_page.write(work.pages, name, states, home)
+    elif any(work.pages.glob("*.html")):
+        text = "\n".join(path.read_text(encoding="utf-8") for path in loading.list_files(name))
+        index_page.write(work.pages, text, states, home)
+    front_page.write(loading.REPORTS)
+    if (work.pages / "index.html").is_file():
+        print(f"report: {os.path.relpath(work.pages / 'index.html')}")
 
 
 def _lock(place: Path) -> contextlib.AbstractContextManager:

@@ -1,4 +1,4 @@
-"""Published results of collaborative optimization: published.csv, from TFMOT's guides and issues and TFLite's guide."""
+"""Published results: published.csv, from the guides and issues of TFMOT and TFLite, Arm, MLPerf Tiny and ST."""
 
 from pathlib import Path
 
@@ -11,7 +11,8 @@ def read() -> pd.DataFrame:
     """Read every published value.
 
     Returns:
-        One row per value: table, model, dataset, stage, clusters, cluster_per_channel, sparsity, metric, value, source.
+        One row per value: table, model, dataset, stage, clusters, cluster_per_channel, sparsity, sparsity_pattern,
+        metric, value, source.
         Accuracies are fractions.
     """
     return pd.read_csv(Path(__file__).with_name("published.csv"), dtype={"clusters": "Int64"})
@@ -21,12 +22,14 @@ def read_of_model(experiment: Experiment) -> pd.DataFrame:
     """Read the values published for the experiment's model and data set.
 
     Args:
-        experiment: Names model and data set.
+        experiment: Names model and data set. A saved model is known by its file, such as resnet8_cifar10.h5.
 
     Returns:
         Rows of `read` from all tables; empty if nothing is published.
     """
     rows = read()
+    if experiment.model.path:
+        return rows[rows["model"] + "_" + rows["dataset"] == Path(experiment.model.path).stem]
     return rows[(rows["model"] == experiment.model.name) & (rows["dataset"] == experiment.dataset.name)]
 
 

@@ -16,8 +16,6 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 BASELINE = "baseline"
-OPTIONAL_NOTEBOOKS = {"diagnose", "fewer_bits"}
-"""Notebooks that a report has only if they are named. Those of optional stages come with their stages."""
 FINE_TUNING = {"epochs": 4, "batch_size": 32, "optimizer": "adam", "learning_rate": 1e-4}
 """Training of a stage where neither its row nor the experiment says otherwise."""
 
@@ -172,18 +170,28 @@ def get_label(name: str) -> str:
     return stages[name].label if name in stages else name
 
 
-def list_usual_notebooks(tree: Mapping[str, Stage]) -> list[str]:
-    """Return the notebooks of a report for which none is named, in order.
+def list_core_notebooks(tree: Mapping[str, Stage]) -> list[str]:
+    """Return the notebooks of a report for which none is named, in order: those of the stages, and of the whole tree.
 
     Args:
         tree: The experiment's stages by name (`build_tree`).
     """
-    optional = {stage.notebook for stage in OPTIONAL_STAGES.values()} - {stage.notebook for stage in tree.values()}
-    return [name for name in get_notebooks(tree) if name not in OPTIONAL_NOTEBOOKS | optional]
+    core = {stage.notebook for stage in tree.values()} | {"deployment_tree"}
+    return [name for name in get_notebooks(tree) if name in core]
+
+
+def list_notebooks(tree: Mapping[str, Stage]) -> list[str]:
+    """Return every notebook of an experiment in order. Those of optional stages need their stages.
+
+    Args:
+        tree: The experiment's stages by name (`build_tree`).
+    """
+    absent = {stage.notebook for stage in OPTIONAL_STAGES.values()} - {stage.notebook for stage in tree.values()}
+    return [name for name in get_notebooks(tree) if name not in absent]
 
 
 def get_notebooks(tree: Mapping[str, Stage]) -> dict[str, list[str]]:
-    """Return all notebooks in order, optional ones included, each with the notebooks that it waits for.
+    """Return all notebooks in order, also those of absent stages, each with the notebooks that it waits for.
 
     A notebook waits for the baseline, and for the notebook that ends with the stage it starts from. Otherwise both
     would wait for each other's training.

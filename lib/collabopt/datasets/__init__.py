@@ -3,6 +3,8 @@
 data = datasets.load(experiment.load("digits"))
 """
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -59,7 +61,7 @@ class Data:
     augmentation: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None
     teacher: keras.Model | None = None
 
-    def with_channel_axis(self, *inputs: str) -> "Data":
+    def with_channel_axis(self, *inputs: str) -> Data:
         """Return the same data with a last axis of size 1, as for images (height, width) without channels.
 
         Args:

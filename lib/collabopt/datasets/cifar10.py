@@ -1,5 +1,7 @@
 """CIFAR-10: 60,000 color images of 32×32 pixels in ten classes (Krizhevsky 2009)."""
 
+from __future__ import annotations
+
 import pickle
 import tarfile
 from pathlib import Path

@@ -12,6 +12,8 @@ Examples reach the model as float32 with their values unchanged, such as 0 to 25
 begin the model with a layer that scales.
 """
 
+from __future__ import annotations
+
 import inspect
 import os
 from collections.abc import Callable, Mapping

@@ -7,6 +7,7 @@ Without test/, the test split is drawn from the other files; without validation/
 
 import dataclasses
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,9 @@ from collabopt.datasets.dataset import DatasetError, Mistakes
 from collabopt.runtime import progress
 
 LAYOUT = "<class>/<file>, or train/<class>/<file> and test/<class>/<file>"
+
+_NAMED = 5
+"""Files that a note names."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +41,12 @@ class Listing:
 
 
 def list_files(
-    directory: Path, endings: tuple[str, ...], task: Task, group: str | None = None, test_fraction: float | None = None
+    directory: Path,
+    endings: tuple[str, ...],
+    task: Task,
+    group: str | None = None,
+    test_fraction: float | None = None,
+    find_fault: Callable[[Path], str] = lambda _: "",
 ) -> Listing:
     """List the files of a data set.
 
@@ -47,6 +56,7 @@ def list_files(
         task: Classification, binary, or reconstruction, which regards the classes of train as normal.
         group: Regular expression; what it matches in a path below the class is the group of the file.
         test_fraction: Share of the test split if there is no folder test; None takes a fifth.
+        find_fault: As in `list_classes`.
 
     Returns:
         The files and their labels, sorted by class and path.
@@ -60,7 +70,7 @@ def list_files(
             "reconstruction, or a dataset.function for other labels"
         )
     folders = _find_splits(directory)
-    by_class = {split: _list_classes(folder, endings) for split, folder in folders.items()}
+    by_class = {split: list_classes(folder, endings, find_fault) for split, folder in folders.items()}
     classes, mistakes = tuple(by_class["train"]), Mistakes()
     for split, found in by_class.items():
         unknown = sorted(set(found) - set(classes))
@@ -93,23 +103,46 @@ def _find_splits(directory: Path) -> dict[str, Path]:
     return {split: folders[0] for split, folders in found.items() if folders}
 
 
-def _list_classes(folder: Path, endings: tuple[str, ...]) -> dict[str, list[Path]]:
-    """The files of each class, in order."""
-    mistakes, found, ignored = Mistakes(), {}, []
+def list_classes(
+    folder: Path, endings: tuple[str, ...], find_fault: Callable[[Path], str] = lambda _: ""
+) -> dict[str, list[Path]]:
+    """List the files of each class. Empty and faulty files are left out, and a note names and counts them.
+
+    Args:
+        folder: Folder of the class folders.
+        endings: Endings of the files, in lower case.
+        find_fault: Returns why a file cannot be read, or nothing.
+
+    Returns:
+        Files by class, in order.
+
+    Raises:
+        DatasetError: One line per class without files.
+    """
+    mistakes, found, ignored, faults = Mistakes(), {}, [], {}
     for path in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
         files = sorted(one for one in path.rglob("*") if one.is_file() and not one.name.startswith("."))
-        found[path.name] = [one for one in files if one.suffix.lower() in endings]
+        known = [one for one in files if one.suffix.lower() in endings]
+        wrong = {one: fault for one in known if (fault := find_fault(one) if one.stat().st_size else "empty file")}
+        found[path.name] = [one for one in known if one not in wrong]
+        faults |= wrong
         ignored += [one for one in files if one.suffix.lower() not in endings]
         if not found[path.name]:
-            mistakes.append(f"{path}: no files that end in {', '.join(endings)}; add some, or delete the folder")
-        mistakes.extend(
-            f"{one}: empty file; replace or delete it" for one in found[path.name] if not one.stat().st_size
-        )
+            reason = "; ".join(f"{one.name}: {fault}" for one, fault in wrong.items())
+            which = (
+                f"none of its files can be read ({reason})" if wrong else f"no files that end in {', '.join(endings)}"
+            )
+            mistakes.append(f"{path}: {which}; add some, or delete the folder")
     mistakes.raise_any()
     if ignored:
         progress.note(
             f"{folder}: {len(ignored)} files do not end in {', '.join(endings)} and are ignored: {ignored[0]}"
         )
+    if faults:
+        count = sum(map(len, found.values())) + len(faults)
+        names = ", ".join(f"{one.relative_to(folder)} ({fault})" for one, fault in [*faults.items()][:_NAMED])
+        more = f" and {len(faults) - _NAMED} more" if len(faults) > _NAMED else ""
+        progress.note(f"{folder}: {len(faults)} of {count} files cannot be read and are left out: {names}{more}")
     return found
 
 

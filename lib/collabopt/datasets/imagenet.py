@@ -3,6 +3,8 @@
 The validation folder is the test split, because its labels are public. Validation is split off train.
 """
 
+from __future__ import annotations
+
 import hashlib
 import os
 from pathlib import Path
@@ -11,6 +13,7 @@ import numpy as np
 
 from collabopt.datasets import pictures
 from collabopt.datasets.dataset import DatasetError, Parts
+from collabopt.datasets.folders import list_classes
 from collabopt.datasets.split import Split
 from collabopt.runtime.tensorflow import tf
 
@@ -62,17 +65,12 @@ def _classes(train: Path, test: Path) -> tuple[str, ...]:
     return tuple(classes)
 
 
-def _split(directory: Path, folder: Path, classes: tuple[str, ...], image_size: int, digest: "hashlib._Hash") -> Split:
-    paths, labels = [], []
+def _split(directory: Path, folder: Path, classes: tuple[str, ...], image_size: int, digest: hashlib._Hash) -> Split:
+    files, paths, labels = list_classes(folder, pictures.ENDINGS, pictures.find_fault), [], []
     for label, name in enumerate(classes):
-        images = sorted(path for path in (folder / name).iterdir() if path.suffix.lower() in pictures.ENDINGS)
-        if not images:
-            raise DatasetError(f"{folder / name}: no images; expected files that end in {', '.join(pictures.ENDINGS)}")
+        images = files[name]
         for path in images:
-            size = path.stat().st_size
-            if not size:
-                raise DatasetError(f"{path}: empty file; replace it by the image")
-            digest.update(f"{path.relative_to(directory).as_posix()} {size}\n".encode())
+            digest.update(f"{path.relative_to(directory).as_posix()} {path.stat().st_size}\n".encode())
         paths += [os.fsencode(path.absolute()) for path in images]
         labels += [label] * len(images)
 

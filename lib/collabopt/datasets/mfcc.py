@@ -3,6 +3,8 @@
 The settings are those of keyword spotting on microcontrollers (Zhang et al. 2017, "Hello Edge", arXiv:1711.07128).
 """
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import numpy as np

@@ -1,5 +1,7 @@
 """MNIST: 70,000 handwritten digits of 28×28 pixels (LeCun, Cortes and Burges 1998), as Keras distributes it."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import numpy as np

@@ -1,5 +1,7 @@
 """WAV files in folders, as MFCC features or samples; see `folders` for their layout."""
 
+from __future__ import annotations
+
 import wave
 from pathlib import Path
 from typing import Any

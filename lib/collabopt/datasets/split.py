@@ -1,15 +1,20 @@
 """One split of a data set: examples, labels, and their batches as model inputs."""
 
+from __future__ import annotations
+
 import dataclasses
 import hashlib
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from collabopt.runtime.tensorflow import tf
 
+if TYPE_CHECKING:
+    Inputs = tf.Tensor | dict[str, tf.Tensor]
+
 Examples = np.ndarray | dict[str, np.ndarray]
-Inputs = tf.Tensor | dict[str, tf.Tensor]
 
 
 def convert_to_float32(examples: Inputs) -> Inputs:
@@ -60,7 +65,7 @@ class Split:
         """Whether the stored examples are paths of files, which `prepare` reads."""
         return all(array.ndim == 1 and array.dtype.kind == "S" for array in self._arrays().values())
 
-    def take(self, indices: np.ndarray | slice) -> "Split":
+    def take(self, indices: np.ndarray | slice) -> Split:
         """Select examples.
 
         Args:
@@ -69,7 +74,8 @@ class Split:
         Returns:
             The examples at `indices`, in that order.
         """
-        examples = tf.nest.map_structure(lambda array: array[indices], self.examples)
+        chosen = {name: array[indices] for name, array in self._arrays().items()}
+        examples = chosen if isinstance(self.examples, dict) else chosen[""]
         return dataclasses.replace(self, examples=examples, labels=self.labels[indices])
 
     def fingerprint(self) -> str:

@@ -1,5 +1,7 @@
 """Data sets of `tf.data`, read into arrays."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any
 

@@ -3,6 +3,8 @@
 model = models.build(digits.model, input_shape=(8, 8, 1), outputs=(10,))
 """
 
+from __future__ import annotations
+
 from types import ModuleType
 
 import numpy as np

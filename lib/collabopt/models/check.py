@@ -1,5 +1,7 @@
 """Requirements of TFMOT and of the workbook on a model."""
 
+from __future__ import annotations
+
 import itertools
 from collections import Counter
 

@@ -1,5 +1,7 @@
 """Custom models: what a function of a module returns, or a saved file. Both are imported (`importing`)."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import inspect
@@ -7,16 +9,19 @@ import platform
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from collabopt.config.loading import DATA
 from collabopt.config.sections import Model
 from collabopt.datasets import locate
-from collabopt.models import importing
 from collabopt.models.check import ModelError, Shape, Shapes, find_inputs
 from collabopt.runtime import tensorflow, user_modules
 from collabopt.runtime.tensorflow import keras
 from collabopt.storage import atomic, store
 from collabopt.storage.source_digest import compute_digest, compute_module_digest, compute_package_digest
+
+if TYPE_CHECKING:
+    from collabopt.models import importing
 
 
 def find_source(place: str, key: str = "function") -> Path:
@@ -115,7 +120,7 @@ def compute_digests(section: Model) -> str:
     Raises:
         ModelError: A file or module is missing.
     """
-    return " ".join([*_compute_own_digests(section), compute_digest(importing.import_model)])
+    return " ".join([*_compute_own_digests(section), compute_digest("collabopt.models.importing:import_model")])
 
 
 def _compute_own_digests(section: Model) -> list[str]:
@@ -136,7 +141,7 @@ def _compute_file_digest(file: Path) -> str:
 STORE = DATA / "stages"
 """The store of imports from files."""
 
-IMPORTING = Path(importing.__file__).parent
+IMPORTING = Path(__file__).parent / "importing"
 """The package whose code decides an import."""
 
 _KEPT: dict[tuple, importing.Imported] = {}
@@ -188,6 +193,8 @@ def import_again(
     Raises:
         ModelError: A file or function cannot be found, or the model cannot be imported.
     """
+    from collabopt.models import importing
+
     key = _make_key(section, input_shape, outputs, takes_logits)
     origin = f"path={section.path}" if section.path else f"function={section.function}"
     try:
@@ -210,6 +217,8 @@ def import_again(
 
 
 def _import_file(section: Model, takes_logits: bool) -> importing.Imported:
+    from collabopt.models import importing
+
     file, made = find_file(section.path), []
     for place in section.custom_objects.values():
         _check_unchanged(place, "custom_objects")

@@ -6,9 +6,9 @@ batch norm, its momentum of 0.96, "same" padding and the average over the whole 
 have 24,908, 141,224 and 422,844 parameters, including those of batch norm.
 """
 
-from collabopt.runtime.tensorflow import keras, tf
+from __future__ import annotations
 
-layers = keras.layers
+from collabopt.runtime.tensorflow import keras, tf
 
 
 def ds_cnn_s(input_shape: tuple[int, ...], classes: int) -> keras.Model:
@@ -59,15 +59,15 @@ def _ds_cnn(
     block_strides: tuple[int, ...],
 ) -> keras.Model:
     inputs = keras.Input(input_shape, name="input")
-    x = _normalize(layers.Conv2D(channels, (10, 4), stem_strides, padding="same", name="conv_1"), inputs)
+    x = _normalize(keras.layers.Conv2D(channels, (10, 4), stem_strides, padding="same", name="conv_1"), inputs)
     for block, stride in enumerate(block_strides, start=1):
-        x = _normalize(layers.DepthwiseConv2D(3, stride, padding="same", name=f"dw_{block}"), x)
-        x = _normalize(layers.Conv2D(channels, 1, padding="same", name=f"pw_{block}"), x)
-    x = layers.GlobalAveragePooling2D(name="pool")(x)
-    return keras.Model(inputs, layers.Dense(classes, name="fc")(x), name=name)
+        x = _normalize(keras.layers.DepthwiseConv2D(3, stride, padding="same", name=f"dw_{block}"), x)
+        x = _normalize(keras.layers.Conv2D(channels, 1, padding="same", name=f"pw_{block}"), x)
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    return keras.Model(inputs, keras.layers.Dense(classes, name="fc")(x), name=name)
 
 
 def _normalize(convolution: keras.layers.Layer, x: tf.Tensor) -> tf.Tensor:
     """Apply convolution, batch norm and ReLU."""
-    x = layers.BatchNormalization(momentum=0.96, epsilon=1e-3, name=f"{convolution.name}_bn")(convolution(x))
-    return layers.ReLU(name=f"{convolution.name}_relu")(x)
+    x = keras.layers.BatchNormalization(momentum=0.96, epsilon=1e-3, name=f"{convolution.name}_bn")(convolution(x))
+    return keras.layers.ReLU(name=f"{convolution.name}_relu")(x)

@@ -5,7 +5,8 @@ keras.applications, v1 ends with a convolution `conv_preds` of the same paramete
 not 2 for images with a side below 64 pixels. Otherwise their last map would be too small: at 32×32 it is 2×2.
 """
 
-from collections.abc import Callable
+from __future__ import annotations
+
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,8 @@ from collabopt.models.check import ModelError
 from collabopt.runtime.tensorflow import keras
 from collabopt.storage.atomic import write_file
 
-APPLICATIONS: dict[str, tuple[Callable[..., keras.Model], str]] = {
-    "mobilenet_v1": (keras.applications.MobileNet, "conv1"),
-    "mobilenet_v2": (keras.applications.MobileNetV2, "Conv1"),
-}
-"""Builder of each model, and the name of its first convolution."""
+APPLICATIONS = {"mobilenet_v1": ("MobileNet", "conv1"), "mobilenet_v2": ("MobileNetV2", "Conv1")}
+"""Builder of each model in keras.applications, and the name of its first convolution."""
 
 IMAGENET_SHAPE, IMAGENET_CLASSES = (224, 224, 3), 1000
 SMALL = 64  # pixels; the stem has stride 1 below
@@ -74,7 +72,7 @@ def download_imagenet_weights(model_name: str) -> dict[str, np.ndarray]:
     """
     if model_name not in APPLICATIONS:
         raise ModelError(f"model_name={model_name}: expected one of {', '.join(APPLICATIONS)}")
-    application, _ = APPLICATIONS[model_name]
+    application = getattr(keras.applications, APPLICATIONS[model_name][0])
     try:
         trained = application(weights="imagenet", input_shape=IMAGENET_SHAPE, classifier_activation=None)
     except Exception as error:  # get_file raises a bare Exception when a download fails
@@ -128,7 +126,8 @@ def _mobilenet(name: str, input_shape: tuple[int, ...], classes: int, weights: s
 
 def _build_features(name: str, input_shape: tuple[int, ...]) -> keras.Model:
     """Build the network without its head."""
-    application, stem = APPLICATIONS[name]
+    builder, stem = APPLICATIONS[name]
+    application = getattr(keras.applications, builder)
     height, width, channels = input_shape
     small = min(height, width) < SMALL
     # v2 chooses its padding by the sizes of the maps. With stride 2, an image of twice the size has the maps of the

@@ -1,8 +1,8 @@
 """Networks that train in seconds on a CPU, for images of 28×28 and 8×8 pixels with one channel."""
 
-from collabopt.runtime.tensorflow import keras, tf
+from __future__ import annotations
 
-layers = keras.layers
+from collabopt.runtime.tensorflow import keras, tf
 
 
 def mnist_cnn(input_shape: tuple[int, ...], classes: int) -> keras.Model:
@@ -18,10 +18,10 @@ def mnist_cnn(input_shape: tuple[int, ...], classes: int) -> keras.Model:
         The model, which returns logits.
     """
     inputs = keras.Input(input_shape, name="input")
-    x = layers.Conv2D(12, 3, activation="relu", name="conv_1")(inputs)
-    x = layers.MaxPooling2D(2, name="pool_1")(x)
-    x = layers.Flatten(name="flatten")(x)
-    return keras.Model(inputs, layers.Dense(classes, name="fc")(x), name="mnist_cnn")
+    x = keras.layers.Conv2D(12, 3, activation="relu", name="conv_1")(inputs)
+    x = keras.layers.MaxPooling2D(2, name="pool_1")(x)
+    x = keras.layers.Flatten(name="flatten")(x)
+    return keras.Model(inputs, keras.layers.Dense(classes, name="fc")(x), name="mnist_cnn")
 
 
 def digits_cnn(input_shape: tuple[int, ...], classes: int) -> keras.Model:
@@ -37,15 +37,15 @@ def digits_cnn(input_shape: tuple[int, ...], classes: int) -> keras.Model:
         The model, which returns logits.
     """
     inputs = keras.Input(input_shape, name="input")
-    x = _normalize(layers.Conv2D(32, 3, padding="same", use_bias=False, name="conv_1"), inputs)
+    x = _normalize(keras.layers.Conv2D(32, 3, padding="same", use_bias=False, name="conv_1"), inputs)
     for block, (channels, stride) in enumerate(((48, 1), (64, 2), (64, 1)), start=1):
-        x = _normalize(layers.DepthwiseConv2D(3, stride, padding="same", use_bias=False, name=f"dw_{block}"), x)
-        x = _normalize(layers.Conv2D(channels, 1, use_bias=False, name=f"pw_{block}"), x)
-    x = layers.GlobalAveragePooling2D(name="pool")(x)
-    return keras.Model(inputs, layers.Dense(classes, name="fc")(x), name="digits_cnn")
+        x = _normalize(keras.layers.DepthwiseConv2D(3, stride, padding="same", use_bias=False, name=f"dw_{block}"), x)
+        x = _normalize(keras.layers.Conv2D(channels, 1, use_bias=False, name=f"pw_{block}"), x)
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    return keras.Model(inputs, keras.layers.Dense(classes, name="fc")(x), name="digits_cnn")
 
 
 def _normalize(convolution: keras.layers.Layer, x: tf.Tensor) -> tf.Tensor:
     """Apply convolution, batch norm and ReLU. The momentum suits the 40 steps of an epoch of the digits."""
-    x = layers.BatchNormalization(momentum=0.9, name=f"{convolution.name}_bn")(convolution(x))
-    return layers.ReLU(name=f"{convolution.name}_relu")(x)
+    x = keras.layers.BatchNormalization(momentum=0.9, name=f"{convolution.name}_bn")(convolution(x))
+    return keras.layers.ReLU(name=f"{convolution.name}_relu")(x)

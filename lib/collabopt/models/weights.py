@@ -1,5 +1,7 @@
 """Weights of a model as arrays, with keys of the form layer/variable, such as "conv_1/kernel"."""
 
+from __future__ import annotations
+
 import re
 import zipfile
 from pathlib import Path

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from collabopt.analysis import comparison, sensitivity
+from collabopt.analysis import comparison
 from collabopt.config.metrics import get_metric
 from collabopt.config.scores import find_score
 from collabopt.deploy import recommendation, targets
@@ -111,6 +111,8 @@ def describe_sensitivity(table: pd.DataFrame) -> Answer:
     Args:
         table: The table of `sensitivity.measure`.
     """
+    from collabopt.analysis import sensitivity
+
     texts = []
     for prefix, technique in sensitivity.TECHNIQUES.items():
         known = table.dropna(subset=f"{prefix}_drop")

@@ -11,7 +11,7 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import YamlLexer
 
 from collabopt.config.metrics import get_metric
-from collabopt.config.stages import OPTIONAL_STAGES, build_tree, get_notebooks
+from collabopt.config.stages import OPTIONAL_STAGES, STAGES, build_tree, get_notebooks, list_notebooks
 from collabopt.figures import draw_layer_properties, draw_sizes, draw_tree
 from collabopt.report import html, navigation, provenance, tables
 from collabopt.report.directory import read_comparison, read_head, read_rows, read_run
@@ -60,6 +60,8 @@ def write(
         published=tables.compared(published) if len(published) else None,
         layers=html.make_picture(draw_layer_properties, layers, "Sparsity and unique weights by layer", "layers.csv"),
         notebooks=_list_notebooks(directory, status or {}),
+        experiment=title,
+        more=[name for name in list_notebooks(STAGES) if not (directory / f"{name}.html").is_file()],
         groups=_group_parameters(run),
         experiment_text=_highlight(experiment_text),
         files=_list_files(directory),

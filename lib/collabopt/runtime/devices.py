@@ -1,5 +1,7 @@
 """Training on several GPUs: each takes a part of every batch, and their gradients are summed."""
 
+from __future__ import annotations
+
 import contextlib
 import functools
 

@@ -1,9 +1,14 @@
 """TensorFlow with Keras 2, which TFMOT needs. All other modules import TensorFlow from here.
 
 from collabopt.runtime.tensorflow import keras, tf, tfmot
+
+TensorFlow itself is imported when a name of it is first used (`loaded_tensorflow`). A notebook whose stages are all in
+the store does not need it. The modules of such a notebook have `from __future__ import annotations`, and import those
+that define layers where they call them.
 """
 
 import contextlib
+import importlib
 import logging
 import os
 import random
@@ -12,12 +17,34 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from collabopt.runtime import optional_imports
+if TYPE_CHECKING:
+    import tensorflow as tf
+    import tensorflow_model_optimization as tfmot  # noqa: F401 - for other modules
+    import tf_keras as keras
 
+_LOADED = "collabopt.runtime.loaded_tensorflow"
 _FLAG = "TF_USE_LEGACY_KERAS"
+_GPUS = ("nvidia*", "dxg", "kfd")  # devices of NVIDIA, of Windows below Linux, and of AMD
+
+
+class _Lazy:
+    """A module of `loaded_tensorflow`, which is imported when one of its names is used."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(getattr(importlib.import_module(_LOADED), self._name), name)
+
+
+globals().update({name: _Lazy(name) for name in ("tf", "keras", "tfmot")})
+_threads: list[int] = []  # at most one
 
 
 def _select_keras_2() -> None:
@@ -30,6 +57,11 @@ def _select_keras_2() -> None:
         )
     os.environ[_FLAG] = "1"
 
+
+_select_keras_2()
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Several notebooks of a batch share a GPU; by default the first would take all of its memory.
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 
 # Lines of TensorFlow's native code about CPU features, missing GPUs and conversions, which need no action.
 _NOTICES = re.compile(
@@ -94,74 +126,17 @@ def run_eagerly() -> Iterator[None]:
         tf.config.run_functions_eagerly(was_eager)
 
 
-_select_keras_2()
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# Several notebooks of a batch share a GPU; by default the first would take all of its memory.
-os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-
-with drop_native_notices():
-    import tensorflow as tf
-    import tf_keras as keras
-
-    tf.config.list_physical_devices()
-    if tf.keras.layers.Layer is not keras.layers.Layer:
-        raise ImportError("tf.keras is not tf_keras (Keras 2), which tensorflow-model-optimization needs.")
-    with optional_imports.hide("keras"):  # TFMOT would import it for two seconds, only to find that it is Keras 3
-        import tensorflow_model_optimization as tfmot
-    from tensorflow.python.framework.ops import gradient_registry
-
-
-def _replace_gradient() -> None:
-    """Replace the gradient of strided 1×1 convolutions of fewer than 16 channels by an equal one.
-
-    On CPUs, oneDNN writes past its buffer there, which ends the process or gives wrong weights (uxlfoundation/oneDNN
-    issue 6035, in TensorFlow 2.21).
-    """
-    registered = gradient_registry._registry["Conv2D"]
-    standard = registered["type"]
-
-    def differentiate(operation, gradient):
-        inputs, kernel = operation.inputs
-        _, *strides, _ = operation.get_attr("strides")
-        height, width, channels, _ = kernel.shape
-        padding, is_nhwc = operation.get_attr("padding"), operation.get_attr("data_format") == b"NHWC"
-        is_affected = (height, width) == (1, 1) and max(strides) > 1 and channels is not None and channels < 16
-        if not is_affected or padding == b"EXPLICIT" or not is_nhwc:
-            return standard(operation, gradient)
-        seen = inputs[:, :: strides[0], :: strides[1]]
-        settings = {"out_backprop": gradient, "padding": padding}
-        return [
-            tf.raw_ops.Conv2DBackpropInput(
-                input_sizes=tf.shape(inputs), filter=kernel, strides=[1, *strides, 1], **settings
-            ),
-            tf.raw_ops.Conv2DBackpropFilter(
-                input=seen, filter_sizes=tf.shape(kernel), strides=[1, 1, 1, 1], **settings
-            ),
-        ]
-
-    registered["type"] = differentiate
-
-
-_replace_gradient()
-# GPUs would round the inputs of products to 10 bits, and an imported model would differ from its original by 0.1 %.
-tf.config.experimental.enable_tensor_float_32_execution(False)
-# Layers such as dropout then keep the state of their generator in a variable, which a checkpoint can store.
-keras.backend.experimental.enable_tf_random_generator()
-
-
 def read_versions() -> dict[str, str]:
     """Return the versions of TensorFlow, tf-keras and TFMOT."""
-    return {
-        "tensorflow": tf.__version__,
-        "tf-keras": keras.__version__,
-        "tensorflow-model-optimization": tfmot.__version__,
-    }
+    return {name: metadata.version(name) for name in ("tensorflow", "tf-keras", "tensorflow-model-optimization")}
 
 
 def name_device() -> str:
     """Return the name of the GPU, or "CPU" without one."""
+    if not _has_gpu():
+        return "CPU"
     gpus = tf.config.list_physical_devices("GPU")
-    return tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU") if gpus else "CPU"
+    return tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU")
 
 
 def configure(threads: int) -> None:
@@ -173,20 +148,28 @@ def configure(threads: int) -> None:
     Raises:
         RuntimeError: If TensorFlow already runs with another number of threads.
     """
+    _threads[:] = [threads]
+    if _LOADED in sys.modules:
+        apply_threads()
+
+
+def apply_threads() -> None:
+    """Do to TensorFlow what `configure` asked for, if it did."""
     settings = tf.config.threading
-    if settings.get_intra_op_parallelism_threads() == threads:
-        return
-    try:
-        settings.set_intra_op_parallelism_threads(threads)
-        settings.set_inter_op_parallelism_threads(threads)
-    except RuntimeError as error:
-        raise RuntimeError(
-            f"threads={threads}: TensorFlow already runs with "
-            f"{settings.get_intra_op_parallelism_threads() or 'its default number of'} threads in this process. "
-            "Restart the kernel to change it."
-        ) from error
-    if is_deterministic():
-        tf.config.experimental.enable_op_determinism()
+    for threads in _threads:
+        if settings.get_intra_op_parallelism_threads() == threads:
+            continue
+        try:
+            settings.set_intra_op_parallelism_threads(threads)
+            settings.set_inter_op_parallelism_threads(threads)
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"threads={threads}: TensorFlow already runs with "
+                f"{settings.get_intra_op_parallelism_threads() or 'its default number of'} threads in this process. "
+                "Restart the kernel to change it."
+            ) from error
+        if is_deterministic():
+            tf.config.experimental.enable_op_determinism()
 
 
 def is_deterministic() -> bool:
@@ -194,7 +177,13 @@ def is_deterministic() -> bool:
 
     The gradients of fake quantization and of a frozen batch norm have no deterministic GPU kernels.
     """
-    return not tf.config.list_physical_devices("GPU")
+    return not _has_gpu()
+
+
+def _has_gpu() -> bool:
+    """Whether TensorFlow sees a GPU. It is not imported where there can be none."""
+    is_possible = sys.platform != "linux" or any(any(Path("/dev").glob(pattern)) for pattern in _GPUS)
+    return (is_possible or _LOADED in sys.modules) and bool(tf.config.list_physical_devices("GPU"))
 
 
 def seed_everything(seed: int) -> None:

@@ -50,6 +50,9 @@ LAYERS = [
 ]
 """Columns of layers.csv, one row per kernel."""
 
+FROZEN = "frozen (trainable=False)"
+"""Reason in `skipped` of layers.csv for a layer that the user does not train."""
+
 STARTED = "COLLABOPT_STARTED"
 """Environment variable in which a batch passes its start time to its notebooks."""
 

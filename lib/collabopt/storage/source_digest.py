@@ -32,12 +32,16 @@ def compute_digest(*roots: object) -> str:
 
     Args:
         *roots: Functions or classes, of the library or of a module of the user. A nested function or a method stands
-            for the whole definition around it.
+            for the whole definition around it. "module:name" is one of the library that need not be imported.
 
     Returns:
         16 hex digits.
     """
-    definitions = [(root.__module__, root.__qualname__.split(".")[0]) for root in map(inspect.unwrap, roots)]
+    return _compute_digest(tuple(_find_definition(root) for root in roots))
+
+
+@functools.cache
+def _compute_digest(definitions: tuple[_Definition, ...]) -> str:
     reader = _Reader(frozenset(module for module, _ in definitions))
     for definition in definitions:
         reader.number(definition)
@@ -207,6 +211,15 @@ class _Reader:
         module, _, name = full_name.rpartition(".")
         is_ours = module in self.modules or _path(module)
         return (is_ours and not _path(full_name) and self._look_up(module, name)) or full_name
+
+
+def _find_definition(root: object) -> _Definition:
+    if isinstance(root, str):
+        module, _, name = root.partition(":")
+    else:
+        root = inspect.unwrap(root)
+        module, name = root.__module__, root.__qualname__.split(".")[0]
+    return module, name
 
 
 def _is_prose(node: object) -> bool:

@@ -23,10 +23,6 @@ _KINDS = {
 """Classes by kind of kernel, subclasses first."""
 
 
-FROZEN = "frozen (trainable=False)"
-"""Why frozen layers are skipped."""
-
-
 def is_eligible(layer: keras.layers.Layer) -> bool:
     """Tell whether a layer's kernels can be pruned and clustered.
 

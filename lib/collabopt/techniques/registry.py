@@ -3,6 +3,8 @@
 The deployment tree itself is data (`config.stages`): each row names the function of this package that trains it.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import importlib
 import importlib.util
@@ -25,8 +27,8 @@ from collabopt.runtime.tensorflow import keras
 from collabopt.storage import atomic
 from collabopt.storage.function_digest import compute_function_digest
 from collabopt.storage.source_digest import compute_digest, compute_module_digest
-from collabopt.techniques import layers, quantization
-from collabopt.techniques.checkpoints import Checkpoint
+
+_CHECKPOINT = "collabopt.techniques.checkpoints:Checkpoint"
 
 
 def suggest_defaults(experiment: Experiment) -> dict[str, Any]:
@@ -57,10 +59,19 @@ def find_trainer(stage: Stage) -> Callable:
     return getattr(_import_module(stage), stage.trainer.partition(":")[2])
 
 
+def _locate_trainer(stage: Stage) -> Callable | str:
+    """The trainer as a root of `compute_digest`, which need not import a module of this package."""
+    name, _, function = stage.trainer.partition(":")
+    return f"{__package__}.{name}:{function}" if _is_ours(name) else find_trainer(stage)
+
+
+def _is_ours(name: str) -> bool:
+    return importlib.util.find_spec(f"{__package__}.{name}") is not None
+
+
 def _import_module(stage: Stage) -> ModuleType:
     name = stage.trainer.partition(":")[0]
-    is_ours = importlib.util.find_spec(f"{__package__}.{name}") is not None
-    return importlib.import_module(f"{__package__}.{name}" if is_ours else name)
+    return importlib.import_module(f"{__package__}.{name}" if _is_ours(name) else name)
 
 
 def fit_to_model(data: datasets.Data | Shapes, experiment: Experiment) -> datasets.Data | Shapes:
@@ -169,6 +180,8 @@ def read_arrays(model: keras.Model) -> dict[str, np.ndarray]:
     Returns:
         Arrays by "layer/variable" for a plain model, by position for a fake-quantized one.
     """
+    from collabopt.techniques import quantization
+
     if quantization.is_wrapped(model):
         return {f"{index:05d}": array for index, array in enumerate(model.get_weights())}
     return weights.get_arrays(model)
@@ -201,6 +214,8 @@ def restore_model(
     Returns:
         The model, fake-quantized if the stage is quantization-aware.
     """
+    from collabopt.techniques import layers, quantization
+
     if stage.quantizes:
         model = quantization.wrap(parent, quantization.get_preservation(stage, experiment))
         model.set_weights([stored[name] for name in sorted(stored)])
@@ -235,7 +250,7 @@ def describe_training(
         "input_shape": data.input_shape,
         "versions": tensorflow.read_versions(),
         "deterministic": tensorflow.is_deterministic(),
-        "code": compute_code_digests(experiment, data, find_trainer(stage), Checkpoint),
+        "code": compute_code_digests(experiment, data, _locate_trainer(stage), _CHECKPOINT),
     }
     if experiment.devices > 1:
         material["devices"] = experiment.devices

@@ -21,7 +21,7 @@ def write_trained(
     build_start: Callable[[], keras.Model],
     data: datasets.Data,
     experiment: Experiment,
-    checkpoint: Checkpoint,
+    checkpoint: Path,
     get_model: Callable[[str], keras.Model],
 ) -> keras.Model:
     """Train a stage, and write weights.npz, history.csv and fit.json.
@@ -32,7 +32,7 @@ def write_trained(
         build_start: Builds the model that it starts from.
         data: The data set.
         experiment: The experiment.
-        checkpoint: Where training continues from and saves its state.
+        checkpoint: The file where training continues from and saves its state.
         get_model: Returns the Keras model of a finished stage.
 
     Returns:
@@ -42,7 +42,7 @@ def write_trained(
     with devices.make_scope(experiment.devices):
         train, start = registry.find_trainer(stage), build_start()
         data = registry.add_augmentation(registry.add_teacher(data, stage, experiment, get_model), experiment)
-        model, fit = train(stage, start, data, experiment, checkpoint)
+        model, fit = train(stage, start, data, experiment, Checkpoint(checkpoint))
     architecture = user_stage.describe_architecture(model) if stage.function else {}
     np.savez(directory / "weights.npz", **registry.read_arrays(model), **architecture)
     fit.history.to_csv(directory / "history.csv", index=False)

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 from typing import Literal
 
 import numpy as np
+from ai_edge_litert import schema_py_generated as schema
 
 from collabopt.tflite.graphs import list_operators, list_tensors, open_graphs
 
@@ -119,7 +120,6 @@ def run_elu_in_int8(tflite: bytes) -> bytes:
         The content of the new file; the given one if there is no such ELU.
     """
     import flatbuffers
-    from tensorflow.lite.python import schema_py_generated as schema
 
     kinds, packed = schema.BuiltinOperator, schema.Model.GetRootAs(tflite, 0)
     codes = [packed.OperatorCodes(index).BuiltinCode() for index in range(packed.OperatorCodesLength())]
@@ -155,8 +155,6 @@ def list_float_operators(tflite: bytes) -> list[tuple[str, str]]:
         Kind and name of the output tensor of each operator with a float32 tensor. Conversions from and to float32 are
         left out.
     """
-    from tensorflow.lite.python import schema_py_generated as schema
-
     (model, graphs), found = open_graphs(tflite), []
     for graph in graphs:
         for kind, operator in list_operators(model, graph):
@@ -176,8 +174,6 @@ def read_weights(tflite: bytes) -> list[np.ndarray]:
     Returns:
         The int8 values (n,) of each constant; none for a float file.
     """
-    from tensorflow.lite.python import schema_py_generated as schema
-
     model, graphs = open_graphs(tflite)
     tensors = itertools.chain.from_iterable(map(list_tensors, graphs))
     buffers = {tensor.Buffer() for tensor in tensors if tensor.Type() == schema.TensorType.INT8}
@@ -237,8 +233,6 @@ def list_kernels(tflite: bytes | bytearray) -> Iterator[Kernel]:
     Yields:
         One kernel per operator, so a tensor that two operators share comes twice.
     """
-    from tensorflow.lite.python import schema_py_generated as schema
-
     model, (graph, *_) = open_graphs(tflite)
     integers = {schema.TensorType.INT8: np.int8, schema.TensorType.INT32: np.int32, schema.TensorType.INT64: np.int64}
 

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
+from ai_edge_litert import schema_py_generated as schema
+
 
 def open_graphs(tflite: bytes | bytearray) -> tuple[Any, list[Any]]:
     """Open a file with TensorFlow's schema.
@@ -13,8 +15,6 @@ def open_graphs(tflite: bytes | bytearray) -> tuple[Any, list[Any]]:
     Returns:
         `Model`, and its subgraphs; loops and branches are graphs of their own.
     """
-    from tensorflow.lite.python import schema_py_generated as schema
-
     model = schema.Model.GetRootAs(tflite, 0)
     return model, [model.Subgraphs(index) for index in range(model.SubgraphsLength())]
 
@@ -41,8 +41,6 @@ def list_operators(model: Any, graph: Any) -> Iterator[tuple[str, Any]]:
     Yields:
         Kind, such as CONV_2D, and operator.
     """
-    from tensorflow.lite.python import schema_py_generated as schema
-
     names = {code: name for name, code in vars(schema.BuiltinOperator).items()}
     for operator in (graph.Operators(index) for index in range(graph.OperatorsLength())):
         code = model.OperatorCodes(operator.OpcodeIndex())

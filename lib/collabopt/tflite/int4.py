@@ -3,6 +3,8 @@
 import contextlib
 import io
 
+from ai_edge_litert import schema_py_generated as schema
+
 from collabopt.tflite import convert
 from collabopt.tflite.graphs import list_tensors, open_graphs
 
@@ -40,8 +42,6 @@ def count_int4_tensors(tflite: bytes) -> int:
     Args:
         tflite: The content of the file.
     """
-    from tensorflow.lite.python import schema_py_generated as schema
-
     kind = schema.TensorType.INT4
     _, graphs = open_graphs(tflite)
     return sum(tensor.Type() == kind for graph in graphs for tensor in list_tensors(graph))

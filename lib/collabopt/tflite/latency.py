@@ -10,14 +10,14 @@ import pandas as pd
 from collabopt.runtime import progress
 from collabopt.tflite.interpreter import open_interpreter
 
-_VISIT_MS = 5.0  # time per visit: far above the clock's resolution, far below the duration of a change in load
+_VISIT_MS = 3.0  # time per visit: far above the clock's resolution, far below the duration of a change in load
 
 
-def measure_latency(files: Mapping[str, bytes], rounds: int = 40) -> pd.DataFrame:
+def measure_latency(files: Mapping[str, bytes], rounds: int = 25) -> pd.DataFrame:
     """Measure the latency of files in LiteRT with XNNPACK, one thread and batch 1, on random inputs.
 
     Each round visits every file, in turns forwards and backwards, so that a host that slows down affects all files
-    alike. A visit runs the file once to fill the caches, then for about 5 ms, and takes the median.
+    alike. A visit runs the file once to fill the caches, then for about 3 ms, and takes the median.
 
     Args:
         files: Contents by name. The others are compared with the first.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from ai_edge_litert import schema_py_generated as schema
 
 from collabopt.tflite.graphs import list_operators, list_tensors, open_graphs
 
@@ -64,8 +65,6 @@ def list_obstacles(tflite: bytes) -> list[str]:
     Returns:
         One reason per kind of operator; empty if nothing is known against it.
     """
-    from tensorflow.lite.python import schema_py_generated as schema
-
     model, graphs = open_graphs(tflite)
     types, known, found = schema.TensorType, set(_OPERATORS.split()), []
     for graph in graphs:
@@ -140,8 +139,6 @@ def _list_lifetimes(graph: Any) -> list[tuple[int, int, int]]:
 
 
 def _count_bytes(tensor: Any) -> int:
-    from tensorflow.lite.python import schema_py_generated as schema
-
     names = {value: name for name, value in vars(schema.TensorType).items() if isinstance(value, int)}
     name = names[tensor.Type()]
     size = _POINTER if name in ("RESOURCE", "STRING", "VARIANT") else np.dtype(name.lower()).itemsize

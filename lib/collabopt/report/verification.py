@@ -1,0 +1,129 @@
+"""`make verify`: the verdicts on published figures, of one report or of all of them."""
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from collabopt.analysis import comparison
+from collabopt.analysis.comparison import INCOMPARABLE, NAMES, VERDICTS, format_points, format_setting, format_verdict
+from collabopt.config import loading, published
+
+WORSE, UNDECIDED = 1, 2
+"""Exit statuses of `verify`; 0 means that something was reproduced and nothing is worse."""
+EVERY_REPORT = "all"
+"""In place of the name of an experiment."""
+
+_FIGURE = ["table", "source", "stage", "clusters", "cluster_per_channel", "sparsity_pattern", "figure"]
+"""Columns that tell published figures apart."""
+
+
+def verify(name: str) -> int:
+    """Print the verdicts on a finished report, or on all of them.
+
+    Args:
+        name: The experiment, or "all".
+
+    Returns:
+        The exit status (`compute_exit_status`).
+    """
+    if name == EVERY_REPORT:
+        return _verify_all()
+    try:
+        judged = comparison.judge(comparison.read(loading.find_report_directory(name)))
+    except FileNotFoundError as error:
+        if len(published.read_of_model(loading.load(name))):
+            print(error, file=sys.stderr)
+            return UNDECIDED
+        judged = pd.DataFrame()
+    if judged.empty:
+        print(f"{name}: no figures are published for this model and data set", file=sys.stderr)
+        return UNDECIDED
+    print(format_markdown(judged))
+    print(f"\n{count_verdicts(_select_shown(judged))}")
+    return compute_exit_status(judged)
+
+
+def _verify_all() -> int:
+    """Print the comparable figures of every report by source, and why others are not comparable."""
+    judged = judge_reports(loading.REPORTS)
+    if judged.empty:
+        print(f"{loading.REPORTS}: no report has a comparison with published figures", file=sys.stderr)
+        return UNDECIDED
+    comparable = judged[judged["verdict"] != INCOMPARABLE]
+    for source, rows in comparable.groupby("source", sort=False):
+        print(f"## {source}\n\n{format_markdown(rows)}\n")
+    rest = judged[(judged["verdict"] == INCOMPARABLE) & judged["published"].notna()]
+    print("## Not comparable\n")
+    for reason, rows in rest.groupby("incomparable", sort=False):
+        print(f"- {reason or 'not measured'}: {', '.join(dict.fromkeys(rows.apply(format_setting, axis=1)))}")
+    print(f"\n{count_verdicts(comparable)}")
+    return compute_exit_status(judged)
+
+
+def judge_reports(directory: Path) -> pd.DataFrame:
+    """Judge the published figures of every report. Reports that share stages have the same figures, which count once.
+
+    Args:
+        directory: Directory of all reports.
+
+    Returns:
+        Rows of `judge` with a column `report`. A figure that no report can compare has one row.
+    """
+    places = sorted(directory.glob("*/comparison.csv"), key=lambda path: path.parent.name)
+    judged = [comparison.judge(comparison.read(path.parent)).assign(report=path.parent.name) for path in places]
+    rows = pd.concat([pd.DataFrame(), *judged], ignore_index=True)
+    if rows.empty:
+        return rows
+    is_comparable = rows["verdict"] != INCOMPARABLE
+    names = pd.Series([*rows[_FIGURE].astype(object).fillna("").itertuples(index=False, name=None)], rows.index)
+    shown = pd.Series(
+        [(*name, *map(format_points, of)) for name, *of in zip(names, rows["ours"], rows["error"], strict=True)]
+    )
+    is_new = ~names.isin(names[is_comparable]) & ~names.duplicated()
+    return rows[(is_comparable & ~shown.duplicated()) | is_new].reset_index(drop=True)
+
+
+def count_verdicts(judged: pd.DataFrame) -> str:
+    """Return how many figures got each verdict: "14 reproduced, 0 better, 1 worse, …".
+
+    Args:
+        judged: Rows of `judge`.
+    """
+    counts = judged["verdict"].value_counts()
+    return ", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in VERDICTS)
+
+
+def format_markdown(judged: pd.DataFrame) -> str:
+    """Return a Markdown table in points and per cent, ours ± the standard deviation over seeds.
+
+    Args:
+        judged: Rows of `judge` or `judge_reports`.
+    """
+    heads = [*(["report"] if "report" in judged else []), "table", "stage", "figure", "published", "ours", "2 SE"]
+    lines = [f"| {' | '.join([*heads, 'verdict'])} |", "| --- " * (len(heads) + 1) + "|"]
+    for row in _select_shown(judged).to_dict("records"):
+        deviation = f" ± {format_points(row['deviation'])}" if pd.notna(row["deviation"]) else ""
+        values = (
+            format_points(row["published"]),
+            format_points(row["ours"]) + deviation,
+            format_points(2 * row["error"]),
+        )
+        cells = row["table"], format_setting(row), NAMES[row["figure"]], *values, format_verdict(row)
+        lines.append(f"| {' | '.join([row['report'], *cells] if 'report' in row else cells)} |")
+    return "\n".join(lines)
+
+
+def _select_shown(judged: pd.DataFrame) -> pd.DataFrame:
+    """The figures that can be compared, and those that are published."""
+    return judged[(judged["verdict"] != INCOMPARABLE) | judged["published"].notna()]
+
+
+def compute_exit_status(judged: pd.DataFrame) -> int:
+    """Return `WORSE` if a figure is worse, 0 if one is reproduced or better, else `UNDECIDED`.
+
+    Args:
+        judged: Rows of `judge`.
+    """
+    verdicts = set(judged["verdict"])
+    return WORSE if "worse" in verdicts else 0 if verdicts & {"reproduced", "better"} else UNDECIDED
