@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from collabopt.runtime import tensorflow
 from collabopt.storage.source_digest import compute_digest, compute_tree_digest
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
@@ -67,8 +68,8 @@ def _find_values(function: Any, name: str) -> list[Any]:
 
 def _describe(value: Any, what: str) -> str:
     """Text that changes with a value."""
-    if isinstance(value, types.ModuleType):
-        return f"module {value.__name__}"
+    if isinstance(value, types.ModuleType | type(tensorflow.keras)):  # which is imported when it is first used
+        return f"module {vars(value).get('_name') or value.__name__}"
     if isinstance(value, np.ndarray):
         return f"{value.dtype} {value.shape} {hashlib.blake2b(value.tobytes(), digest_size=8).hexdigest()}"
     if isinstance(value, list | tuple):
