@@ -48,6 +48,8 @@ def write_page(notebook: Path, page: Path, links: dict[str, str], download: str 
     cells.cells = [cell for cell in cells.cells if not _DROPPED & set(cell.metadata.get("tags", []))]
     failure = _find_failure(cells)
     for cell in cells.cells:
+        if "outputs" in cell:  # live progress leaves an empty text
+            cell.outputs = [output for output in cell.outputs if output.get("data") != {"text/plain": ""}]
         _name_figure_data(cell, page.parent)
     exported, _ = _make_exporter().from_notebook_node(cells, {"metadata": {"path": str(notebook.parent.resolve())}})
     body = bs4.BeautifulSoup(exported, "html.parser")
