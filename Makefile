@@ -52,7 +52,7 @@ metrics: setup
 	@.venv/bin/python benchmarks/structure.py
 
 lab: setup
-	@.venv/bin/jupyter lab --config=lib/jupyter_lab_config.py --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
+	@.venv/bin/jupyter lab --config=lib/jupyter_lab_config.py --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/overview.ipynb
 
 # List the store; PRUNE="experiment=digits unused_days=30" removes unused stages.
 store: setup

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import functools
+import importlib
 import os
 from collections.abc import Callable
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from collabopt.analysis import finished
 from collabopt.analysis.finished import Finished
 from collabopt.config import loading
 from collabopt.config.experiment import Experiment
-from collabopt.config.stages import BASELINE, Stage
+from collabopt.config.stages import BASELINE, Stage, get_lineage
 from collabopt.models import mobilenet
 from collabopt.runtime import devices, progress, tensorflow
 from collabopt.runtime.tensorflow import keras
@@ -76,7 +76,7 @@ class Run:
         self.began = progress.now()
         self._finished, self._trained_here = dict[str, Finished](), set[str]()
 
-    @cached_property
+    @functools.cached_property
     def data(self) -> datasets.Data:
         """The data set, loaded when it is first needed."""
         return registry.fit_to_model(datasets.load(self.experiment), self.experiment)
@@ -98,12 +98,13 @@ class Run:
         """
         if name not in self.experiment.tree:
             raise KeyError(f"stage={name}: expected one of {', '.join(self.experiment.tree)}")
-        if name not in self._finished:
-            parent = self.experiment.tree[name].parent and self.stage(self.experiment.tree[name].parent)
-            began, self._finished[name] = progress.now("milliseconds"), self._finish(self.experiment.tree[name], parent)
+        lineage = get_lineage(name, self.experiment.tree)
+        if any(one.name not in self._finished or self._finished[one.name].stage != one for one in lineage):
+            self._finished[name] = self._finish(self.experiment.tree[name])
             if self.directory:
-                self._record(self._finished[name], began)
-            self._log(self._finished[name])
+                self._record(self._finished[name])
+            is_new, task = name in self._trained_here, self.data.task
+            self._finished[name].log(self.experiment, self.given, is_new, task.score, self.reads_test)
         if self.experiment.strict:
             self._finished[name].check_preserved()
         return self._finished[name]
@@ -122,7 +123,7 @@ class Run:
         Args:
             *names: Names of the stages.
         """
-        return pd.DataFrame([self._make_row(one) for one in self.stages(*names)])
+        return pd.DataFrame([one.row for one in self.stages(*names)])
 
     def layers(self, *names: str) -> pd.DataFrame:
         """Return one row per stage and kernel.
@@ -159,6 +160,19 @@ class Run:
         """
         *_, last = (stage for stage in self.experiment.tree.values() if stage.reshapes or stage.name == BASELINE)
         return self.stage(last.name).find_kernel(name or self.experiment.density_kernel)
+
+    def export(self, name: str, format: str = "int8", directory: Path | str | None = None) -> Path:
+        """Write a stage as a Keras model, a `.tflite` file, C source and a model card (`deploy.export.export`).
+
+        Args:
+            name: Name of the stage.
+            format: Format of the `.tflite` file.
+            directory: The folder; None takes `exports/<stage>/` in the report.
+
+        Returns:
+            The folder.
+        """
+        return importlib.import_module("collabopt.deploy.export").export(self, name, format, directory)
 
     def imported(self) -> Imported | None:
         """Return what the import of the user's model did; None for a built-in model."""
@@ -211,7 +225,11 @@ class Run:
         other.given, other.reads_test = self.given, self.reads_test
         return other
 
-    def _finish(self, stage: Stage, parent: Finished | None) -> Finished:
+    def _finish(self, stage: Stage) -> Finished:
+        if stage.function:
+            importlib.import_module("collabopt.techniques.user_stage").apply(stage, self._build_start(None))
+        parent = self.stage(stage.parent) if stage.parent else None
+        self._began = progress.now("milliseconds")
         if unavailable := finished.make_unavailable(stage, parent, self.experiment):
             return unavailable
         trained, model = self._train(stage, parent)
@@ -223,10 +241,8 @@ class Run:
                 # Layer names are part of the int8 file, and Keras counts them up until its state is cleared.
                 tensorflow.seed_everything(self.experiment.seed)
             kernels = parent.kernels() if stage.keeps_zeros or stage.clusters else None
-            restored = model or self._restore(stage, trained)
-            evaluate.write_measurements(
-                directory, stage, restored, self.data, self.experiment, kernels, self.reads_test
-            )
+            network = model or self._restore(stage, trained)
+            evaluate.write_measurements(directory, stage, network, self.data, self.experiment, kernels, self.reads_test)
 
         material = finished.describe_measurement(stage, trained, self.experiment, self.data, self.reads_test)
         measured = self.get_or_make(f"{stage.name}-measured", material, make)
@@ -235,27 +251,17 @@ class Run:
     def _train(self, stage: Stage, parent: Finished | None) -> tuple[Path, keras.Model | None]:
         """The entry of the trained stage, and its model if it was trained just now."""
         fresh: list[keras.Model] = []
-        parent_entry = parent.trained.name if parent else None
-        material = registry.describe_training(stage, parent_entry, self.experiment, self.data)
+        material = registry.describe_training(stage, parent and parent.trained.name, self.experiment, self.data)
         unfinished = store.get_unfinished_directory(self.store_directory, stage.name, material)
 
         def make(directory: Path) -> None:
             from collabopt.analysis import preflight
-            from collabopt.techniques.checkpoints import Checkpoint
+            from collabopt.techniques.trained import write_trained
 
             names = preflight.find_unknown_names
             preflight.check(names(self._build_start(parent), self.experiment) if parent else self.preflight())
-            tensorflow.seed_everything(self.experiment.seed)
-            with devices.make_scope(self.experiment.devices):
-                train, checkpoint = registry.find_trainer(stage), Checkpoint(unfinished / "epoch.npz")
-                start = self._build_start(parent)
-                data = registry.add_teacher(self.data, stage, self.experiment, self.model)
-                data = registry.add_augmentation(data, self.experiment)
-                model, fit = train(stage, start, data, self.experiment, checkpoint)
-            np.savez(directory / "weights.npz", **registry.read_arrays(model))
-            fit.history.to_csv(directory / "history.csv", index=False)
-            record = {"setup_seconds": fit.setup_seconds, "fit_seconds": fit.fit_seconds, "epochs": len(fit.history)}
-            (directory / "fit.json").write_text(json.dumps(record | fit.details))
+            start, checkpoint = functools.partial(self._build_start, parent), unfinished / "epoch.npz"
+            model = write_trained(directory, stage, start, self.data, self.experiment, checkpoint, self.model)
             if self.experiment.devices == 1:  # a model on several devices is restored for conversion
                 fresh.append(model)
             self._trained_here.add(stage.name)
@@ -286,27 +292,12 @@ class Run:
         with np.load(trained / "weights.npz") as arrays:
             return registry.restore_model(stage, dict(arrays), parent_model, self.experiment, self.data)
 
-    def _make_row(self, one: Finished) -> dict[str, Any]:
-        return one.key | {"parent": one.stage.parent} | one.result
-
-    def _record(self, one: Finished, began: str) -> None:
+    def _record(self, one: Finished) -> None:
         """Write the rows of a stage to the report, and its int8 file if the run's own seed trained it."""
-        times = (began, "trained" if one.stage.name in self._trained_here else "store")
-        results.record(self.directory, self._make_row(one), one.layers, self.describe(), times)
+        times = (self._began, "trained" if one.stage.name in self._trained_here else "store")
+        results.record(self.directory, one.row, one.layers, self.describe(), times)
         is_trial = self.experiment.search != self.given.search  # a search over settings writes the files itself
         if self.experiment.seed == self.given.seed and one.tflite and not is_trial:
             is_other = self.experiment.scheme != self.given.scheme and one.stage.has_schemes
             name = f"{one.stage.name}-{self.experiment.scheme}" if is_other else one.stage.name
             atomic.write(self.directory / "models" / f"{name}.tflite", one.tflite.read_bytes())
-
-    def _log(self, one: Finished) -> None:
-        result, stage = one.result, one.stage
-        if one.unavailable:
-            return progress.log(f"{stage.name}: not available: {one.unavailable}", about=stage.name, last=True)
-        source = f" (seed {self.experiment.seed})" if self.experiment.seed != self.given.seed else ""
-        if self.experiment.scheme != self.given.scheme and stage.has_schemes:
-            source += f" by {self.experiment.scheme}"
-        took = progress.format_duration(result["setup_seconds"] + result["fit_seconds"])
-        origin = f"{result['epochs']} epochs took {took}" if stage.name in self._trained_here else "from the store"
-        figures = one.summarize(self.data.task.score, self.reads_test)
-        progress.log(f"{stage.name}{source}: {origin}; {figures}", about=stage.name, last=True)

@@ -442,3 +442,14 @@ def test_a_figure_is_embedded_in_fewer_bytes_and_looks_the_same():
 def test_a_photograph_stays_as_it_is():
     photograph = picture(np.random.default_rng(0).integers(0, 256, (64, 64, 3)))
     assert html.shrink_png(photograph) == photograph
+
+
+def test_what_live_progress_leaves_is_not_on_the_page(tmp_path):
+    outputs = [new_output("display_data", {"text/plain": text}) for text in ("", "qat: from the store")]
+    notebook = new_notebook(cells=[new_markdown_cell("# Does it?"), new_code_cell("run", outputs=outputs)])
+    nbformat.write(notebook, tmp_path / "qat.ipynb")
+    notebook_page.write_page(tmp_path / "qat.ipynb", tmp_path / "qat.html", {})
+    page = bs4.BeautifulSoup((tmp_path / "qat.html").read_text(), "html.parser")
+    assert [one.get_text(strip=True) for one in page.select("main pre") if not one.find_parent(class_="highlight")] == [
+        "qat: from the store"
+    ]

@@ -1,8 +1,12 @@
 """Progress is one line per call in a log, and one line per stage in a notebook."""
 
+import contextlib
 import os
+import pty
+import re
 import subprocess
 import sys
+import termios
 
 import nbformat
 import pytest
@@ -65,7 +69,8 @@ def test_without_a_log_the_lines_go_to_standard_error(forked):
     environment = {name: value for name, value in os.environ.items() if name != "COLLABOPT_LOG"}
     code = "import ipykernel.kernelapp; " * forked  # as in a forked job
     code += "from collabopt.runtime import progress; progress.attach('pqat'); "
-    code += "progress.log('epoch 1/2', about='pqat'); progress.log('epoch 2/2', about='pqat')"
+    code += "progress.log('epoch 1/2', about='pqat'); progress.log('epoch 2/2', about='pqat'); "
+    code += "progress.advance('converting', 'pqat'); import time; time.sleep(1.5)"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert [line.partition("  ")[2].split() for line in done.stderr.splitlines()] == [
         ["pqat", "epoch", "1/2"],
@@ -135,3 +140,83 @@ def test_a_note_is_on_the_page_of_the_baseline(tmp_path, monkeypatch, log, name,
     NotebookClient(notebook, timeout=60).execute()
     shown = [output["data"]["text/plain"] for output in notebook.cells[0].outputs if "data" in output]
     assert shown == ["no test split"] * is_shown
+
+
+LIVE = """
+import time
+from collabopt.runtime import progress
+progress.attach("notebook")
+rows = []
+for epoch in range(4):
+    for step in range(3):
+        time.sleep(0.15)
+        progress.advance_training("qat", epoch, step, epochs=4, steps=3)
+    rows.append({"epoch": epoch + 1, "loss": 1 / (epoch + 1), "accuracy": 0.5, "val_loss": 1.0, "val_accuracy": 0.4})
+    progress.log(f"qat: epoch {epoch + 1}/4, loss 0.1", about="qat", curves=rows)
+progress.advance("converting to int8")
+time.sleep(1.5)
+progress.log("qat: 4 epochs took 2.0 s", about="qat", last=True, figures="; accuracy 98 %")
+progress.advance("drawing")
+time.sleep(1.5)
+progress.advance("")
+"""
+
+
+class Watching(NotebookClient):
+    """Executes a notebook, and keeps what a front end would show in between."""
+
+    def process_message(self, message, cell, cell_index):
+        if message["msg_type"] in ("display_data", "update_display_data"):
+            self.shown = [*getattr(self, "shown", []), message["content"]["data"]]
+        return super().process_message(message, cell, cell_index)
+
+
+def execute_live() -> tuple[list[dict], nbformat.NotebookNode]:
+    notebook = new_notebook(cells=[new_code_cell(LIVE)])
+    client = Watching(notebook, timeout=120, kernel_name="python3")
+    client.execute()
+    return client.shown, notebook.cells[0]
+
+
+def test_who_watches_a_notebook_sees_a_bar_and_curves_which_its_last_line_replaces(monkeypatch):
+    monkeypatch.delenv("COLLABOPT_LOG", raising=False)
+    monkeypatch.delenv("COLLABOPT_NOTEBOOK", raising=False)
+    shown, cell = execute_live()
+    live = [data["text/html"] for data in shown if "text/html" in data]
+    assert any("qat: epoch 2/4, step" in one and "left" in one for one in live)
+    assert any("<img" in one and "qat: epoch 2/4, loss 0.1" in one for one in live)
+    assert any("qat: converting to int8, 00:01 elapsed" in one for one in live)
+    assert any("drawing" in one for one in live)
+    outputs = [output.data for output in cell.outputs]
+    assert outputs[0] == {"text/plain": "qat: 4 epochs took 2.0 s"}  # the table below it shows the accuracy
+    assert outputs[1:] == [{"text/plain": ""}]  # where a figure was drawn
+
+
+def test_a_notebook_of_a_batch_gets_no_bar_and_no_curves(monkeypatch):
+    monkeypatch.delenv("COLLABOPT_LOG", raising=False)
+    monkeypatch.setenv("COLLABOPT_NOTEBOOK", "qat")
+    shown, cell = execute_live()
+    assert {*map(tuple, shown)} == {("text/plain",)}
+    assert [output.data["text/plain"] for output in cell.outputs] == ["qat: 4 epochs took 2.0 s"]
+
+
+def test_a_terminal_gets_the_lines_above_a_bar(monkeypatch):
+    monkeypatch.delenv("COLLABOPT_LOG", raising=False)
+    reader, writer = pty.openpty()
+    termios.tcsetwinsize(writer, (40, 120))
+    with subprocess.Popen([sys.executable, "-c", LIVE], stderr=writer, stdin=writer) as process:
+        os.close(writer)
+        written = b""
+        with contextlib.suppress(OSError):  # the terminal's end
+            while part := os.read(reader, 4096):
+                written += part
+    os.close(reader)
+    assert process.returncode == 0
+    text = written.decode()
+    assert re.search(r"qat: epoch 2/4, step \d/3 +\d+% \|.*\| 00:0\d elapsed, 00:0\d left", text)
+    assert "qat: converting to int8, 00:01 elapsed" in text
+    lines = [line for line in re.split(r"[\r\n]+", text) if "  notebook " in line]
+    assert [line.partition("qat: ")[2] for line in lines] == [
+        *(f"epoch {epoch}/4, loss 0.1" for epoch in (1, 2, 3, 4)),
+        "4 epochs took 2.0 s; accuracy 98 %",
+    ]

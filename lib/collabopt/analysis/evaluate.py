@@ -15,6 +15,7 @@ from collabopt.analysis import agreement, audit, defects, ptq, scoring
 from collabopt.config.experiment import Experiment
 from collabopt.config.stages import Stage, get_lineage
 from collabopt.datasets import Data
+from collabopt.runtime import progress
 from collabopt.runtime.tensorflow import keras
 from collabopt.techniques import activation_ranges, calibration, int8_rewrites, layers, patterns, quantization, registry
 from collabopt.tflite import convert, flatbuffer, int4, sizes
@@ -61,6 +62,7 @@ def write_measurements(
         reads_test: Whether to evaluate on the test split. It is not read before a choice by validation is made; its
             results then are None.
     """
+    progress.advance("reading the kernels", stage.name)
     kernels, frozen = _read_kernels(model), layers.find_frozen(model)
     lineage = get_lineage(stage.name, experiment.tree)
     if not any(one.prunes for one in lineage):  # the pattern then says nothing of the stage
@@ -86,6 +88,7 @@ def write_measurements(
             file.write_bytes(files[suffix])
     scores, classes = scoring.score_splits(model, files, data, experiment.threads, reads_test, bool(activations))
     np.savez_compressed(directory / "scores.npz", **scores)
+    progress.advance("auditing the kernels")
     shapes = {name: kernel.shape for name, kernel in kernels.weights.items()}
     in_float = _list_float_kernels(stage, experiment, kernels.kinds)
     int8_values = flatbuffer.read_layer_kernels(files["_int8"], shapes, in_float) if files else {}

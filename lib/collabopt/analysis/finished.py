@@ -13,6 +13,7 @@ from collabopt.config.experiment import Experiment
 from collabopt.config.scores import Score
 from collabopt.config.stages import Stage, get_lineage
 from collabopt.datasets import Data
+from collabopt.runtime import progress
 from collabopt.storage.results import FROZEN, make_key
 from collabopt.techniques import registry
 from collabopt.tflite import flatbuffer
@@ -43,6 +44,11 @@ class Finished:
     result: dict[str, Any]
     layers: pd.DataFrame
     key: dict[str, Any]
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """Its row of results.csv."""
+        return self.key | {"parent": self.stage.parent} | self.result
 
     @property
     def unavailable(self) -> str:
@@ -99,6 +105,27 @@ class Finished:
         if chosen not in weights.index:
             raise ValueError(f"kernel={chosen}: expected one of {', '.join(weights.index)}")
         return chosen
+
+    def log(self, experiment: Experiment, given: Experiment, is_new: bool, score: Score, with_test: bool) -> None:
+        """Log that the stage is finished. Notebooks leave out the figures, which their tables show.
+
+        Args:
+            experiment: The experiment of the stage.
+            given: The experiment of the report, from which seed and scheme may differ.
+            is_new: Whether this run trained the stage.
+            score: Score of the task.
+            with_test: As in `summarize`.
+        """
+        name = self.stage.name
+        if self.unavailable:
+            return progress.log(f"{name}: not available: {self.unavailable}", about=name, last=True)
+        source = f" (seed {experiment.seed})" if experiment.seed != given.seed else ""
+        if experiment.scheme != given.scheme and self.stage.has_schemes:
+            source += f" by {experiment.scheme}"
+        took = progress.format_duration(self.result["setup_seconds"] + self.result["fit_seconds"])
+        origin = f"{self.result['epochs']} epochs took {took}" if is_new else "from the store"
+        figures = f"; {self.summarize(score, with_test)}"
+        return progress.log(f"{name}{source}: {origin}", about=name, last=True, figures=figures)
 
     def summarize(self, score: Score, reads_test: bool) -> str:
         """Summarize scores, sizes and preservation in a line.

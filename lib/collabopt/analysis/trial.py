@@ -96,6 +96,7 @@ def try_stages(model: keras.Model, data: Data, experiment: Experiment) -> list[F
         is_out = stage.quantizes and not without_qat.keys() <= excluded
         if is_out or (stage.parent and stage.parent not in trained):
             continue
+        progress.advance(f"trying {stage.label} on a few examples", "check")
         start = trained[stage.parent] if stage.parent else randomize(model)
         try:
             taught = dataclasses.replace(some, teacher=trained.get(BASELINE))
@@ -130,9 +131,10 @@ def randomize(model: keras.Model) -> keras.Model:
 
 
 def _choose_stages(experiment: Experiment) -> list[Stage]:
+    # A user's function is tried by itself, before its parents are trained.
+    tree = {name: stage for name, stage in experiment.tree.items() if not stage.function}
     if experiment.scheme == "tfmot":
-        return list(experiment.tree.values())
-    tree = experiment.tree
+        return list(tree.values())
     lineages = [get_lineage(name, tree) for name in tree]
     if experiment.has_binary_weights:  # a stage that keeps zeros and clusters is not available
         lineages = [one for one in lineages if not any(stage.clusters and stage.keeps_zeros for stage in one)]

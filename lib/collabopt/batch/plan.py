@@ -54,8 +54,8 @@ def list_sources(name: str) -> list[str]:
 
 
 def list_notebooks() -> list[Path]:
-    """Return every notebook of the workbook."""
-    return sorted(NOTEBOOKS.glob("*.ipynb"))
+    """Return every notebook of the workbook that runs an experiment; not the overview."""
+    return sorted({*NOTEBOOKS.glob("*.ipynb")} - {NOTEBOOKS / "overview.ipynb"})
 
 
 def read_parameters(notebook: Path) -> set[str]:

@@ -8,6 +8,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from typing import Any
 from urllib.parse import quote
 
 import psutil
+from tqdm import tqdm
 
 from collabopt.batch import forks
 from collabopt.batch.plan import (
@@ -81,7 +83,8 @@ def run_report(name: str, settings: str, cores: str, profile: str | None = None,
         _reset_marks(work, place)
         log = place / "batch.log"
         log.write_text("")
-        with _follow(log), contextlib.nullcontext({}) if profile else forks.fork_server() as variables:
+        remaining = sum(not (place / work.marks / f"{job}.done").is_file() for job in work.jobs)
+        with _follow(log, remaining), contextlib.nullcontext({}) if profile else forks.fork_server() as variables:
             _run_snakemake(name, work, place, options, log, variables)
         if (place / CHECK_FAILURE).is_file():
             print((place / CHECK_FAILURE).read_text(encoding="utf-8"), file=sys.stderr)
@@ -244,18 +247,23 @@ def _lock(place: Path) -> contextlib.AbstractContextManager:
 
 
 @contextlib.contextmanager
-def _follow(log: Path) -> Iterator[None]:
-    """Print the lines of the log as they come."""
+def _follow(log: Path, remaining: int) -> Iterator[None]:
+    """Print the lines of the log as they come; in a terminal above a bar of the remaining notebooks."""
     ended = threading.Event()
 
     def follow() -> None:
-        with log.open(encoding="utf-8") as file:
+        is_hidden = not sys.stdout.isatty()
+        form = {"unit": "notebook", "leave": False, "dynamic_ncols": True, "file": sys.stdout, "disable": is_hidden}
+        with log.open(encoding="utf-8") as file, tqdm(total=remaining, **form) as bar:
             while True:
                 is_over = ended.is_set()
                 for line in file:
-                    print(line, end="", flush=True)
+                    bar.write(line, file=sys.stdout, end="")
+                    bar.update(bool(re.search(r" notebook (\S+|of the cell) (finished|FAILED) ", line)))
                 if is_over:
                     return
+                sys.stdout.flush()
+                bar.refresh()
                 time.sleep(0.2)
 
     thread = threading.Thread(target=follow)

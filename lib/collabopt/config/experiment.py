@@ -233,7 +233,8 @@ class Experiment(Section):
         """
         if stage == BASELINE and self.initial_weights:
             return self.initial_weights.training
-        section = getattr(self.stages, stage)
+        # A stage that is registered after the experiment is loaded has the section of its row.
+        section = getattr(self.stages, stage, None) or Training(**list_stages()[stage].training)
         if stage == BASELINE or section.distill or not self.distill:
             return section
         return section.model_copy(update={"distill": self.distill})

@@ -200,15 +200,20 @@ def list_overrides(name: str, **overrides: Any) -> dict[str, Any]:
         *PARAMETERS,
         *sorted(key for key in overriding.flatten(overrides) if overriding.is_nested(key)),
     ]
-    before, after = ({key: _get(one, key) for key in names} for one in (own, changed))
+    before, after = ({key: get_value(one, key) for key in names} for one in (own, changed))
     different = {key for key in names if after[key] != before[key]}
     if changed.repeat_seeds != own.repeat_seeds:
         different.add("seed")
     return {key: after[key] for key in names if key in different}
 
 
-def _get(experiment: Experiment, key: str) -> Any:
-    """The value of a parameter, or of a nested key."""
+def get_value(experiment: Experiment, key: str) -> Any:
+    """Return the value of a parameter, or of a nested key.
+
+    Args:
+        experiment: The experiment.
+        key: One of `PARAMETERS`, or a dotted name.
+    """
     found: Any = experiment.targets if key in Targets.model_fields else experiment
     for part in key.split("."):
         found = getattr(found, part)

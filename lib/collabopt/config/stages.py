@@ -12,7 +12,7 @@ Order, colours, tables, sweeps and jobs read these rows. Nothing here imports Te
 """
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 BASELINE = "baseline"
@@ -43,6 +43,7 @@ class Stage:
             start from its parent then start from it.
         has_schemes: Whether TFMOT has a scheme of its own for it.
         guide: The columns of the results table in TFMOT's guide to this stage.
+        function: The user's function from Keras model to Keras model (`techniques.user_stage`); None for other stages.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Stage:
     is_optional: bool = False
     has_schemes: bool = False
     guide: tuple[str, ...] = ()
+    function: Callable | None = None
 
     @property
     def title(self) -> str:

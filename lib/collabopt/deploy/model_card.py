@@ -16,6 +16,7 @@ from typing import Any
 import jinja2
 import numpy as np
 import pandas as pd
+import yaml
 
 from collabopt.config.formats import get_format_label
 from collabopt.config.metrics import METRICS, get_metric, get_targets
@@ -47,8 +48,8 @@ class ModelCard:
     text: str
 
     def _repr_markdown_(self) -> str:
-        """Return the card with its headings two levels down."""
-        return re.sub(r"^(#+ )", r"##\1", self.text, flags=re.MULTILINE)
+        """Return the card without its header, and with its headings two levels down."""
+        return re.sub(r"^(#+ )", r"##\1", self.text.split("---\n", 2)[-1], flags=re.MULTILINE)
 
 
 def write(search: Search) -> ModelCard:
@@ -72,22 +73,72 @@ def write(search: Search) -> ModelCard:
         reason = targets.describe(targets.judge(search.table, search.targets), search.targets)
         advice = "No file was written. To write the nearest one, set `deploy_nearest = True`."
         return ModelCard(None, {}, f"{reason} {advice}\n")
+    return write_files(search, directory, experiment.name, f"{experiment.name}.md", _describe_choice(search))
+
+
+def write_files(search: Search, directory: Path, name: str, card: str, choice: str) -> ModelCard:
+    """Write the file of the nearest variant of a search, with its card, test vectors and C source.
+
+    Args:
+        search: A finished search.
+        directory: The folder.
+        name: Name of the files, without suffix.
+        card: Name of the card.
+        choice: Why it is this file, as the end of a sentence that begins with its name.
+
+    Returns:
+        The card.
+    """
     tflite = search.tried[search.nearest].tflite.read_bytes()
-    content = _make_content(search, tflite)
-    text = _format_markdown(content, f"{experiment.name}.tflite")
-    atomic.write(directory / f"{experiment.name}.tflite", tflite)
-    atomic.write(directory / f"{experiment.name}.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    atomic.write(directory / f"{experiment.name}.md", text)
+    content = _make_content(search, tflite) | {"model": name, "choice": choice}
+    text = _format_header(search, name) + _format_markdown(content, f"{name}.tflite")
+    atomic.write(directory / f"{name}.tflite", tflite)
+    atomic.write(directory / f"{name}.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    atomic.write(directory / card, text)
     ((inputs, _),) = search.run.data.test.take(slice(_VECTORS)).batches(_VECTORS).as_numpy_iterator()
     vectors, archive = make_test_vectors(tflite, inputs), io.BytesIO()
     np.savez_compressed(archive, **vectors)
-    atomic.write(directory / f"{experiment.name}-test_vectors.npz", archive.getvalue())
-    for name, source in c_source.make_sources(experiment.name, tflite, vectors).items():
+    atomic.write(directory / f"{name}-test_vectors.npz", archive.getvalue())
+    for file, source in c_source.make_sources(name, tflite, vectors).items():
         if source is None:  # an earlier run may have chosen a file that microcontrollers can run
-            (directory / name).unlink(missing_ok=True)
+            (directory / file).unlink(missing_ok=True)
         else:
-            atomic.write(directory / name, source)
-    return ModelCard(directory / f"{experiment.name}.tflite", content, text)
+            atomic.write(directory / file, source)
+    return ModelCard(directory / f"{name}.tflite", content, text)
+
+
+def _describe_choice(search: Search) -> str:
+    if not search.run.experiment.has_targets:
+        return (
+            "is the smallest file after gzip whose drop on validation is within tolerance and within noise; no targets "
+            "were given"
+        )
+    return "meets all its targets" if search.chosen else "is the nearest variant: no variant meets all targets"
+
+
+def _format_header(search: Search, name: str) -> str:
+    """The header in which Hugging Face finds the score: YAML with a `model-index`."""
+    data, row = search.run.data, search.table.loc[search.nearest]
+    score = data.task.score
+    metric = {"type": score.name, "name": f"{score.title} on test", "value": float(row[score.test])}
+    result = {
+        "task": {"type": _get_task_type(search.run), "name": data.task.name},
+        "dataset": {"type": data.name, "name": data.name, "split": "test"},
+        "metrics": [metric],
+    }
+    index = [{"name": name, "results": [result]}]
+    header = {"library_name": "tf-keras", "tags": ["tflite", row["stage"], row["format"]], "model-index": index}
+    return f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True)}---\n"
+
+
+def _get_task_type(run: Run) -> str:
+    """Hugging Face's name of the task, where the data leaves no doubt."""
+    if run.experiment.dataset.name == "speech_commands":
+        return "audio-classification"
+    is_picture = isinstance(run.data.input_shape, tuple) and len(run.data.input_shape) == 3
+    kinds = {"classification": "image-classification", "binary": "image-classification"}
+    kinds["segmentation"] = "image-segmentation"
+    return kinds.get(run.data.task.name, "other") if is_picture else "other"
 
 
 def _make_content(search: Search, tflite: bytes) -> dict[str, Any]:

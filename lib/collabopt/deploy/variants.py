@@ -7,7 +7,7 @@ read only on request.
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from collabopt.datasets import Split
 from collabopt.deploy import further_formats
 from collabopt.deploy.targets import find_baseline
 from collabopt.run import Run
+from collabopt.runtime import progress
 from collabopt.storage import atomic
 from collabopt.storage.source_digest import compute_digest
 from collabopt.techniques import registry
@@ -137,6 +138,7 @@ def measure(run: Run, stage: Stage, name: str) -> Variant:
     }
 
     def make(directory: Path) -> None:
+        progress.advance(f"converting to {name}", f"{stage.name}-{name}")
         try:
             content, scores, figures = convert_it(run, finished, name)
         except convert.ConversionRefused as error:
@@ -172,6 +174,7 @@ def measure_on_test(run: Run, variant: Variant) -> np.ndarray:
     }
 
     def make(directory: Path) -> None:
+        progress.advance("evaluating on test", variant.name)
         scores = _score_on_test(run, variant.tflite)
         np.save(directory / _TEST_SCORES, scores)
         (directory / "test.json").write_text(json.dumps(float(scores.mean(dtype=np.float64))))
@@ -270,7 +273,12 @@ def _estimate_npu(run: Run, tflite: Path) -> dict[str, Any]:
         "vela": metadata.version("ethos-u-vela"),
         "code": compute_digest(vela.estimate),
     }
-    return _get_or_compute(run, "npu", material, "npu.json", lambda: vela.estimate(tflite.read_bytes(), accelerator))
+
+    def make(directory: Path) -> None:
+        progress.advance("estimating the NPU")
+        (directory / "npu.json").write_text(json.dumps(vela.estimate(tflite.read_bytes(), accelerator)))
+
+    return json.loads((run.get_or_make("npu", material, make) / "npu.json").read_text())
 
 
 def _measure_sizes(file: Path) -> dict[str, int]:
@@ -289,12 +297,3 @@ def _measure_weights(content: bytes | None) -> dict[str, int | None]:
         return {"weight_bytes": None, "entropy_bytes": None}
     entropy = sizes.compute_entropy_bytes(kernels)
     return {"weight_bytes": sum(kernel.size for kernel in kernels), "entropy_bytes": round(entropy)}
-
-
-def _get_or_compute(run: Run, name: str, material: dict[str, Any], file: str, compute: Callable[[], Any]) -> Any:
-    """A value from a JSON file of an entry."""
-
-    def make(directory: Path) -> None:
-        (directory / file).write_text(json.dumps(compute()))
-
-    return json.loads((run.get_or_make(name, material, make) / file).read_text())

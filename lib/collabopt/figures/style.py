@@ -5,10 +5,11 @@ child share a hue, light and dark, and also differ in marker: circle and square.
 """
 
 import base64
+import contextlib
 import html
 import io
 import re
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib as mpl
@@ -18,6 +19,7 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
 from collabopt.config.stages import Stage, list_stages
+from collabopt.runtime import progress
 from collabopt.storage import atomic
 
 _STYLE = mpl.rc_params_from_file(Path(__file__).with_suffix(".mplstyle"), use_default_template=False)
@@ -26,9 +28,13 @@ ALARM = "#c1121f"
 _NUMBER = re.compile(r"(\d\.\d)\d+")
 
 
-def use_style() -> AbstractContextManager:
-    """Return a context in which figures have the style of this package."""
-    return mpl.rc_context(_STYLE)
+@contextlib.contextmanager
+def use_style() -> Iterator[None]:
+    """Give figures the style of this package, and say that one is drawn."""
+    progress.advance("drawing")
+    with mpl.rc_context(_STYLE):
+        yield
+    progress.advance("")
 
 
 def find_stage(label: str) -> Stage | None:

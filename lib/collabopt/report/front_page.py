@@ -84,14 +84,21 @@ def _describe(report: Report) -> dict[str, Any]:
         "setting": report.setting.replace("sweep,", "sweep ", 1),
         "description": read_head(report.directory / "index.html").get("description", ""),
         "subject": report.subject,
-        "about": _describe_origin(report),
+        "about": describe_origin(report),
         "rows": [_describe_row(row, report.score) for row in rows],
-        "best": _describe_trade_off(rows, report.score),
+        "best": describe_trade_off(rows, report.score),
     }
 
 
-def _describe_origin(report: Report) -> list[str]:
-    """Seeds, date and commit, as far as they are known."""
+def describe_origin(report: Report) -> list[str]:
+    """Describe where a report comes from.
+
+    Args:
+        report: The report.
+
+    Returns:
+        Seeds, date and commit, as far as they are known.
+    """
     names = [str(seed).removesuffix(".0") for seed in sorted(set(report.rows["seed"].dropna()))]
     seeds = f"seed{'s' * (len(names) > 1)} {', '.join(names)}" if names else ""
     commit, _, changed = str(report.run.get("commit", "")).partition("+")
@@ -109,8 +116,13 @@ def _describe_row(row: dict[str, Any], score: Score) -> dict[str, Any]:
     }
 
 
-def _describe_trade_off(rows: list[dict[str, Any]], score: Score) -> str:
-    """The trade-off in words: "PCQAT saves 58.1 % and loses 0.3 points"."""
+def describe_trade_off(rows: list[dict[str, Any]], score: Score) -> str:
+    """Describe a trade-off in words: "PCQAT saves 58.1 % and loses 0.3 points".
+
+    Args:
+        rows: What `Report.find_trade_off` returned.
+        score: Score of the task.
+    """
     if len(rows) < 2:
         return "no results yet" if not rows else "no smaller file is as good"
     best, lost = rows[1], rows[1]["lost"] / score.scale

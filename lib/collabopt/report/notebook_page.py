@@ -49,6 +49,8 @@ def write_page(notebook: Path, page: Path, links: dict[str, str], download: str 
     cells.cells = [cell for cell in cells.cells if not _DROPPED & set(cell.metadata.get("tags", []))]
     failure = _find_failure(cells)
     for number, cell in enumerate(cells.cells):
+        if "outputs" in cell:  # live progress leaves an empty text
+            cell.outputs = [output for output in cell.outputs if output.get("data") != {"text/plain": ""}]
         _name_figure_data(cell, page.parent)
         for place, output in enumerate(cell.get("outputs", [])):
             if "inline_svg" in output.get("metadata", {}):

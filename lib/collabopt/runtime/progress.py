@@ -1,7 +1,8 @@
-"""Progress lines, one per finished epoch or stage, in a terminal, a log file or a notebook.
+"""Progress lines, one per finished epoch or stage, in a terminal, a log file or a notebook, and a bar for who watches.
 
 All processes of a batch append lines to one log file. In a notebook, each line replaces the previous one of the same
-stage, so the finished page has one line per stage instead of one per epoch.
+stage, so the finished page has one line per stage instead of one per epoch. A terminal and JupyterLab also have a bar
+(`live`); log files and pages have none.
 """
 
 import contextlib
@@ -10,7 +11,11 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+
+import psutil
+
+from collabopt.runtime import live
 
 LOG = "COLLABOPT_LOG"
 """Environment variable with the path of a batch's log file."""
@@ -18,28 +23,10 @@ LOG = "COLLABOPT_LOG"
 _WITH_NOTES = ("check", "baseline")
 """Processes of a batch that show notes: the check in the log, the notebook on its page."""
 
+_PROGRAMS = ("papermill", "nbconvert", "execute")
+"""Parts of the names of programs that execute notebooks."""
+
 logger = logging.getLogger("collabopt")
-
-
-class _Display(logging.Handler):
-    """Shows records in a notebook. A record with `about` replaces the last one with the same `about`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.shown: dict[str, object] = {}
-
-    def emit(self, record: logging.LogRecord) -> None:
-        from IPython.display import display
-
-        about, text = getattr(record, "about", None), {"text/plain": record.getMessage()}
-        if about in self.shown:
-            self.shown[about].update(text, raw=True)
-        else:
-            shown = display(text, raw=True, display_id=True)
-            if about is not None:
-                self.shown[about] = shown
-        if getattr(record, "last", False):
-            self.shown.pop(about, None)
 
 
 def attach(name: str) -> None:
@@ -52,23 +39,30 @@ def attach(name: str) -> None:
         return
     logger.setLevel(logging.INFO)
     logger.propagate = False
+    is_watched = False
     line = logging.Formatter(f"%(asctime)s  {name:<18} %(message)s", "%H:%M:%S")
     if os.environ.get(LOG):
         handler: logging.Handler = logging.FileHandler(os.environ[LOG], encoding="utf-8")
         handler.setFormatter(line)
+        handler.setLevel(logging.INFO)
         if name != _WITH_NOTES[0]:
             handler.addFilter(_is_no_note)
         logger.addHandler(handler)
     if _is_in_kernel():
-        display = _Display()
+        is_watched = not _runs_by_program()
+        handler = live.Cell(is_watched)
         if os.environ.get(LOG) and name not in _WITH_NOTES:
-            display.addFilter(_is_no_note)
-        logger.addHandler(display)
+            handler.addFilter(_is_no_note)
+        logger.addHandler(handler)
     elif not os.environ.get(LOG):
         # A copy of the descriptor, because `drop_native_notices` redirects descriptor 2.
-        handler = logging.StreamHandler(os.fdopen(os.dup(2), "w", buffering=1))
+        stream = os.fdopen(os.dup(2), "w", buffering=1)
+        is_watched = stream.isatty()
+        handler = live.Terminal(stream) if is_watched else logging.StreamHandler(stream)
         handler.setFormatter(line)
         logger.addHandler(handler)
+    if is_watched:
+        logger.setLevel(live.ADVANCE)
 
 
 def _is_in_kernel() -> bool:
@@ -80,15 +74,58 @@ def _is_in_kernel() -> bool:
     return get_ipython() is not None
 
 
-def log(message: str, about: str | None = None, last: bool = False) -> None:
+def _runs_by_program() -> bool:
+    """Whether a program executes the notebook, which nobody watches."""
+    if os.environ.get("COLLABOPT_NOTEBOOK"):
+        return True
+    parent = psutil.Process().parent()
+    return parent is not None and any(name in word for word in parent.cmdline()[:4] for name in _PROGRAMS)
+
+
+def log(
+    message: str, about: str = "", last: bool = False, figures: str = "", curves: Sequence[Mapping[str, float]] = ()
+) -> None:
     """Log a progress line.
 
     Args:
-        message: The line.
+        message: The line; a notebook shows nothing if it is empty.
         about: What the line is about, such as a stage. In a notebook it replaces the last line about the same.
-        last: Whether the next line about the same gets a new place in the notebook.
+        last: Whether the work is finished, and the next line about the same gets a new place in the notebook.
+        figures: The end of the line, which notebooks leave out because their tables show it.
+        curves: One row per epoch, for the live curves of a training.
     """
-    logger.info(message, extra={"about": about, "last": last})
+    _log(f"{message}{figures}", about=about, last=last, shown=message, curves=curves)
+
+
+def advance(activity: str, about: str = "", done: int = 0, total: int | None = None) -> None:
+    """Show how far some work is, in a terminal and in JupyterLab only.
+
+    Args:
+        activity: What is done now; empty if the work is finished and no line says so.
+        about: What it is about, such as a stage; by default the same as before.
+        done: How many parts are done.
+        total: Number of parts, for the bar and the time left; None if it is not known.
+    """
+    logger.log(live.ADVANCE, activity, extra={"about": about, "done": done, "total": total})
+
+
+def advance_training(stage: str, epoch: int, step: int, epochs: int, steps: int, **_: object) -> None:
+    """Show how far a training is.
+
+    Args:
+        stage: Name of the stage.
+        epoch: Number of finished epochs.
+        step: Number of the finished step in its epoch, from 0.
+        epochs: Number of epochs.
+        steps: Steps per epoch.
+        **_: Further parameters of Keras, which are not used.
+    """
+    activity = f"epoch {epoch + 1}/{epochs}, step {step + 1}/{steps}"
+    advance(activity, stage, epoch * steps + step + 1, epochs * steps)
+
+
+def _log(text: str, **extra: object) -> None:
+    logger.info(text, extra=extra)
 
 
 @contextlib.contextmanager
@@ -107,7 +144,7 @@ def note(message: str) -> None:
     Args:
         message: The line.
     """
-    logger.info(message, extra={"is_note": True})
+    _log(message, is_note=True, about="", last=False, shown=message, curves=())
 
 
 def _is_no_note(record: logging.LogRecord) -> bool:

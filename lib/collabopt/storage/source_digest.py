@@ -61,8 +61,19 @@ def compute_module_digest(path: Path) -> str:
     Returns:
         16 hex digits.
     """
-    scope = _Scope("", frozenset(), keeps_names=True)
-    form = _Reader(frozenset()).form(ast.parse(path.read_bytes()).body, scope)
+    return compute_tree_digest(ast.parse(path.read_bytes()).body)
+
+
+def compute_tree_digest(tree: ast.AST | list[ast.AST]) -> str:
+    """Compute the digest of a syntax tree, without docstrings and comments.
+
+    Args:
+        tree: The tree, or statements.
+
+    Returns:
+        16 hex digits.
+    """
+    form = _Reader(frozenset()).form(tree, _Scope("", frozenset(), keeps_names=True))
     return hashlib.blake2b(form.encode(), digest_size=8).hexdigest()
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from collabopt.datasets import Data
+from collabopt.runtime import progress
 from collabopt.runtime.tensorflow import keras, tf, tfmot
 from collabopt.techniques import calibration, objectives
 from collabopt.techniques.calibration import Inputs, Sample
@@ -38,6 +39,7 @@ def calibrate(wrapped: keras.Model, data: Data, seed: int, setting: str = "auto"
     Returns:
         The method.
     """
+    progress.advance("setting the ranges of activations", stage)
     sample = calibration.draw_examples(wrapped, data.train, EXAMPLES, seed)
     methods = sample.list_methods(setting)
     if len(methods) > 1:

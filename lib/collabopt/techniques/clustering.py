@@ -139,6 +139,7 @@ def fine_tune(
         The clustered plain model, and the record of its training.
     """
     clock = progress.Clock()
+    progress.advance("clustering the weights", stage)
     importance = (
         fisher.compute_importance(model, data, seed, settings.rate) if scheme == "collabopt" and settings.rate else {}
     )

@@ -10,7 +10,7 @@ import numpy as np
 
 from collabopt.config.tasks import Task
 from collabopt.datasets import Split
-from collabopt.runtime import user_modules
+from collabopt.runtime import progress, user_modules
 from collabopt.runtime.tensorflow import drop_log_records, drop_native_notices, keras, tf
 
 Objective = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
@@ -111,6 +111,7 @@ def run_model(model: keras.Model, split: Split, function: Objective) -> np.ndarr
         The values (n, ...).
     """
     # Each stage is another model, traced once. TensorFlow mistakes this for one model traced again and again.
+    progress.advance(f"evaluating the model on {len(split):,} examples")
     with drop_log_records("triggered tf.function retracing"), drop_native_notices():
         values = [function(labels, model.predict_on_batch(inputs)) for inputs, labels in split.batches(256)]
     return np.concatenate(values)

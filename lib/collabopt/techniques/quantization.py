@@ -175,8 +175,15 @@ def is_wrapped(model: keras.Model) -> bool:
     return any(hasattr(layer, "quantize_config") for layer in model.layers)
 
 
-def _find_kernels(wrapped: keras.Model) -> dict[str, tuple[keras.layers.Layer, tuple | None]]:
-    """The plain layer of each kernel by name, and what quantizes the kernel: variable, quantizer and state, or None."""
+def find_kernels(wrapped: keras.Model) -> dict[str, tuple[keras.layers.Layer, tuple | None]]:
+    """Find the plain layer of each kernel, and what quantizes the kernel.
+
+    Args:
+        wrapped: A fake-quantized model.
+
+    Returns:
+        By name of the kernel (`layers.find_kernels`): the layer, and variable, quantizer and state, or None.
+    """
     found = {}
     for wrapper in wrapped.layers:
         is_quantized = hasattr(wrapper, "quantize_config")
@@ -196,7 +203,7 @@ def read_kinds(wrapped: keras.Model) -> dict[str, str]:
     Returns:
         The kind (`layers.get_kind`) by name of the kernel (`layers.find_kernels`).
     """
-    return {name: layers.get_kind(layer) for name, (layer, _) in _find_kernels(wrapped).items()}
+    return {name: layers.get_kind(layer) for name, (layer, _) in find_kernels(wrapped).items()}
 
 
 def read_quantizers(wrapped: keras.Model) -> dict[str, str]:
@@ -208,7 +215,7 @@ def read_quantizers(wrapped: keras.Model) -> dict[str, str]:
     Returns:
         Class name of the quantizer, or "none", by name of the kernel.
     """
-    return {name: type(one[1]).__name__ if one else "none" for name, (_, one) in _find_kernels(wrapped).items()}
+    return {name: type(one[1]).__name__ if one else "none" for name, (_, one) in find_kernels(wrapped).items()}
 
 
 def read_kernels(wrapped: keras.Model) -> dict[str, np.ndarray]:
@@ -221,7 +228,7 @@ def read_kernels(wrapped: keras.Model) -> dict[str, np.ndarray]:
         float32 kernels by name, in the layout of `layers.read_layer_kernels`, depthwise ones included.
     """
     kernels = {}
-    for name, (layer, quantized) in _find_kernels(wrapped).items():
+    for name, (layer, quantized) in find_kernels(wrapped).items():
         if not quantized:
             kernels[name] = layers.read_layer_kernels(layer)[name]
             continue

@@ -25,6 +25,7 @@ from collabopt.models import weights
 from collabopt.runtime import tensorflow, user_modules
 from collabopt.runtime.tensorflow import keras
 from collabopt.storage import atomic
+from collabopt.storage.function_digest import compute_function_digest
 from collabopt.storage.source_digest import compute_digest, compute_module_digest
 
 _CHECKPOINT = "collabopt.techniques.checkpoints:Checkpoint"
@@ -193,7 +194,8 @@ def needs_parent(stage: Stage, experiment: Experiment) -> bool:
         stage: The stage.
         experiment: Gives the tree.
     """
-    return stage.quantizes or any(one.reshapes for one in get_lineage(stage.name, experiment.tree))
+    lineage = get_lineage(stage.name, experiment.tree)
+    return stage.quantizes or any(one.reshapes or one.function for one in lineage)
 
 
 def restore_model(
@@ -218,7 +220,7 @@ def restore_model(
         model = quantization.wrap(parent, quantization.get_preservation(stage, experiment))
         model.set_weights([stored[name] for name in sorted(stored)])
         return model
-    if stage.reshapes:
+    if stage.reshapes or stage.function:
         return _import_module(stage).restore(parent, stored)
     if parent:  # of another shape than the experiment's model
         model = layers.clone_model(parent)
@@ -263,6 +265,8 @@ def describe_training(
         material["unquantized"] = unquantized
     if stage.quantizes:
         material["calibration"] = experiment.calibration
+    if stage.function:
+        material["function"] = compute_function_digest(stage.function)
     if stage.has_schemes:
         material["scheme"] = experiment.scheme
     if not parent:

@@ -179,6 +179,7 @@ class _Recorder(keras.callbacks.Callback):
         self.began = self.clock.seconds()
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:  # noqa: ARG002
+        progress.advance_training(self.stage, len(self.record["rows"]), batch, **self.params)
         if self.fitting_since is None:
             self.fitting_since = self.clock.seconds()
             self.record["setup_seconds"] = self.record["setup_seconds"] or self.fitting_since
@@ -195,6 +196,7 @@ class _Recorder(keras.callbacks.Callback):
             f"validation {self.score.format(logs[f'val_{self.score.name}'])}, "
             f"{progress.format_duration(row['seconds'])}",
             about=self.stage,
+            curves=self.record["rows"],
         )
         if not math.isfinite(logs["loss"]):
             rate = self.section.learning_rate
@@ -236,6 +238,7 @@ def fit(
     columns = list_history_columns(data.task.score)
     if not section.epochs:
         return Fit(pd.DataFrame(columns=columns), clock.seconds(), 0.0)
+    progress.advance("building the training step", stage)
     _shorten_memory(model, section.epochs * math.ceil(len(data.train) / section.batch_size), stage)
     compile_model(model, data, section)
     recorder = _Recorder(stage, data.task.score, section, clock, checkpoint, checkpoint.restore(model))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from collabopt.config.formats import STANDARD
+from collabopt.runtime import progress
 from collabopt.runtime.tensorflow import drop_log_records, drop_native_notices, keras, tf
 from collabopt.tflite import flatbuffer
 
@@ -64,6 +65,7 @@ def convert(
         raise ValueError(f"format={format!r}: expected one of {', '.join(STANDARD)}")
     if format in _CALIBRATED and calibration is None:
         raise ValueError(f"calibration=None: {format} takes activation ranges from model inputs (n, ...)")
+    progress.advance(f"converting to {format}")
     if format in _CALIBRATED:
         model, calibration = _unroll(model), _name_inputs(model, calibration)
     infer, module = trace(model, activations)
@@ -154,6 +156,7 @@ def convert_as_trained(model: keras.Model, activations: Sequence[str | None] = (
     Returns:
         The content of the file.
     """
+    progress.advance("converting to int8")
     infer, module = trace(model, activations)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([infer], module)
     converter.inference_input_type = converter.inference_output_type = tf.int8

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from collabopt.datasets import Split
+from collabopt.runtime import progress
 from collabopt.runtime.tensorflow import drop_native_notices, tf
 from collabopt.tflite import flatbuffer, other_runtimes
 from collabopt.tflite.convert import ConversionRefused, Inputs
@@ -55,6 +56,7 @@ def score_examples(
             if number is None:
                 return scored
             scored.append((number, np.asarray(score(labels, run(interpreter, inputs)))))
+            progress.advance("evaluating the file", done=(number + 1) * len(labels), total=len(split))
 
     with ThreadPoolExecutor(threads) as pool:
         scored = [pair for pairs in pool.map(work, range(threads)) for pair in pairs]

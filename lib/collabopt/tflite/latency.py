@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from collabopt.runtime import progress
 from collabopt.tflite.interpreter import open_interpreter
 
 _VISIT_MS = 3.0  # time per visit: far above the clock's resolution, far below the duration of a change in load
@@ -36,6 +37,7 @@ def measure_latency(files: Mapping[str, bytes], rounds: int = 25) -> pd.DataFram
     repeats = [max(1, math.ceil(_VISIT_MS / _time_runs(run, 3))) for run in runs]
     milliseconds = np.empty((rounds, len(runs)))
     for turn, row in enumerate(milliseconds):
+        progress.advance("measuring latency", "files", turn, rounds)
         for index in range(len(runs)) if turn % 2 == 0 else reversed(range(len(runs))):
             row[index] = _time_runs(runs[index], repeats[index])
     return summarize(list(files), milliseconds)

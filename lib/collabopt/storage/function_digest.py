@@ -1,0 +1,85 @@
+"""A digest of a user's function, which may be defined in a notebook, for the keys of stored results."""
+
+import ast
+import hashlib
+import inspect
+import textwrap
+import types
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from collabopt.runtime import tensorflow
+from collabopt.storage.source_digest import compute_digest, compute_tree_digest
+
+_PLAIN = (type(None), bool, int, float, complex, str, bytes)
+
+
+def compute_function_digest(function: Callable) -> str:
+    """Compute the digest of a function with what it uses from around it: functions, numbers, texts and arrays.
+
+    Docstrings, comments and decorators do not count.
+
+    Args:
+        function: Made by `def` in a notebook or a module.
+
+    Returns:
+        16 hex digits.
+
+    Raises:
+        ValueError: Its source cannot be read, or it uses a value whose content cannot be described.
+    """
+    parts, waiting = [], [function]
+    for one in waiting:
+        tree = _parse(one)
+        parts.append(compute_tree_digest(tree))
+        for name in sorted({node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}):
+            for value in _find_values(one, name):
+                if isinstance(value, types.FunctionType | type) and value.__module__ == function.__module__:
+                    waiting += [value] if value not in waiting else []
+                else:
+                    parts.append(f"{name} {_describe(value, f'{function.__name__}: it uses {name}')}")
+    return hashlib.blake2b("\n".join(parts).encode(), digest_size=8).hexdigest()
+
+
+def _parse(function: Callable) -> ast.AST:
+    try:
+        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
+        tree.decorator_list = []
+    except (OSError, TypeError, SyntaxError, ValueError, AttributeError):
+        raise ValueError(
+            f"{function}: its source cannot be read; define it by def in a notebook's cell or in a module"
+        ) from None
+    return tree
+
+
+def _find_values(function: Any, name: str) -> list[Any]:
+    """What a name means outside of a function; empty if it is local or built in."""
+    if not isinstance(function, types.FunctionType):  # the methods of a class have the globals of its module
+        methods = [one for one in vars(function).values() if isinstance(one, types.FunctionType)]
+        return _find_values(methods[0], name) if methods else []
+    cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
+    if name in cells:
+        return [cells[name].cell_contents]
+    is_local = name in function.__code__.co_varnames
+    return [function.__globals__[name]] if name in function.__globals__ and not is_local else []
+
+
+def _describe(value: Any, what: str) -> str:
+    """Text that changes with a value."""
+    if isinstance(value, types.ModuleType | type(tensorflow.keras)):  # which is imported when it is first used
+        return f"module {vars(value).get('_name') or value.__name__}"
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {value.shape} {hashlib.blake2b(value.tobytes(), digest_size=8).hexdigest()}"
+    if isinstance(value, list | tuple):
+        return f"{type(value).__name__} {[_describe(one, what) for one in value]}"
+    if isinstance(value, dict):
+        return f"dict {[(_describe(key, what), _describe(one, what)) for key, one in value.items()]}"
+    if isinstance(value, types.FunctionType | type) and value.__module__.startswith("collabopt"):
+        return compute_digest(value)
+    if hasattr(value, "__qualname__") and hasattr(value, "__module__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    if isinstance(value, _PLAIN):
+        return repr(value)
+    raise ValueError(f"{what}, a {type(value).__name__}; expected functions, numbers, texts, arrays, or lists of these")

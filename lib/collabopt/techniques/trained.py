@@ -1,0 +1,51 @@
+"""The training of a stage, and what of it is stored."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from collabopt import datasets
+from collabopt.config.experiment import Experiment
+from collabopt.config.stages import Stage
+from collabopt.runtime import devices, tensorflow
+from collabopt.runtime.tensorflow import keras
+from collabopt.techniques import registry, user_stage
+from collabopt.techniques.checkpoints import Checkpoint
+
+
+def write_trained(
+    directory: Path,
+    stage: Stage,
+    build_start: Callable[[], keras.Model],
+    data: datasets.Data,
+    experiment: Experiment,
+    checkpoint: Path,
+    get_model: Callable[[str], keras.Model],
+) -> keras.Model:
+    """Train a stage, and write weights.npz, history.csv and fit.json.
+
+    Args:
+        directory: An existing directory.
+        stage: The stage.
+        build_start: Builds the model that it starts from.
+        data: The data set.
+        experiment: The experiment.
+        checkpoint: The file where training continues from and saves its state.
+        get_model: Returns the Keras model of a finished stage.
+
+    Returns:
+        The trained model.
+    """
+    tensorflow.seed_everything(experiment.seed)
+    with devices.make_scope(experiment.devices):
+        train, start = registry.find_trainer(stage), build_start()
+        data = registry.add_augmentation(registry.add_teacher(data, stage, experiment, get_model), experiment)
+        model, fit = train(stage, start, data, experiment, Checkpoint(checkpoint))
+    architecture = user_stage.describe_architecture(model) if stage.function else {}
+    np.savez(directory / "weights.npz", **registry.read_arrays(model), **architecture)
+    fit.history.to_csv(directory / "history.csv", index=False)
+    record = {"setup_seconds": fit.setup_seconds, "fit_seconds": fit.fit_seconds, "epochs": len(fit.history)}
+    (directory / "fit.json").write_text(json.dumps(record | fit.details))
+    return model
