@@ -100,11 +100,10 @@ class Run:
             raise KeyError(f"stage={name}: expected one of {', '.join(self.experiment.tree)}")
         lineage = get_lineage(name, self.experiment.tree)
         if any(one.name not in self._finished or self._finished[one.name].stage != one for one in lineage):
-            self._finished[name] = self._finish(self.experiment.tree[name])
+            one = self._finished[name] = self._finish(self.experiment.tree[name])
             if self.directory:
-                self._record(self._finished[name])
-            is_new, task = name in self._trained_here, self.data.task
-            self._finished[name].log(self.experiment, self.given, is_new, task.score, self.reads_test)
+                self._record(one)
+            one.log(self.experiment, self.given, name in self._trained_here, self.data.task.score, self.reads_test)
         if self.experiment.strict:
             self._finished[name].check_preserved()
         return self._finished[name]
@@ -258,16 +257,14 @@ class Run:
             from collabopt.analysis import preflight
             from collabopt.techniques.trained import write_trained
 
-            names = preflight.find_unknown_names
-            preflight.check(names(self._build_start(parent), self.experiment) if parent else self.preflight())
             start, checkpoint = functools.partial(self._build_start, parent), unfinished / "epoch.npz"
+            preflight.check(preflight.find_unknown_names(start(), self.experiment) if parent else self.preflight())
             model = write_trained(directory, stage, start, self.data, self.experiment, checkpoint, self.model)
             if self.experiment.devices == 1:  # a model on several devices is restored for conversion
                 fresh.append(model)
             self._trained_here.add(stage.name)
 
-        entry = self.get_or_make(stage.name, material, make)
-        return entry, fresh[0] if fresh else None
+        return self.get_or_make(stage.name, material, make), fresh[0] if fresh else None
 
     def get_or_make(self, name: str, material: dict[str, Any], make: Callable[[Path], None]) -> Path:
         """Return an entry of the store, made if it is missing, and note that the experiment uses it.

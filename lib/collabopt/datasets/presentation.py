@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import io
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -65,9 +66,8 @@ def _decode(name: object) -> str:
 
 
 def _read_picture(path: str) -> Image.Image | None:
-    from collabopt.datasets import pictures  # which imports this
-
-    return Image.fromarray(pictures.decode(path).numpy()) if path.lower().endswith(pictures.ENDINGS) else None
+    is_picture = Path(path).suffix.lower() in Image.registered_extensions()
+    return Image.open(path).convert("RGB") if is_picture else None
 
 
 def _make_picture(example: np.ndarray) -> Image.Image | None:

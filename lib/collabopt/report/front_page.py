@@ -122,6 +122,9 @@ def describe_trade_off(rows: list[dict[str, Any]], score: Score) -> str:
     Args:
         rows: What `Report.find_trade_off` returned.
         score: Score of the task.
+
+    Returns:
+        The words.
     """
     if len(rows) < 2:
         return "no results yet" if not rows else "no smaller file is as good"

@@ -154,7 +154,11 @@ def configure(threads: int) -> None:
 
 
 def apply_threads() -> None:
-    """Do to TensorFlow what `configure` asked for, if it did."""
+    """Do to TensorFlow what `configure` asked for, if it did.
+
+    Raises:
+        RuntimeError: As in `configure`.
+    """
     settings = tf.config.threading
     for threads in _threads:
         if settings.get_intra_op_parallelism_threads() == threads:

@@ -138,6 +138,9 @@ def describe_architecture(model: keras.Model) -> dict[str, np.ndarray]:
 
     Args:
         model: A plain model.
+
+    Returns:
+        The one array, by its key.
     """
     return {_ARCHITECTURE: np.array(model.to_json())}
 
