@@ -212,6 +212,7 @@ BESIDE_TFMOT = {
     "`digits`, 0.03": ("digits", ""),
     "`digits`, 0.06": ("digits", ", rate 0.06"),
     "DS-CNN-L, 0.03": ("speech_commands-ds_cnn_l", ""),
+    "ResNet8, 16 clusters, 0.03": ("cifar10-resnet8", ""),
 }
 """Label of a row: experiment, and ending of the subject."""
 KEPT = (

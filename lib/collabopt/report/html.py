@@ -121,7 +121,7 @@ def shrink_png(png: bytes) -> bytes:
         dpi, before = picture.info.get("dpi"), picture.convert("RGB")
         if picture.convert("RGBA").getextrema()[3][0] < 255:  # transparency would be lost
             return png
-    after = before.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE, kmeans=1)
+    after = before.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     differences = np.abs(np.asarray(after.convert("RGB"), np.int16) - np.asarray(before, np.int16)).max(axis=-1)
     if np.percentile(differences, 99.9) > UNSEEN:
         return png
