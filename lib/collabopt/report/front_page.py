@@ -14,7 +14,7 @@ from collabopt.config import loading
 from collabopt.config.metrics import Metric, get_metric
 from collabopt.config.scores import ACCURACY, Score
 from collabopt.config.stages import BASELINE, get_label
-from collabopt.report import html, tables
+from collabopt.report import html, tables, verification
 from collabopt.report.directory import Report, find_links, find_reports, read_comparison, read_head
 from collabopt.report.report_comparison import name_page
 from collabopt.report.summary import find_varied_settings, format_setting
@@ -53,6 +53,7 @@ def write(directory: Path) -> Path:
             experiments=experiments,
             columns=[_get_score_head(reports), format_head(_SIZE)],
             published=_tabulate_published(reports),
+            verdicts=_count_verdicts(directory),
             compared=_list_compared(reports),
             stages=Table("Every stage of every report", rows, _NOTE),
         )
@@ -171,6 +172,11 @@ def _get_score_head(reports: list[Report]) -> str:
     """The head of the column of scores: the metric, if all reports share one."""
     scores = {report.score for report in reports} or {ACCURACY}
     return format_head(get_metric(scores.pop().test_int8)) if len(scores) == 1 else "INT8 score"
+
+
+def _count_verdicts(directory: Path) -> str:
+    judged = verification.judge_reports(directory)
+    return verification.count_verdicts(judged) if len(judged) else ""
 
 
 def _tabulate_published(reports: list[Report]) -> Table | None:

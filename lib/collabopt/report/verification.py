@@ -8,6 +8,7 @@ import pandas as pd
 from collabopt.analysis import comparison
 from collabopt.analysis.comparison import INCOMPARABLE, NAMES, VERDICTS, format_points, format_setting, format_verdict
 from collabopt.config import loading, published
+from collabopt.report.directory import read_comparison
 
 WORSE, UNDECIDED = 1, 2
 """Exit statuses of `verify`; 0 means that something was reproduced and nothing is worse."""
@@ -53,7 +54,7 @@ def _verify_all() -> int:
     comparable = judged[judged["verdict"] != INCOMPARABLE]
     for source, rows in comparable.groupby("source", sort=False):
         print(f"## {source}\n\n{format_markdown(rows)}\n")
-    rest = judged[(judged["verdict"] == INCOMPARABLE) & judged["published"].notna()]
+    rest = judged[judged["verdict"] == INCOMPARABLE]
     print("## Not comparable\n")
     for reason, rows in rest.groupby("incomparable", sort=False):
         print(f"- {reason or 'not measured'}: {', '.join(dict.fromkeys(rows.apply(format_setting, axis=1)))}")
@@ -70,8 +71,8 @@ def judge_reports(directory: Path) -> pd.DataFrame:
     Returns:
         Rows of `judge` with a column `report`. A figure that no report can compare has one row.
     """
-    places = sorted(directory.glob("*/comparison.csv"), key=lambda path: path.parent.name)
-    judged = [comparison.judge(comparison.read(path.parent)).assign(report=path.parent.name) for path in places]
+    compared = {path.name: read_comparison(path) for path in sorted(directory.glob("*/"))}
+    judged = [comparison.judge(rows).assign(report=name) for name, rows in compared.items() if len(rows)]
     rows = pd.concat([pd.DataFrame(), *judged], ignore_index=True)
     if rows.empty:
         return rows
