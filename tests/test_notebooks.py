@@ -189,6 +189,17 @@ def test_a_report_has_the_core_notebooks_the_named_ones_or_all():
     assert set(plan.plan_work("digits", {}, ["all"]).jobs) == every - {"published"}
 
 
+def test_a_notebook_without_anything_to_do_is_refused_in_planning(tmp_path, monkeypatch):
+    monkeypatch.setattr(loading, "REPORTS", tmp_path)
+    with pytest.raises(experiment.ExperimentError, match="NOTEBOOKS: search: nothing to search; give values"):
+        plan.plan_work("digits", {}, ["search"])
+    with pytest.raises(experiment.ExperimentError, match=r"NOTEBOOKS: compare: .*digits has no other report"):
+        plan.plan_work("digits", {}, ["compare"])
+    (tmp_path / "digits" / "seed=1").mkdir(parents=True)
+    (tmp_path / "digits" / "seed=1" / "results.csv").touch()
+    assert set(plan.plan_work("digits", {}, ["compare"]).jobs) == {"compare"}
+
+
 def test_the_library_takes_every_parameter():
     from collabopt.run import start
 

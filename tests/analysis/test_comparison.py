@@ -195,7 +195,7 @@ def test_verify_all_lists_each_figure_once_by_source(rows, tmp_path, monkeypatch
     clustered = comparable[(comparable["table"] == "clustering") & (comparable["figure"] == "drop")]
     assert {*zip(clustered["report"], clustered["clusters"], strict=True)} == {("one", 8), ("three", 32)}
     assert "published with 2:4 zeros: pruned, 2:4" in out
-    assert out.splitlines()[-1] == verification.count_verdicts(comparable)
+    assert out.splitlines()[-1] == verification.count_verdicts(judged)
 
 
 def test_a_figure_that_cannot_be_decided_says_how_many_examples_would_decide_it(rows):

@@ -66,6 +66,11 @@ def test_a_usual_model_has_no_finding_and_stays_as_it_is(make_experiment, scheme
     assert not tf.config.functions_run_eagerly()
 
 
+def test_4_bit_weights_have_no_finding(make_experiment):
+    given = make_experiment().model_copy(update={"weight_bits": 4})
+    assert trial.try_stages(build(layers.ReLU(name="relu")), make_data(), given) == []
+
+
 def test_a_layer_that_fails_in_a_step_stops(make_experiment):
     (found,) = trial.try_stages(build(Broken(name="broken")), make_data(), make_experiment())
     assert (found.layer, found.stops) == ("broken", True)

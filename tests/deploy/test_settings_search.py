@@ -81,7 +81,7 @@ def test_a_smaller_budget_is_the_beginning_of_the_path(found, small, place):
 def test_the_report_names_the_file_with_its_settings(found):
     card, row = model_card.write(found), found.table.loc[found.chosen]
     assert card.content["setting"] == row["setting"] != ""
-    assert row["setting"] in card.text.splitlines()[0]
+    assert row["setting"] in next(line for line in card.text.splitlines() if line.startswith("# "))
     advice = recommendation.recommend(found.run.directory)
     assert advice.tflite.read_bytes() == card.tflite.read_bytes()
     assert row["setting"] in str(advice)

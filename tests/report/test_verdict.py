@@ -79,6 +79,11 @@ def test_a_file_worse_than_chance_explains_is_not_recommended(tmp_path):
     assert "Smaller, but: PQAT int8" in text and "drops by 0.20 ± 0.10 points." in text
 
 
+def test_the_next_command_allows_the_drop_of_the_smaller_file(tmp_path):
+    text = get_text(read_verdict(write_report(tmp_path)))
+    assert 'SET="max_accuracy_drop=0.05 max_gzip_bytes=5000"' in text
+
+
 def test_targets_are_shown_met_or_not(tmp_path):
     met = read_verdict(write_report(tmp_path / "met", {"max_gzip_bytes": 8500}))
     assert "Deploy PQAT int8" in get_text(met)

@@ -20,7 +20,7 @@ from collabopt.runtime.tensorflow import keras
 from collabopt.storage import store
 from collabopt.techniques import calibration, int8_rewrites, layers, quantization, registry
 from collabopt.techniques.checkpoints import NO_CHECKPOINT
-from collabopt.tflite import convert, flatbuffer, interpreter
+from collabopt.tflite import convert, flatbuffer, int4, interpreter
 
 _EXAMPLES = 4
 
@@ -190,7 +190,7 @@ def _try_file(
     sample = calibration.draw_examples(model, some.train, _EXAMPLES, experiment.seed)
     try:
         content = (
-            convert.convert_as_trained(trained)
+            int4.unpack_int4(convert.convert_as_trained(trained))
             if stage.quantizes
             else convert.convert(trained, "int8", sample.inputs, apart=apart)
         )

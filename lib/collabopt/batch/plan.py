@@ -140,6 +140,7 @@ def plan_work(name: str, grid: sweep.Grid, chosen: list[str]) -> Work:
         elif experiments[0].has_targets and not chosen:  # the search decides which stages are trained
             notebooks = [SETTINGS_NOTEBOOK if experiments[0].search.is_given else SEARCH_NOTEBOOK]
         pages = loading.find_report_directory(name, **cells[0])
+        _refuse_without_subject(notebooks, experiments[0], pages)
         config = {"overrides": cells[0], "notebooks": notebooks}
         return Work(pages, config, {notebook: pages / f"{notebook}.html" for notebook in notebooks})
     if chosen:
@@ -150,6 +151,19 @@ def plan_work(name: str, grid: sweep.Grid, chosen: list[str]) -> Work:
     pages = sweep.find_directory(name, grid)
     jobs = {cell: pages / cell / f"{SEARCH_NOTEBOOK}.html" for cell in map(sweep.format_name, cells)}
     return Work(pages, {"grid": grid}, jobs, "cells")
+
+
+def _refuse_without_subject(notebooks: list[str], experiment: Experiment, pages: Path) -> None:
+    """Refuse notebooks that would find nothing to do."""
+    if SETTINGS_NOTEBOOK in notebooks and not experiment.search.is_given:
+        raise ExperimentError(
+            f"NOTEBOOKS: {SETTINGS_NOTEBOOK}: nothing to search; give values, such as "
+            'SET="search.sparsity=[0.5,0.8] max_accuracy_drop=0.01"'
+        )
+    home = loading.REPORTS / pages.relative_to(loading.REPORTS).parts[0]
+    others = {path.parent for path in home.rglob("results.csv")} - {pages}
+    if "compare" in notebooks and not others:
+        raise ExperimentError(f"NOTEBOOKS: compare: {home} has no other report; make one first, with other parameters")
 
 
 def _list_every_notebook(experiment: Experiment) -> list[str]:

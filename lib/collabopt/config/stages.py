@@ -213,8 +213,9 @@ def get_notebooks(tree: Mapping[str, Stage]) -> dict[str, list[str]]:
         "preservation": list(dict.fromkeys(name for one in everything for name in waits[one] if name != root)),
         "published": everything,
         "deployment_tree": everything,
-        **{name: [root] for name in ("diagnose", "fewer_bits", "compare")},
+        **{name: [root] for name in ("diagnose", "fewer_bits")},
         "search": [],
+        "compare": [],
     }
 
 

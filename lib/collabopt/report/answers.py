@@ -73,6 +73,8 @@ def describe_preservation(parent: Finished, stage: Finished, baseline: Finished)
     """
     if stage.unavailable or parent.unavailable:
         return Answer(f"Not known: {stage.stage.label} is not available ({stage.unavailable or parent.unavailable}).")
+    if stage.stage.keeps_zeros and not parent.result["sparsity"]:
+        return Answer(f"There was nothing to preserve: no kernel of {parent.stage.label} has zeros from pruning.")
     found = []
     if stage.stage.keeps_zeros:
         sparsity = get_metric("sparsity")

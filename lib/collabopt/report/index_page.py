@@ -66,7 +66,7 @@ def write(
         layers=html.make_picture(draw_layer_properties, layers, "Sparsity and unique weights by layer", "layers.csv"),
         notebooks=_list_notebooks(directory, status or {}),
         timeline=html.make_picture(draw_timeline, times, "What ran when", "timeline.csv"),
-        experiment=title,
+        command=provenance.format_command(directory, title),
         more=[name for name in list_notebooks(STAGES) if not (directory / f"{name}.html").is_file()],
         groups=_group_parameters(run),
         experiment_text=_highlight(experiment_text),

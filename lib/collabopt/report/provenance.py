@@ -46,17 +46,42 @@ def describe(directory: Path, seconds: float | None = None) -> list[tuple[str, s
     return [(name, str(value)) for name, value in entries.items() if value not in (None, "")]
 
 
+def format_command(directory: Path, experiment: str, more: str = "") -> str:
+    """Return the command that makes a report again.
+
+    Args:
+        directory: The report directory, whose name holds the parameters that differ from the experiment's.
+        experiment: Name of the experiment.
+        more: A further parameter, such as "max_gzip_bytes=9000".
+
+    Returns:
+        `make report` with EXPERIMENT and SET.
+    """
+    words = " ".join([*map(_format_override, _list_overrides(directory)), *filter(None, [more])])
+    return f"make report EXPERIMENT={experiment}" + (f' SET="{words}"' if words else "")
+
+
 def describe_setting(directory: Path) -> str:
     """Return what a report overrides in its experiment: "sparsity 0.8, number of clusters 32"; empty if nothing.
 
     Args:
         directory: The report directory, which is named by its overrides (`loading.find_report_directory`).
     """
-    place = directory.resolve()
-    root = loading.REPORTS.resolve()
+    return ", ".join(word.replace("_", " ").replace("=", " ", 1) for word in _list_overrides(directory))
+
+
+def _list_overrides(directory: Path) -> list[str]:
+    """The overrides in the name of a report directory: ["sparsity=0.8", "exclude.pruning=conv_1+fc"]."""
+    place, root = directory.resolve(), loading.REPORTS.resolve()
     parts = place.relative_to(root).parts[1:] if place.is_relative_to(root) else ()
-    words = parts[-1].split(",") if parts and "=" in parts[-1] else []
-    return ", ".join(word.replace("_", " ").replace("=", " ", 1) for word in words)
+    return parts[-1].split(",") if parts and "=" in parts[-1] else []
+
+
+def _format_override(override: str) -> str:
+    """An override as a word of SET: "exclude.pruning=conv_1+fc" becomes "exclude.pruning=[conv_1,fc]"."""
+    name, _, value = override.partition("=")
+    is_list = name.startswith("exclude.") or "+" in value
+    return f"{name}=[{value.replace('+', ',')}]" if is_list else override
 
 
 def _list_parameters(experiment: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import pandas as pd
 from collabopt.config.metrics import get_metric, get_targets
 from collabopt.deploy import recommendation, targets
 from collabopt.deploy.recommendation import Recommendation
+from collabopt.report import provenance
 
 _LINKS = {
     ".tflite": "the file",
@@ -36,8 +37,12 @@ def make_verdict(directory: Path, experiment: str) -> dict[str, Any]:
     """
     found = recommendation.recommend(directory)
     if found is None:
-        return {"command": f"make report EXPERIMENT={experiment} NOTEBOOKS=deployment_tree"}
-    limit = f"max_gzip_bytes={found.smaller['gzip_bytes']:.0f}" if found.smaller else "max_accuracy_drop=0.005"
+        return {"command": f"{provenance.format_command(directory, experiment)} NOTEBOOKS=deployment_tree"}
+    limit = f"max_gzip_bytes={0.9 * found.variant['gzip_bytes']:.0f}"
+    if found.smaller:  # it was refused for its drop, which whoever wants it has to allow
+        target = "max_accuracy_drop" if found.score.name == "accuracy" else "max_metric_drop"
+        drop = math.ceil(1000 * max(found.get_drop(found.smaller)[0], 0)) / 1000
+        limit = f"{target}={drop:g} max_gzip_bytes={found.smaller['gzip_bytes']:.0f}"
     return {
         "name": found.name,
         "misses": found.describe_misses(),
@@ -47,7 +52,7 @@ def make_verdict(directory: Path, experiment: str) -> dict[str, Any]:
         "targets": _list_targets(found),
         "others": _list_others(found),
         "links": _list_links(directory, found),
-        "command": "" if found.limits else f'make report EXPERIMENT={experiment} SET="{limit}"',
+        "command": "" if found.limits else provenance.format_command(directory, experiment, limit),
     }
 
 

@@ -58,7 +58,7 @@ def _verify_all() -> int:
     print("## Not comparable\n")
     for reason, rows in rest.groupby("incomparable", sort=False):
         print(f"- {reason or 'not measured'}: {', '.join(dict.fromkeys(rows.apply(format_setting, axis=1)))}")
-    print(f"\n{count_verdicts(comparable)}")
+    print(f"\n{count_verdicts(judged)}")
     return compute_exit_status(judged)
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from collabopt.config import experiment
-from collabopt.tflite import int4
 
 _SYSTEMS = {
     "ethos-u55": "Ethos_U55_High_End_Embedded",
@@ -48,8 +47,6 @@ def estimate(tflite: bytes, accelerator: str) -> dict[str, Any]:
     """
     if accelerator not in experiment.ACCELERATORS:
         raise ValueError(f"accelerator={accelerator!r}: expected one of {', '.join(experiment.ACCELERATORS)}")
-    if int4.count_int4_tensors(tflite):
-        return make_note("Vela has no 4-bit weights")
     result, summary = _run_vela(tflite, accelerator)
     if summary is None:
         last = (result.stderr.strip() or result.stdout.strip() or f"exit status {result.returncode}").splitlines()[-1]
