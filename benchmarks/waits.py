@@ -1,7 +1,7 @@
 """What people wait for besides training: set-up, conversion, pictures from disk, long pages, and memory that stays.
 
     python benchmarks/waits.py            # a quarter of an hour on two cores
-    python benchmarks/waits.py --one setup
+    python benchmarks/waits.py setup page       # some measurements
 
 Each measurement has a process of its own. Ratios are between times of the same process.
 """
@@ -79,7 +79,7 @@ def time_conversion() -> dict[str, float]:
     calibration = next(iter(data.train.batches(experiment.calibration_examples)))[0].numpy()
     began = time.perf_counter()
     files = [convert.convert_to_int8(model, calibration)]
-    files += [convert.convert(model, name) for name in formats.FORMATS if name not in formats.CALIBRATED]
+    files += [convert.convert(model, name) for name in formats.STANDARD if name not in formats.CALIBRATED]
     for file in files:
         scoring.score_file(file, data.test, data.task, experiment.threads, False)
     took = time.perf_counter() - began
@@ -235,22 +235,24 @@ FIGURES = (  # measurement, key, figure, subject, goal
 )
 
 
-def measure_figures() -> list[dict]:
-    """One row per figure."""
-    found = {name: chains.run_in_process(__file__, "--one", name) for name in MEASUREMENTS}
+def measure_figures(names: tuple[str, ...] = tuple(MEASUREMENTS)) -> list[dict]:
+    """One row per figure of the named measurements."""
+    found = {name: chains.run_in_process(__file__, "--one", name) for name in names}
     return [
         table.make_row(figure, subject, found[name][key])
         if goal is None
         else table.make_bounded_row(figure, subject, found[name][key], goal)
         for name, key, figure, subject, goal in FIGURES
+        if name in found
     ]
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help=f"some of {', '.join(MEASUREMENTS)}; all by default")
     parser.add_argument("--one", choices=list(MEASUREMENTS))
     words = parser.parse_args()
     if words.one:
         print(json.dumps(MEASUREMENTS[words.one]()))
     else:
-        table.record(measure_figures())
+        table.record(measure_figures(tuple(words.names or MEASUREMENTS)))
