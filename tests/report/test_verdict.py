@@ -79,6 +79,13 @@ def test_a_file_worse_than_chance_explains_is_not_recommended(tmp_path):
     assert "Smaller, but: PQAT int8" in text and "drops by 0.20 ± 0.10 points." in text
 
 
+def test_a_baseline_that_has_seen_the_validation_examples_is_doubted(tmp_path):
+    seen = "trained on the validation examples, every trained stage looks worse than it is"
+    assert seen not in get_text(read_verdict(write_report(tmp_path)))
+    text = get_text(read_verdict(write_report(tmp_path, accuracy=[0.91, 0.9, 0.9, 0.9])))
+    assert "The float32 baseline has accuracy 95.00% on validation and 91.00% on test" in text and seen in text
+
+
 def test_the_next_command_allows_the_drop_of_the_smaller_file(tmp_path):
     text = get_text(read_verdict(write_report(tmp_path)))
     assert 'SET="max_accuracy_drop=0.05 max_gzip_bytes=5000"' in text

@@ -3,6 +3,7 @@
 import dataclasses
 import html
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -129,11 +130,29 @@ def recommend(report: Path) -> Recommendation | None:
         row,
         base,
         report / "index.html",
-        "" if wanted else targets.find_noise(rows, label),
+        ". ".join(filter(None, ["" if wanted else targets.find_noise(rows, label), _find_seen_validation(base)])),
         limits=targets.list_targets(limits),
         misses=targets.find_misses(row, limits, targets.get_baseline_score(rows)),
         smaller=smaller,
         more_accurate=more_accurate,
+    )
+
+
+def _find_seen_validation(base: dict[str, Any]) -> str:
+    """A doubt about validation, if the float32 baseline is better on it than on test by more than chance explains."""
+    score = find_score(base)
+    errors = [base.get(f"{column}_error") for column in (score.validation, score.test)]
+    if pd.isna([base.get(score.test), *errors]).any():
+        return ""
+    gap = base[score.validation] - base[score.test]
+    gap = -gap if score.lower_is_better else gap
+    if gap <= 2 * math.hypot(*errors):
+        return ""
+    values = [score.format(base[column]) for column in (score.validation, score.test)]
+    return (
+        f"The float32 baseline has {score.title} {values[0]} on validation and {values[1]} on test, which chance does "
+        "not explain. If the given model was trained on the validation examples, every trained stage looks worse than "
+        "it is: give a validation split that it has not seen"
     )
 
 
