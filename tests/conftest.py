@@ -4,7 +4,7 @@ import fcntl
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -148,6 +148,26 @@ def tiny_data(tiny: Path):
     from collabopt.config import loading
 
     return datasets.load(loading.load(str(tiny)))
+
+
+@pytest.fixture(scope="module")
+def place(trained_small, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A directory for reports, locks and stores. Its store `stages` is a copy of the trained one."""
+    from collabopt.config import loading
+
+    with pytest.MonkeyPatch.context() as patch:
+        path = tmp_path_factory.mktemp("place")
+        shutil.copytree(trained_small / "stages", path / "stages")
+        patch.setattr(loading, "DATA", path)
+        yield path
+
+
+def run_of(small: Path, place: Path, report: str, **overrides: object):
+    """A run of the small experiment over the store of `place`."""
+    from collabopt.config import loading
+    from collabopt.run import Run
+
+    return Run(loading.load(str(small), **overrides), place / report, small, place / "stages")
 
 
 def plan_of(model: str, dataset: str):

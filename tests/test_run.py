@@ -3,13 +3,13 @@
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import run_of
 
 from collabopt.analysis import scoring
 from collabopt.config import loading
@@ -26,20 +26,6 @@ pytestmark = pytest.mark.timeout(900)
 KERNELS = ["conv", "dw", "pw", "fc"]
 FREE = ["baseline", "qat", "pruned"]
 """Stages that have nothing to preserve."""
-
-
-@pytest.fixture(scope="module")
-def place(trained_small, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A directory for reports and locks, with a copy of the trained store."""
-    with pytest.MonkeyPatch.context() as patch:
-        path = tmp_path_factory.mktemp("place")
-        shutil.copytree(trained_small / "stages", path / "stages")
-        patch.setattr(loading, "DATA", path)
-        yield path
-
-
-def run_of(small: Path, place: Path, report: str, **overrides: object) -> Run:
-    return Run(loading.load(str(small), **overrides), place / report, small, place / "stages")
 
 
 @pytest.fixture(scope="module")

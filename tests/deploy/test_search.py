@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,16 +24,6 @@ from collabopt.run import Run
 pytestmark = pytest.mark.timeout(900)
 
 FLOAT = ["baseline", "pruned", "clustered", "sparse_clustered"]
-
-
-@pytest.fixture(scope="module")
-def place(trained_small, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A directory for reports, locks and stores. The store `stages` holds every trained stage."""
-    with pytest.MonkeyPatch.context() as patch:
-        path = tmp_path_factory.mktemp("place")
-        shutil.copytree(trained_small / "stages", path / "stages")
-        patch.setattr(loading, "DATA", path)
-        yield path
 
 
 def run_of(small: Path, place: Path, store: str = "stages", **overrides: object) -> Run:

@@ -1,11 +1,10 @@
 """The search over settings: it stays in its budget, finds the smallest file that it trained, and can be continued."""
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from conftest import run_of
 
 from collabopt import figures
 from collabopt.batch import plan
@@ -14,25 +13,10 @@ from collabopt.config.experiment import ExperimentError
 from collabopt.config.scores import ACCURACY
 from collabopt.deploy import candidates, model_card, recommendation, settings_search, targets
 from collabopt.report import answers, tables
-from collabopt.run import Run
 
 pytestmark = pytest.mark.timeout(900)
 
 SETTINGS = {"search.sparsity": [0.3, 0.5], "search.number_of_clusters": [32, 8], "max_accuracy_drop": 0.3}
-
-
-@pytest.fixture(scope="module")
-def place(trained_small, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A directory for reports and the store, which holds the stages of the default settings."""
-    with pytest.MonkeyPatch.context() as patch:
-        path = tmp_path_factory.mktemp("place")
-        shutil.copytree(trained_small / "stages", path / "stages")
-        patch.setattr(loading, "DATA", path)
-        yield path
-
-
-def run_of(small: Path, place: Path, name: str, **overrides: object) -> Run:
-    return Run(loading.load(str(small), **overrides), place / name, small, place / "stages")
 
 
 @pytest.fixture(scope="module")

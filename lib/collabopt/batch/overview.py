@@ -34,9 +34,9 @@ def list_notebooks() -> Table:
     Returns:
         One row per notebook. A notebook without a page has no answer.
     """
-    order = [*stages.get_notebooks(stages.build_tree(stages.OPTIONAL_STAGES))]
-    paths = sorted(plan.list_notebooks(), key=lambda path: order.index(path.stem))
-    return Table("Notebooks in the order of reading", [_describe_notebook(path) for path in paths])
+    paths = {path.stem: path for path in plan.list_notebooks()}
+    rows = [_describe_notebook(paths[name]) for name in stages.sort_notebooks(paths)]
+    return Table("Notebooks in the order of reading", rows)
 
 
 def _describe_notebook(path: Path) -> dict[str, Cell]:

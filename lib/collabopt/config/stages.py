@@ -191,6 +191,19 @@ def list_notebooks(tree: Mapping[str, Stage]) -> list[str]:
     return [name for name in get_notebooks(tree) if name not in absent | {"compare"}]
 
 
+def sort_notebooks(names: Collection[str]) -> list[str]:
+    """Sort notebooks in the order of reading. Others follow by name.
+
+    Args:
+        names: Names of notebooks.
+
+    Returns:
+        The names.
+    """
+    place = {name: position for position, name in enumerate(get_notebooks(build_tree(OPTIONAL_STAGES)))}
+    return sorted(names, key=lambda name: (place.get(name, len(place)), name))
+
+
 def get_notebooks(tree: Mapping[str, Stage]) -> dict[str, list[str]]:
     """Return all notebooks in order, also those of absent stages, each with the notebooks that it waits for.
 

@@ -11,7 +11,7 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import YamlLexer
 
 from collabopt.config.metrics import get_metric
-from collabopt.config.stages import OPTIONAL_STAGES, STAGES, build_tree, get_notebooks, list_notebooks
+from collabopt.config.stages import STAGES, list_notebooks, sort_notebooks
 from collabopt.figures import draw_confusion, draw_layer_properties, draw_sizes, draw_timeline, draw_tree
 from collabopt.figures.timeline import select_batch
 from collabopt.report import change_tables, html, navigation, provenance, tables
@@ -82,9 +82,8 @@ def _list_notebooks(directory: Path, status: dict[str, str]) -> list[dict[str, s
     status = {Path(name).stem: text for name, text in status.items()}
     names = {path.stem for path in directory.glob("*.html")} - {"index"}
     names |= {name for name, text in status.items() if text != "ok"}
-    place = {name: position for position, name in enumerate(get_notebooks(build_tree(OPTIONAL_STAGES)))}
     pages = []
-    for name in sorted(names, key=lambda name: (place.get(name, len(place)), name)):
+    for name in sort_notebooks(names):
         page = read_head(directory / f"{name}.html")
         if status.get(name, "ok") != "ok":
             page["failure"] = re.sub(r"(?i)^failed:?\s*", "", status[name]) or "no reason given"

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from collabopt.config.stages import OPTIONAL_STAGES, build_tree, get_notebooks
+from collabopt.config.stages import sort_notebooks
 from collabopt.report import html
 from collabopt.report.directory import read_head
 from collabopt.storage import atomic
@@ -21,10 +21,8 @@ def list_pages(directory: Path) -> list[dict[str, str]]:
     Returns:
         What `read_head` returns of each page.
     """
-    place = {name: position for position, name in enumerate(get_notebooks(build_tree(OPTIONAL_STAGES)))}
     names = {path.stem for path in directory.glob("*.html")} - {"index"}
-    ordered = sorted(names, key=lambda name: (place.get(name, len(place)), name))
-    return [read_head(directory / f"{name}.html") for name in ordered]
+    return [read_head(directory / f"{name}.html") for name in sort_notebooks(names)]
 
 
 def describe(page: Path) -> dict[str, Any]:
