@@ -5,7 +5,9 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 from example_files import make_file, make_inputs, make_network, run_each
 
-from collabopt.techniques import layers
+from collabopt.analysis import agreement
+from collabopt.runtime.tensorflow import keras
+from collabopt.techniques import layers, quantization
 from collabopt.tflite import convert, flatbuffer
 
 DTYPES = {
@@ -58,3 +60,25 @@ def test_a_conversion_prints_nothing(capfd):
     for format in convert.STANDARD:
         convert.convert(make_network(), format, np.zeros((1, 8, 8, 3), np.float32))
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("is_wrapped", [False, True])
+def test_the_file_of_a_trial_computes_the_same_and_names_the_same_layers(is_wrapped):
+    network = make_network()
+    network = quantization.wrap(network, quantization.Preservation()) if is_wrapped else network
+    inputs = make_inputs(network, 5, seed=1)
+    kept = convert.convert_as_trained(network) if is_wrapped else convert.convert_to_int8(network, inputs)
+    tried = convert.convert_for_trial(network, None if is_wrapped else inputs)
+    np.testing.assert_array_equal(run_each(tried, inputs), run_each(kept, inputs))
+    assert agreement.find_floats(network, tried) == agreement.find_floats(network, kept)
+    shapes = {name: kernel.shape for name, kernel in layers.read_kernels(make_network()).items()}
+    expected = flatbuffer.read_layer_kernels(kept, shapes)
+    for name, kernel in flatbuffer.read_layer_kernels(tried, shapes).items():
+        np.testing.assert_array_equal(kernel, expected[name], err_msg=name)
+
+
+def test_the_file_of_a_trial_keeps_the_names_of_several_outputs():
+    inputs = keras.Input((4,), name="in")
+    network = keras.Model(inputs, [keras.layers.Dense(2, name=name)(inputs) for name in ("right", "left")])
+    examples = np.ones((1, 4), np.float32)
+    assert convert.convert_for_trial(network, examples) == convert.convert_to_int8(network, examples)

@@ -189,11 +189,11 @@ def _try_file(
     shapes = {name: kernel.shape for name, kernel in kernels.items() if layers.get_layer_name(name) not in floats}
     sample = calibration.draw_examples(model, some.train, _EXAMPLES, experiment.seed)
     try:
-        content = (
-            int4.unpack_int4(convert.convert_as_trained(trained))
-            if stage.quantizes
-            else convert.convert(trained, "int8", sample.inputs, apart=apart)
-        )
+        if apart and not stage.quantizes:
+            content = convert.convert(trained, "int8", sample.inputs, apart=True)
+        else:
+            content = convert.convert_for_trial(trained, None if stage.quantizes else sample.inputs)
+        content = int4.unpack_int4(content) if stage.quantizes else content
         flatbuffer.read_layer_kernels(content, shapes)
         interpreter.score_examples(content, some.test, lambda _, outputs: outputs)
     except Exception as error:  # the converter, LiteRT and flatbuffers raise any

@@ -163,6 +163,35 @@ def convert_as_trained(model: keras.Model, activations: Sequence[str | None] = (
     return run_converter(converter, "int8")
 
 
+def convert_for_trial(model: keras.Model, calibration: Inputs | None = None) -> bytes:
+    """Convert a model to an int8 file that is not kept, in a quarter of the time.
+
+    The converter saves a model and loads it, variable by variable, which takes most of its time. Here it does not. The
+    file lacks the signature that names several inputs and outputs, and lists its constants in another order.
+
+    Args:
+        model: The float model, or one that is still wrapped for quantization-aware training.
+        calibration: Model inputs (n, ...) float32 for the activation ranges of a float model; None for the other.
+
+    Returns:
+        The content of the file.
+
+    Raises:
+        ConversionRefused: The converter fails.
+    """
+    infer, module = trace(model, ())
+    # Recurrent layers are functions, by which the converter knows them.
+    if len(model.inputs) > 1 or len(model.outputs) > 1 or infer.graph.as_graph_def().library.function:
+        return convert_as_trained(model) if calibration is None else convert_to_int8(model, calibration)
+    progress.advance("converting to int8")
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([infer], module)
+    converter.experimental_lower_to_saved_model = False
+    converter.inference_input_type = converter.inference_output_type = tf.int8
+    if calibration is not None:
+        set_calibration(converter, "int8", _name_inputs(model, calibration))
+    return run_converter(converter, "int8")
+
+
 def trace(model: keras.Model, activations: Sequence[str | None]) -> tuple[Any, tf.Module]:
     """Trace the inference function of one example.
 
