@@ -30,16 +30,13 @@ if TYPE_CHECKING:
 
 
 def start(name: str, reports: str | None = None, **overrides: Any) -> Run:
-    """Start a run of an experiment. Sets the threads of this process and shows progress.
+    """Start a run of an experiment and return it. Sets the threads of this process and shows progress.
 
     Args:
         name: Name of an experiment of the workbook, or path of another file.
         reports: Directory for tables and pages, relative to the workbook's root. None takes reports/<experiment>/, or
             a directory below it that is named by the overrides.
         **overrides: Parameters that replace the experiment's own; None keeps them.
-
-    Returns:
-        The run.
 
     Raises:
         ExperimentError: The experiment or a parameter is not valid.
@@ -161,15 +158,12 @@ class Run:
         return self.stage(last.name).find_kernel(name or self.experiment.density_kernel)
 
     def export(self, name: str, format: str = "int8", directory: Path | str | None = None) -> Path:
-        """Write a stage as a Keras model, a `.tflite` file, C source and a model card (`deploy.export.export`).
+        """Export Keras model, `.tflite` file, C source and card (`deploy.export.export`), and return the folder.
 
         Args:
             name: Name of the stage.
             format: Format of the `.tflite` file.
             directory: The folder; None takes `exports/<stage>/` in the report.
-
-        Returns:
-            The folder.
         """
         return importlib.import_module("collabopt.deploy.export").export(self, name, format, directory)
 

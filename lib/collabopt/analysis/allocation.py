@@ -34,13 +34,10 @@ validation, in the unit that readers see; `bytes` is the zero-order entropy of i
 
 
 def measure(run) -> pd.DataFrame:
-    """Measure the layers of a run's stored baseline, which is trained if the store does not hold it.
+    """Return `measure_layers` of a run's stored baseline, which is trained if the store does not hold it.
 
     Args:
         run: A run (`run.Run`).
-
-    Returns:
-        The table of `measure_layers`.
     """
     return measure_layers(sensitivity.restore_baseline(run), run.data.validation, run.experiment, run.data.task)
 
@@ -54,7 +51,6 @@ def measure_layers(
         model: A plain model; it stays as it is.
         split: Examples to evaluate on.
         experiment: Gives the settings of clustering, excluded layers and seed.
-        task: Gives the score.
 
     Returns:
         One row per setting, eligible layer and value (`COLUMNS`). Settings of kernels with symmetric values, and the

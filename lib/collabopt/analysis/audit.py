@@ -66,7 +66,7 @@ def audit_layers(
     quantizers: dict[str, str] | None = None,
     skipped: dict[str, str] | None = None,
 ) -> pd.DataFrame:
-    """Tabulate what each kernel holds.
+    """Return what each kernel holds: one row per kernel, with the columns of layers.csv from `layer` to `skipped`.
 
     Args:
         kinds: Kind of each kernel (`layers.get_kind`).
@@ -74,9 +74,6 @@ def audit_layers(
         int8_values: int8 kernels by name, of the same shapes; kernels that the file holds in float are missing.
         quantizers: Class name of each layer's weight quantizer, for quantization-aware stages.
         skipped: Why layers were not pruned or clustered.
-
-    Returns:
-        One row per kernel, with the columns of layers.csv from `layer` to `skipped`.
     """
     rows = [
         {
@@ -100,14 +97,11 @@ def audit_layers(
 
 
 def compute_rounded_to_zero(kernels: list[np.ndarray], int8_values: list[np.ndarray]) -> float:
-    """Compute the fraction of non-zero weights that rounding to int8 turns into zeros.
+    """Return the fraction in [0, 1] of all weights that are not zero and become zero by rounding to int8.
 
     Args:
         kernels: float32 kernels.
         int8_values: The same kernels in int8.
-
-    Returns:
-        A fraction in [0, 1] of all non-zero weights of the kernels.
     """
     nonzero = sum(np.count_nonzero(kernel) for kernel in kernels)
     return sum(
@@ -116,14 +110,11 @@ def compute_rounded_to_zero(kernels: list[np.ndarray], int8_values: list[np.ndar
 
 
 def compute_gained_zeros(parents: list[np.ndarray], kernels: list[np.ndarray]) -> float:
-    """Compute the fraction of weights that are zero and were not in the parent.
+    """Return the fraction in [0, 1] of all weights that are zero and were not in the parent.
 
     Args:
         parents: The parent's float32 kernels.
         kernels: The stage's kernels, of the same shapes.
-
-    Returns:
-        A fraction in [0, 1] of all weights of the kernels.
     """
     gained = sum(np.count_nonzero((kernel == 0) & (old != 0)) for old, kernel in zip(parents, kernels, strict=True))
     return gained / max(sum(kernel.size for kernel in kernels), 1)
@@ -138,7 +129,7 @@ def find_defects(
     per_channel: bool,
     int8_per_channel: bool = True,
 ) -> list[str]:
-    """Find what a stage failed to preserve in one kernel.
+    """Return what a stage failed to preserve in one kernel, one sentence per defect.
 
     Zeros that it gained are no failure: where they cost accuracy, the accuracy shows it.
 
@@ -150,9 +141,6 @@ def find_defects(
         clusters: Most values that a tensor, or a channel with `per_channel`, may hold; None preserves no clusters.
         per_channel: Whether clusters are counted per output channel.
         int8_per_channel: Whether int8 values are counted per output channel, as where each channel has its own range.
-
-    Returns:
-        One sentence per defect; empty if everything is preserved.
     """
     defects = []
     zeros = parent == 0

@@ -74,13 +74,10 @@ def compare_figures(runs: Sequence) -> pd.DataFrame:
 
 
 def compare(run) -> pd.DataFrame:
-    """Compare a run over all its seeds, training what is missing, and write comparison.csv to its report.
+    """Return `compare_figures` over all seeds of a run. Trains what is missing, and writes comparison.csv.
 
     Args:
         run: A run (`run.Run`) with a report directory.
-
-    Returns:
-        The rows of `compare_figures`.
     """
     runs = run.with_every_seed()
     for one in runs:
@@ -157,13 +154,10 @@ def _explain_missing(theirs: dict[str, float], figure: str) -> str:
 
 
 def judge_figure(row: pd.Series) -> str:
-    """Judge one figure by its tolerance and, for drops, by two standard errors.
+    """Return the one of `VERDICTS` on a figure, by its tolerance and, for drops, by two standard errors.
 
     Args:
         row: A row of `compare_figures` whose figure is one of `TOLERANCES`.
-
-    Returns:
-        One of `VERDICTS`.
     """
     if row["incomparable"] or pd.isna(row["published"]) or pd.isna(row["ours"]):
         return INCOMPARABLE
@@ -181,13 +175,10 @@ def judge_figure(row: pd.Series) -> str:
 
 
 def judge(rows: pd.DataFrame) -> pd.DataFrame:
-    """Judge all figures that have a tolerance.
+    """Return the figures that have a tolerance, with a column `verdict`.
 
     Args:
         rows: Rows of `compare_figures`.
-
-    Returns:
-        Those rows, with a column `verdict`.
     """
     judged = rows[rows["figure"].isin(TOLERANCES)].copy()
     judged["incomparable"] = judged["incomparable"].fillna("")
@@ -232,13 +223,10 @@ def format_setting(row: pd.Series | dict) -> str:
 
 
 def read(directory: Path) -> pd.DataFrame:
-    """Read the comparison that a run left in its report.
+    """Return the comparison that a run left in its report, with the rows of `compare_figures`.
 
     Args:
         directory: The report directory.
-
-    Returns:
-        The rows of `compare_figures`.
 
     Raises:
         FileNotFoundError: The report has no comparison.csv.

@@ -86,13 +86,10 @@ class Finished:
         return list(self.layers.loc[self.layers["kind"] != "depthwise", "layer"])
 
     def find_kernel(self, name: str | None = None) -> str:
-        """Return a kernel that can be pruned and clustered.
+        """Return the name of a layer that can be pruned and clustered.
 
         Args:
             name: The layer; None takes the one with most weights.
-
-        Returns:
-            Name of the layer.
 
         Raises:
             ValueError: There is no such kernel.
@@ -113,7 +110,6 @@ class Finished:
             experiment: The experiment of the stage.
             given: The experiment of the report, from which seed and scheme may differ.
             is_new: Whether this run trained the stage.
-            score: Score of the task.
             with_test: As in `summarize`.
         """
         name = self.stage.name
@@ -128,14 +124,10 @@ class Finished:
         return progress.log(f"{name}{source}: {origin}", about=name, last=True, figures=figures)
 
     def summarize(self, score: Score, reads_test: bool) -> str:
-        """Summarize scores, sizes and preservation in a line.
+        """Return scores, sizes and preservation, such as "accuracy 98.61%, INT8 98.33%, 26,864 → 17,055 bytes".
 
         Args:
-            score: The task's score.
             reads_test: Whether the scores are those on test, or else on validation.
-
-        Returns:
-            The line, such as "accuracy 98.61%, INT8 98.33%, 26,864 → 17,055 bytes".
         """
         columns = (score.test, score.test_int8) if reads_test else (score.validation, score.validation_int8)
         split, values = "" if reads_test else "validation ", [self.result[column] for column in columns]
@@ -173,10 +165,8 @@ def read(stage: Stage, trained: Path, measured: Path, experiment: Experiment) ->
     """Return a finished stage, read from its store entries.
 
     Args:
-        stage: The stage.
         trained: Entry of the trained stage.
         measured: Entry of its measurements.
-        experiment: The experiment.
     """
     result = json.loads((measured / "result.json").read_text()) | json.loads((trained / "fit.json").read_text())
     layers = pd.read_csv(measured / "layers.csv", keep_default_na=False)
@@ -188,7 +178,6 @@ def make_unavailable(stage: Stage, parent: Finished | None, experiment: Experime
     """Return a stage that cannot be trained, because layers of the model have no int8 form in it.
 
     Args:
-        stage: The stage.
         parent: Its finished parent; None for the root.
         experiment: Says which layers are left in float32 on purpose.
 
@@ -228,10 +217,7 @@ def describe_measurement(
     """Return all that decides the measurements of a trained stage, as the key of the store.
 
     Args:
-        stage: The stage.
         trained: Entry of the trained stage.
-        experiment: The experiment.
-        data: The data set.
         reads_test: Whether the test split is measured.
     """
     lineage = get_lineage(stage.name, experiment.tree)

@@ -22,16 +22,12 @@ class PreflightError(ValueError):
 
 
 def find_problems(model: keras.Model, data: Data, experiment: Experiment, store_directory: Path) -> list[Finding]:
-    """Find the problems of pruning, clustering, quantizing and converting a model, the known ones and by a trial.
+    """Return the problems of pruning, clustering, quantizing and converting a model, the known ones and by a trial.
 
     Args:
         model: The plain model that the baseline starts from.
-        data: The data set.
         experiment: Gives the settings and the scheme.
         store_directory: The store, which keeps what the trial finds.
-
-    Returns:
-        One finding per problem and layer; empty if there is none.
     """
     found = find_known_problems(model, experiment)
     # A name that no layer has would make the trial fail somewhere else.
@@ -41,14 +37,11 @@ def find_problems(model: keras.Model, data: Data, experiment: Experiment, store_
 
 
 def find_known_problems(model: keras.Model, experiment: Experiment) -> list[Finding]:
-    """Find the problems that the layers alone show.
+    """Return the problems that the layers alone show.
 
     Args:
         model: A plain model.
         experiment: Gives the settings and the scheme.
-
-    Returns:
-        As `find_problems`.
     """
     checks = [_check_number_of_weights, _check_kind]
     if experiment.scheme == "tfmot":
@@ -73,14 +66,11 @@ def check(findings: list[Finding]) -> None:
 
 
 def find_unknown_names(model: keras.Model, experiment: Experiment) -> list[Finding]:
-    """Find names under `exclude`, and in settings per layer, that no layer has to which the technique applies.
+    """Return names under `exclude`, and in settings per layer, that no layer has to which the technique applies.
 
     Args:
         model: A plain model.
         experiment: Gives the names.
-
-    Returns:
-        As `find_problems`.
     """
     eligible = [layer.name for layer in filter(layers.is_eligible, model.layers)]
     every = [layer.name for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]

@@ -15,17 +15,12 @@ from collabopt.tflite import interpreter
 
 
 def score_file(tflite: bytes, split: Split, task: Task, threads: int = 1, probabilities: bool = False) -> np.ndarray:
-    """Score each example with a file.
+    """Return the score of each example with a file (n,) float32.
 
     Args:
         tflite: The content of the file.
-        split: Examples with labels.
-        task: Gives the score.
         threads: Number of threads.
         probabilities: Whether the file ends in a softmax or sigmoid that the model does not have.
-
-    Returns:
-        The scores (n,) float32.
     """
     return interpreter.score_examples(tflite, split, objectives.make_score(task, probabilities), threads)
 
@@ -35,8 +30,6 @@ def select_counted(scores: np.ndarray, split: Split, task: Task) -> np.ndarray:
 
     Args:
         scores: One per example (n,).
-        split: The examples.
-        task: The task.
 
     Returns:
         The scores (m,) whose mean is the metric.
@@ -45,15 +38,10 @@ def select_counted(scores: np.ndarray, split: Split, task: Task) -> np.ndarray:
 
 
 def summarize(scores: np.ndarray, split: Split, task: Task) -> float:
-    """Average the scores of a split that count.
+    """Return the mean score of a split over the examples that count.
 
     Args:
         scores: One per example (n,).
-        split: The examples.
-        task: The task.
-
-    Returns:
-        The mean.
     """
     return float(select_counted(scores, split, task).mean(dtype=np.float64))
 
@@ -64,7 +52,6 @@ def compute_auc(scores: np.ndarray, split: Split, task: Task) -> float | None:
     Args:
         scores: One error per example (n,).
         split: The examples; their labels are 1 for anomalies.
-        task: The task.
 
     Returns:
         The area in [0, 1]; None unless the task is reconstruction and the split has both kinds.
@@ -138,28 +125,20 @@ def _split_judgement(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]
 
 
 def compute_balanced_accuracy(scores: np.ndarray, split: Split) -> float:
-    """Compute the mean over classes of the share of examples that are classified correctly.
+    """Return the mean over classes of the share of examples classified correctly, in [0, 1].
 
     Args:
         scores: 0 or 1 per example (n,).
-        split: The examples.
-
-    Returns:
-        The balanced accuracy, in [0, 1].
     """
     labels = split.labels.reshape(-1)
     return float(np.mean([scores[labels == label].mean(dtype=np.float64) for label in np.unique(labels)]))
 
 
 def count_predicted_classes(classes: np.ndarray, split: Split) -> int | None:
-    """Count the classes that are ever predicted.
+    """Return how many classes are ever predicted; None if the split has only one class.
 
     Args:
         classes: Predicted class of each example (n,).
-        split: The examples.
-
-    Returns:
-        The count; None if the split has only one class, where a good model predicts one class too.
     """
     return len(np.unique(classes)) if len(np.unique(split.labels)) > 1 else None
 

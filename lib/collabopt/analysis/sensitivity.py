@@ -39,13 +39,10 @@ from the technique."""
 
 
 def restore_baseline(run) -> keras.Model:
-    """Restore the model of a run's baseline, which is trained if the store does not hold it.
+    """Return the plain model of a run's baseline, which is trained if the store does not hold it.
 
     Args:
         run: A run (`run.Run`).
-
-    Returns:
-        The plain model.
     """
     run.stage(BASELINE)
     tensorflow.seed_everything(run.experiment.seed)  # Keras numbers unnamed layers from one again
@@ -53,13 +50,10 @@ def restore_baseline(run) -> keras.Model:
 
 
 def measure(run) -> pd.DataFrame:
-    """Measure the layers of a run's stored baseline.
+    """Return `measure_layers` of a run's stored baseline.
 
     Args:
         run: A run (`run.Run`).
-
-    Returns:
-        The table of `measure_layers`.
     """
     model, clock = restore_baseline(run), progress.Clock()
     table = measure_layers(model, run.data.validation, run.experiment, run.data.task)
@@ -77,7 +71,6 @@ def measure_layers(
         model: A plain model; it stays as it is.
         split: Examples to evaluate on.
         experiment: Gives sparsity, settings of clustering, excluded layers and seed.
-        task: Gives the score.
 
     Returns:
         One row per eligible layer (`COLUMNS`), in network order, without layers excluded from both techniques.
@@ -102,16 +95,13 @@ def measure_layers(
 def compress_layer(
     layer: keras.layers.Layer, experiment: Experiment, prefix: str, preserve_sparsity: bool = False
 ) -> dict[str, np.ndarray]:
-    """Compress the kernels of a layer by one technique, as its stage would begin.
+    """Return a layer's kernels by name as a technique's stage would begin; empty if the layer is excluded from it.
 
     Args:
         layer: An eligible layer; it stays as it is.
         experiment: Gives the settings of the technique, excluded layers and seed.
         prefix: A key of `TECHNIQUES`.
         preserve_sparsity: Whether clustering keeps zeros.
-
-    Returns:
-        The kernels by name; empty if the layer is excluded from the technique.
     """
     if prefix == "clustered":
         settings = clustering.Settings(
@@ -131,17 +121,12 @@ def compress_layer(
 def score_with(
     model: keras.Model, layer: keras.layers.Layer, kernels: dict[str, np.ndarray], split: Split, task: Task
 ) -> np.ndarray:
-    """Score each example while a layer holds other kernels.
+    """Return the score of each example (n,) while a layer holds other kernels.
 
     Args:
         model: A plain model; it stays as it is.
         layer: A layer of it.
         kernels: The kernels by name.
-        split: Examples with labels.
-        task: Gives the score.
-
-    Returns:
-        The scores (n,).
     """
     original = layers.read_layer_kernels(layer)
     layers.assign_kernels(layer, kernels)
@@ -158,7 +143,6 @@ def compute_drop(prefix: str, before: np.ndarray, after: np.ndarray, score: Scor
         prefix: A key of `TECHNIQUES`.
         before: Scores of the baseline (n,).
         after: Scores with the compressed layer (n,).
-        score: The task's score.
 
     Returns:
         Mean score; drop and its standard error, paired by example, in the unit that readers see.
@@ -206,13 +190,10 @@ class Recommendation:
 
 
 def format_exclude(exclude: Exclude) -> str:
-    """Format the lines of an experiment file that exclude layers.
+    """Return the lines of an experiment file that exclude layers, as YAML.
 
     Args:
         exclude: The layers.
-
-    Returns:
-        The lines, as YAML.
     """
     chosen = {technique: list(names) for technique, names in exclude.model_dump().items() if names}
     return yaml.safe_dump({"exclude": chosen}, default_flow_style=None, sort_keys=False, width=110).strip()
@@ -229,7 +210,7 @@ def get_tolerance(table: pd.DataFrame) -> float:
 
 
 def recommend(table: pd.DataFrame, exclude: Exclude, tolerance: float, most_weights: float = 0.1) -> Recommendation:
-    """Recommend to exclude layers whose drop exceeds a tolerance by more than two standard errors.
+    """Return the layers to exclude: their drop exceeds a tolerance by more than two standard errors.
 
     Of many layers, some exceed the tolerance by chance: one in forty, if each costs exactly the tolerance.
 
@@ -239,9 +220,6 @@ def recommend(table: pd.DataFrame, exclude: Exclude, tolerance: float, most_weig
         tolerance: Acceptable drop of one layer, in the unit of the table's drops.
         most_weights: Largest share of the table's weights, in [0, 1], that the layers excluded from one technique may
             hold together. Layers with the highest drop per weight come first.
-
-    Returns:
-        The recommendation.
 
     Raises:
         ValueError: The tolerance is negative, or the share is not in [0, 1].

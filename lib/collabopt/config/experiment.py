@@ -253,13 +253,10 @@ def _make_schema(rows: tuple[Stage, ...]) -> type[Experiment]:
 
 
 def validate(values: Mapping[str, Any]) -> Experiment:
-    """Make an experiment of the content of its file.
+    """Return the experiment that a file describes.
 
     Args:
         values: Keys and values. A stage's section is laid over the defaults of the stage's row.
-
-    Returns:
-        The experiment.
 
     Raises:
         ValidationError: A key is unknown or missing, or a value is of the wrong type or out of range.
@@ -269,14 +266,11 @@ def validate(values: Mapping[str, Any]) -> Experiment:
 
 
 def merge_stages(base: Any, sections: Any) -> Any:
-    """Lay training sections over others, key by key.
+    """Return training sections laid over others, key by key.
 
     Args:
         base: Sections by stage.
         sections: Sections by stage that take precedence; returned unchanged if they are not a mapping.
-
-    Returns:
-        The merged sections by stage.
     """
     if not (isinstance(base, Mapping) and isinstance(sections, Mapping)):
         return sections

@@ -44,14 +44,11 @@ PATHS = (
 
 
 def parse_value(text: str, key: str) -> Any:
-    """Parse a value as in an experiment file, where 5e-1 is a number and true a truth value.
+    """Return a value as an experiment file has it: 5e-1 is a number and true a truth value.
 
     Args:
         text: The value.
         key: Name of the parameter, for the error.
-
-    Returns:
-        A number, truth value, text, list or dict.
 
     Raises:
         ExperimentError: The text is no value.
@@ -160,14 +157,11 @@ def load(name: str, /, suggested: Mapping[str, Any] = MappingProxyType({}), **ov
 
 
 def change(experiment: Experiment, **settings: Any) -> Experiment:
-    """Change settings of an experiment.
+    """Return an experiment with changed settings.
 
     Args:
         experiment: The experiment; it stays as it is.
         **settings: Values of `PARAMETERS`.
-
-    Returns:
-        The other experiment.
 
     Raises:
         ExperimentError: As `load`.
@@ -179,11 +173,7 @@ def change(experiment: Experiment, **settings: Any) -> Experiment:
 
 
 def list_paths(experiment: Experiment) -> list[str]:
-    """Return the files and folders that an experiment names.
-
-    Args:
-        experiment: The experiment.
-    """
+    """Return the files and folders that an experiment names."""
     paths = [getattr(getattr(experiment, section), key, None) for section, key in PATHS]
     return [path for path in paths if path]
 
@@ -211,7 +201,6 @@ def get_value(experiment: Experiment, key: str) -> Any:
     """Return the value of a parameter, or of a nested key.
 
     Args:
-        experiment: The experiment.
         key: One of `PARAMETERS`, or a dotted name.
     """
     found: Any = experiment.targets if key in Targets.model_fields else experiment
@@ -221,14 +210,11 @@ def get_value(experiment: Experiment, key: str) -> Any:
 
 
 def find_report_directory(name: str, **overrides: Any) -> Path:
-    """Return where a run's tables and pages go.
+    """Return reports/<experiment>/, or a directory below it that is named by the overrides.
 
     Args:
         name: Name or path of the experiment.
         **overrides: As in `load`.
-
-    Returns:
-        reports/<experiment>/, or a directory below it that is named by the overrides.
     """
     changed = list_overrides(name, **overrides)
     directory = REPORTS / find_experiment(name).stem
@@ -249,14 +235,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def resolve_paths(experiment: Experiment, folders: Mapping[str, Path]) -> Experiment:
-    """Make the paths absolute that are found next to the experiment's file, or nowhere else; see `datasets.locate`.
+    """Return an experiment with absolute paths to what is next to its file or nowhere else; see `datasets.locate`.
 
     Args:
-        experiment: The experiment.
         folders: Folder of the file that each section is from.
-
-    Returns:
-        The experiment.
     """
     for section, key in PATHS:
         part = getattr(experiment, section)

@@ -50,14 +50,11 @@ class Metric:
         return f"{self.title} ({self.unit})" if self.unit else self.title
 
     def format(self, value: float | None, missing: str | None = None) -> str:
-        """Format a value in the shown unit, without the unit.
+        """Return a value in the shown unit, without the unit, or the text for a missing one.
 
         Args:
             value: Value of the column; None or NaN if not available.
             missing: Text for an unavailable value; None takes the metric's own.
-
-        Returns:
-            The value, or the text for a missing one.
         """
         if value is None or not math.isfinite(value):
             return self.missing if missing is None else missing
@@ -75,13 +72,10 @@ class Metric:
         return min(max(self.digits, self.significant - before), self.significant)
 
     def describe_excess(self, excess: float) -> str:
-        """Describe by how much a target is missed: "gzip 34.1 kB over", or "SRAM not known".
+        """Return by how much a target is missed: "gzip 34.1 kB over", or "SRAM not known".
 
         Args:
             excess: Value minus limit, in units of the column; infinity if the value is not known.
-
-        Returns:
-            Title, amount and unit.
         """
         if not math.isfinite(excess):
             return f"{self.title} not known"
@@ -96,13 +90,7 @@ METRICS: dict[str, Metric] = {}
 
 
 def register(metric: Metric) -> Metric:
-    """Add a metric.
-
-    Args:
-        metric: The row.
-
-    Returns:
-        The same row.
+    """Add a metric, and return it.
 
     Raises:
         ValueError: Another metric has the name or the target, or the search does not measure the metric.
@@ -140,13 +128,7 @@ def get_targets() -> dict[str, Metric]:
 
 
 def register_score(score: Score) -> Score:
-    """Add a score and its metrics, before all other metrics.
-
-    Args:
-        score: The row.
-
-    Returns:
-        The same row.
+    """Add a score and its metrics before all other metrics, and return it.
 
     Raises:
         ValueError: Another score or metric has the name.

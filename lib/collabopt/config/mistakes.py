@@ -24,13 +24,10 @@ def suggest(key: str, known: Iterable[str]) -> str:
 
 
 def explain(error: ValidationError) -> list[str]:
-    """Explain what pydantic found in an experiment.
+    """Return what pydantic found in an experiment, one line per mistake.
 
     Args:
         error: Its error.
-
-    Returns:
-        One line per mistake.
     """
     return [_explain(mistake) for mistake in error.errors()]
 

@@ -13,13 +13,10 @@ NUMBER, LAYERS = "<number>", "<layers>"
 
 
 def make_type(kind: Any) -> Any:
-    """Make the type of a setting that may differ between layers.
+    """Return a pydantic type: a value, or values by layer, `default` among them.
 
     Args:
         kind: Type of one value.
-
-    Returns:
-        A pydantic type: a value, or values by layer, `default` among them.
     """
     forms = Annotated[kind, Tag(NUMBER)] | Annotated[dict[str, kind], Tag(LAYERS)]
     choose = Discriminator(lambda value: LAYERS if isinstance(value, Mapping) else NUMBER)

@@ -19,13 +19,10 @@ def read() -> pd.DataFrame:
 
 
 def read_of_model(experiment: Experiment) -> pd.DataFrame:
-    """Read the values published for the experiment's model and data set.
+    """Return the values published for the experiment's model and data set, from all tables.
 
     Args:
         experiment: Names model and data set. A saved model is known by its file, such as resnet8_cifar10.h5.
-
-    Returns:
-        Rows of `read` from all tables; empty if nothing is published.
     """
     rows = read()
     if experiment.model.path:
@@ -34,29 +31,23 @@ def read_of_model(experiment: Experiment) -> pd.DataFrame:
 
 
 def read_table(experiment: Experiment, table: str) -> pd.DataFrame:
-    """Read one published table for the experiment's model and data set.
+    """Return one table of values published for the experiment's model and data set.
 
     Args:
         experiment: Names model and data set.
         table: Name of the table, such as "pqat".
-
-    Returns:
-        Rows of `read`; empty if nothing is published.
     """
     rows = read_of_model(experiment)
     return rows[rows["table"] == table]
 
 
 def find_value(rows: pd.DataFrame, stage: str, metric: str) -> float | None:
-    """Find the one published value of a stage.
+    """Return the one published value of a stage; None if there is none or more than one.
 
     Args:
         rows: Rows of `read`.
         stage: Name of the stage.
         metric: Name of the metric, such as "accuracy" or "compressed_bytes".
-
-    Returns:
-        The value, or None if there is none or more than one.
     """
     found = rows[(rows["stage"] == stage) & (rows["metric"] == metric)]["value"]
     return float(found.iloc[0]) if len(found) == 1 else None

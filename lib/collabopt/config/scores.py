@@ -52,14 +52,11 @@ class Score:
         return f"{self.name}_drop"
 
     def compute_drop(self, baseline, value):
-        """Compute how much worse a score is than the baseline's; negative if it is better.
+        """Return how much worse a score is than the baseline's, in units of the column; negative if it is better.
 
         Args:
             baseline: Score of the baseline, a number or an array.
             value: Score to compare, of the same shape.
-
-        Returns:
-            The difference in units of the column.
         """
         return value - baseline if self.lower_is_better else baseline - value
 
@@ -72,25 +69,19 @@ class Score:
         return 0.01 if self.unit == "%" else 0.05 * abs(baseline)
 
     def get_noise(self, error: float, examples: int) -> float:
-        """Return the difference that chance alone explains: two standard errors.
+        """Return what chance alone explains: two standard errors in units of the column; NaN if not known.
 
         Args:
             error: Standard error of a mean over examples, or of a difference of two; NaN if not known.
             examples: Number of examples. A share of these is known no better than to one example.
-
-        Returns:
-            The difference in units of the column; NaN if not known.
         """
         return max(2 * error, 1 / examples) if self.unit == "%" and error == error else 2 * error
 
     def format_drop(self, value: float) -> str:
-        """Format a difference with its unit: "1.00 points" or "0.0123".
+        """Return a difference with its unit: "1.00 points" or "0.0123".
 
         Args:
             value: Difference of two values of the column.
-
-        Returns:
-            The text.
         """
         return f"{value / self.scale:,.{self.digits}f} {self.drop_unit}".rstrip()
 
@@ -106,13 +97,10 @@ class Score:
         return f"{' ± '.join(texts)} {self.drop_unit if is_drop else self.unit}".rstrip().replace(" %", "%")
 
     def format(self, value: float) -> str:
-        """Format a value with its unit: "98.61 %" or "0.0123".
+        """Return a value with its unit: "98.61 %" or "0.0123".
 
         Args:
             value: Value of the column.
-
-        Returns:
-            The text.
         """
         return f"{value / self.scale:,.{self.digits}f} {self.unit}".rstrip().replace("-", "−").replace(" %", "%")
 
@@ -126,13 +114,10 @@ SCORES: dict[str, Score] = {}
 
 
 def find_score(columns: Iterable[str]) -> Score:
-    """Find the score that a table holds.
+    """Return the score that a table holds; accuracy if it holds none.
 
     Args:
         columns: Columns of results.csv, variants.csv or of the history of a training.
-
-    Returns:
-        The score; accuracy if the table holds none.
     """
     columns = set(columns)
     held = [one for one in SCORES.values() if columns & {one.test, one.test_int8, one.validation, one.validation_int8}]

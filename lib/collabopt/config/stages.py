@@ -78,13 +78,10 @@ OPTIONAL_STAGES: dict[str, Stage] = {}
 
 
 def register(stage: Stage) -> Stage:
-    """Add a stage to the deployment tree.
+    """Add a stage to the deployment tree, and return it.
 
     Args:
         stage: The row; its parent must be registered.
-
-    Returns:
-        The same row.
 
     Raises:
         ValueError: Another stage has the name, the parent does not exist, or the trainer is not "module:function".
@@ -110,13 +107,10 @@ def list_stages() -> dict[str, Stage]:
 
 
 def build_tree(optional: Collection[str]) -> dict[str, Stage]:
-    """Build the deployment tree of an experiment.
+    """Return the stages of an experiment by name, parents first. The last optional stage takes over the children.
 
     Args:
         optional: Names of the optional stages that it has. Other names do not matter.
-
-    Returns:
-        Its stages by name, parents first. The last optional stage after a parent takes over the parent's children.
     """
     tree, ends = {}, {}
     for stage in list_stages().values():
@@ -192,13 +186,10 @@ def list_notebooks(tree: Mapping[str, Stage]) -> list[str]:
 
 
 def sort_notebooks(names: Collection[str]) -> list[str]:
-    """Sort notebooks in the order of reading. Others follow by name.
+    """Return notebooks in the order of reading. Others follow by name.
 
     Args:
         names: Names of notebooks.
-
-    Returns:
-        The names.
     """
     place = {name: position for position, name in enumerate(get_notebooks(build_tree(OPTIONAL_STAGES)))}
     return sorted(names, key=lambda name: (place.get(name, len(place)), name))

@@ -56,7 +56,7 @@ TASKS = {
 
 @functools.cache
 def make_custom(loss: str, metric: str, higher_is_better: bool) -> Task:
-    """Make a task of the user's functions, and register its score.
+    """Make a task of the user's functions, register its score, and return it.
 
     Args:
         loss: "module:function": (labels, outputs) -> losses (batch,).
@@ -65,9 +65,6 @@ def make_custom(loss: str, metric: str, higher_is_better: bool) -> Task:
 
     Raises:
         ValueError: Another score or figure has the function's name.
-
-    Returns:
-        The task.
     """
     name = metric.partition(":")[2]
     score = register_score(Score(name, name.replace("_", " "), lower_is_better=not higher_is_better, **PLAIN))

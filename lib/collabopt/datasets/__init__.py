@@ -93,7 +93,6 @@ def load(experiment: Experiment, data_directory: Path = DATA) -> Data:
     together. Train is then reduced to `train_fraction`.
 
     Args:
-        experiment: The experiment.
         data_directory: Folder of the data sets.
 
     Returns:

@@ -25,9 +25,6 @@ UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 def read_npz(path: Path) -> dict[str, np.ndarray]:
     """Read all arrays of an .npz file.
 
-    Args:
-        path: The file.
-
     Returns:
         The arrays by name.
 

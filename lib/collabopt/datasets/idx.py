@@ -16,9 +16,6 @@ _UINT8 = 8
 def read(path: Path) -> np.ndarray:
     """Read a gzip-compressed idx file of unsigned bytes.
 
-    Args:
-        path: The file.
-
     Returns:
         The uint8 array.
 

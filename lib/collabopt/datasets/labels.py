@@ -26,7 +26,6 @@ def convert(task: Task, given: Mapping[str, Any], classes: Any = None) -> tuple[
     """Convert the labels of all splits to the form of a task.
 
     Args:
-        task: The task.
         given: Labels by the name of their array, such as "data.npz: y_train"; those of train first.
         classes: Names of all classes. By default they are the sorted names of train, or its indices.
 
@@ -60,7 +59,6 @@ def get_outputs(task: Task, labels: np.ndarray, classes: tuple[str, ...], input_
     """Return the shape of one model output.
 
     Args:
-        task: The task.
         labels: Labels in the form of the task.
         classes: Names of the classes.
         input_shape: Shape of one model input, which a reconstruction has too.

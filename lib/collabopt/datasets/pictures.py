@@ -33,7 +33,6 @@ def read(directory: Path, dataset: Dataset, task: Task) -> Parts:
         directory: The folder.
         dataset: Gives `image_size`, by default that of the pictures if all have one; `pixel_range`, by default
             [0, 255]; `group` and `test_fraction`.
-        task: The task.
 
     Returns:
         The data set. Examples are paths, model inputs (height, width, channels) float32, with one channel if the

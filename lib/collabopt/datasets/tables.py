@@ -31,7 +31,6 @@ def read(path: Path, dataset: Dataset, task: Task) -> Parts:
         path: A .csv or .parquet file, or the folder of such files.
         dataset: Gives `target`, `features` (by default all other columns, or columns by input name), `group` and
             `test_fraction`.
-        task: The task.
 
     Returns:
         The data set. Examples are (n, features) float32.

@@ -24,13 +24,10 @@ _TEMPLATES = {
 
 
 def make_identifier(name: str) -> str:
-    """Make a C identifier of the name of an experiment: "2-bit kws" becomes "model_2_bit_kws".
+    """Return a C and C++ identifier for an experiment: "2-bit kws" becomes "model_2_bit_kws".
 
     Args:
         name: Any text.
-
-    Returns:
-        An identifier that is valid in C and C++, and reserved in neither.
     """
     return re.sub(r"_+", "_", "model_" + re.sub(r"\W", "_", name, flags=re.ASCII)).rstrip("_")
 

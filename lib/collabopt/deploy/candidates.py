@@ -61,13 +61,10 @@ class Candidate:
 
 
 def list_candidates(run: Run) -> dict[str, Candidate]:
-    """List the candidates of a search over settings, and measure each without training.
+    """Return the candidates of a search over settings by key, measured without training; the baseline comes first.
 
     Args:
         run: A run whose experiment has a search. Its baseline is trained if the store does not hold it.
-
-    Returns:
-        The candidates by key, in the order of settings and stages; the baseline comes first.
     """
     found, untrained = dict[str, Candidate](), _Untrained(run)
     for settings in list_settings(run):

@@ -51,13 +51,10 @@ class Changes:
 
 
 def compute(found: Search) -> Changes:
-    """Compute what changed, and write it to the report.
+    """Compute what changed, write it to the report, and return it.
 
     Args:
         found: A finished search.
-
-    Returns:
-        The tables.
     """
     base, chosen = found.tried[str(targets.find_baseline(found.table))], found.tried[found.nearest]
     int8 = found.tried.get(f"{BASELINE}-int8", base)

@@ -58,13 +58,10 @@ def export(run: Run, name: str, format: str = "int8", directory: Path | str | No
 
 
 def load_model(path: Path | str) -> keras.Model:
-    """Load an exported Keras model, with the layers that the import of a network may use.
+    """Return an exported Keras model for inference: a QAT stage has rounded kernels and fixed ranges.
 
     Args:
         path: The `.keras` file.
-
-    Returns:
-        The model, for inference: a QAT stage has rounded kernels and fixed ranges.
     """
     from collabopt.models.importing import layers  # noqa: F401 - registers them
 

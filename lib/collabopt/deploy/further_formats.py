@@ -19,15 +19,10 @@ _HELD = "int8_values", "scales", "bias"
 
 
 def convert_stage(run: Run, finished: Finished, name: str) -> bytes:
-    """Convert a float stage to a further format.
+    """Return a float stage converted to a further format.
 
     Args:
-        run: The run.
-        finished: The stage.
         name: One of `FURTHER`.
-
-    Returns:
-        The content of the file.
 
     Raises:
         ConversionRefused: There is no such file, for a reason that the table of variants shows.

@@ -63,13 +63,10 @@ class Recommendation:
         return find_score(self.variant)
 
     def get_drop(self, row: dict[str, Any]) -> tuple[float, float]:
-        """Return how much worse a file is on validation than the float32 baseline.
+        """Return how much worse a file is on validation than the float32 baseline, and what chance explains (or NaN).
 
         Args:
             row: Row of variants.csv.
-
-        Returns:
-            The drop, and the difference that chance alone explains (NaN if not known).
         """
         drop = self.score.compute_drop(self.baseline[self.score.validation], row[self.score.validation])
         return drop, targets.find_drop_noise(row, self.score)

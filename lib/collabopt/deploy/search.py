@@ -82,16 +82,10 @@ class Search:
 
 
 def search(run: Run) -> Search:
-    """Search the variants of a run, train the stages that are reached, and write variants.csv.
+    """Search the variants of a run, train the stages that it reaches, write variants.csv, and return the search.
 
     The search ends with the first level that has a variant which meets all targets. Without targets every variant is
     tried and measured on the test split.
-
-    Args:
-        run: The run.
-
-    Returns:
-        The finished search.
     """
     has_targets = run.experiment.has_targets
     run = run.without_test() if has_targets else run

@@ -27,25 +27,17 @@ _EXACT = 1e-9
 
 
 def list_targets(targets: Targets) -> dict[str, float]:
-    """Return the limits that are set, by name of the target.
-
-    Args:
-        targets: The targets of an experiment.
-    """
+    """Return the limits that are set, by name of the target."""
     return targets.model_dump(exclude_none=True)
 
 
 def get_cost(variant: Mapping[str, Any], target: str, baseline_score: float) -> float:
-    """Return a variant's value for a target.
+    """Return a variant's value in the target's unit; infinity if unknown (NPU time of a file that Vela cannot compile).
 
     Args:
         variant: Row of variants.csv.
         target: Name of the target.
         baseline_score: Score of the float32 baseline on validation.
-
-    Returns:
-        The value in the unit of the target, or infinity if it is not known (for example the NPU time of a file that
-        Vela cannot compile).
     """
     if target in DROPS:
         score = find_score(variant.keys())
@@ -59,7 +51,6 @@ def find_misses(variant: Mapping[str, Any], targets: Targets, baseline_score: fl
 
     Args:
         variant: Row of variants.csv.
-        targets: The limits.
         baseline_score: Score of the float32 baseline on validation.
 
     Returns:
@@ -79,7 +70,6 @@ def choose(variants: pd.DataFrame, targets: Targets) -> Hashable | None:
 
     Args:
         variants: Rows of variants.csv, the float32 baseline among them.
-        targets: The limits.
 
     Returns:
         Of the first level of the tree with variants that meet all targets, the smallest after gzip; of a search over
@@ -104,7 +94,6 @@ def find_nearest(variants: pd.DataFrame, targets: Targets) -> Hashable:
 
     Args:
         variants: Rows of variants.csv, the float32 baseline among them.
-        targets: The limits.
     """
     base, limits = get_baseline_score(variants), list_targets(targets)
 
@@ -146,27 +135,20 @@ def recommend(variants: pd.DataFrame) -> Hashable:
 
 
 def find_drop_noise(variant: Mapping[str, Any], score: Score) -> float:
-    """Return the difference in the score on validation that chance alone explains (`Score.get_noise`).
+    """Return two standard errors of the drop on validation against the float32 baseline; NaN if not known.
 
     Args:
         variant: Row of variants.csv.
-        score: Score of the task.
-
-    Returns:
-        Two standard errors of the drop against the float32 baseline; NaN if not known.
     """
     return score.get_noise(variant.get("validation_drop_error", math.nan), variant.get("validation_examples", 0))
 
 
 def find_noise(variants: pd.DataFrame, label: Hashable) -> str:
-    """Tell whether the validation split is too small to see a drop of the size that `recommend` tolerates.
+    """Return a sentence if chance moves the drop on validation by more than `recommend` tolerates, else nothing.
 
     Args:
         variants: Rows of variants.csv, the float32 baseline among them.
         label: Label of the recommended variant.
-
-    Returns:
-        A sentence if the noise of the variant's drop is more than the tolerance, else nothing.
     """
     score, row = find_score(variants), variants.loc[label]
     count, noise = int(row["validation_examples"]), find_drop_noise(row, score)
@@ -205,7 +187,6 @@ def judge(variants: pd.DataFrame, targets: Targets) -> pd.DataFrame:
 
     Args:
         variants: Rows of variants.csv.
-        targets: The limits.
 
     Returns:
         The rows with three more columns: `missed`, a dict of target and excess; `verdict`, the same in words; `chosen`,
@@ -245,14 +226,10 @@ def describe_miss(target: str, excess: float) -> str:
 
 
 def describe(rows: pd.DataFrame, targets: Targets) -> str:
-    """Describe the choice in a sentence: the chosen variant, or what the nearest one misses.
+    """Return one or two sentences on the choice: the chosen variant, or what the nearest one misses.
 
     Args:
         rows: Rows of `judge`.
-        targets: The limits.
-
-    Returns:
-        One or two sentences.
     """
     count, chosen = sum(not missed for missed in rows["missed"]), rows[rows["chosen"]]
     if len(chosen) and not list_targets(targets):
@@ -265,13 +242,10 @@ def describe(rows: pd.DataFrame, targets: Targets) -> str:
 
 
 def format_variant(row: Mapping[str, Any]) -> str:
-    """Format the name of a variant: "sparse clustered int16×8".
+    """Return the name of a variant, such as "sparse clustered int16×8"; after a search over settings also these.
 
     Args:
         row: Row of variants.csv.
-
-    Returns:
-        Stage and format; of a search over settings also these.
     """
     name, setting = f"{get_label(row['stage'])} {get_format_label(row['format'])}", row.get("setting")
     return f"{name} ({setting})" if isinstance(setting, str) and setting else name

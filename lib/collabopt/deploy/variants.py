@@ -108,18 +108,13 @@ def list_levels(tree: Mapping[str, Stage]) -> list[Stage]:
 
 
 def measure(run: Run, stage: Stage, name: str) -> Variant:
-    """Measure a variant on the validation split, its sizes, and Vela's estimates for the run's accelerator.
+    """Return a variant measured on validation, its sizes, and Vela's estimates for the run's accelerator.
 
     Missing stages are trained first. If the stage is not available, or the converter refuses the format, the variant
     has no file, and its row says why.
 
     Args:
-        run: The run.
-        stage: The stage.
         name: Name of the format.
-
-    Returns:
-        The variant.
     """
     finished, experiment = run.stage(stage.name), run.experiment
     about = {column: finished.key[column] for column in ("experiment", "stage", "scheme", "seed")} | {"format": name}
@@ -161,12 +156,7 @@ def measure(run: Run, stage: Stage, name: str) -> Variant:
 
 
 def measure_on_test(run: Run, variant: Variant) -> np.ndarray:
-    """Return a variant's score on each test example that counts (n,), whose mean is the score on test.
-
-    Args:
-        run: The run.
-        variant: The variant.
-    """
+    """Return a variant's score on each test example that counts (n,), whose mean is the score on test."""
     material = {
         "tflite": atomic.compute_sha256(variant.tflite),
         "test": run.data.test.fingerprint(),
@@ -188,7 +178,6 @@ def add_test_scores(table: pd.DataFrame, run: Run, tested: Mapping[str, Variant]
 
     Args:
         table: What `make_table` returned, changed in place.
-        run: The run.
         tested: The variants to measure, by label.
     """
     score, error = run.data.task.score, comparison.compute_standard_error
@@ -201,15 +190,12 @@ def add_test_scores(table: pd.DataFrame, run: Run, tested: Mapping[str, Variant]
 
 
 def make_table(variants: list[Variant]) -> pd.DataFrame:
-    """Time the variants on this host, in turn, and return the columns of variants.csv, one row per variant.
+    """Return the columns of variants.csv by label, one row per variant, timed in turn on this host.
 
     The standard error of a drop is paired by example.
 
     Args:
         variants: The variants, the float32 baseline first.
-
-    Returns:
-        The table, indexed by label.
     """
     frame = pd.DataFrame([variant.row for variant in variants], index=[variant.name for variant in variants])
     scores, error, score = [one.scores for one in variants], comparison.compute_standard_error, find_score(frame)

@@ -246,9 +246,6 @@ def _import_file(section: Model, takes_logits: bool) -> importing.Imported:
 def copy(model: keras.Model) -> keras.Model:
     """Copy a model with layers and variables of its own.
 
-    Args:
-        model: The model.
-
     Returns:
         The copy, with the same names and weights.
     """

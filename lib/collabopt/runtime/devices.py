@@ -13,13 +13,10 @@ class DeviceError(ValueError):
 
 
 def list_devices(count: int) -> list[str]:
-    """List the devices to train on: GPUs, or CPUs on a machine without GPUs.
+    """Return TensorFlow's names of `count` devices to train on: GPUs, or CPUs on a machine without GPUs.
 
     Args:
         count: Number of devices.
-
-    Returns:
-        TensorFlow's names of the first `count` devices.
 
     Raises:
         DeviceError: If the machine has fewer.

@@ -152,13 +152,10 @@ def _is_no_note(record: logging.LogRecord) -> bool:
 
 
 def format_duration(seconds: float) -> str:
-    """Format a duration like `12.3 s`, `4 min 05 s` or `2 h 03 min`.
+    """Return a duration like `12.3 s`, `4 min 05 s` or `2 h 03 min`.
 
     Args:
         seconds: The duration.
-
-    Returns:
-        Such as 12.3 s, 4 min 05 s or 2 h 03 min.
     """
     if seconds < 59.95:  # more would be rounded to 60.0 s
         return f"{seconds:.1f} s"

@@ -42,13 +42,10 @@ def allow_imports() -> Iterator[None]:
 
 
 def find_source(place: str) -> Path:
-    """Find the file of a module.
+    """Return the file of a module.
 
     Args:
         place: "module:function".
-
-    Returns:
-        The file.
 
     Raises:
         UserModuleError: There is no such module, or it cannot be told from another.
@@ -79,15 +76,12 @@ def find_source(place: str) -> Path:
 
 
 def import_object(place: str) -> Any:
-    """Import a function or class.
+    """Return a function or class, imported.
 
     Errors that the module raises are passed on.
 
     Args:
         place: "module:function".
-
-    Returns:
-        The function or class.
 
     Raises:
         UserModuleError: There is no such module or function.

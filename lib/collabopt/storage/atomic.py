@@ -23,13 +23,10 @@ def write(path: Path, content: str | bytes) -> None:
 
 @contextlib.contextmanager
 def write_file(destination: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file that replaces `destination` if the block ends without an error.
+    """Yield a temporary file that replaces `destination` if the block ends without an error.
 
     Args:
         destination: The file; its directory is made if it is missing.
-
-    Yields:
-        The temporary file, in the same directory.
     """
     unfinished = _make_temporary_path(destination)
     try:
@@ -44,13 +41,10 @@ def write_file(destination: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def write_directory(destination: Path) -> Iterator[Path]:
-    """Make a temporary directory that becomes `destination` if the block ends without an error.
+    """Yield a temporary directory that becomes `destination` if the block ends without an error.
 
     Args:
         destination: The directory. It stays as it is if another process makes it in the meantime.
-
-    Yields:
-        The temporary directory, beside `destination`.
     """
     unfinished = _make_temporary_path(destination)
     unfinished.mkdir()
@@ -77,26 +71,16 @@ def remove_unfinished(destination: Path) -> None:
 
 
 def compute_sha256(path: Path) -> str:
-    """Compute the SHA-256 of a file.
-
-    Args:
-        path: The file.
-
-    Returns:
-        64 hex digits.
-    """
+    """Return the SHA-256 of a file, 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def compute_files_digest(paths: list[Path]) -> str:
-    """Compute a digest of the names and contents of files.
+    """Return a digest of the names and contents of files, 16 hex digits.
 
     Args:
         paths: The files, in any order. Their directories do not count.
-
-    Returns:
-        16 hex digits.
     """
     digest = hashlib.blake2b(digest_size=8)
     for path in sorted(set(paths), key=lambda path: (path.name, str(path))):

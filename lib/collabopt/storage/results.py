@@ -61,7 +61,6 @@ def make_key(experiment: Experiment, stage: Stage) -> dict[str, Any]:
 
     Args:
         experiment: The experiment, with its seed and settings.
-        stage: The stage.
     """
     tree = experiment.tree
     lineage = get_lineage(stage.name, tree)
@@ -84,15 +83,7 @@ def make_key(experiment: Experiment, stage: Stage) -> dict[str, Any]:
 
 
 def describe_options(experiment: Experiment, stage: Stage) -> str:
-    """Describe the settings that no other key column of results.csv holds, where they apply to a stage.
-
-    Args:
-        experiment: The experiment.
-        stage: The stage.
-
-    Returns:
-        Text such as "2:4, sparsity conv_1 0"; empty where all of them have their defaults.
-    """
+    """Return the settings of a stage that no other key column holds: "2:4, sparsity conv_1 0"; empty for defaults."""
     parts, distill = [], experiment.training(stage.name).distill
     if stage.prunes or stage.keeps_zeros:
         parts += [experiment.sparsity_pattern] if experiment.sparsity_pattern != "unstructured" else []
@@ -111,11 +102,7 @@ def describe_options(experiment: Experiment, stage: Stage) -> str:
 
 
 def list_score_columns(score: Score) -> list[str]:
-    """Return the columns of results.csv that hold a score, of the Keras model and of its int8 file.
-
-    Args:
-        score: Score of the task.
-    """
+    """Return the columns of results.csv that hold a score, of the Keras model and of its int8 file."""
     return [score.validation, score.validation_int8, score.test, score.test_int8]
 
 
@@ -166,26 +153,16 @@ def record(
 
 
 def read(path: Path) -> pd.DataFrame:
-    """Read results.csv or layers.csv.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its rows. Counts that may be missing are nullable integers.
-    """
+    """Return results.csv or layers.csv. Counts that may be missing are nullable integers."""
     counts = {"number_of_clusters": "Int64", "gzip_bytes_channel_ranges": "Int64"}
     return pd.read_csv(path, dtype=counts | {"cluster_per_channel": object, "preserved": object})
 
 
 def parse_preserved(value: object) -> bool | None:
-    """Parse a `preserved` cell.
+    """Return a `preserved` cell: whether the stage kept its parent's zeros and clusters; None if empty.
 
     Args:
         value: The cell, of a frame or of a CSV file read as text.
-
-    Returns:
-        Whether the stage kept its parent's zeros and clusters; None for an empty cell.
     """
     return {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}.get(str(value).lower())
 
@@ -204,27 +181,21 @@ def is_constant(row: Mapping[str, Any]) -> bool:
 
 
 def to_numbers(rows: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    """Convert columns to floats.
+    """Return a table with columns as floats, NaN where a cell is empty or a column is missing.
 
     Args:
         rows: A table, its cells numbers or text.
         columns: The columns to convert.
-
-    Returns:
-        The table with those columns as floats, NaN where a cell is empty or a column is missing.
     """
     return rows.assign(**{column: pd.to_numeric(rows.get(column, float("nan")), errors="coerce") for column in columns})
 
 
 def select_first_setting(rows: pd.DataFrame, *key: str) -> pd.DataFrame:
-    """Select one row per key: its first setting and seed, with this library's scheme before TFMOT's.
+    """Return one row per key: its first setting and seed, with this library's scheme before TFMOT's.
 
     Args:
         rows: Rows of results.csv, layers.csv or variants.csv.
         *key: The columns that tell the rows apart.
-
-    Returns:
-        The selected rows in their order.
     """
     stock = rows["scheme"].eq("tfmot") if "scheme" in rows else False
     rows = rows.assign(_at=range(len(rows)), _stock=stock)

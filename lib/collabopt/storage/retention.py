@@ -57,15 +57,12 @@ def note_use(store_directory: Path, entry: Path, experiment: str) -> None:
 def prune(
     store_directory: Path, experiment: str | None = None, unused_days: float = 0
 ) -> tuple[list[Path], list[Path]]:
-    """Remove unused entries.
+    """Remove unused entries. Return their paths, and those of entries that a running experiment uses.
 
     Args:
         store_directory: The store.
         experiment: Remove only what this experiment alone has used.
         unused_days: Remove only what has not been used for this many days.
-
-    Returns:
-        Paths of the removed entries, and of those that stay because a running experiment uses them.
     """
     removed, running = [], []
     for path, uses in _read_uses(store_directory).groupby("path"):
@@ -86,13 +83,10 @@ def prune(
 
 
 def list_or_prune(settings: str = "") -> int:
-    """Remove entries if there are settings, and print what the store holds by experiment.
+    """Remove entries if there are settings, print what the store holds by experiment, and return the exit status.
 
     Args:
         settings: Arguments of `prune`: `experiment=digits`, `unused_days=30`, or both.
-
-    Returns:
-        The exit status.
 
     Raises:
         ExperimentError: For any other setting.

@@ -43,13 +43,10 @@ def record(directory: Path, began: str, origin: str, notebook: str, **row: Any) 
 
 
 def read(directory: Path) -> pd.DataFrame:
-    """Read timeline.csv.
+    """Return timeline.csv as text; no rows if the file cannot be read.
 
     Args:
         directory: The report directory.
-
-    Returns:
-        Its rows as text; none if the file cannot be read.
     """
     try:
         return pd.read_csv(directory / "timeline.csv", dtype=str, keep_default_na=False).reindex(columns=COLUMNS)

@@ -26,13 +26,7 @@ class ChannelQuantizer(KernelQuantizer):
         super().__init__(zeros, clusters, per_channel=True)
 
     def build(self, tensor_shape, name, layer):
-        """Create the largest magnitudes, and record the zeros and clusters of the kernel of the wrapped layer.
-
-        Args:
-            tensor_shape: Shape of the kernel.
-            name: Name of the kernel.
-            layer: The wrapped layer.
-        """
+        """Create the largest magnitudes, and record the zeros and clusters of the kernel of the wrapped layer."""
         axis = layers.get_channel_axis(layer.layer)
         shape = [1] * len(tensor_shape)
         shape[axis] = tensor_shape[axis]
@@ -66,13 +60,7 @@ class KernelHolder(KernelQuantizer):
         self.place = place
 
     def build(self, tensor_shape, name, layer):  # noqa: ARG002
-        """Record the zeros and clusters of the kernel of the wrapped layer.
-
-        Args:
-            tensor_shape: Shape of the kernel.
-            name: Name of the kernel.
-            layer: The wrapped layer.
-        """
+        """Record the zeros and clusters of the kernel of the wrapped layer."""
         return add_state(layer, self.zeros, self.clusters, self.place)
 
     def __call__(self, inputs, training, weights, **kwargs):  # noqa: ARG002
@@ -96,21 +84,12 @@ class HeldConfig(OutputConfig):
         self.zeros, self.clusters = zeros, clusters
 
     def get_weights_and_quantizers(self, layer):
-        """Return the kernels, each with what preserves it.
-
-        Args:
-            layer: The wrapped layer.
-        """
+        """Return the kernels, each with what preserves it."""
         places = enumerate(layers.find_kernels(layer).values())
         return [(getattr(*where), KernelHolder(self.zeros, self.clusters, place)) for place, where in places]
 
     def set_quantize_weights(self, layer, quantize_weights):
-        """Set the preserved kernels.
-
-        Args:
-            layer: The wrapped layer.
-            quantize_weights: The fake-quantized kernels.
-        """
+        """Set the preserved kernels."""
         for (owner, attribute), kernel in zip(layers.find_kernels(layer).values(), quantize_weights, strict=True):
             setattr(owner, attribute, kernel)
 
@@ -120,28 +99,22 @@ class HeldConfig(OutputConfig):
 
 
 def list_custom_objects(model: keras.Model) -> dict[str, type]:
-    """List the classes that TFMOT needs to copy an annotated model.
+    """Return the classes, by name, that TFMOT needs to copy a model: those of its layers, and ours.
 
     Args:
         model: The annotated model's plain model.
-
-    Returns:
-        Classes by name: those of the model's layers, and our configurations and quantizers.
     """
     ours = (KernelConfig, OutputConfig, HeldConfig, KernelQuantizer, ChannelQuantizer, KernelHolder)
     return {kind.__name__: kind for kind in (*map(type, model.layers), *ours)}
 
 
 def annotate(model: keras.Model, scheme: PreservingScheme, unquantized: Sequence[str] = ()) -> keras.Model:
-    """Mark the layers of a model that are quantized, each with its configuration.
+    """Return a model whose quantized layers have their configurations. TFMOT configures the layers that it knows.
 
     Args:
         model: A rewritten model (`int8_rewrites`). The result takes its layers.
         scheme: Says which zeros and clusters are preserved.
         unquantized: Names of layers that stay in float32 on purpose.
-
-    Returns:
-        The annotated model. TFMOT configures the layers that it knows.
     """
     marks = {layer.name: _make_mark(layer, scheme, layer.name in unquantized) for layer in model.layers}
     return keras.models.clone_model(model, clone_function=lambda layer: marks[layer.name](layer))

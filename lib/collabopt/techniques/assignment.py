@@ -18,16 +18,13 @@ _COMPILED_CENTROIDS = 64
 def assign(
     weights: tf.Tensor, centroids: tf.Tensor, importance: tf.Tensor | None = None, length: tf.Tensor | None = None
 ) -> tf.Tensor:
-    """Find each weight's best centroid.
+    """Return each weight's best centroid: int32 indices (rows, n) into the row's centroids.
 
     Args:
         weights: Weights (rows, n).
         centroids: Values (rows, k) in any order.
         importance: What the squared error of each weight costs, in bits (rows, n). None takes the nearest centroid.
         length: Length of each centroid's code, in bits (rows, k); goes with `importance`.
-
-    Returns:
-        int32 indices (rows, n) into the row's centroids.
     """
     costs = () if importance is None else (importance, length)
     size, k = np.prod(weights.shape), centroids.shape[1]

@@ -85,13 +85,10 @@ class Channels:
 
 
 def follow(model: keras.Model) -> Channels:
-    """Follow the channels through a model.
+    """Return the channels of a model. Those of inputs, outputs and frozen layers are fixed.
 
     Args:
         model: A plain model.
-
-    Returns:
-        Its channels. Those of inputs, outputs and frozen layers are fixed.
     """
     found, at = Channels(), {}
     for node in list_nodes(model):

@@ -47,14 +47,11 @@ class Checkpoint:
             file.write(content.getbuffer())
 
     def restore(self, model: keras.Model) -> dict | None:
-        """Put a compiled model into the saved state.
+        """Put a compiled model into the saved state. Return the saved record, or None if no state was restored.
 
         Args:
             model: A compiled model; it stays as it is if the file is damaged or belongs to another model, which is
                 logged.
-
-        Returns:
-            The saved record, or None if no state was restored.
         """
         if not self.path or not self.path.exists():
             return None

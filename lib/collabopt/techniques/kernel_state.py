@@ -100,15 +100,12 @@ def make_symmetric_lookup(kernel: np.ndarray, clusters: Clusters) -> tuple[np.nd
 
 @tf.custom_gradient
 def look_up(centroids: tf.Tensor, latent: tf.Tensor, indices: tf.Tensor):
-    """Look up each weight's centroid.
+    """Return a kernel made of each weight's centroid.
 
     Args:
         centroids: Values (rows, k).
         latent: Latent weights; they get the gradient of the kernel.
         indices: int32 indices of the kernel's shape into the flattened centroids.
-
-    Returns:
-        The kernel.
     """
 
     def gradient(upstream: tf.Tensor):
@@ -164,15 +161,12 @@ def add_state(
 
 
 def apply_state(kernel: tf.Tensor, state: dict[str, tf.Variable], training: bool = False) -> tf.Tensor:
-    """Apply preserved zeros and clusters to a kernel.
+    """Return a kernel made of centroids and multiplied by the mask, where the state has them.
 
     Args:
         kernel: The trained kernel, or latent weights.
         state: What `add_state` returned.
         training: Whether weights are assigned again first, until `reassigns` is unset.
-
-    Returns:
-        The kernel, made of centroids and multiplied by the mask where the state has them.
     """
     if "centroids" in state:
         # Tensors, because tf.custom_gradient takes no gradient of a variable on several devices.

@@ -24,50 +24,33 @@ _KINDS = {
 
 
 def is_eligible(layer: keras.layers.Layer) -> bool:
-    """Tell whether a layer's kernels can be pruned and clustered.
-
-    Args:
-        layer: Any layer.
-
-    Returns:
-        True for convolutions, also transposed ones, dense and recurrent layers. False for depthwise convolutions.
-    """
+    """Return whether kernels can be pruned and clustered: convolutions (not depthwise), dense and recurrent layers."""
     return get_kind(layer) not in (None, "depthwise")
 
 
 def find_frozen(model: keras.Model) -> tuple[str, ...]:
-    """Find the frozen layers with kernels (`trainable=False`). No stage changes their weights.
+    """Return the names of frozen layers with kernels (`trainable=False`). No stage changes their weights.
 
     Args:
         model: Plain or fake-quantized.
-
-    Returns:
-        Names of the plain layers.
     """
     return tuple(layer.name for layer in list_plain(model) if get_kind(layer) and not layer.trainable)
 
 
 def list_plain(model: keras.Model) -> list[keras.layers.Layer]:
-    """List the layers of a model, without the wrappers of fake quantization.
+    """Return the layers of a model, without the wrappers of fake quantization.
 
     Args:
         model: Plain or fake-quantized.
-
-    Returns:
-        The layers.
     """
     return [getattr(layer, "layer", layer) if hasattr(layer, "quantize_config") else layer for layer in model.layers]
 
 
 def exclude_frozen(experiment: Experiment, model: keras.Model) -> Experiment:
-    """Exclude the frozen layers of a model from pruning and clustering.
+    """Return an experiment that excludes the frozen layers of a model from pruning and clustering.
 
     Args:
-        experiment: The experiment.
         model: Plain or fake-quantized.
-
-    Returns:
-        The experiment with these layers among those that it excludes.
     """
     exclude, frozen = experiment.exclude, find_frozen(model)
     changes = {"pruning": (*exclude.pruning, *frozen), "clustering": (*exclude.clustering, *frozen)}
@@ -75,25 +58,15 @@ def exclude_frozen(experiment: Experiment, model: keras.Model) -> Experiment:
 
 
 def is_convolution(layer: keras.layers.Layer) -> bool:
-    """Tell whether a layer is an eligible convolution, which may have clusters per output channel.
-
-    Args:
-        layer: Any layer.
-
-    Returns:
-        Whether it is.
-    """
+    """Return whether a layer is an eligible convolution, which may have clusters per output channel."""
     return get_kind(layer) in ("conv2d", "conv2d_transpose")
 
 
 def get_channel_axis(layer: keras.layers.Layer) -> int:
-    """Return the axis of a layer's output channels in the kernel that Keras holds.
+    """Return the axis of output channels in the kernel, from the end: before the last if transposed.
 
     Args:
         layer: A layer with a kernel.
-
-    Returns:
-        The axis, counted from the end: that before the last for transposed convolutions.
     """
     return -2 if isinstance(layer, keras.layers.Conv2DTranspose) else -1
 
@@ -130,14 +103,11 @@ def get_layer_name(kernel: str) -> str:
 
 
 def clone_model(model: keras.Model, arrays: Sequence[np.ndarray] | None = None) -> keras.Model:
-    """Copy a model with layers and variables of its own.
+    """Return a copy of a model with layers and variables of its own.
 
     Args:
         model: The model; it stays as it is.
         arrays: Weights for the copy, in the order of `model.get_weights()`; None copies those of `model`.
-
-    Returns:
-        The copy.
     """
     copy = keras.models.clone_model(model)
     copy.set_weights(model.get_weights() if arrays is None else arrays)
@@ -155,16 +125,13 @@ class PositiveGamma(keras.constraints.Constraint):
 
 
 def make_gammas_positive(model: keras.Model) -> keras.Model:
-    """Copy a model so that no batch norm after a convolution or dense layer has a negative gamma.
+    """Return a model that computes the same, with and after training without a negative gamma after a linear layer.
 
     The converter folds gamma into the kernel. Channels of both signs would double the int8 values of a clustered
     kernel. Here the kernel, bias, gamma and moving mean of such a channel change sign, and the output stays the same.
 
     Args:
         model: A plain model; it stays as it is.
-
-    Returns:
-        The copy. It computes the same, and training keeps its gammas positive.
     """
     scaled_layers = {norm.name: layer for layer in model.layers for norm in _find_scaling_norm(layer)}
 
@@ -211,27 +178,16 @@ def _flip_negative_channels(layer: keras.layers.Layer, norm: keras.layers.BatchN
 
 
 def get_kind(layer: keras.layers.Layer) -> str | None:
-    """Return the kind of a layer's kernels.
-
-    Args:
-        layer: Any layer.
-
-    Returns:
-        "conv2d", "conv2d_transpose", "dense" or "recurrent" for an eligible layer, "depthwise", or None without such a
-        kernel.
-    """
+    """Return "conv2d", "conv2d_transpose", "dense" or "recurrent" of an eligible layer, "depthwise", or None."""
     one = layer.forward_layer if isinstance(layer, keras.layers.Bidirectional) else layer
     return next((kind for kind, classes in _KINDS.items() if isinstance(one, classes)), None)
 
 
 def read_kernels(model: keras.Model) -> dict[str, np.ndarray]:
-    """Read the kernels of a plain model.
+    """Return the float32 kernels of a plain model by name (`find_kernels`), depthwise ones included.
 
     Args:
         model: A plain model.
-
-    Returns:
-        float32 kernels by name (`find_kernels`), depthwise ones included.
     """
     return {
         name: kernel for layer in model.layers if get_kind(layer) for name, kernel in read_layer_kernels(layer).items()
@@ -278,12 +234,9 @@ def copy_biases(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
 
 
 def read_kinds(model: keras.Model) -> dict[str, str]:
-    """Read the kinds of a plain model's kernels.
+    """Return the kind (`get_kind`) of a plain model's kernels by name.
 
     Args:
         model: A plain model.
-
-    Returns:
-        The kind (`get_kind`) by name of the kernel.
     """
     return {name: get_kind(layer) for layer in model.layers if get_kind(layer) for name in find_kernels(layer)}

@@ -64,7 +64,7 @@ class Spectra:
 def train(
     stage: Stage, parent: keras.Model, data: Data, experiment: Experiment, checkpoint: Checkpoint
 ) -> tuple[keras.Model, training.Fit]:
-    """Train a stage that splits layers of its parent.
+    """Split layers of a stage's parent. Return the plain model with the record of its training.
 
     Args:
         stage: The stage, which names the experiment's training section.
@@ -72,9 +72,6 @@ def train(
         data: Training and validation splits.
         experiment: Gives the energy to keep, the multiplications that may remain, excluded layers and seed.
         checkpoint: Where training continues from and saves its state.
-
-    Returns:
-        The plain model with split layers, and the record of its training.
     """
     section, clock = experiment.training(stage.name), progress.Clock()
     ranks = choose_ranks(parent, experiment)
@@ -85,14 +82,11 @@ def train(
 
 
 def find_spectra(model: keras.Model, exclude: tuple[str, ...] = ()) -> dict[str, Spectra]:
-    """Find the layers that can be split.
+    """Return the singular values of layers that can be split, by name.
 
     Args:
         model: A plain model.
         exclude: Names of layers that stay whole.
-
-    Returns:
-        The singular values by name of the layer.
     """
     found = {}
     for layer in model.layers:
@@ -106,11 +100,7 @@ def find_spectra(model: keras.Model, exclude: tuple[str, ...] = ()) -> dict[str,
 
 
 def list_excluded(experiment: Experiment) -> tuple[str, ...]:
-    """Return the layers that stay whole, because `exclude` or a setting per layer names them.
-
-    Args:
-        experiment: The experiment.
-    """
+    """Return the layers that stay whole, because `exclude` or a setting per layer names them."""
     excluded = {name for names in experiment.exclude.model_dump().values() for name in names}
     own = [per_layer.list_layers(setting) for setting in (experiment.sparsity, experiment.number_of_clusters)]
     return tuple(excluded.union(*own))
@@ -171,14 +161,11 @@ def factorize(model: keras.Model, ranks: dict[str, tuple[int, ...]]) -> keras.Mo
 
 
 def restore(parent: keras.Model, arrays: dict[str, np.ndarray]) -> keras.Model:
-    """Rebuild the model of a stage that split layers.
+    """Return the model of a stage that split layers.
 
     Args:
         parent: The parent's plain model.
         arrays: Arrays of the stage by layer/variable. Their names and shapes say how layers were split.
-
-    Returns:
-        The model.
     """
     split = {}
     for layer in parent.layers:

@@ -17,14 +17,10 @@ Objective = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 def make_loss(task: Task, label_smoothing: float = 0.0) -> Objective:
-    """Make the loss of a task: cross-entropy of logits, or the squared error.
+    """Return the loss of a task, (labels, outputs) -> losses (batch,): cross-entropy of logits, or squared error.
 
     Args:
-        task: The task.
         label_smoothing: Share of each label that is spread over all classes, in [0, 1). Tasks without logits ignore it.
-
-    Returns:
-        A function (labels, outputs) -> losses (batch,).
     """
 
     def cross_entropy(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
@@ -45,14 +41,10 @@ def make_loss(task: Task, label_smoothing: float = 0.0) -> Objective:
 
 
 def make_score(task: Task, probabilities: bool = False) -> Objective:
-    """Make the score of a task.
+    """Return the score of a task, (labels, outputs) -> scores (batch,).
 
     Args:
-        task: The task.
         probabilities: Whether outputs are probabilities, where the task takes logits.
-
-    Returns:
-        A function (labels, outputs) -> scores (batch,).
     """
     threshold = 0.5 if probabilities else 0.0
     if task.metric:
@@ -68,15 +60,11 @@ def make_score(task: Task, probabilities: bool = False) -> Objective:
 
 
 def classify(task: Task, outputs: tf.Tensor, probabilities: bool = False) -> tf.Tensor | None:
-    """Return the class that is predicted for each example.
+    """Return the class predicted for each example (batch,) int32; None if the task has no class per example.
 
     Args:
-        task: The task.
         outputs: Logits or probabilities (batch, ...).
         probabilities: As in `make_score`.
-
-    Returns:
-        Class indices (batch,) int32; None if the task has no class per example.
     """
     if task.name == "classification":
         return tf.argmax(outputs, axis=-1, output_type=tf.int32)
@@ -86,29 +74,20 @@ def classify(task: Task, outputs: tf.Tensor, probabilities: bool = False) -> tf.
 
 
 def score_model(model: keras.Model, split: Split, task: Task) -> np.ndarray:
-    """Score each example with a Keras model.
+    """Return the score of each example with a Keras model (n,) float32: 0 or 1 if the score is accuracy.
 
     Args:
         model: Plain or fake-quantized.
-        split: Examples with labels.
-        task: Gives the score.
-
-    Returns:
-        The scores (n,) float32: 0 or 1 if the score is accuracy.
     """
     return run_model(model, split, make_score(task))
 
 
 def run_model(model: keras.Model, split: Split, function: Objective) -> np.ndarray:
-    """Apply a function to the labels and outputs of all examples.
+    """Return a function's values (n, ...) on the labels and outputs of all examples.
 
     Args:
         model: Plain or fake-quantized.
-        split: Examples with labels.
         function: (labels, outputs) -> (batch, ...).
-
-    Returns:
-        The values (n, ...).
     """
     # Each stage is another model, traced once. TensorFlow mistakes this for one model traced again and again.
     progress.advance(f"evaluating the model on {len(split):,} examples")

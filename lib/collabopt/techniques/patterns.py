@@ -46,15 +46,12 @@ def compute_zeros(kernel: np.ndarray, pattern: str) -> float:
 
 
 def find_defect(kernel: np.ndarray, pattern: str, sparsity: float) -> str:
-    """Find what a kernel lacks of its pattern.
+    """Return what a kernel lacks of its pattern, a sentence; empty if the kernel has the pattern.
 
     Args:
         kernel: float32 or int8 kernel, as in `split_groups`.
         pattern: "2:4" or "block".
         sparsity: Fraction of zeros that was asked for; 0 asks for no pattern.
-
-    Returns:
-        A sentence; empty if the kernel has the pattern.
     """
     share, groups = compute_zeros(kernel, pattern), kernel.size // GROUP
     if pattern == "2:4" and sparsity and share < 1:
@@ -65,14 +62,11 @@ def find_defect(kernel: np.ndarray, pattern: str, sparsity: float) -> str:
 
 
 def find_misfits(model: keras.Model, experiment: Experiment) -> dict[str, str]:
-    """Find the layers that the experiment's pattern does not fit.
+    """Return why layers are not pruned that the experiment's pattern does not fit, by name of the plain layer.
 
     Args:
         model: Plain or fake-quantized.
         experiment: Gives the pattern and the layers that are excluded from pruning.
-
-    Returns:
-        Why the layer is not pruned, by name of the plain layer.
     """
     if experiment.sparsity_pattern == "unstructured":
         return {}
@@ -90,14 +84,10 @@ def find_misfits(model: keras.Model, experiment: Experiment) -> dict[str, str]:
 
 
 def exclude_skipped(experiment: Experiment, model: keras.Model) -> Experiment:
-    """Exclude the layers that are skipped: frozen ones, and those that the pattern does not fit.
+    """Return an experiment that excludes frozen layers, and those that the pattern does not fit.
 
     Args:
-        experiment: The experiment.
         model: Plain or fake-quantized.
-
-    Returns:
-        The experiment with these layers among those that it excludes.
     """
     misfits, experiment = find_misfits(model, experiment), layers.exclude_frozen(experiment, model)
     exclude = experiment.exclude
@@ -117,11 +107,7 @@ class PatternLayer(pruning_wrapper.PruneLowMagnitude):
         self.pattern = pattern
 
     def build(self, input_shape) -> None:
-        """Build the layer and its masks.
-
-        Args:
-            input_shape: Shape of the inputs, the batch included.
-        """
+        """Build the layer and its masks."""
         super().build(input_shape)
         self.pruning_obj = _PatternPruning(
             lambda: self.pruning_step, self.pruning_vars, self.pruning_schedule, (1, 1), "AVG"
@@ -147,15 +133,12 @@ def make_mask(kernel: np.ndarray, pattern: str, sparsity: float) -> np.ndarray:
 
 
 def prune_kernel(kernel: np.ndarray, sparsity: float, pattern: str = "unstructured") -> np.ndarray:
-    """Set the smallest weights of a kernel to zero, exactly as many as the mask of a constant sparsity.
+    """Return a kernel with its smallest weights at zero, as many as `make_mask` says; at least one weight is kept.
 
     Args:
         kernel: float32 kernel of any shape.
         sparsity: Fraction of zeros in [0, 1).
         pattern: "unstructured", or a pattern for a kernel (..., in, out) that it fits.
-
-    Returns:
-        The pruned kernel. At least one weight is kept, and so are all equal weights at the threshold.
     """
     if pattern != "unstructured":
         return kernel * make_mask(kernel, pattern, sparsity)

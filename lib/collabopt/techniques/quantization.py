@@ -65,7 +65,7 @@ def get_preservation(stage: Stage, experiment: Experiment) -> Preservation:
 def train(
     stage: Stage, parent: keras.Model, data: Data, experiment: Experiment, checkpoint: Checkpoint
 ) -> tuple[keras.Model, training.Fit]:
-    """Train a quantization-aware stage.
+    """Train a fake-quantized clone of a stage's parent. Return it with the record of its training.
 
     Args:
         stage: The stage. It says what must be preserved of the parent, and names the training section.
@@ -73,9 +73,6 @@ def train(
         data: Training and validation splits.
         experiment: Gives granularity, excluded layers, scheme and seed.
         checkpoint: Where training continues from and saves its state.
-
-    Returns:
-        The fake-quantized model, and the record of its training.
     """
     section, preservation = experiment.training(stage.name), get_preservation(stage, experiment)
     setting = experiment.calibration
@@ -98,14 +95,11 @@ def _make_scheme(preservation: Preservation) -> tfmot.quantization.keras.Quantiz
 
 
 def wrap(model: keras.Model, preservation: Preservation) -> keras.Model:
-    """Insert fake quantization of kernels and activations into a clone of a model.
+    """Return a clone of a model with fake quantization of kernels and activations.
 
     Args:
         model: A plain model; it stays as it is.
         preservation: Which zeros and clusters of the current kernels are preserved from now on.
-
-    Returns:
-        The fake-quantized model.
     """
     # Gammas stay positive where they are. Changing signs of a clustered kernel would double its values per tensor.
     constrained = preservation.scheme == "collabopt" and preservation.clusters and not layers.has_negative_gamma(model)
@@ -139,7 +133,7 @@ def fine_tune(
     checkpoint: Checkpoint = NO_CHECKPOINT,
     setting: str = "auto",
 ) -> tuple[keras.Model, training.Fit]:
-    """Train a fake-quantized clone of a model.
+    """Train a fake-quantized clone of a model. Return it with the record of its training.
 
     Args:
         model: A plain model; it stays as it is.
@@ -150,9 +144,6 @@ def fine_tune(
         preservation: Which zeros and clusters of the model's kernels are preserved.
         checkpoint: Where training continues from and saves its state.
         setting: How ranges are taken from examples (`activation_ranges.calibrate`). TFMOT's scheme does not use it.
-
-    Returns:
-        The fake-quantized model, and the record of its training.
     """
     clock, method = progress.Clock(), None
     wrapped = wrap(model, preservation)
@@ -176,13 +167,10 @@ def is_wrapped(model: keras.Model) -> bool:
 
 
 def find_kernels(wrapped: keras.Model) -> dict[str, tuple[keras.layers.Layer, tuple | None]]:
-    """Find the plain layer of each kernel, and what quantizes the kernel.
+    """Return layer, and variable, quantizer and state or None, by name of the kernel (`layers.find_kernels`).
 
     Args:
         wrapped: A fake-quantized model.
-
-    Returns:
-        By name of the kernel (`layers.find_kernels`): the layer, and variable, quantizer and state, or None.
     """
     found = {}
     for wrapper in wrapped.layers:
@@ -195,25 +183,19 @@ def find_kernels(wrapped: keras.Model) -> dict[str, tuple[keras.layers.Layer, tu
 
 
 def read_kinds(wrapped: keras.Model) -> dict[str, str]:
-    """Read the kinds of a fake-quantized model's kernels.
+    """Return the kind (`layers.get_kind`) of a fake-quantized model's kernels by name (`layers.find_kernels`).
 
     Args:
         wrapped: A fake-quantized model.
-
-    Returns:
-        The kind (`layers.get_kind`) by name of the kernel (`layers.find_kernels`).
     """
     return {name: layers.get_kind(layer) for name, (layer, _) in find_kernels(wrapped).items()}
 
 
 def read_quantizers(wrapped: keras.Model) -> dict[str, str]:
-    """Read which weight quantizer each kernel actually got.
+    """Return the class of the quantizer that each kernel actually got, or "none", by name of the kernel.
 
     Args:
         wrapped: A fake-quantized model.
-
-    Returns:
-        Class name of the quantizer, or "none", by name of the kernel.
     """
     return {name: type(one[1]).__name__ if one else "none" for name, (_, one) in find_kernels(wrapped).items()}
 
@@ -240,15 +222,11 @@ def read_kernels(wrapped: keras.Model) -> dict[str, np.ndarray]:
 def get_unrounded(
     values: tf.Tensor, quantizer: tfmot.quantization.keras.quantizers.Quantizer, state: dict[str, tf.Variable]
 ) -> tf.Tensor:
-    """Return what a quantizer rounds.
+    """Return what a quantizer rounds, with preserved zeros and clusters applied.
 
     Args:
         values: The kernel or activation that the quantizer is called with.
-        quantizer: The quantizer.
         state: Its variables.
-
-    Returns:
-        The values with preserved zeros and clusters applied.
     """
     if isinstance(quantizer, preserving_scheme.KernelQuantizer):
         return apply_state(values, state)

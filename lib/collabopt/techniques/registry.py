@@ -32,13 +32,10 @@ _CHECKPOINT = "collabopt.techniques.checkpoints:Checkpoint"
 
 
 def suggest_defaults(experiment: Experiment) -> dict[str, Any]:
-    """Suggest sparsity, clusters and training of an experiment that does not say how its stages are trained.
+    """Return `defaults.suggest` for an experiment that does not say how its stages are trained.
 
     Args:
         experiment: Names data set and model.
-
-    Returns:
-        Keys of an experiment (`defaults.suggest`).
     """
     data = fit_to_model(datasets.load(experiment), experiment)
     model = build_initial_model(experiment, data)
@@ -48,13 +45,10 @@ def suggest_defaults(experiment: Experiment) -> dict[str, Any]:
 
 
 def find_trainer(stage: Stage) -> Callable:
-    """Import the function that trains a stage.
+    """Return a stage's trainer, (stage, parent model, data, experiment, checkpoint) -> (model, fit).
 
     Args:
         stage: The stage; its `trainer` is "module:function", with a module of this package or any other.
-
-    Returns:
-        A function (stage, parent model, data, experiment, checkpoint) -> (model, fit).
     """
     return getattr(_import_module(stage), stage.trainer.partition(":")[2])
 
@@ -75,14 +69,11 @@ def _import_module(stage: Stage) -> ModuleType:
 
 
 def fit_to_model(data: datasets.Data | Shapes, experiment: Experiment) -> datasets.Data | Shapes:
-    """Give images (height, width) and sounds (samples,) a channel axis where the model's input has one.
+    """Return data with a channel axis for images (height, width) and sounds (samples,) where the model's input has one.
 
     Args:
         data: The data set, or its shapes.
         experiment: Names the model.
-
-    Returns:
-        The data set in the shape of the model's inputs.
     """
     by_name = data.input_shape if isinstance(data.input_shape, dict) else {"": data.input_shape}
     flat = {name: shape for name, shape in by_name.items() if len(shape) in (1, 2)}
@@ -107,14 +98,11 @@ def get_ends(data: datasets.Data | Shapes) -> tuple[Any, tuple[int, ...] | None,
 
 
 def get_output_activations(experiment: Experiment, data: datasets.Data | Shapes) -> list[str | None]:
-    """Return the activations that the deployed file has after the logits.
+    """Return the file's activation after the logits, "softmax", "sigmoid" or None per output; empty if none.
 
     Args:
         experiment: Names the model, and whether its file returns logits.
         data: The data set, or its shapes.
-
-    Returns:
-        "softmax", "sigmoid" or None for each output; empty if no output has one.
     """
     if experiment.model.output == "logits":
         return []
@@ -124,14 +112,11 @@ def get_output_activations(experiment: Experiment, data: datasets.Data | Shapes)
 
 
 def build_initial_model(experiment: Experiment, data: datasets.Data) -> keras.Model:
-    """Build the model that the baseline starts from.
+    """Return the model that the baseline starts from, initialized from the global seed or with its initial weights.
 
     Args:
         experiment: Names the model and, optionally, its initial weights.
         data: Gives the shape of an input and the number of classes.
-
-    Returns:
-        The model with its initial weights, or initialized from the global seed.
     """
     model = models.build(experiment.model, *get_ends(data))
     if experiment.initial_weights:
@@ -140,14 +125,10 @@ def build_initial_model(experiment: Experiment, data: datasets.Data) -> keras.Mo
 
 
 def add_augmentation(data: datasets.Data, experiment: Experiment) -> datasets.Data:
-    """Let training apply the augmentation layers that the user's model begins with.
+    """Return data with the augmentation layers that the user's model begins with, if there are any.
 
     Args:
-        data: The data set.
         experiment: Names the model.
-
-    Returns:
-        The same data set, with the augmentation of the imported model, if there is any.
     """
     imported = models.get_imported(experiment.model, *get_ends(data))
     return dataclasses.replace(data, augmentation=imported.augmentation if imported else None)
@@ -156,29 +137,21 @@ def add_augmentation(data: datasets.Data, experiment: Experiment) -> datasets.Da
 def add_teacher(
     data: datasets.Data, stage: Stage, experiment: Experiment, get_model: Callable[[str], keras.Model]
 ) -> datasets.Data:
-    """Let a stage with `distill` learn from the baseline.
+    """Return data with the baseline as the teacher of a stage with `distill`.
 
     Args:
-        data: The data set.
-        stage: The stage.
         experiment: Gives the training section of the stage.
         get_model: Returns the Keras model of a finished stage.
-
-    Returns:
-        The data set, with the baseline as the teacher if the stage has one.
     """
     is_taught = experiment.training(stage.name).distill is not None
     return dataclasses.replace(data, teacher=get_model(BASELINE)) if is_taught else data
 
 
 def read_arrays(model: keras.Model) -> dict[str, np.ndarray]:
-    """Read all variables of a model, to be stored.
+    """Return all variables of a model: by "layer/variable" if it is plain, by position if it is fake-quantized.
 
     Args:
         model: Plain or fake-quantized.
-
-    Returns:
-        Arrays by "layer/variable" for a plain model, by position for a fake-quantized one.
     """
     from collabopt.techniques import quantization
 
@@ -191,7 +164,6 @@ def needs_parent(stage: Stage, experiment: Experiment) -> bool:
     """Return whether `restore_model` needs the parent's model.
 
     Args:
-        stage: The stage.
         experiment: Gives the tree.
     """
     lineage = get_lineage(stage.name, experiment.tree)
@@ -201,18 +173,14 @@ def needs_parent(stage: Stage, experiment: Experiment) -> bool:
 def restore_model(
     stage: Stage, stored: dict[str, np.ndarray], parent: keras.Model | None, experiment: Experiment, data: datasets.Data
 ) -> keras.Model:
-    """Rebuild the model of a stage from its stored variables.
+    """Return the model of a stage from its stored variables, fake-quantized if the stage is quantization-aware.
 
     Args:
-        stage: The stage.
         stored: What `read_arrays` returned for the trained model.
         parent: The parent's model, which a quantization-aware stage wraps again. Other stages need it only if they or
             an ancestor reshape the network.
         experiment: Names the model and the scheme.
         data: Gives the shape of an input and the number of classes.
-
-    Returns:
-        The model, fake-quantized if the stage is quantization-aware.
     """
     from collabopt.techniques import layers, quantization
 
@@ -235,10 +203,7 @@ def describe_training(
     """Return all that decides the weights of a stage, as the key of the store.
 
     Args:
-        stage: The stage.
         parent: Name of the parent's store entry; None for the root.
-        experiment: The experiment.
-        data: The data set.
     """
     settings = {name: getattr(experiment, name) for name in ("seed", "threads", *stage.settings)}
     if experiment.weight_bits == 8:
@@ -278,11 +243,7 @@ def describe_training(
 
 
 def describe_task(task: Task) -> list[str]:
-    """Return what decides loss and score of a task: its name, and the code of its own modules.
-
-    Args:
-        task: The task.
-    """
+    """Return what decides loss and score of a task: its name, and the code of its own modules."""
     functions = filter(None, (task.loss, task.metric))
     return [task.name, *(f"{name} {compute_module_digest(user_modules.find_source(name))}" for name in functions)]
 

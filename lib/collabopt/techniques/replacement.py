@@ -39,14 +39,11 @@ class Replacement:
 
 
 def replace_layers(model: keras.Model, find_replacement: Callable) -> keras.Model:
-    """Replace layers of a model.
+    """Return a model with replaced layers and copies of the others; the given one if no layer is replaced.
 
     Args:
         model: A plain model; it stays as it is.
         find_replacement: A function from a layer to its replacement; None keeps the layer.
-
-    Returns:
-        A model with copies of the kept layers; the given one if no layer is replaced.
     """
     found = {layer.name: find_replacement(layer) for layer in model.layers}
     if not any(found.values()):
@@ -75,25 +72,19 @@ def replace_layers(model: keras.Model, find_replacement: Callable) -> keras.Mode
 
 
 def list_nodes(model: keras.Model) -> list:
-    """List the calls of a model's layers.
+    """Return the calls of a model's layers as Keras's nodes, from the inputs to the outputs.
 
     Args:
         model: Plain or fake-quantized.
-
-    Returns:
-        Keras's nodes, from the inputs to the outputs.
     """
     return [node for depth in sorted(model._nodes_by_depth, reverse=True) for node in model._nodes_by_depth[depth]]
 
 
 def copy_layer(layer: keras.layers.Layer, **changes) -> keras.layers.Layer:
-    """Create a layer like another one, without its weights.
+    """Return a layer like another one, without its weights.
 
     Args:
         layer: The other layer.
         **changes: Arguments of the constructor that differ.
-
-    Returns:
-        The layer.
     """
     return type(layer).from_config(layer.get_config() | changes)

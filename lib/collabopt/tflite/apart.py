@@ -13,14 +13,11 @@ from collabopt.tflite import convert, interpreter
 
 
 def main(directory: str, format: str) -> int:
-    """Convert the SavedModel, and run the file once, since LiteRT may crash as well.
+    """Convert the SavedModel, run the file once, since LiteRT may crash as well, and return the exit status.
 
     Args:
         directory: Its directory.
         format: "int8" or "int16x8".
-
-    Returns:
-        The exit status.
     """
     with np.load(Path(directory) / "calibration.npz") as file:
         calibration = dict(file)

@@ -18,16 +18,13 @@ BIASES = {"CONV_2D": 2, "DEPTHWISE_CONV_2D": 2, "FULLY_CONNECTED": 2, "TRANSPOSE
 def read_layer_kernels(
     tflite: bytes, shapes: dict[str, tuple[int, ...]], in_float: Collection[str] = ()
 ) -> dict[str, np.ndarray]:
-    """Read the int8 kernels of layers in Keras's layout.
+    """Return the int8 kernels of layers in Keras's layout, by layer name.
 
     Args:
         tflite: The content of the file.
         shapes: Shape of the Keras kernel by layer name: (height, width, in, out), depthwise (height, width, in,
             multiplier) or dense (in, out).
         in_float: Layers whose kernels need not be int8.
-
-    Returns:
-        int8 values by layer name, in these shapes.
 
     Raises:
         ValueError: If the file has no int8 kernel for a layer.
@@ -41,7 +38,7 @@ def read_layer_kernels(
 
 
 def rewrite_ranges(tflite: bytes, kernels: dict[str, np.ndarray], of: Literal["tensor", "channel"]) -> bytes:
-    """Quantize kernels in an int8 file anew, with one range per tensor instead of per channel, or the reverse.
+    """Return an int8 file with kernels quantized anew: one range per tensor instead of per channel, or the reverse.
 
     Post-training quantization gives each channel the range of its own largest weight, so a centroid becomes different
     int8 values in channels with different largest centroids. With one range per tensor, a kernel has as many int8
@@ -52,9 +49,6 @@ def rewrite_ranges(tflite: bytes, kernels: dict[str, np.ndarray], of: Literal["t
         tflite: The content of the file, with ranges of the other kind.
         kernels: float32 kernels by layer name, in Keras's layout.
         of: What gets one range: the tensor or each channel.
-
-    Returns:
-        The content of the new file.
     """
     file = bytearray(tflite)
     file_kernels, written = list(list_kernels(file)), set()
@@ -111,13 +105,10 @@ def resize_batch(tflite: bytes, batch_size: int) -> bytes:
 
 
 def run_elu_in_int8(tflite: bytes) -> bytes:
-    """Let ELU operators take and return int8, as LiteRT can and the converter does not know.
+    """Return a file whose ELU operators take and return int8, as LiteRT can and the converter does not know.
 
     Args:
         tflite: The content of the file, in which DEQUANTIZE comes before and QUANTIZE after ELU.
-
-    Returns:
-        The content of the new file; the given one if there is no such ELU.
     """
     import flatbuffers
 
@@ -166,13 +157,10 @@ def list_float_operators(tflite: bytes) -> list[tuple[str, str]]:
 
 
 def read_weights(tflite: bytes) -> list[np.ndarray]:
-    """Read all int8 constants of a file. These are its weights, since biases are int32, int64 or float32.
+    """Return the int8 constants (n,) of a file, which are its weights: biases are int32, int64 or float32.
 
     Args:
         tflite: The content of the file.
-
-    Returns:
-        The int8 values (n,) of each constant; none for a float file.
     """
     model, graphs = open_graphs(tflite)
     tensors = itertools.chain.from_iterable(map(list_tensors, graphs))
@@ -225,13 +213,10 @@ class Kernel:
 
 
 def list_kernels(tflite: bytes | bytearray) -> Iterator[Kernel]:
-    """List the int8 kernels of a file's operators.
+    """Yield the int8 kernel of each operator of a file. A tensor that two operators share comes twice.
 
     Args:
         tflite: The content of the file.
-
-    Yields:
-        One kernel per operator, so a tensor that two operators share comes twice.
     """
     model, (graph, *_) = open_graphs(tflite)
     integers = {schema.TensorType.INT8: np.int8, schema.TensorType.INT32: np.int32, schema.TensorType.INT64: np.int64}

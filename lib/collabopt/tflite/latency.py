@@ -14,7 +14,7 @@ _VISIT_MS = 3.0  # time per visit: far above the clock's resolution, far below t
 
 
 def measure_latency(files: Mapping[str, bytes], rounds: int = 25) -> pd.DataFrame:
-    """Measure the latency of files in LiteRT with XNNPACK, one thread and batch 1, on random inputs.
+    """Return the latency of files in LiteRT with XNNPACK, one thread and batch 1, on random inputs, as in `summarize`.
 
     Each round visits every file, in turns forwards and backwards, so that a host that slows down affects all files
     alike. A visit runs the file once to fill the caches, then for about 3 ms, and takes the median.
@@ -22,9 +22,6 @@ def measure_latency(files: Mapping[str, bytes], rounds: int = 25) -> pd.DataFram
     Args:
         files: Contents by name. The others are compared with the first.
         rounds: Number of rounds.
-
-    Returns:
-        One row per file, as in `summarize`.
 
     Raises:
         ValueError: If there are no files or no rounds.

@@ -57,13 +57,10 @@ def get_method(operator: str) -> str:
 
 
 def list_obstacles(tflite: bytes) -> list[str]:
-    """List why TFLM cannot run a file.
+    """Return why TFLM cannot run a file, one reason per kind of operator.
 
     Args:
         tflite: The content of the file.
-
-    Returns:
-        One reason per kind of operator; empty if nothing is known against it.
     """
     model, graphs = open_graphs(tflite)
     types, known, found = schema.TensorType, set(_OPERATORS.split()), []

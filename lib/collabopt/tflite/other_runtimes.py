@@ -31,16 +31,13 @@ _OPENVINO_SETTINGS = {
 
 
 def convert_to_openvino(dense: bytes, name: str, calibration: Inputs | None = None) -> bytes:
-    """Convert a float32 `.tflite` file for OpenVINO.
+    """Return a float32 `.tflite` file as an archive for OpenVINO.
 
     Args:
         dense: The content of the file.
         name: "openvino" (float32 weights), "openvino_fp16" (16-bit weights, computed in float32), or "openvino_int8"
             (quantized by NNCF's post-training quantization).
         calibration: Model inputs (n, ...) float32 for the ranges of activations; only for "openvino_int8".
-
-    Returns:
-        The content of the archive.
 
     Raises:
         ConversionRefused: OpenVINO or NNCF fails, or NNCF is to quantize a model with several inputs.
@@ -63,13 +60,10 @@ def convert_to_openvino(dense: bytes, name: str, calibration: Inputs | None = No
 
 
 def convert_to_onnx(dense: bytes) -> bytes:
-    """Convert a float32 `.tflite` file to ONNX, by tf2onnx.
+    """Return a float32 `.tflite` file as ONNX, by tf2onnx.
 
     Args:
         dense: The content of the file.
-
-    Returns:
-        The content of the ONNX file.
 
     Raises:
         ConversionRefused: tf2onnx fails.
@@ -140,13 +134,10 @@ class Interpreter:
 
 
 def open_interpreter(content: bytes) -> Interpreter:
-    """Open a file of this module in its runtime.
+    """Return a file of this module, opened in its runtime.
 
     Args:
         content: The content of the file.
-
-    Returns:
-        The interpreter.
 
     Raises:
         ValueError: The model has several inputs, whose names these files do not keep.

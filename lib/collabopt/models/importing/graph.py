@@ -75,20 +75,13 @@ class Graph:
     def find_users(self, layer: Layer) -> list[Layer]:
         """Find the layers that are called on a layer's outputs.
 
-        Args:
-            layer: The layer.
-
         Returns:
             The layers, in the order of their calls.
         """
         return [user for user in self.layers if any(_is_output_of(tensor, layer) for tensor in user.inputs)]
 
     def has_one_user(self, layer: Layer) -> bool:
-        """Return whether exactly one layer, and no output of the model, uses a layer's output, once.
-
-        Args:
-            layer: The layer.
-        """
+        """Return whether exactly one layer, and no output of the model, uses a layer's output, once."""
         uses = sum(tensor == layer.name for user in self.layers for tensor in user.inputs)
         return uses == 1 and not any(_is_output_of(tensor, layer) for tensor in self.outputs)
 

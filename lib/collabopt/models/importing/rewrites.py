@@ -74,11 +74,7 @@ def remove_output_activations(graph: Graph) -> list[str | None]:
 
 
 def get_output_activation(layer: Layer) -> str | None:
-    """Return the activation that a layer ends with, if it is one that is taken off an output.
-
-    Args:
-        layer: The layer.
-    """
+    """Return the activation that a layer ends with, if it is one that is taken off an output."""
     if layer.kind == "Softmax":
         return "softmax" if layer.config.get("axis", -1) == -1 else None
     name = layer.config.get("activation") if layer.kind in (*_LINEAR_KINDS, "Activation") else None
