@@ -56,7 +56,7 @@ def describe_file(
             "gap_same_class": same,
         }
         if steps.mean() > MOST_STEPS:
-            start = find_start(compare_layers(model, tflite, some))
+            start = _find_start(compare_layers(model, tflite, some))
             faults.append(f"outputs differ from Keras by {steps.mean():.1f} steps, from {start} on")
     return found | {"int8_faults": "; ".join(faults)}
 
@@ -157,15 +157,8 @@ def compute_snr(exact: np.ndarray, rounded: np.ndarray) -> float:
     return 10 * float(np.log10(signal / noise)) if noise and signal else np.inf
 
 
-def find_start(rows: pd.DataFrame) -> str:
-    """Find the layer where a model and its file begin to disagree.
-
-    Args:
-        rows: What `compare_layers` returned.
-
-    Returns:
-        The first layer whose mean difference is above `MOST_STEPS`; else the one with the largest.
-    """
+def _find_start(rows: pd.DataFrame) -> str:
+    """The first layer whose mean difference is above `MOST_STEPS`; else the one with the largest."""
     if rows.empty:
         return "an unknown layer"
     above = rows[rows["mean_steps"] > MOST_STEPS]

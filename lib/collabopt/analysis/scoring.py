@@ -46,16 +46,8 @@ def summarize(scores: np.ndarray, split: Split, task: Task) -> float:
     return float(select_counted(scores, split, task).mean(dtype=np.float64))
 
 
-def compute_auc(scores: np.ndarray, split: Split, task: Task) -> float | None:
-    """Compute the area under the ROC curve of anomalies, which have larger errors than normal examples.
-
-    Args:
-        scores: One error per example (n,).
-        split: The examples; their labels are 1 for anomalies.
-
-    Returns:
-        The area in [0, 1]; None unless the task is reconstruction and the split has both kinds.
-    """
+def _compute_auc(scores: np.ndarray, split: Split, task: Task) -> float | None:
+    """The area under the ROC curve of anomalies, in [0, 1]; None but for reconstruction with both kinds."""
     if task.name != "reconstruction" or len(np.unique(split.labels)) < 2:
         return None
     return float(roc_auc_score(split.labels, scores))
@@ -193,6 +185,6 @@ def describe_scores(scores: dict[str, np.ndarray], data: Data) -> dict[str, floa
         if f"{column}_error" in found:
             counted = select_counted(values, split, data.task).astype(np.float64)
             found[f"{column}_error"] = float(counted.std(ddof=1) / len(counted) ** 0.5) if len(counted) > 1 else None
-        if auc and (area := compute_auc(values, split, data.task)) is not None:
+        if auc and (area := _compute_auc(values, split, data.task)) is not None:
             found[auc] = area
     return found

@@ -17,15 +17,8 @@ if TYPE_CHECKING:
 Examples = np.ndarray | dict[str, np.ndarray]
 
 
-def convert_to_float32(examples: Inputs) -> Inputs:
-    """Convert stored examples to model inputs without scaling.
-
-    Args:
-        examples: A batch of any numeric type; a dict for several inputs.
-
-    Returns:
-        The same values as float32.
-    """
+def _convert_to_float32(examples: Inputs) -> Inputs:
+    """Stored examples, or a dict of them, as float32 model inputs without scaling."""
     return tf.nest.map_structure(lambda one: tf.cast(one, tf.float32), examples)
 
 
@@ -45,7 +38,7 @@ class Split:
 
     examples: Examples
     labels: np.ndarray
-    prepare: Callable[[Inputs], Inputs] = convert_to_float32
+    prepare: Callable[[Inputs], Inputs] = _convert_to_float32
     augment: Callable[[Inputs, tf.Tensor], Inputs] | None = None
     reconstructs: bool = False
 

@@ -67,7 +67,7 @@ def list_candidates(run: Run) -> dict[str, Candidate]:
         run: A run whose experiment has a search. Its baseline is trained if the store does not hold it.
     """
     found, untrained = dict[str, Candidate](), _Untrained(run)
-    for settings in list_settings(run):
+    for settings in _list_settings(run):
         experiment = loading.change(run.experiment, search={}, **settings)
         for stage in experiment.tree.values():
             trainings = _name_trainings(stage, experiment)
@@ -81,16 +81,8 @@ def list_candidates(run: Run) -> dict[str, Candidate]:
     return found
 
 
-def list_settings(run: Run) -> list[dict[str, Any]]:
-    """List the combinations of settings that a search tries.
-
-    Args:
-        run: A run whose experiment has a search.
-
-    Returns:
-        Values by setting. With `per_layer`, each combination is followed by one with values per layer that take as many
-        bytes as these.
-    """
+def _list_settings(run: Run) -> list[dict[str, Any]]:
+    """The combinations to try. With `per_layer`, each is followed by values per layer of as many bytes."""
     search = run.experiment.search
     values = dict(search.grid)
     if search.per_layer:

@@ -155,8 +155,8 @@ def measure(run: Run, stage: Stage, name: str) -> Variant:
     return Variant(stage, name, entry / "model.tflite", row)
 
 
-def measure_on_test(run: Run, variant: Variant) -> np.ndarray:
-    """Return a variant's score on each test example that counts (n,), whose mean is the score on test."""
+def _measure_on_test(run: Run, variant: Variant) -> np.ndarray:
+    """A variant's score on each test example that counts (n,), whose mean is the score on test."""
     material = {
         "tflite": atomic.compute_sha256(variant.tflite),
         "test": run.data.test.fingerprint(),
@@ -181,7 +181,7 @@ def add_test_scores(table: pd.DataFrame, run: Run, tested: Mapping[str, Variant]
         tested: The variants to measure, by label.
     """
     score, error = run.data.task.score, comparison.compute_standard_error
-    scores = {label: measure_on_test(run, variant) for label, variant in tested.items()}
+    scores = {label: _measure_on_test(run, variant) for label, variant in tested.items()}
     baseline = scores.get(find_baseline(table))
     for label, one in scores.items():
         drop_error = math.nan if baseline is None else error((baseline - one)[None])

@@ -37,7 +37,7 @@ def make_loss(task: Task, label_smoothing: float = 0.0) -> Objective:
         return user_modules.import_object(task.loss)
     if task.has_classes:
         return binary_cross_entropy if task.name == "binary" else cross_entropy
-    return binary_cross_entropy if task.takes_logits else score_squared_error
+    return binary_cross_entropy if task.takes_logits else _score_squared_error
 
 
 def make_score(task: Task, probabilities: bool = False) -> Objective:
@@ -50,12 +50,12 @@ def make_score(task: Task, probabilities: bool = False) -> Objective:
     if task.metric:
         return user_modules.import_object(task.metric)
     return {
-        "classification": score_class,
-        "binary": lambda labels, outputs: score_binary(labels, outputs, threshold),
-        "multilabel": lambda labels, outputs: score_labels(labels, outputs, threshold),
-        "regression": score_absolute_error,
-        "reconstruction": score_squared_error,
-        "segmentation": score_pixels,
+        "classification": _score_class,
+        "binary": lambda labels, outputs: _score_binary(labels, outputs, threshold),
+        "multilabel": lambda labels, outputs: _score_labels(labels, outputs, threshold),
+        "regression": _score_absolute_error,
+        "reconstruction": _score_squared_error,
+        "segmentation": _score_pixels,
     }[task.name]
 
 
@@ -96,87 +96,38 @@ def run_model(model: keras.Model, split: Split, function: Objective) -> np.ndarr
     return np.concatenate(values)
 
 
-def score_class(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
-    """Score a class: 1 if the largest output is the label's.
-
-    Args:
-        labels: Class indices (batch,).
-        outputs: Logits or probabilities (batch, classes).
-
-    Returns:
-        0 or 1 (batch,) float32.
-    """
+def _score_class(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
+    """1 if the largest output (batch, classes) is the label's (batch,), else 0; float32."""
     return _as_float(tf.equal(tf.argmax(outputs, axis=-1, output_type=tf.int32), _fit(labels, outputs)))
 
 
-def score_binary(labels: tf.Tensor, outputs: tf.Tensor, threshold: float) -> tf.Tensor:
-    """Score a binary label: 1 if the output is on its side of the threshold.
-
-    Args:
-        labels: 0 or 1 (batch,).
-        outputs: One output per example (batch, 1).
-        threshold: Outputs above it mean 1.
-
-    Returns:
-        0 or 1 (batch,) float32.
-    """
+def _score_binary(labels: tf.Tensor, outputs: tf.Tensor, threshold: float) -> tf.Tensor:
+    """1 if the output (batch, 1) is on the label's side of the threshold, else 0 (batch,) float32."""
     return _as_float(tf.equal(outputs[:, 0] > threshold, tf.reshape(labels, [-1]) > 0))
 
 
-def score_labels(labels: tf.Tensor, outputs: tf.Tensor, threshold: float) -> tf.Tensor:
-    """Score several labels: F1 of each example, as `f1_score(average="samples")` of scikit-learn averages it.
-
-    Args:
-        labels: 0 or 1 (batch, labels).
-        outputs: (batch, labels).
-        threshold: Outputs above it mean 1.
-
-    Returns:
-        F1 in [0, 1] (batch,) float32; 1 if there is no label, neither true nor predicted.
-    """
+def _score_labels(labels: tf.Tensor, outputs: tf.Tensor, threshold: float) -> tf.Tensor:
+    """F1 in [0, 1] (batch,) of labels (batch, labels), as scikit-learn's `f1_score(average="samples")`."""
     true, predicted = _as_float(labels > 0), _as_float(outputs > threshold)
     found, all_ = tf.reduce_sum(true * predicted, axis=-1), tf.reduce_sum(true + predicted, axis=-1)
     return tf.where(all_ > 0, 2 * found / tf.maximum(all_, 1), 1.0)
 
 
-def score_absolute_error(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
-    """Score numbers by their mean absolute error.
-
-    Args:
-        labels: (batch, outputs).
-        outputs: (batch, outputs).
-
-    Returns:
-        Errors (batch,) float32.
-    """
+def _score_absolute_error(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
+    """The mean absolute error (batch,) of outputs (batch, outputs)."""
     return _mean(tf.abs(_difference(labels, outputs)))
 
 
-def score_squared_error(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
-    """Score numbers by their mean squared error.
-
-    Args:
-        labels: (batch, ...).
-        outputs: The same shape.
-
-    Returns:
-        Errors (batch,) float32.
-    """
+def _score_squared_error(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
+    """The mean squared error (batch,) of outputs (batch, ...)."""
     return _mean(tf.square(_difference(labels, outputs)))
 
 
-def score_pixels(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
-    """Score a segmentation by the mean intersection over union (IoU) of the classes in each image.
+def _score_pixels(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
+    """The mean intersection over union in [0, 1] (batch,) of the classes in each image.
 
     Images count equally, as in Wang et al. 2023 (arXiv:2310.19252). Classes that are neither in the labels nor in the
     outputs do not count.
-
-    Args:
-        labels: Class indices (batch, height, width).
-        outputs: (batch, height, width, classes).
-
-    Returns:
-        Mean IoU in [0, 1] (batch,) float32.
     """
     classes = outputs.shape[-1]
     true = tf.one_hot(_fit(labels, outputs), classes)

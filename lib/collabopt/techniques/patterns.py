@@ -32,16 +32,8 @@ def split_groups(kernel: np.ndarray) -> np.ndarray:
     return np.moveaxis(kernel, -2, -1).reshape(-1, GROUP)
 
 
-def compute_zeros(kernel: np.ndarray, pattern: str) -> float:
-    """Compute how much of a kernel has the pattern.
-
-    Args:
-        kernel: As in `split_groups`.
-        pattern: "2:4" or "block".
-
-    Returns:
-        The fraction of groups with at least two zeros (2:4), or with zeros only (block), in [0, 1].
-    """
+def _compute_zeros(kernel: np.ndarray, pattern: str) -> float:
+    """The fraction in [0, 1] of groups with at least two zeros (2:4), or with zeros only (block)."""
     return float(np.mean(np.sum(split_groups(kernel) == 0, axis=1) >= (2 if pattern == "2:4" else GROUP)))
 
 
@@ -53,7 +45,7 @@ def find_defect(kernel: np.ndarray, pattern: str, sparsity: float) -> str:
         pattern: "2:4" or "block".
         sparsity: Fraction of zeros that was asked for; 0 asks for no pattern.
     """
-    share, groups = compute_zeros(kernel, pattern), kernel.size // GROUP
+    share, groups = _compute_zeros(kernel, pattern), kernel.size // GROUP
     if pattern == "2:4" and sparsity and share < 1:
         return f"{1 - share:.1%} of the groups of four input channels have fewer than two zeros"
     if pattern == "block" and share < sparsity - max(0.01, 1 / groups):

@@ -41,7 +41,7 @@ def extract(model) -> dict:
     inputs = [walk.add_input(tensor) for tensor in model.inputs]
     outputs = walk.add_model(model, inputs)
     return {
-        "keras": get_keras_version(model),
+        "keras": _get_keras_version(model),
         "layers": walk.layers,
         "outputs": outputs,
         "output_names": [get_history(tensor)[0].name for tensor in model.outputs],
@@ -49,12 +49,8 @@ def extract(model) -> dict:
     }
 
 
-def get_keras_version(model) -> int:
-    """Return the major version of the Keras that a model or layer belongs to.
-
-    Args:
-        model: The model or layer.
-    """
+def _get_keras_version(model) -> int:
+    """The major version of the Keras that a model or layer belongs to."""
     return 2 if any(kind.__module__.startswith("tf_keras.") for kind in type(model).__mro__) else 3
 
 

@@ -10,16 +10,10 @@ from collabopt.runtime.tensorflow import keras, tf
 TOLERANCE = 1e-4  # of the largest output
 
 
-def compute_difference(expected: np.ndarray, found: np.ndarray, scale: float = 0.0) -> float:
-    """Compute the largest difference between two arrays, relative to the largest expected value.
+def _compute_difference(expected: np.ndarray, found: np.ndarray, scale: float = 0.0) -> float:
+    """The largest difference relative to the largest expected value, or to `scale` if that is larger.
 
-    Args:
-        expected: Outputs of the original.
-        found: Outputs of the imported model.
-        scale: Least value to which the difference is relative.
-
-    Returns:
-        The difference; infinity where the shapes differ or one array alone is not finite.
+    Infinity where the shapes differ or one array alone is not finite.
     """
     if expected.shape != found.shape or not np.array_equal(np.isfinite(expected), np.isfinite(found)):
         return float("inf")
@@ -48,16 +42,8 @@ def predict(model: keras.Model, inputs: list[np.ndarray]) -> list[np.ndarray]:
     return evaluation.map_batches(compute, inputs)
 
 
-def apply_activation(name: str | None, outputs: np.ndarray) -> np.ndarray:
-    """Apply the activation that was taken off an output.
-
-    Args:
-        name: "softmax", "sigmoid" or None.
-        outputs: The logits.
-
-    Returns:
-        Outputs of the same shape.
-    """
+def _apply_activation(name: str | None, outputs: np.ndarray) -> np.ndarray:
+    """The logits with the activation that was taken off an output: "softmax", "sigmoid" or None."""
     return getattr(tf.nn, name)(outputs).numpy() if name else outputs
 
 
@@ -76,9 +62,9 @@ def compare(model: keras.Model, activations: list[str | None], expected: evaluat
     outputs = zip(predict(model, expected.inputs), activations, expected.given, expected.logits, strict=True)
     for found, activation, complete, plain in outputs:
         scale = 1.0 if activation else 0.0
-        differences.append(compute_difference(complete, apply_activation(activation, found), scale))
+        differences.append(_compute_difference(complete, _apply_activation(activation, found), scale))
         if activation and not np.array_equal(plain, complete):
-            differences.append(compute_difference(plain, found))
+            differences.append(_compute_difference(plain, found))
     return max(differences)
 
 
@@ -104,7 +90,7 @@ def find_first_difference(
     probe = keras.Model(symbolic, [tensors[layer.name] for layer in layers])
     for layer, found in zip(layers, predict(probe, inputs), strict=True):
         original = expected[layer.equals]
-        if compute_difference(original.reshape(-1), found.reshape(-1)) > TOLERANCE:
+        if _compute_difference(original.reshape(-1), found.reshape(-1)) > TOLERANCE:
             return layer.equals
     return None
 
