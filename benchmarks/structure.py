@@ -131,7 +131,9 @@ def find_gaps(function: ast.FunctionDef) -> list[str]:
         return []
     names = [one.arg for one in arguments[1 if function.is_method else 0 :] if not is_named_as_type(one)]
     names += [one.arg for one in (function.args.vararg, function.args.kwarg) if one]
-    gaps = [f"no Args: {name}" for name in names if not re.search(rf"^ +\*{{0,2}}{name}: ", text, re.MULTILINE)]
+    # A parameter has a line of its own, or stands in the text as `name`.
+    said = {name for name in names if re.search(rf"^ +\*{{0,2}}{name}: |`{name}`", text, re.MULTILINE)}
+    gaps = [f"no Args: {name}" for name in names if name not in said]
     caught = {
         id(node)
         for one in ast.walk(function)

@@ -106,43 +106,23 @@ class Run:
         return self._finished[name]
 
     def stages(self, *names: str) -> list[Finished]:
-        """Return finished stages.
-
-        Args:
-            *names: Names of the stages.
-        """
+        """Return the finished stages `names`."""
         return [self.stage(name) for name in names]
 
     def results(self, *names: str) -> pd.DataFrame:
-        """Return one row per stage, as in results.csv.
-
-        Args:
-            *names: Names of the stages.
-        """
+        """Return one row per stage of `names`, as in results.csv."""
         return pd.DataFrame([one.row for one in self.stages(*names)])
 
     def layers(self, *names: str) -> pd.DataFrame:
-        """Return one row per stage and kernel.
-
-        Args:
-            *names: Names of the stages.
-        """
+        """Return one row per stage of `names` and kernel."""
         return pd.concat([self.stage(name).layers.assign(stage=name) for name in names], ignore_index=True)
 
     def histories(self, *names: str) -> dict[str, pd.DataFrame]:
-        """Return the training histories by stage, one row per epoch.
-
-        Args:
-            *names: Names of the stages.
-        """
+        """Return the training histories of the stages `names`, one row per epoch."""
         return {name: self.stage(name).history for name in names}
 
     def model(self, name: str) -> keras.Model:
-        """Return the Keras model of a stage, plain or quantize-wrapped, from its stored weights.
-
-        Args:
-            name: Name of the stage.
-        """
+        """Return the Keras model of the stage `name`, plain or quantize-wrapped, from its stored weights."""
         return self._restore(self.stage(name).stage, self.stage(name).trained)
 
     def kernel(self, name: str | None = None) -> str:
@@ -192,19 +172,11 @@ class Run:
         return other
 
     def without_report(self, **settings: Any) -> Run:
-        """Return the same run, which trains into the store and leaves no report.
-
-        Args:
-            **settings: Parameters that replace the run's own.
-        """
+        """Return a run with other `settings`, which trains into the store and leaves no report."""
         return Run(loading.change(self.experiment, **settings), None, self.source, self.store_directory)
 
     def with_scheme(self, scheme: str) -> Run:
-        """Return the same run with another scheme. Both share the store and the report.
-
-        Args:
-            scheme: "collabopt" or "tfmot".
-        """
+        """Return the same run with another `scheme`, "collabopt" or "tfmot". Both share the store and the report."""
         other = self._copy(scheme=scheme)
         other.__dict__["data"] = self.data
         return other

@@ -62,13 +62,7 @@ def describe_file(
 
 
 def find_floats(model: keras.Model, tflite: bytes, floats: Collection[str] = ()) -> dict[str, str]:
-    """Return the layers that an int8 file computes in float32: its operators by name of the layer.
-
-    Args:
-        model: The model of the file.
-        tflite: The content of the file.
-        floats: Layers that may be in float32.
-    """
+    """Return the operators that `tflite`, the file of `model`, computes in float32, by layer; `floats` may be so."""
     found: dict[str, list[str]] = {}
     for operator, tensor in flatbuffer.list_float_operators(tflite):
         found.setdefault(find_layer(model, tensor), []).append(operator)
@@ -78,12 +72,7 @@ def find_floats(model: keras.Model, tflite: bytes, floats: Collection[str] = ())
 
 
 def find_layer(model: keras.Model, text: str) -> str:
-    """Return the layer that a message or a tensor's name is about: the longest name in it, or that of the model.
-
-    Args:
-        model: Plain or wrapped.
-        text: The message. TFMOT and our rewrites put words before or after the names of layers.
-    """
+    """Return the layer that a message or tensor name `text` is about: the longest name in it, or that of the model."""
     words = {re.sub(r"^(quant|prune_low_magnitude|cluster)_", "", word) for word in re.split(r"[^\w.\-]+", text)}
     names = [layer.name for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
     names = [name.removeprefix("quant_") for name in names]
@@ -147,12 +136,7 @@ def compare_layers(model: keras.Model, tflite: bytes, split: Split) -> pd.DataFr
 
 
 def compute_snr(exact: np.ndarray, rounded: np.ndarray) -> float:
-    """Return the signal-to-noise ratio of rounded values in dB; infinity without noise or signal.
-
-    Args:
-        exact: Values before rounding.
-        rounded: The same values after it.
-    """
+    """Return the signal-to-noise ratio of `rounded` to `exact` values in dB; infinity without noise or signal."""
     noise, signal = (float(np.mean(np.square(one, dtype=np.float64))) for one in (exact - rounded, exact))
     return 10 * float(np.log10(signal / noise)) if noise and signal else np.inf
 

@@ -34,11 +34,7 @@ validation, in the unit that readers see; `bytes` is the zero-order entropy of i
 
 
 def measure(run) -> pd.DataFrame:
-    """Return `measure_layers` of a run's stored baseline, which is trained if the store does not hold it.
-
-    Args:
-        run: A run (`run.Run`).
-    """
+    """Return `measure_layers` of the stored baseline of `run`, which is trained if the store does not hold it."""
     return measure_layers(sensitivity.restore_baseline(run), run.data.validation, run.experiment, run.data.task)
 
 
@@ -74,12 +70,7 @@ def measure_layers(
 
 
 def list_levels(setting: str, experiment: Experiment) -> list[float]:
-    """Return the values of a setting that are tried, the least compression first.
-
-    Args:
-        setting: A key of `LEVELS`.
-        experiment: Its own values are among them, and those of its search.
-    """
+    """Return the values of a `setting` in `LEVELS`, the experiment and its search, the least compression first."""
     if setting == "number_of_clusters" and experiment.symmetric:
         return []
     if setting == "sparsity" and experiment.sparsity_pattern == "2:4":
@@ -90,12 +81,7 @@ def list_levels(setting: str, experiment: Experiment) -> list[float]:
 
 
 def quantize(kernel: np.ndarray, per_channel: bool) -> np.ndarray:
-    """Return the int8 values of a kernel.
-
-    Args:
-        kernel: The kernel (..., out) float32.
-        per_channel: Whether each output channel has its own range.
-    """
+    """Return the int8 values of a `kernel` (..., out) float32, with a range per output channel if `per_channel`."""
     axes = tuple(range(kernel.ndim - 1)) if per_channel else None
     reach = np.abs(kernel).max(axis=axes, keepdims=True)
     return np.round(np.divide(127 * kernel, reach, out=np.zeros_like(kernel), where=reach > 0)).astype(np.int8)

@@ -9,29 +9,17 @@ import pandas as pd
 
 
 def compute_sparsity(kernel: np.ndarray) -> float:
-    """Return the fraction of exact zeros, in [0, 1].
-
-    Args:
-        kernel: Weights of any shape.
-    """
+    """Return the fraction of exact zeros of a `kernel`, in [0, 1]."""
     return float(np.mean(kernel == 0))
 
 
 def count_unique(kernel: np.ndarray) -> int:
-    """Return the number of distinct values of a tensor.
-
-    Args:
-        kernel: Weights of any shape.
-    """
+    """Return the number of distinct values of a `kernel`."""
     return len(np.unique(kernel))
 
 
 def count_unique_per_channel(kernel: np.ndarray) -> int:
-    """Return the largest number of distinct values of an output channel.
-
-    Args:
-        kernel: Kernel (..., out).
-    """
+    """Return the largest number of distinct values of an output channel of a `kernel` (..., out)."""
     values = np.sort(kernel.reshape(-1, kernel.shape[-1]), axis=0)
     return int(1 + np.max(np.sum(values[1:] != values[:-1], axis=0, initial=0)))
 
@@ -97,12 +85,7 @@ def audit_layers(
 
 
 def compute_rounded_to_zero(kernels: list[np.ndarray], int8_values: list[np.ndarray]) -> float:
-    """Return the fraction in [0, 1] of all weights that are not zero and become zero by rounding to int8.
-
-    Args:
-        kernels: float32 kernels.
-        int8_values: The same kernels in int8.
-    """
+    """Return the fraction in [0, 1] of all weights of `kernels` that become zero by rounding to `int8_values`."""
     nonzero = sum(np.count_nonzero(kernel) for kernel in kernels)
     return sum(
         np.count_nonzero((kernel != 0) & (values == 0)) for kernel, values in zip(kernels, int8_values, strict=True)
@@ -110,12 +93,7 @@ def compute_rounded_to_zero(kernels: list[np.ndarray], int8_values: list[np.ndar
 
 
 def compute_gained_zeros(parents: list[np.ndarray], kernels: list[np.ndarray]) -> float:
-    """Return the fraction in [0, 1] of all weights that are zero and were not in the parent.
-
-    Args:
-        parents: The parent's float32 kernels.
-        kernels: The stage's kernels, of the same shapes.
-    """
+    """Return the fraction in [0, 1] of all weights of `kernels` that are zero and were not in the `parents`."""
     gained = sum(np.count_nonzero((kernel == 0) & (old != 0)) for old, kernel in zip(parents, kernels, strict=True))
     return gained / max(sum(kernel.size for kernel in kernels), 1)
 

@@ -74,11 +74,7 @@ def compare_figures(runs: Sequence) -> pd.DataFrame:
 
 
 def compare(run) -> pd.DataFrame:
-    """Return `compare_figures` over all seeds of a run. Trains what is missing, and writes comparison.csv.
-
-    Args:
-        run: A run (`run.Run`) with a report directory.
-    """
+    """Return `compare_figures` over all seeds of `run`. Trains what is missing, and writes comparison.csv."""
     runs = run.with_every_seed()
     for one in runs:
         one.stages(*one.experiment.tree)
@@ -154,11 +150,7 @@ def _explain_missing(theirs: dict[str, float], figure: str) -> str:
 
 
 def judge_figure(row: pd.Series) -> str:
-    """Return the one of `VERDICTS` on a figure, by its tolerance and, for drops, by two standard errors.
-
-    Args:
-        row: A row of `compare_figures` whose figure is one of `TOLERANCES`.
-    """
+    """Return the one of `VERDICTS` on a `row` of `compare_figures`, by tolerance and, for drops, 2 standard errors."""
     if row["incomparable"] or pd.isna(row["published"]) or pd.isna(row["ours"]):
         return INCOMPARABLE
     tolerance = TOLERANCES[row["figure"]]
@@ -175,31 +167,19 @@ def judge_figure(row: pd.Series) -> str:
 
 
 def judge(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the figures that have a tolerance, with a column `verdict`.
-
-    Args:
-        rows: Rows of `compare_figures`.
-    """
+    """Return the `rows` of `compare_figures` whose figure has a tolerance, with a column `verdict`."""
     judged = rows[rows["figure"].isin(TOLERANCES)].copy()
     judged["incomparable"] = judged["incomparable"].fillna("")
     return judged.assign(verdict=[judge_figure(row) for _, row in judged.iterrows()])
 
 
 def format_points(fraction: float) -> str:
-    """Return a fraction in per cent or points with two digits, and NaN as nothing.
-
-    Args:
-        fraction: A share, or a difference of two.
-    """
+    """Return a `fraction`, or a difference of two, in per cent or points with two digits, and NaN as nothing."""
     return "" if pd.isna(fraction) else f"{100 * fraction:.2f}"
 
 
 def format_verdict(row: pd.Series | dict) -> str:
-    """Return the verdict, with its reason if the figure is not comparable, or what would decide it.
-
-    Args:
-        row: A row of `judge`.
-    """
+    """Return the verdict of a `row` of `judge`, why the figure is not comparable, or what would decide it."""
     verdict, examples = row["verdict"], row.get("examples")
     if row["incomparable"]:
         return f"{verdict}: {row['incomparable']}"
@@ -211,11 +191,7 @@ def format_verdict(row: pd.Series | dict) -> str:
 
 
 def format_setting(row: pd.Series | dict) -> str:
-    """Return the stage with the setting that it was published in.
-
-    Args:
-        row: A row of `compare_figures`.
-    """
+    """Return the stage with the setting that a `row` of `compare_figures` was published in."""
     clusters = "" if pd.isna(row["clusters"]) else f", {int(row['clusters'])} clusters"
     granularity = {True: " per channel", False: " per tensor"}.get(row["cluster_per_channel"], "")
     pattern = row.get("sparsity_pattern")

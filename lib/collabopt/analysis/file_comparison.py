@@ -154,9 +154,5 @@ def _take_inputs(split: Split) -> Any:
 
 
 def split_name(name: str) -> set[str]:
-    """Return the Keras operators that a tensor stands for, such as "conv/Relu", without model and QAT prefix.
-
-    Args:
-        name: Such as "model/conv/Relu;model/quant_conv/Conv2D".
-    """
+    """Return the Keras operators of a tensor's `name`, such as "conv/Relu", without the prefix of model and QAT."""
     return {(part.partition("/")[2] or part).removeprefix("quant_") for part in name.split(";")}

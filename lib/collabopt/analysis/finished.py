@@ -162,12 +162,7 @@ class Finished:
 
 
 def read(stage: Stage, trained: Path, measured: Path, experiment: Experiment) -> Finished:
-    """Return a finished stage, read from its store entries.
-
-    Args:
-        trained: Entry of the trained stage.
-        measured: Entry of its measurements.
-    """
+    """Return a finished stage, read from its store entries `trained` and `measured`."""
     result = json.loads((measured / "result.json").read_text()) | json.loads((trained / "fit.json").read_text())
     layers = pd.read_csv(measured / "layers.csv", keep_default_na=False)
     history, key = pd.read_csv(trained / "history.csv"), make_key(experiment, stage)
@@ -214,12 +209,7 @@ def _make_without_figures(stage: Stage, parent: Finished, experiment: Experiment
 def describe_measurement(
     stage: Stage, trained: Path, experiment: Experiment, data: Data, reads_test: bool
 ) -> dict[str, Any]:
-    """Return all that decides the measurements of a trained stage, as the key of the store.
-
-    Args:
-        trained: Entry of the trained stage.
-        reads_test: Whether the test split is measured.
-    """
+    """Return what decides the measurements of the entry `trained`, on test if `reads_test`, as the key of the store."""
     lineage = get_lineage(stage.name, experiment.tree)
     return {
         "trained": trained.name,

@@ -38,11 +38,7 @@ def select_counted(scores: np.ndarray, split: Split, task: Task) -> np.ndarray:
 
 
 def summarize(scores: np.ndarray, split: Split, task: Task) -> float:
-    """Return the mean score of a split over the examples that count.
-
-    Args:
-        scores: One per example (n,).
-    """
+    """Return the mean of `scores` (n,) of a split over the examples that count."""
     return float(select_counted(scores, split, task).mean(dtype=np.float64))
 
 
@@ -117,21 +113,13 @@ def _split_judgement(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]
 
 
 def compute_balanced_accuracy(scores: np.ndarray, split: Split) -> float:
-    """Return the mean over classes of the share of examples classified correctly, in [0, 1].
-
-    Args:
-        scores: 0 or 1 per example (n,).
-    """
+    """Return the mean over classes of `scores` (n,), which are 1 for examples classified correctly, in [0, 1]."""
     labels = split.labels.reshape(-1)
     return float(np.mean([scores[labels == label].mean(dtype=np.float64) for label in np.unique(labels)]))
 
 
 def count_predicted_classes(classes: np.ndarray, split: Split) -> int | None:
-    """Return how many classes are ever predicted; None if the split has only one class.
-
-    Args:
-        classes: Predicted class of each example (n,).
-    """
+    """Return how many `classes` (n,) are ever predicted; None if the split has only one class."""
     return len(np.unique(classes)) if len(np.unique(split.labels)) > 1 else None
 
 

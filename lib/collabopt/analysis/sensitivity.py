@@ -39,22 +39,14 @@ from the technique."""
 
 
 def restore_baseline(run) -> keras.Model:
-    """Return the plain model of a run's baseline, which is trained if the store does not hold it.
-
-    Args:
-        run: A run (`run.Run`).
-    """
+    """Return the plain model of the baseline of `run`, which is trained if the store does not hold it."""
     run.stage(BASELINE)
     tensorflow.seed_everything(run.experiment.seed)  # Keras numbers unnamed layers from one again
     return run.model(BASELINE)
 
 
 def measure(run) -> pd.DataFrame:
-    """Return `measure_layers` of a run's stored baseline.
-
-    Args:
-        run: A run (`run.Run`).
-    """
+    """Return `measure_layers` of the stored baseline of `run`."""
     model, clock = restore_baseline(run), progress.Clock()
     table = measure_layers(model, run.data.validation, run.experiment, run.data.task)
     took = progress.format_duration(clock.seconds())
@@ -121,13 +113,7 @@ def compress_layer(
 def score_with(
     model: keras.Model, layer: keras.layers.Layer, kernels: dict[str, np.ndarray], split: Split, task: Task
 ) -> np.ndarray:
-    """Return the score of each example (n,) while a layer holds other kernels.
-
-    Args:
-        model: A plain model; it stays as it is.
-        layer: A layer of it.
-        kernels: The kernels by name.
-    """
+    """Return the score of each example (n,) while a layer of `model` holds other `kernels`, given by name."""
     original = layers.read_layer_kernels(layer)
     layers.assign_kernels(layer, kernels)
     try:
@@ -190,21 +176,13 @@ class Recommendation:
 
 
 def format_exclude(exclude: Exclude) -> str:
-    """Return the lines of an experiment file that exclude layers, as YAML.
-
-    Args:
-        exclude: The layers.
-    """
+    """Return the lines of an experiment file that `exclude` layers, as YAML."""
     chosen = {technique: list(names) for technique, names in exclude.model_dump().items() if names}
     return yaml.safe_dump({"exclude": chosen}, default_flow_style=None, sort_keys=False, width=110).strip()
 
 
 def get_tolerance(table: pd.DataFrame) -> float:
-    """Return an acceptable drop of one layer: half a point, or 2 % of a baseline's error.
-
-    Args:
-        table: The table of `measure_layers`.
-    """
+    """Return an acceptable drop of one layer in a `table` of `measure_layers`: half a point, or 2 % of the error."""
     score = _get_score(table)
     return 0.5 if score.unit == "%" or table.empty else 0.02 * abs(table["baseline_score"].iloc[0]) / score.scale
 

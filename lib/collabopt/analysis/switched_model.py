@@ -89,11 +89,7 @@ class SwitchedModel:
         self.everything = {*self.units, OUTPUT}
 
     def set_float(self, floats: Collection[str]) -> tuple[str, ...]:
-        """Compute some units in float32 and all others in int8. Return the layers in float32, in the model's order.
-
-        Args:
-            floats: Names of the units; `OUTPUT`, if the outputs of the model may be in float32.
-        """
+        """Compute the units `floats` (perhaps `OUTPUT`) in float32 and others in int8. Return the layers in float32."""
         floats = set(floats)
         for name, unit in reversed(self.units.items()):
             if not unit.rounds:

@@ -43,14 +43,7 @@ class Finding:
 
 
 def find_failures(model: keras.Model, data: Data, experiment: Experiment, store_directory: Path) -> list[Finding]:
-    """Return what `try_stages` finds. The store keeps it, so that only the first process of a report tries.
-
-    Args:
-        model: As in `try_stages`.
-        data: As in `try_stages`.
-        experiment: As in `try_stages`.
-        store_directory: The store.
-    """
+    """Return what `try_stages` finds for `model`. The store in `store_directory` keeps it for other processes."""
     tree = experiment.tree
     settings = {name for stage in tree.values() for name in stage.settings}
     included = dict.fromkeys((*settings, "distill", "scheme", "exclude"), True) | {"stages": {*tree}}

@@ -266,12 +266,7 @@ def validate(values: Mapping[str, Any]) -> Experiment:
 
 
 def merge_stages(base: Any, sections: Any) -> Any:
-    """Return training sections laid over others, key by key.
-
-    Args:
-        base: Sections by stage.
-        sections: Sections by stage that take precedence; returned unchanged if they are not a mapping.
-    """
+    """Return training `sections` by stage, laid over `base` key by key; unchanged if they are not a mapping."""
     if not (isinstance(base, Mapping) and isinstance(sections, Mapping)):
         return sections
     merged = {

@@ -96,20 +96,12 @@ def list_files(name: str) -> list[Path]:
 
 
 def compute_digest(name: str) -> str:
-    """Return the SHA-256, in hex, of the files of an experiment.
-
-    Args:
-        name: Name or path of the experiment.
-    """
+    """Return the SHA-256, in hex, of the files of the experiment of this `name` or path."""
     return hashlib.sha256(b"".join(path.read_bytes() for path in list_files(name))).hexdigest()
 
 
 def gives_stages(name: str) -> bool:
-    """Return whether the files of an experiment say how stages are trained.
-
-    Args:
-        name: Name or path of the experiment.
-    """
+    """Return whether the files of the experiment of this `name` or path say how stages are trained."""
     return any("stages" in _read(file) for file in list_files(name))
 
 
@@ -179,12 +171,7 @@ def list_paths(experiment: Experiment) -> list[str]:
 
 
 def list_overrides(name: str, **overrides: Any) -> dict[str, Any]:
-    """Return the overrides that differ from the experiment's own values, in the order of `PARAMETERS`.
-
-    Args:
-        name: Name or path of the experiment.
-        **overrides: As in `load`.
-    """
+    """Return the `overrides` of the experiment `name` that differ from its own values, in the order of `PARAMETERS`."""
     own, changed = load(name), load(name, **overrides)
     names = [
         *PARAMETERS,
@@ -198,11 +185,7 @@ def list_overrides(name: str, **overrides: Any) -> dict[str, Any]:
 
 
 def get_value(experiment: Experiment, key: str) -> Any:
-    """Return the value of a parameter, or of a nested key.
-
-    Args:
-        key: One of `PARAMETERS`, or a dotted name.
-    """
+    """Return the value of a `key`, one of `PARAMETERS` or a dotted name."""
     found: Any = experiment.targets if key in Targets.model_fields else experiment
     for part in key.split("."):
         found = getattr(found, part)
@@ -210,12 +193,7 @@ def get_value(experiment: Experiment, key: str) -> Any:
 
 
 def find_report_directory(name: str, **overrides: Any) -> Path:
-    """Return reports/<experiment>/, or a directory below it that is named by the overrides.
-
-    Args:
-        name: Name or path of the experiment.
-        **overrides: As in `load`.
-    """
+    """Return reports/<name>/, or a directory below it that the `overrides` of the experiment `name` give."""
     changed = list_overrides(name, **overrides)
     directory = REPORTS / find_experiment(name).stem
     parts = [f"{key}={overriding.format_value(value)}" for key, value in changed.items()]

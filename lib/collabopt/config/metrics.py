@@ -50,33 +50,20 @@ class Metric:
         return f"{self.title} ({self.unit})" if self.unit else self.title
 
     def format(self, value: float | None, missing: str | None = None) -> str:
-        """Return a value in the shown unit, without the unit, or the text for a missing one.
-
-        Args:
-            value: Value of the column; None or NaN if not available.
-            missing: Text for an unavailable value; None takes the metric's own.
-        """
+        """Return a `value` without its unit; where it is None or NaN, `missing` or else the metric's own text."""
         if value is None or not math.isfinite(value):
             return self.missing if missing is None else missing
         return f"{value / self.scale:,.{self.count_decimals(value)}f}".replace("-", "−")
 
     def count_decimals(self, value: float) -> int:
-        """Return how many decimals `format` shows of a value.
-
-        Args:
-            value: Value of the column.
-        """
+        """Return how many decimals `format` shows of a `value` of the column."""
         if not value or not self.significant:
             return self.digits
         before = 1 + math.floor(math.log10(abs(value / self.scale)))
         return min(max(self.digits, self.significant - before), self.significant)
 
     def describe_excess(self, excess: float) -> str:
-        """Return by how much a target is missed: "gzip 34.1 kB over", or "SRAM not known".
-
-        Args:
-            excess: Value minus limit, in units of the column; infinity if the value is not known.
-        """
+        """Return an `excess` over a limit: "gzip 34.1 kB over", or "SRAM not known" if it is infinite."""
         if not math.isfinite(excess):
             return f"{self.title} not known"
         least = 10.0**-self.digits

@@ -41,10 +41,6 @@ def check_cells(cells: list[str]) -> None:
 
 
 def read_assignments(cell: str) -> dict[str, str]:
-    """Return the source of each value that a cell assigns, by name.
-
-    Args:
-        cell: Source of the cell.
-    """
+    """Return the source of each value that a `cell` assigns, by name."""
     lines = [line for line in ast.parse(cell).body if isinstance(line, ast.Assign)]
     return {ast.unparse(line.targets[0]): ast.unparse(line.value) for line in lines}

@@ -19,11 +19,7 @@ def read() -> pd.DataFrame:
 
 
 def read_of_model(experiment: Experiment) -> pd.DataFrame:
-    """Return the values published for the experiment's model and data set, from all tables.
-
-    Args:
-        experiment: Names model and data set. A saved model is known by its file, such as resnet8_cifar10.h5.
-    """
+    """Return the values published for the model (a saved one goes by its file's name) and data of the `experiment`."""
     rows = read()
     if experiment.model.path:
         return rows[rows["model"] + "_" + rows["dataset"] == Path(experiment.model.path).stem]
@@ -31,23 +27,12 @@ def read_of_model(experiment: Experiment) -> pd.DataFrame:
 
 
 def read_table(experiment: Experiment, table: str) -> pd.DataFrame:
-    """Return one table of values published for the experiment's model and data set.
-
-    Args:
-        experiment: Names model and data set.
-        table: Name of the table, such as "pqat".
-    """
+    """Return one `table`, such as "pqat", of values published for the experiment's model and data set."""
     rows = read_of_model(experiment)
     return rows[rows["table"] == table]
 
 
 def find_value(rows: pd.DataFrame, stage: str, metric: str) -> float | None:
-    """Return the one published value of a stage; None if there is none or more than one.
-
-    Args:
-        rows: Rows of `read`.
-        stage: Name of the stage.
-        metric: Name of the metric, such as "accuracy" or "compressed_bytes".
-    """
+    """Return the one value of `stage` and `metric` in `rows` of `read`; None if there is none or more than one."""
     found = rows[(rows["stage"] == stage) & (rows["metric"] == metric)]["value"]
     return float(found.iloc[0]) if len(found) == 1 else None

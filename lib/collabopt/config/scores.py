@@ -52,20 +52,11 @@ class Score:
         return f"{self.name}_drop"
 
     def compute_drop(self, baseline, value):
-        """Return how much worse a score is than the baseline's, in units of the column; negative if it is better.
-
-        Args:
-            baseline: Score of the baseline, a number or an array.
-            value: Score to compare, of the same shape.
-        """
+        """Return how much worse a `value` is than the `baseline`, in units of the column; negative if it is better."""
         return value - baseline if self.lower_is_better else baseline - value
 
     def get_tolerance(self, baseline: float) -> float:
-        """Return the drop that counts as nothing: a point of a score in percent, 5 % of another baseline's score.
-
-        Args:
-            baseline: Score of the baseline.
-        """
+        """Return the drop that counts as nothing: a point of a score in percent, or 5 % of the `baseline`."""
         return 0.01 if self.unit == "%" else 0.05 * abs(baseline)
 
     def get_noise(self, error: float, examples: int) -> float:
@@ -78,11 +69,7 @@ class Score:
         return max(2 * error, 1 / examples) if self.unit == "%" and error == error else 2 * error
 
     def format_drop(self, value: float) -> str:
-        """Return a difference with its unit: "1.00 points" or "0.0123".
-
-        Args:
-            value: Difference of two values of the column.
-        """
+        """Return a difference `value` with its unit: "1.00 points" or "0.0123"."""
         return f"{value / self.scale:,.{self.digits}f} {self.drop_unit}".rstrip()
 
     def format_spread(self, value: float, noise: float, is_drop: bool = False) -> str:
@@ -97,11 +84,7 @@ class Score:
         return f"{' ± '.join(texts)} {self.drop_unit if is_drop else self.unit}".rstrip().replace(" %", "%")
 
     def format(self, value: float) -> str:
-        """Return a value with its unit: "98.61 %" or "0.0123".
-
-        Args:
-            value: Value of the column.
-        """
+        """Return a `value` with its unit: "98.61 %" or "0.0123"."""
         return f"{value / self.scale:,.{self.digits}f} {self.unit}".rstrip().replace("-", "−").replace(" %", "%")
 
 
@@ -114,11 +97,7 @@ SCORES: dict[str, Score] = {}
 
 
 def find_score(columns: Iterable[str]) -> Score:
-    """Return the score that a table holds; accuracy if it holds none.
-
-    Args:
-        columns: Columns of results.csv, variants.csv or of the history of a training.
-    """
+    """Return the score whose `columns` a table or history has; accuracy if it has none."""
     columns = set(columns)
     held = [one for one in SCORES.values() if columns & {one.test, one.test_int8, one.validation, one.validation_int8}]
     return held[0] if held else ACCURACY

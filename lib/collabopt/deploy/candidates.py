@@ -52,20 +52,12 @@ class Candidate:
         return self.trainings[-1]
 
     def compresses_as_much_as(self, other: "Candidate") -> bool:
-        """Return whether no setting compresses less than another candidate's.
-
-        Args:
-            other: The other candidate.
-        """
+        """Return whether no setting compresses less than that of the `other` candidate."""
         return all(own >= one for own, one in zip(self.strength, other.strength, strict=True))
 
 
 def list_candidates(run: Run) -> dict[str, Candidate]:
-    """Return the candidates of a search over settings by key, measured without training; the baseline comes first.
-
-    Args:
-        run: A run whose experiment has a search. Its baseline is trained if the store does not hold it.
-    """
+    """Return the candidates of the search of `run` by key, measured without training; the baseline comes first."""
     found, untrained = dict[str, Candidate](), _Untrained(run)
     for settings in _list_settings(run):
         experiment = loading.change(run.experiment, search={}, **settings)

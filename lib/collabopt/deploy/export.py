@@ -58,11 +58,7 @@ def export(run: Run, name: str, format: str = "int8", directory: Path | str | No
 
 
 def load_model(path: Path | str) -> keras.Model:
-    """Return an exported Keras model for inference: a QAT stage has rounded kernels and fixed ranges.
-
-    Args:
-        path: The `.keras` file.
-    """
+    """Return the exported Keras model at `path` for inference: a QAT stage has rounded kernels and fixed ranges."""
     from collabopt.models.importing import layers  # noqa: F401 - registers them
 
     return keras.models.load_model(path, compile=False)

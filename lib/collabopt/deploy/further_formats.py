@@ -69,10 +69,5 @@ def _convert_to_int4_as_trained(
 
 
 def read_versions(stage: Stage, name: str) -> dict[str, str]:
-    """Return the versions of the optional packages that write a format.
-
-    Args:
-        stage: The stage. Quantization-aware stages need none.
-        name: Name of the format.
-    """
+    """Return the versions of the optional packages that write the format `name`; QAT stages need none."""
     return {} if stage.quantizes else {package: metadata.version(package) for package in FORMATS[name].packages}

@@ -63,11 +63,7 @@ class Recommendation:
         return find_score(self.variant)
 
     def get_drop(self, row: dict[str, Any]) -> tuple[float, float]:
-        """Return how much worse a file is on validation than the float32 baseline, and what chance explains (or NaN).
-
-        Args:
-            row: Row of variants.csv.
-        """
+        """Return how much worse a `row` is on validation than the float32 baseline, and what chance explains."""
         drop = self.score.compute_drop(self.baseline[self.score.validation], row[self.score.validation])
         return drop, targets.find_drop_noise(row, self.score)
 

@@ -73,11 +73,7 @@ class Search:
         return targets.judge(self.table, self.targets) if self.run.experiment.has_targets else None
 
     def find_misses(self, label: str) -> dict[str, float]:
-        """Return by how much a variant exceeds each target that it does not meet.
-
-        Args:
-            label: Label of the variant.
-        """
+        """Return by how much the variant of this `label` exceeds each target that it does not meet."""
         return targets.find_misses(self.table.loc[label], self.targets, targets.get_baseline_score(self.table))
 
 

@@ -90,11 +90,7 @@ def choose(variants: pd.DataFrame, targets: Targets) -> Hashable | None:
 
 
 def find_nearest(variants: pd.DataFrame, targets: Targets) -> Hashable:
-    """Return the label of the variant whose largest miss is smallest, each miss relative to its target.
-
-    Args:
-        variants: Rows of variants.csv, the float32 baseline among them.
-    """
+    """Return the label of the row of `variants` whose largest miss, relative to its target, is smallest."""
     base, limits = get_baseline_score(variants), list_targets(targets)
 
     def get_misses(row: pd.Series) -> tuple[float, float]:
@@ -135,21 +131,12 @@ def recommend(variants: pd.DataFrame) -> Hashable:
 
 
 def find_drop_noise(variant: Mapping[str, Any], score: Score) -> float:
-    """Return two standard errors of the drop on validation against the float32 baseline; NaN if not known.
-
-    Args:
-        variant: Row of variants.csv.
-    """
+    """Return two standard errors of the drop of a `variant` on validation; NaN if not known."""
     return score.get_noise(variant.get("validation_drop_error", math.nan), variant.get("validation_examples", 0))
 
 
 def find_noise(variants: pd.DataFrame, label: Hashable) -> str:
-    """Return a sentence if chance moves the drop on validation by more than `recommend` tolerates, else nothing.
-
-    Args:
-        variants: Rows of variants.csv, the float32 baseline among them.
-        label: Label of the recommended variant.
-    """
+    """Return a sentence if chance moves the drop of `label` in `variants` by more than `recommend` tolerates."""
     score, row = find_score(variants), variants.loc[label]
     count, noise = int(row["validation_examples"]), find_drop_noise(row, score)
     tolerance = score.get_tolerance(get_baseline_score(variants))
@@ -164,21 +151,13 @@ def find_noise(variants: pd.DataFrame, label: Hashable) -> str:
 
 
 def find_baseline(variants: pd.DataFrame) -> Hashable:
-    """Return the label of the float32 baseline.
-
-    Args:
-        variants: Rows of variants.csv.
-    """
+    """Return the label of the float32 baseline in `variants`."""
     (label,) = variants.index[(variants["stage"] == BASELINE) & (variants["format"] == "float32")]
     return label
 
 
 def get_baseline_score(variants: pd.DataFrame) -> float:
-    """Return the score of the float32 baseline on validation.
-
-    Args:
-        variants: Rows of variants.csv.
-    """
+    """Return the score of the float32 baseline in `variants` on validation."""
     return float(variants.loc[find_baseline(variants), find_score(variants).validation])
 
 
@@ -200,11 +179,7 @@ def judge(variants: pd.DataFrame, targets: Targets) -> pd.DataFrame:
 
 
 def is_usable(variant: Mapping[str, Any]) -> bool:
-    """Return whether a variant can be deployed and tells classes apart.
-
-    Args:
-        variant: Row of variants.csv.
-    """
+    """Return whether a `variant` can be deployed and tells classes apart."""
     return _is_tflite(variant) and not is_constant(variant)
 
 
@@ -214,23 +189,14 @@ def _is_tflite(variant: Mapping[str, Any]) -> bool:
 
 
 def describe_miss(target: str, excess: float) -> str:
-    """Return by how much a target is missed: "gzip 34.1 kB over".
-
-    Args:
-        target: Name of the target, or `ONE_CLASS`.
-        excess: Value minus limit; infinity if the value is not known.
-    """
+    """Return by how much `target`, or `ONE_CLASS`, is missed: "gzip 34.1 kB over"; an unknown `excess` is infinite."""
     if target == NO_TFLITE:
         return NO_TFLITE
     return f"predicts {ONE_CLASS}" if target == ONE_CLASS else get_targets()[target].describe_excess(excess)
 
 
 def describe(rows: pd.DataFrame, targets: Targets) -> str:
-    """Return one or two sentences on the choice: the chosen variant, or what the nearest one misses.
-
-    Args:
-        rows: Rows of `judge`.
-    """
+    """Return one or two sentences on `rows` of `judge`: the chosen variant, or what the nearest one misses."""
     count, chosen = sum(not missed for missed in rows["missed"]), rows[rows["chosen"]]
     if len(chosen) and not list_targets(targets):
         return f"Recommended: {format_variant(chosen.iloc[0])}. There are no targets."
@@ -242,10 +208,6 @@ def describe(rows: pd.DataFrame, targets: Targets) -> str:
 
 
 def format_variant(row: Mapping[str, Any]) -> str:
-    """Return the name of a variant, such as "sparse clustered int16×8"; after a search over settings also these.
-
-    Args:
-        row: Row of variants.csv.
-    """
+    """Return the name of a `row`, such as "sparse clustered int16×8"; after a search over settings also these."""
     name, setting = f"{get_label(row['stage'])} {get_format_label(row['format'])}", row.get("setting")
     return f"{name} ({setting})" if isinstance(setting, str) and setting else name

@@ -43,10 +43,8 @@ _QUARTILES = ["latency_q1_ms", "latency_q3_ms"]
 
 
 def list_columns(score: Score) -> list[str]:
-    """Return the columns of variants.csv, which has one row per variant. `unavailable` says why there is no file.
-
-    Args:
-        score: Score of the task, whose columns carry its name.
+    """Return the columns of variants.csv, one row per variant; those of the `score` carry its name. `unavailable` says
+    why there is no file.
     """
     return [
         *("experiment", "stage", "format", "scheme", "seed", score.validation, score.test),
@@ -99,11 +97,7 @@ def list_formats(stage: Stage, experiment: Experiment) -> list[str]:
 
 
 def list_levels(tree: Mapping[str, Stage]) -> list[Stage]:
-    """Return every stage, level by level, the baseline first.
-
-    Args:
-        tree: Stages by name.
-    """
+    """Return every stage of `tree`, level by level, the baseline first."""
     return sorted(tree.values(), key=lambda stage: get_level(stage.name, tree))
 
 

@@ -34,11 +34,7 @@ class Terminal(logging.Handler):
         threading.Thread(target=self._tick, daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Show a line, or how far some work is.
-
-        Args:
-            record: A record of `progress.log` or `progress.advance`.
-        """
+        """Show a `record` of `progress`: a line, or how far some work is."""
         if record.levelno > ADVANCE:
             if record.last:
                 self.close_bar()
@@ -152,11 +148,7 @@ class _Output:
         self._next_drawing = 0.0
 
     def write(self, text: str) -> None:
-        """Show the text of a bar.
-
-        Args:
-            text: What tqdm writes: the bar, or blanks that remove it.
-        """
+        """Show the `text` of a bar by tqdm, or the blanks that remove it."""
         text = text.strip("\r\n ")
         if text or self._handle:
             self._bar = text

@@ -139,11 +139,7 @@ def silence() -> Iterator[None]:
 
 
 def note(message: str) -> None:
-    """Log what every process of a batch finds in the same data. The batch shows it once, and on the baseline's page.
-
-    Args:
-        message: The line.
-    """
+    """Log a `message` that every process of a batch has of the same data; shown once, and on the baseline's page."""
     _log(message, is_note=True, about="", last=False, shown=message, curves=())
 
 
@@ -152,11 +148,7 @@ def _is_no_note(record: logging.LogRecord) -> bool:
 
 
 def format_duration(seconds: float) -> str:
-    """Return a duration like `12.3 s`, `4 min 05 s` or `2 h 03 min`.
-
-    Args:
-        seconds: The duration.
-    """
+    """Return `seconds` like `12.3 s`, `4 min 05 s` or `2 h 03 min`."""
     if seconds < 59.95:  # more would be rounded to 60.0 s
         return f"{seconds:.1f} s"
     seconds = round(seconds)
@@ -166,11 +158,7 @@ def format_duration(seconds: float) -> str:
 
 
 def now(precision: str = "seconds") -> str:
-    """Return the local time in ISO 8601, with its zone.
-
-    Args:
-        precision: "seconds" or "milliseconds".
-    """
+    """Return the local time in ISO 8601, with its zone; `precision` is "seconds" or "milliseconds"."""
     return datetime.datetime.now().astimezone().isoformat(timespec=precision)
 
 

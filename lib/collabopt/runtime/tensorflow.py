@@ -96,11 +96,7 @@ def drop_native_notices() -> Iterator[None]:
 
 @contextlib.contextmanager
 def drop_log_records(*fragments: str) -> Iterator[None]:
-    """Drop some of TensorFlow's Python log records while the block runs.
-
-    Args:
-        *fragments: A record that contains one of these texts is dropped.
-    """
+    """Drop TensorFlow's Python log records that contain one of the `fragments` while the block runs."""
 
     def is_wanted(record: logging.LogRecord) -> bool:
         return not any(fragment in record.getMessage() for fragment in fragments)
@@ -191,11 +187,7 @@ def _has_gpu() -> bool:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and TensorFlow and clear Keras's global state, so that earlier work has no influence.
-
-    Args:
-        seed: The seed.
-    """
+    """Seed Python, NumPy and TensorFlow with `seed`, and clear Keras's state, so that earlier work has no influence."""
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
     random.seed(seed)

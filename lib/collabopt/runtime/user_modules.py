@@ -20,11 +20,7 @@ class UserModuleError(ValueError):
 
 
 def add_folder(folder: Path) -> None:
-    """Make the modules of a folder importable inside `allow_imports`.
-
-    Args:
-        folder: Folder of an experiment's file.
-    """
+    """Make the modules of an experiment's `folder` importable inside `allow_imports`."""
     if folder not in _folders:
         _folders.append(folder)
 

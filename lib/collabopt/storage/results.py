@@ -57,11 +57,7 @@ STARTED = "COLLABOPT_STARTED"
 
 
 def make_key(experiment: Experiment, stage: Stage) -> dict[str, Any]:
-    """Return the key columns of a stage's rows. A setting that does not apply to the stage is None.
-
-    Args:
-        experiment: The experiment, with its seed and settings.
-    """
+    """Return the key columns of a stage's rows. A setting that does not apply to the stage is None."""
     tree = experiment.tree
     lineage = get_lineage(stage.name, tree)
     return {
@@ -107,11 +103,7 @@ def list_score_columns(score: Score) -> list[str]:
 
 
 def list_columns(score: Score) -> list[str]:
-    """Return the columns of results.csv, which has one row per stage, setting and seed.
-
-    Args:
-        score: Score of the task, whose columns carry its name.
-    """
+    """Return the columns of results.csv, one row per stage, setting and seed; those of the `score` carry its name."""
     return [
         *KEY,
         *("parent", *list_score_columns(score), *(f"{column}_error" for column in list_score_columns(score))),
@@ -159,11 +151,7 @@ def read(path: Path) -> pd.DataFrame:
 
 
 def parse_preserved(value: object) -> bool | None:
-    """Return a `preserved` cell: whether the stage kept its parent's zeros and clusters; None if empty.
-
-    Args:
-        value: The cell, of a frame or of a CSV file read as text.
-    """
+    """Return a `preserved` cell, text or `value`: whether zeros and clusters of the parent are kept; None if empty."""
     return {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}.get(str(value).lower())
 
 
@@ -172,31 +160,17 @@ ONE_CLASS = "one class for every example"
 
 
 def is_constant(row: Mapping[str, Any]) -> bool:
-    """Return whether a file predicts one class for every validation example, which has several.
-
-    Args:
-        row: A row of results.csv or variants.csv.
-    """
+    """Return whether a `row` is of a file that predicts one class for all validation examples, which have several."""
     return str(row.get("predicted_classes")) in ("1", "1.0")
 
 
 def to_numbers(rows: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    """Return a table with columns as floats, NaN where a cell is empty or a column is missing.
-
-    Args:
-        rows: A table, its cells numbers or text.
-        columns: The columns to convert.
-    """
+    """Return `rows` with `columns` as floats, NaN where a cell is empty or a column is missing."""
     return rows.assign(**{column: pd.to_numeric(rows.get(column, float("nan")), errors="coerce") for column in columns})
 
 
 def select_first_setting(rows: pd.DataFrame, *key: str) -> pd.DataFrame:
-    """Return one row per key: its first setting and seed, with this library's scheme before TFMOT's.
-
-    Args:
-        rows: Rows of results.csv, layers.csv or variants.csv.
-        *key: The columns that tell the rows apart.
-    """
+    """Return one of the `rows` per `key` columns: the first setting and seed, with our scheme before TFMOT's."""
     stock = rows["scheme"].eq("tfmot") if "scheme" in rows else False
     rows = rows.assign(_at=range(len(rows)), _stock=stock)
     kept = rows.sort_values("_stock", kind="stable").drop_duplicates([*key])

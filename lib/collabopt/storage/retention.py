@@ -28,12 +28,7 @@ _locks: list[TextIO] = []
 
 @functools.cache
 def hold(store_directory: Path, experiment: str) -> None:
-    """Protect what an experiment uses from pruning while this process lives.
-
-    Args:
-        store_directory: The store; a read-only one needs no protection.
-        experiment: Name of the experiment.
-    """
+    """Protect what an `experiment` uses in `store_directory` from pruning while this process lives."""
     for name in (experiment, _NO_EXPERIMENT):
         with contextlib.suppress(OSError):
             _locks.append(_open_lock(store_directory, name))
@@ -41,13 +36,7 @@ def hold(store_directory: Path, experiment: str) -> None:
 
 
 def note_use(store_directory: Path, entry: Path, experiment: str) -> None:
-    """Record that an experiment uses an entry now.
-
-    Args:
-        store_directory: The store; nothing is recorded in a full or read-only one.
-        entry: Directory of the entry.
-        experiment: Name of the experiment.
-    """
+    """Record that an `experiment` uses an `entry` now, unless the store in `store_directory` is full or read-only."""
     path = store_directory / "uses" / entry.name / experiment
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)

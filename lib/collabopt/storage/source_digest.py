@@ -50,30 +50,18 @@ def _compute_digest(definitions: tuple[_Definition, ...]) -> str:
 
 
 def compute_module_digest(path: Path) -> str:
-    """Return a digest (16 hex digits) of a whole Python file, without docstrings and comments.
-
-    Args:
-        path: The file; what it imports is not followed.
-    """
+    """Return a digest (16 hex digits) of the Python file `path`, without docstrings, comments and imported modules."""
     return compute_tree_digest(ast.parse(path.read_bytes()).body)
 
 
 def compute_tree_digest(tree: ast.AST | list[ast.AST]) -> str:
-    """Return a digest (16 hex digits) of a syntax tree, without docstrings and comments.
-
-    Args:
-        tree: The tree, or statements.
-    """
+    """Return a digest (16 hex digits) of a syntax `tree` or statements, without docstrings and comments."""
     form = _Reader(frozenset()).form(tree, _Scope("", frozenset(), keeps_names=True))
     return hashlib.blake2b(form.encode(), digest_size=8).hexdigest()
 
 
 def compute_package_digest(folder: Path) -> str:
-    """Return a digest (16 hex digits) of all Python files of a folder, without docstrings and comments.
-
-    Args:
-        folder: The folder of a package.
-    """
+    """Return a digest (16 hex digits) of all Python files of a `folder`, without docstrings and comments."""
     files = {str(path.relative_to(folder)): compute_module_digest(path) for path in sorted(folder.rglob("*.py"))}
     return hashlib.blake2b(repr(files).encode(), digest_size=8).hexdigest()
 

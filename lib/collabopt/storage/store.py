@@ -32,11 +32,7 @@ class StoreError(OSError):
 
 
 def compute_key(material: dict[str, Any]) -> str:
-    """Return the key of an entry, 16 hex digits.
-
-    Args:
-        material: Everything that determines the content, as JSON values. The order of names does not matter.
-    """
+    """Return the key, 16 hex digits, of an entry whose content `material` determines, as JSON values in any order."""
     text = json.dumps(material, sort_keys=True, ensure_ascii=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
@@ -80,13 +76,7 @@ def get_or_make(directory: Path, name: str, material: dict[str, Any], make: Call
 
 
 def get_unfinished_directory(directory: Path, name: str, material: dict[str, Any]) -> Path:
-    """Return the directory for checkpoints of an entry that is being made; it need not exist.
-
-    Args:
-        directory: The store.
-        name: First part of the entry's name.
-        material: Everything that determines the entry's content.
-    """
+    """Return the `directory` for checkpoints of the entry `name` of `material` being made; it need not exist."""
     return directory / f".{name}-{compute_key(material)}.unfinished"
 
 

@@ -99,11 +99,7 @@ class HeldConfig(OutputConfig):
 
 
 def list_custom_objects(model: keras.Model) -> dict[str, type]:
-    """Return the classes, by name, that TFMOT needs to copy a model: those of its layers, and ours.
-
-    Args:
-        model: The annotated model's plain model.
-    """
+    """Return the classes, by name, that TFMOT needs to copy a plain `model`: those of its layers, and ours."""
     ours = (KernelConfig, OutputConfig, HeldConfig, KernelQuantizer, ChannelQuantizer, KernelHolder)
     return {kind.__name__: kind for kind in (*map(type, model.layers), *ours)}
 

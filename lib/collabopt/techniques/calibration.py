@@ -100,11 +100,7 @@ class Sample:
         return None
 
     def list_methods(self, setting: str) -> tuple[str, ...]:
-        """Return the method, or all of them if the setting is "auto" and an example is far outside.
-
-        Args:
-            setting: `calibration` of the experiment.
-        """
+        """Return the method, or all of them if the `setting` is "auto" and an example is far outside."""
         if setting != "auto":
             return (setting,)
         return METHODS if self.find_outlier() else METHODS[:1]
@@ -171,11 +167,7 @@ def _compute_error(values: np.ndarray, low: float, high: float) -> float:
 
 
 def choose(scores: Mapping[str, np.ndarray], score: Score) -> str:
-    """Return the first method, unless a later one is better on validation by two standard errors, paired by example.
-
-    Args:
-        scores: Score of each validation example (n,) by method.
-    """
+    """Return the first method, unless a later one has better `scores` (n,) by two standard errors of the difference."""
     chosen, *others = scores
     for method in others:
         gains = np.asarray(score.compute_drop(scores[method], scores[chosen]), np.float64)
@@ -185,12 +177,7 @@ def choose(scores: Mapping[str, np.ndarray], score: Score) -> str:
 
 
 def log_choice(sample: Sample, method: str, stage: str) -> None:
-    """Name the example that sets a range far outside, and the method.
-
-    Args:
-        method: The method that was chosen.
-        stage: Name of the stage in progress lines.
-    """
+    """Name the example that sets a range far outside, and the `method`, for a `stage`."""
     outlier = sample.find_outlier()
     if outlier:
         progress.log(f"{stage}: {outlier}; ranges are set by {method}", about=stage)

@@ -31,12 +31,7 @@ class Checkpoint:
         self.path = path
 
     def save(self, model: keras.Model, record: dict) -> None:
-        """Save the state of a training.
-
-        Args:
-            model: A compiled model.
-            record: History and times so far, as JSON values.
-        """
+        """Save the state of a compiled `model`, and the `record` of its training so far, as JSON values."""
         if not self.path:
             return
         content = io.BytesIO()

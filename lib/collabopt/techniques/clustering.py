@@ -70,11 +70,7 @@ class Settings:
         return {name: kmeans.cluster_kernel(kernel, number, *options, importance.get(name)) for name, kernel in kernels}
 
     def get_clusters(self, layer: keras.layers.Layer) -> Clusters:
-        """Return how the clusters of a layer are trained.
-
-        Args:
-            layer: An eligible layer.
-        """
+        """Return how the clusters of an eligible `layer` are trained."""
         granularity = self.clusters.granularity if layers.is_convolution(layer) else "tensor"
         return dataclasses.replace(self.clusters, granularity=granularity)
 

@@ -66,12 +66,7 @@ def train(
 
 
 def find_filters(model: keras.Model, exclude: tuple[str, ...] = ()) -> Filters:
-    """Return the filters of a model that can be removed.
-
-    Args:
-        model: A plain model.
-        exclude: Names of layers that keep all their filters.
-    """
+    """Return the filters of a plain `model` that can be removed; layers of `exclude` keep all."""
     followed = channels.follow(model)
     found = [layer for layer in model.layers if layer.name in followed.outputs and layers.is_eligible(layer)]
     for layer in found:
@@ -114,12 +109,7 @@ def choose(filters: Filters, sparsity: float) -> set[int]:
 
 
 def describe(filters: Filters, removed: set[int]) -> list[str]:
-    """Return lines on what is removed, and what could not be followed.
-
-    Args:
-        filters: The filters of the network.
-        removed: The channels to remove.
-    """
+    """Return lines on what is `removed` of the `filters`, and what could not be followed."""
     sizes, count = [], 0
     for layer, numbers in filters.by_layer.items():
         gone = int(np.isin(numbers, list(removed)).sum())

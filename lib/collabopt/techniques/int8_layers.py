@@ -106,11 +106,7 @@ class FloatOutput(keras.layers.Layer):
 
 
 def is_quantizable(layer: keras.layers.Layer) -> bool:
-    """Return whether an int8 operator computes a layer after quantization-aware training.
-
-    Args:
-        layer: A layer of a rewritten model (`int8_rewrites`).
-    """
+    """Return whether an int8 operator computes a `layer` of a rewritten model after quantization-aware training."""
     if type(layer) in (keras.layers.InputLayer, keras.layers.BatchNormalization, ChannelAffine, FloatOutput):
         return True
     if isinstance(layer, keras.layers.Activation):
@@ -149,11 +145,7 @@ def is_plain_activation(layer: keras.layers.Layer) -> bool:
 
 
 def is_before_relu(layer: keras.layers.Layer) -> bool:
-    """Return whether a ReLU, which the converter fuses into the layer, alone follows it.
-
-    Args:
-        layer: A layer of a rewritten model.
-    """
+    """Return whether a ReLU, which the converter fuses into the `layer`, alone follows it."""
     following = get_only_consumer(layer)
     is_activation = isinstance(following, keras.layers.Activation) and get_activation(following) == "relu"
     return is_activation or isinstance(following, keras.layers.ReLU)
@@ -166,11 +158,7 @@ def get_only_consumer(layer: keras.layers.Layer) -> keras.layers.Layer | None:
 
 
 def find_folded_layer(norm: keras.layers.Layer) -> keras.layers.Layer | None:
-    """Return the linear layer into which the converter folds a batch norm, or None.
-
-    Args:
-        norm: Any layer of a model.
-    """
+    """Return the linear layer into which the converter folds a batch norm `norm`, or None."""
     if not isinstance(norm, keras.layers.BatchNormalization):
         return None
     before = norm.inbound_nodes[0].inbound_layers

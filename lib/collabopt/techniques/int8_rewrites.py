@@ -24,11 +24,7 @@ from collabopt.techniques.replacement import Replacement, copy_layer, replace_la
 
 
 def find_layers_without_qat(model: keras.Model) -> dict[str, str]:
-    """Return what has no int8 operator (class or activation) by name of the layer that stays in float32 in QAT.
-
-    Args:
-        model: A plain model.
-    """
+    """Return what of a plain `model` has no int8 operator (class or activation), by layer: float32 after QAT."""
     names = [layer.name for layer in model.layers]
     found = [layer for layer in _rewrite(model, False, ()).layers if not is_quantizable(layer)]
     # An activation inside a layer has become the layer "layer_activation".

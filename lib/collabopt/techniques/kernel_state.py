@@ -45,11 +45,7 @@ PER_TENSOR = Clusters("tensor")
 
 
 def make_clusters(experiment: Experiment) -> Clusters:
-    """Return how an experiment trains clusters.
-
-    Args:
-        experiment: Gives granularity, movement and symmetry.
-    """
+    """Return how an `experiment` trains clusters."""
     granularity = "channel" if experiment.cluster_per_channel else "tensor"
     symmetric = per_layer.get_value(experiment.number_of_clusters) if experiment.symmetric else 0
     return Clusters(granularity, experiment.clustering == "moving", symmetric)

@@ -16,22 +16,12 @@ _CODE_ITERATIONS = 10
 
 
 def make_rows(kernel: np.ndarray, per_channel: bool) -> np.ndarray:
-    """Return a kernel as rows of weights (1, n), or (out, n) per channel.
-
-    Args:
-        kernel: Kernel (..., out).
-        per_channel: Whether to make one row per output channel.
-    """
+    """Return a `kernel` (..., out) as rows of weights (1, n), or (out, n) if `per_channel`."""
     return np.ascontiguousarray(kernel.reshape(-1, kernel.shape[-1]).T) if per_channel else kernel.reshape(1, -1)
 
 
 def make_kernel(weights: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Return the kernel (..., out) that `make_rows` made rows of.
-
-    Args:
-        weights: Weights (rows, n).
-        shape: Shape (..., out) of the kernel.
-    """
+    """Return the kernel of `shape` (..., out) whose rows `make_rows` made, from `weights` (rows, n)."""
     return weights.T.reshape(shape) if len(weights) > 1 else weights.reshape(shape)
 
 

@@ -29,29 +29,17 @@ def is_eligible(layer: keras.layers.Layer) -> bool:
 
 
 def find_frozen(model: keras.Model) -> tuple[str, ...]:
-    """Return the names of frozen layers with kernels (`trainable=False`). No stage changes their weights.
-
-    Args:
-        model: Plain or fake-quantized.
-    """
+    """Return the names of frozen layers of `model` with kernels (`trainable=False`). No stage changes their weights."""
     return tuple(layer.name for layer in list_plain(model) if get_kind(layer) and not layer.trainable)
 
 
 def list_plain(model: keras.Model) -> list[keras.layers.Layer]:
-    """Return the layers of a model, without the wrappers of fake quantization.
-
-    Args:
-        model: Plain or fake-quantized.
-    """
+    """Return the layers of `model`, without the wrappers of fake quantization."""
     return [getattr(layer, "layer", layer) if hasattr(layer, "quantize_config") else layer for layer in model.layers]
 
 
 def exclude_frozen(experiment: Experiment, model: keras.Model) -> Experiment:
-    """Return an experiment that excludes the frozen layers of a model from pruning and clustering.
-
-    Args:
-        model: Plain or fake-quantized.
-    """
+    """Return an experiment that excludes the frozen layers of `model` from pruning and clustering."""
     exclude, frozen = experiment.exclude, find_frozen(model)
     changes = {"pruning": (*exclude.pruning, *frozen), "clustering": (*exclude.clustering, *frozen)}
     return experiment.model_copy(update={"exclude": exclude.model_copy(update=changes)})
@@ -63,11 +51,7 @@ def is_convolution(layer: keras.layers.Layer) -> bool:
 
 
 def get_channel_axis(layer: keras.layers.Layer) -> int:
-    """Return the axis of output channels in the kernel, from the end: before the last if transposed.
-
-    Args:
-        layer: A layer with a kernel.
-    """
+    """Return the axis of output channels in the kernel of `layer`, from the end: before the last if transposed."""
     return -2 if isinstance(layer, keras.layers.Conv2DTranspose) else -1
 
 
@@ -94,11 +78,7 @@ def find_kernels(layer: keras.layers.Layer) -> dict[str, tuple[keras.layers.Laye
 
 
 def get_layer_name(kernel: str) -> str:
-    """Return the layer of a kernel.
-
-    Args:
-        kernel: Name of the kernel (`find_kernels`).
-    """
+    """Return the layer of a `kernel`, given by name (`find_kernels`)."""
     return kernel.partition(":")[0]
 
 
@@ -147,11 +127,7 @@ def make_gammas_positive(model: keras.Model) -> keras.Model:
 
 
 def has_negative_gamma(model: keras.Model) -> bool:
-    """Return whether a batch norm after a convolution or dense layer changes the sign of a channel.
-
-    Args:
-        model: A plain model.
-    """
+    """Return whether a batch norm after a linear layer of a plain `model` changes the sign of a channel."""
     return any((norm.gamma.numpy() < 0).any() for layer in model.layers for norm in _find_scaling_norm(layer))
 
 
@@ -184,11 +160,7 @@ def get_kind(layer: keras.layers.Layer) -> str | None:
 
 
 def read_kernels(model: keras.Model) -> dict[str, np.ndarray]:
-    """Return the float32 kernels of a plain model by name (`find_kernels`), depthwise ones included.
-
-    Args:
-        model: A plain model.
-    """
+    """Return the float32 kernels of a plain `model` by name (`find_kernels`), depthwise ones included."""
     return {
         name: kernel for layer in model.layers if get_kind(layer) for name, kernel in read_layer_kernels(layer).items()
     }
@@ -210,23 +182,13 @@ def read_layer_kernels(layer: keras.layers.Layer) -> dict[str, np.ndarray]:
 
 
 def assign_kernels(layer: keras.layers.Layer, kernels: dict[str, np.ndarray]) -> None:
-    """Give an eligible layer kernels.
-
-    Args:
-        layer: The layer, changed in place.
-        kernels: Kernels as `read_layer_kernels` returns them.
-    """
+    """Give an eligible `layer` the `kernels` that `read_layer_kernels` returns."""
     for name, (owner, attribute) in find_kernels(layer).items():
         getattr(owner, attribute).assign(np.moveaxis(kernels[name], -1, get_channel_axis(layer)))
 
 
 def copy_biases(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
-    """Give an eligible layer the biases of another one of the same kind.
-
-    Args:
-        source: The layer with the biases.
-        target: The other layer, changed in place.
-    """
+    """Give the layer `target` the biases of `source`, an eligible layer of the same kind."""
     pairs = zip(find_kernels(source).values(), find_kernels(target).values(), strict=True)
     for (owner, _), (other, _) in pairs:
         if owner.bias is not None:
@@ -234,9 +196,5 @@ def copy_biases(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
 
 
 def read_kinds(model: keras.Model) -> dict[str, str]:
-    """Return the kind (`get_kind`) of a plain model's kernels by name.
-
-    Args:
-        model: A plain model.
-    """
+    """Return the kind (`get_kind`) of the kernels of a plain `model` by name."""
     return {name: get_kind(layer) for layer in model.layers if get_kind(layer) for name in find_kernels(layer)}

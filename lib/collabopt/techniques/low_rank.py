@@ -39,20 +39,12 @@ class Spectra:
     cost: int
 
     def choose(self, energy: float) -> tuple[int, ...]:
-        """Return the smallest ranks that keep a share of the squared singular values.
-
-        Args:
-            energy: The share, in [0, 1].
-        """
+        """Return the smallest ranks that keep a share `energy`, in [0, 1], of the squared singular values."""
         shares = [np.cumsum(one) / max(one.sum(), np.finfo(float).tiny) for one in self.squares]
         return tuple(min(1 + int(np.searchsorted(one, energy - 1e-12)), len(one)) for one in shares)
 
     def count(self, ranks: tuple[int, ...]) -> int:
-        """Return the multiplications of the layer split at these ranks.
-
-        Args:
-            ranks: One rank, or those of inputs and outputs.
-        """
+        """Return the multiplications of the layer split at one rank, or two `ranks` of inputs and outputs."""
         kernel, (before, after) = self.layer.kernel.shape, count_positions(self.layer)
         taken, made = kernel[-2], kernel[-1]
         if len(ranks) == 1:
@@ -82,12 +74,7 @@ def train(
 
 
 def find_spectra(model: keras.Model, exclude: tuple[str, ...] = ()) -> dict[str, Spectra]:
-    """Return the singular values of layers that can be split, by name.
-
-    Args:
-        model: A plain model.
-        exclude: Names of layers that stay whole.
-    """
+    """Return the singular values of layers of a plain `model` to split, by name; those of `exclude` stay whole."""
     found = {}
     for layer in model.layers:
         is_kind = layers.get_kind(layer) in ("dense", "conv2d") and getattr(layer, "groups", 1) == 1

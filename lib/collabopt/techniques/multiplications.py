@@ -7,11 +7,7 @@ from collabopt.techniques import layers
 
 
 def count_multiplications(layer: keras.layers.Layer) -> int:
-    """Return the multiplications of a layer's kernels for one example, without bias and activations.
-
-    Args:
-        layer: Any layer of a model, plain. Axes of open size count as 1.
-    """
+    """Return the multiplications of the kernels of a plain `layer` for one example; axes of open size count as 1."""
     kind = layers.get_kind(layer)
     if kind is None:
         return 0

@@ -41,11 +41,7 @@ def make_loss(task: Task, label_smoothing: float = 0.0) -> Objective:
 
 
 def make_score(task: Task, probabilities: bool = False) -> Objective:
-    """Return the score of a task, (labels, outputs) -> scores (batch,).
-
-    Args:
-        probabilities: Whether outputs are probabilities, where the task takes logits.
-    """
+    """Return the score of a task, (labels, outputs) -> scores (batch,), of logits or of `probabilities`."""
     threshold = 0.5 if probabilities else 0.0
     if task.metric:
         return user_modules.import_object(task.metric)
@@ -60,12 +56,7 @@ def make_score(task: Task, probabilities: bool = False) -> Objective:
 
 
 def classify(task: Task, outputs: tf.Tensor, probabilities: bool = False) -> tf.Tensor | None:
-    """Return the class predicted for each example (batch,) int32; None if the task has no class per example.
-
-    Args:
-        outputs: Logits or probabilities (batch, ...).
-        probabilities: As in `make_score`.
-    """
+    """Return the class (batch,) int32 that logits, or `probabilities`, in `outputs` (batch, ...) predict, or None."""
     if task.name == "classification":
         return tf.argmax(outputs, axis=-1, output_type=tf.int32)
     if task.name == "binary":
@@ -74,21 +65,12 @@ def classify(task: Task, outputs: tf.Tensor, probabilities: bool = False) -> tf.
 
 
 def score_model(model: keras.Model, split: Split, task: Task) -> np.ndarray:
-    """Return the score of each example with a Keras model (n,) float32: 0 or 1 if the score is accuracy.
-
-    Args:
-        model: Plain or fake-quantized.
-    """
+    """Return the score of each example with a Keras `model` (n,) float32: 0 or 1 if the score is accuracy."""
     return run_model(model, split, make_score(task))
 
 
 def run_model(model: keras.Model, split: Split, function: Objective) -> np.ndarray:
-    """Return a function's values (n, ...) on the labels and outputs of all examples.
-
-    Args:
-        model: Plain or fake-quantized.
-        function: (labels, outputs) -> (batch, ...).
-    """
+    """Return the values (n, ...) of a `function` (labels, outputs) -> (batch, ...) of the outputs of a `model`."""
     # Each stage is another model, traced once. TensorFlow mistakes this for one model traced again and again.
     progress.advance(f"evaluating the model on {len(split):,} examples")
     with drop_log_records("triggered tf.function retracing"), drop_native_notices():

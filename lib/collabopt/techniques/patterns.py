@@ -54,12 +54,7 @@ def find_defect(kernel: np.ndarray, pattern: str, sparsity: float) -> str:
 
 
 def find_misfits(model: keras.Model, experiment: Experiment) -> dict[str, str]:
-    """Return why layers are not pruned that the experiment's pattern does not fit, by name of the plain layer.
-
-    Args:
-        model: Plain or fake-quantized.
-        experiment: Gives the pattern and the layers that are excluded from pruning.
-    """
+    """Return why layers of `model` are not pruned that the pattern of `experiment` does not fit, by plain name."""
     if experiment.sparsity_pattern == "unstructured":
         return {}
     misfits = {}
@@ -76,11 +71,7 @@ def find_misfits(model: keras.Model, experiment: Experiment) -> dict[str, str]:
 
 
 def exclude_skipped(experiment: Experiment, model: keras.Model) -> Experiment:
-    """Return an experiment that excludes frozen layers, and those that the pattern does not fit.
-
-    Args:
-        model: Plain or fake-quantized.
-    """
+    """Return an experiment that excludes frozen layers of `model`, and those that the pattern does not fit."""
     misfits, experiment = find_misfits(model, experiment), layers.exclude_frozen(experiment, model)
     exclude = experiment.exclude
     changes = {"exclude": exclude.model_copy(update={"pruning": (*exclude.pruning, *misfits)})}

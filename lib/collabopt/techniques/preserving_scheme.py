@@ -178,11 +178,7 @@ class PreservingScheme(tfmot.quantization.keras.default_8bit.Default8BitQuantize
         return bool(self.zeros or self.clusters or self.bits != 8)
 
     def quantizer(self, layer: keras.layers.Layer) -> KernelQuantizer:
-        """Return a new quantizer for the kernel of one layer.
-
-        Args:
-            layer: An eligible layer.
-        """
+        """Return a new quantizer for the kernel of an eligible `layer`."""
         # Only convolutions are clustered per channel; other kernels are clustered as a whole.
         clusters = self.clusters
         if clusters and not is_convolution(layer):

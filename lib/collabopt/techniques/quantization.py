@@ -50,12 +50,7 @@ class Preservation:
 
 
 def get_preservation(stage: Stage, experiment: Experiment) -> Preservation:
-    """Return what a stage's quantization-aware training must preserve.
-
-    Args:
-        stage: A quantization-aware stage.
-        experiment: Gives granularity, excluded layers and scheme.
-    """
+    """Return what a quantization-aware `stage` of an `experiment` must preserve."""
     clusters = make_clusters(experiment) if stage.clusters else None
     exclude = experiment.exclude
     own = exclude.clustering, experiment.scheme, exclude.quantization, experiment.weight_bits
@@ -95,12 +90,7 @@ def _make_scheme(preservation: Preservation) -> tfmot.quantization.keras.Quantiz
 
 
 def wrap(model: keras.Model, preservation: Preservation) -> keras.Model:
-    """Return a clone of a model with fake quantization of kernels and activations.
-
-    Args:
-        model: A plain model; it stays as it is.
-        preservation: Which zeros and clusters of the current kernels are preserved from now on.
-    """
+    """Return a clone of a plain `model` with fake quantization; `preservation` says which zeros and clusters stay."""
     # Gammas stay positive where they are. Changing signs of a clustered kernel would double its values per tensor.
     constrained = preservation.scheme == "collabopt" and preservation.clusters and not layers.has_negative_gamma(model)
     start = layers.make_gammas_positive(model) if constrained else layers.clone_model(model)
@@ -158,20 +148,12 @@ def fine_tune(
 
 
 def is_wrapped(model: keras.Model) -> bool:
-    """Return whether a model is fake-quantized.
-
-    Args:
-        model: Plain or fake-quantized.
-    """
+    """Return whether a `model` is fake-quantized."""
     return any(hasattr(layer, "quantize_config") for layer in model.layers)
 
 
 def find_kernels(wrapped: keras.Model) -> dict[str, tuple[keras.layers.Layer, tuple | None]]:
-    """Return layer, and variable, quantizer and state or None, by name of the kernel (`layers.find_kernels`).
-
-    Args:
-        wrapped: A fake-quantized model.
-    """
+    """Return layer, and variable, quantizer and state or None, by kernel of `wrapped` (`layers.find_kernels`)."""
     found = {}
     for wrapper in wrapped.layers:
         is_quantized = hasattr(wrapper, "quantize_config")
@@ -183,20 +165,12 @@ def find_kernels(wrapped: keras.Model) -> dict[str, tuple[keras.layers.Layer, tu
 
 
 def read_kinds(wrapped: keras.Model) -> dict[str, str]:
-    """Return the kind (`layers.get_kind`) of a fake-quantized model's kernels by name (`layers.find_kernels`).
-
-    Args:
-        wrapped: A fake-quantized model.
-    """
+    """Return the kind (`layers.get_kind`) of the kernels of `wrapped` by name (`layers.find_kernels`)."""
     return {name: layers.get_kind(layer) for name, (layer, _) in find_kernels(wrapped).items()}
 
 
 def read_quantizers(wrapped: keras.Model) -> dict[str, str]:
-    """Return the class of the quantizer that each kernel actually got, or "none", by name of the kernel.
-
-    Args:
-        wrapped: A fake-quantized model.
-    """
+    """Return the class of the quantizer that each kernel of `wrapped` actually got, or "none", by name."""
     return {name: type(one[1]).__name__ if one else "none" for name, (_, one) in find_kernels(wrapped).items()}
 
 
@@ -222,12 +196,7 @@ def read_kernels(wrapped: keras.Model) -> dict[str, np.ndarray]:
 def get_unrounded(
     values: tf.Tensor, quantizer: tfmot.quantization.keras.quantizers.Quantizer, state: dict[str, tf.Variable]
 ) -> tf.Tensor:
-    """Return what a quantizer rounds, with preserved zeros and clusters applied.
-
-    Args:
-        values: The kernel or activation that the quantizer is called with.
-        state: Its variables.
-    """
+    """Return the kernel or activation `values` that a quantizer of this `state` rounds, zeros and clusters applied."""
     if isinstance(quantizer, preserving_scheme.KernelQuantizer):
         return apply_state(values, state)
     mask = state.get("sparsity_mask")

@@ -32,11 +32,7 @@ _CHECKPOINT = "collabopt.techniques.checkpoints:Checkpoint"
 
 
 def suggest_defaults(experiment: Experiment) -> dict[str, Any]:
-    """Return `defaults.suggest` for an experiment that does not say how its stages are trained.
-
-    Args:
-        experiment: Names data set and model.
-    """
+    """Return `defaults.suggest` for an `experiment` that does not say how its stages are trained."""
     data = fit_to_model(datasets.load(experiment), experiment)
     model = build_initial_model(experiment, data)
     is_trained = bool(experiment.model.path or experiment.initial_weights)
@@ -45,10 +41,8 @@ def suggest_defaults(experiment: Experiment) -> dict[str, Any]:
 
 
 def find_trainer(stage: Stage) -> Callable:
-    """Return a stage's trainer, (stage, parent model, data, experiment, checkpoint) -> (model, fit).
-
-    Args:
-        stage: The stage; its `trainer` is "module:function", with a module of this package or any other.
+    """Return a trainer, (stage, parent model, data, experiment, checkpoint) -> (model, fit): the `trainer` of `stage`,
+    "module:function", with a module of this package or any other.
     """
     return getattr(_import_module(stage), stage.trainer.partition(":")[2])
 
@@ -69,12 +63,7 @@ def _import_module(stage: Stage) -> ModuleType:
 
 
 def fit_to_model(data: datasets.Data | Shapes, experiment: Experiment) -> datasets.Data | Shapes:
-    """Return data with a channel axis for images (height, width) and sounds (samples,) where the model's input has one.
-
-    Args:
-        data: The data set, or its shapes.
-        experiment: Names the model.
-    """
+    """Return `data` with a channel axis for images (height, width) and sounds (samples,) where the model has one."""
     by_name = data.input_shape if isinstance(data.input_shape, dict) else {"": data.input_shape}
     flat = {name: shape for name, shape in by_name.items() if len(shape) in (1, 2)}
     if not flat:
@@ -89,21 +78,12 @@ def fit_to_model(data: datasets.Data | Shapes, experiment: Experiment) -> datase
 
 
 def get_ends(data: datasets.Data | Shapes) -> tuple[Any, tuple[int, ...] | None, bool]:
-    """Return what the data asks of a model: shapes of inputs and of the output, and whether its loss takes logits.
-
-    Args:
-        data: The data set.
-    """
+    """Return what the `data` asks of a model: shapes of inputs and of the output, and whether its loss takes logits."""
     return data.input_shape, data.outputs, data.task.takes_logits
 
 
 def get_output_activations(experiment: Experiment, data: datasets.Data | Shapes) -> list[str | None]:
-    """Return the file's activation after the logits, "softmax", "sigmoid" or None per output; empty if none.
-
-    Args:
-        experiment: Names the model, and whether its file returns logits.
-        data: The data set, or its shapes.
-    """
+    """Return the file's activation of each output of `data`, "softmax", "sigmoid" or None; empty if none."""
     if experiment.model.output == "logits":
         return []
     imported = models.get_imported(experiment.model, *get_ends(data))
@@ -112,12 +92,7 @@ def get_output_activations(experiment: Experiment, data: datasets.Data | Shapes)
 
 
 def build_initial_model(experiment: Experiment, data: datasets.Data) -> keras.Model:
-    """Return the model that the baseline starts from, initialized from the global seed or with its initial weights.
-
-    Args:
-        experiment: Names the model and, optionally, its initial weights.
-        data: Gives the shape of an input and the number of classes.
-    """
+    """Return the model that the baseline starts from, initialized from the global seed or with its initial weights."""
     model = models.build(experiment.model, *get_ends(data))
     if experiment.initial_weights:
         weights.assign(model, weights.read(datasets.locate(experiment.initial_weights.path, DATA)))
@@ -125,11 +100,7 @@ def build_initial_model(experiment: Experiment, data: datasets.Data) -> keras.Mo
 
 
 def add_augmentation(data: datasets.Data, experiment: Experiment) -> datasets.Data:
-    """Return data with the augmentation layers that the user's model begins with, if there are any.
-
-    Args:
-        experiment: Names the model.
-    """
+    """Return data with the augmentation layers that the user's model begins with, if there are any."""
     imported = models.get_imported(experiment.model, *get_ends(data))
     return dataclasses.replace(data, augmentation=imported.augmentation if imported else None)
 
@@ -137,22 +108,13 @@ def add_augmentation(data: datasets.Data, experiment: Experiment) -> datasets.Da
 def add_teacher(
     data: datasets.Data, stage: Stage, experiment: Experiment, get_model: Callable[[str], keras.Model]
 ) -> datasets.Data:
-    """Return data with the baseline as the teacher of a stage with `distill`.
-
-    Args:
-        experiment: Gives the training section of the stage.
-        get_model: Returns the Keras model of a finished stage.
-    """
+    """Return data whose teacher is the baseline, as `get_model` returns it, of a stage with `distill`."""
     is_taught = experiment.training(stage.name).distill is not None
     return dataclasses.replace(data, teacher=get_model(BASELINE)) if is_taught else data
 
 
 def read_arrays(model: keras.Model) -> dict[str, np.ndarray]:
-    """Return all variables of a model: by "layer/variable" if it is plain, by position if it is fake-quantized.
-
-    Args:
-        model: Plain or fake-quantized.
-    """
+    """Return all variables of a `model`: by "layer/variable" if it is plain, by position if it is fake-quantized."""
     from collabopt.techniques import quantization
 
     if quantization.is_wrapped(model):
@@ -161,11 +123,7 @@ def read_arrays(model: keras.Model) -> dict[str, np.ndarray]:
 
 
 def needs_parent(stage: Stage, experiment: Experiment) -> bool:
-    """Return whether `restore_model` needs the parent's model.
-
-    Args:
-        experiment: Gives the tree.
-    """
+    """Return whether `restore_model` needs the parent's model."""
     lineage = get_lineage(stage.name, experiment.tree)
     return stage.quantizes or any(one.reshapes or one.function for one in lineage)
 
@@ -200,11 +158,7 @@ def restore_model(
 def describe_training(
     stage: Stage, parent: str | None, experiment: Experiment, data: datasets.Data
 ) -> dict[str, object]:
-    """Return all that decides the weights of a stage, as the key of the store.
-
-    Args:
-        parent: Name of the parent's store entry; None for the root.
-    """
+    """Return what decides the weights of a stage, as the key of the store; `parent` names the parent's entry."""
     settings = {name: getattr(experiment, name) for name in ("seed", "threads", *stage.settings)}
     if experiment.weight_bits == 8:
         settings.pop("weight_bits", None)  # stored stages of 8 bits are older than the setting
@@ -249,12 +203,6 @@ def describe_task(task: Task) -> list[str]:
 
 
 def compute_code_digests(experiment: Experiment, data: datasets.Data, *roots: Callable) -> list[str]:
-    """Return digests of the code that computes a result: functions with the model's inputs, and the model.
-
-    Args:
-        experiment: Names the model.
-        data: Its training split knows the functions that make model inputs.
-        *roots: The functions and classes that compute.
-    """
+    """Return digests of the code of a result: the functions `roots`, those of model inputs, and the model."""
     inputs = (tensorflow.seed_everything, datasets.Split, *data.train.code())
     return [compute_digest(*roots, *inputs), models.compute_code_digest(experiment.model)]

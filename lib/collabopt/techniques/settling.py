@@ -13,12 +13,7 @@ SETTLING = 0.2
 
 
 def set_reassigning(model: keras.Model, reassigns: bool) -> None:
-    """Set whether training steps assign weights to centroids again.
-
-    Args:
-        model: A wrapped model, changed in place.
-        reassigns: Whether they do.
-    """
+    """Set whether training steps of a wrapped `model` assign weights to centroids again, which `reassigns` says."""
     for variable in model.non_trainable_variables:
         if variable.name.endswith("_reassigns:0"):
             variable.assign(reassigns)

@@ -40,11 +40,7 @@ class Fit:
 
 
 def list_history_columns(score: Score) -> list[str]:
-    """Return the columns of a history. Epochs count from 1.
-
-    Args:
-        score: Score of the task, whose columns carry its name.
-    """
+    """Return the columns of a history; those of the `score` carry its name. Epochs count from 1."""
     return ["epoch", "loss", score.name, "val_loss", f"val_{score.name}", "seconds"]
 
 

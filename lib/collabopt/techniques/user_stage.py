@@ -107,12 +107,7 @@ def apply(stage: Stage, parent: keras.Model) -> keras.Model:
 
 
 def restore(parent: keras.Model, stored: dict[str, np.ndarray]) -> keras.Model:  # noqa: ARG001 - as other stages
-    """Return the model of a user's stage.
-
-    Args:
-        parent: Not used: the architecture is stored.
-        stored: What `read_arrays` returned.
-    """
+    """Return the model of a user's stage from arrays `stored` by `read_arrays`; `parent` is not used."""
     arrays = dict(stored)
     model = keras.models.model_from_json(str(arrays.pop(_ARCHITECTURE)))
     weights.assign(model, arrays)
@@ -120,11 +115,7 @@ def restore(parent: keras.Model, stored: dict[str, np.ndarray]) -> keras.Model: 
 
 
 def describe_architecture(model: keras.Model) -> dict[str, np.ndarray]:
-    """Return an array, by its key, with the layers of a model, to be stored with its weights.
-
-    Args:
-        model: A plain model.
-    """
+    """Return an array, by its key, with the layers of a plain `model`, to be stored with its weights."""
     return {_ARCHITECTURE: np.array(model.to_json())}
 
 

@@ -129,13 +129,7 @@ def _unroll(model: keras.Model) -> keras.Model:
 
 
 def convert_to_int8(model: keras.Model, calibration: Inputs, activations: Sequence[str | None] = ()) -> bytes:
-    """Return a float model after full-integer post-training quantization.
-
-    Args:
-        model: The float model.
-        calibration: Model inputs (n, ...) float32 for activation ranges.
-        activations: As in `convert`.
-    """
+    """Return a float `model` in int8 by PTQ with `calibration` (n, ...) float32; `activations` as in `convert`."""
     return convert(model, "int8", calibration, activations)
 
 

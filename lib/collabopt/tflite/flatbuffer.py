@@ -105,11 +105,7 @@ def resize_batch(tflite: bytes, batch_size: int) -> bytes:
 
 
 def run_elu_in_int8(tflite: bytes) -> bytes:
-    """Return a file whose ELU operators take and return int8, as LiteRT can and the converter does not know.
-
-    Args:
-        tflite: The content of the file, in which DEQUANTIZE comes before and QUANTIZE after ELU.
-    """
+    """Return `tflite` with ELU operators that take and return int8, without DEQUANTIZE and QUANTIZE around them."""
     import flatbuffers
 
     kinds, packed = schema.BuiltinOperator, schema.Model.GetRootAs(tflite, 0)
@@ -157,11 +153,7 @@ def list_float_operators(tflite: bytes) -> list[tuple[str, str]]:
 
 
 def read_weights(tflite: bytes) -> list[np.ndarray]:
-    """Return the int8 constants (n,) of a file, which are its weights: biases are int32, int64 or float32.
-
-    Args:
-        tflite: The content of the file.
-    """
+    """Return the int8 constants (n,) of `tflite`, which are its weights: biases are int32, int64 or float32."""
     model, graphs = open_graphs(tflite)
     tensors = itertools.chain.from_iterable(map(list_tensors, graphs))
     buffers = {tensor.Buffer() for tensor in tensors if tensor.Type() == schema.TensorType.INT8}
@@ -190,11 +182,7 @@ class Kernel:
     bias: np.ndarray | None
 
     def in_keras_layout(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Return the int8 values in Keras's layout.
-
-        Args:
-            shape: Shape of the Keras kernel.
-        """
+        """Return the int8 values in the layout of a Keras kernel of this `shape`."""
         if self.operator == "DEPTHWISE_CONV_2D":  # (1, height, width, in * multiplier)
             return self.int8_values.reshape(shape)
         if len(shape) == 2:  # (out, in)
@@ -202,22 +190,14 @@ class Kernel:
         return self.int8_values.transpose(1, 2, 3, 0).reshape(shape)  # (out, height, width, in)
 
     def in_file_layout(self, values: np.ndarray) -> np.ndarray:
-        """Return values of a convolution or a dense layer in the file's layout.
-
-        Args:
-            values: The values in Keras's layout.
-        """
+        """Return `values` in Keras's layout, of a convolution or a dense layer, in the file's layout."""
         if values.ndim == 2:
             return values.T.reshape(self.int8_values.shape)
         return values.transpose(3, 0, 1, 2).reshape(self.int8_values.shape)
 
 
 def list_kernels(tflite: bytes | bytearray) -> Iterator[Kernel]:
-    """Yield the int8 kernel of each operator of a file. A tensor that two operators share comes twice.
-
-    Args:
-        tflite: The content of the file.
-    """
+    """Yield the int8 kernel of each operator of `tflite`. A tensor that two operators share comes twice."""
     model, (graph, *_) = open_graphs(tflite)
     integers = {schema.TensorType.INT8: np.int8, schema.TensorType.INT32: np.int32, schema.TensorType.INT64: np.int64}
 

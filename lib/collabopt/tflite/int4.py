@@ -36,22 +36,14 @@ def quantize_to_int4(dense: bytes) -> bytes:
 
 
 def count_int4_tensors(tflite: bytes) -> int:
-    """Return the number of 4-bit tensors of a file.
-
-    Args:
-        tflite: The content of the file.
-    """
+    """Return the number of 4-bit tensors of `tflite`."""
     kind = schema.TensorType.INT4
     _, graphs = open_graphs(tflite)
     return sum(tensor.Type() == kind for graph in graphs for tensor in list_tensors(graph))
 
 
 def unpack_int4(tflite: bytes) -> bytes:
-    """Return a file with its 4-bit weights in int8 tensors, which every runtime takes; values and scales stay.
-
-    Args:
-        tflite: The content of the file.
-    """
+    """Return `tflite` with its 4-bit weights in int8 tensors, which every runtime takes; values and scales stay."""
     import flatbuffers
 
     if not count_int4_tensors(tflite):

@@ -60,11 +60,7 @@ def score_examples(
 
 
 def compute_outputs(tflite: bytes, split: Split) -> np.ndarray:
-    """Return the outputs of a file of any format (n, ...) float32.
-
-    Args:
-        tflite: The content of the file.
-    """
+    """Return the outputs (n, ...) float32 of `tflite`, a file of any format."""
     return score_examples(tflite, split, lambda _, outputs: outputs)
 
 
@@ -102,12 +98,7 @@ def open_interpreter(tflite: bytes, batch_size: int = 1, reference: bool = False
 
 
 def run(interpreter: "Interpreter", inputs: Inputs) -> np.ndarray:
-    """Return the outputs of examples (n, ...) float32.
-
-    Args:
-        interpreter: The opened file.
-        inputs: Model inputs (n, ...) float32.
-    """
+    """Return the outputs (n, ...) float32 that an `interpreter` has for `inputs` (n, ...) float32."""
     (output,) = interpreter.get_output_details()
     outputs = [interpreter.get_tensor(output["index"]) for _ in _run_batches(interpreter, inputs)]
     number = len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs)
@@ -166,11 +157,8 @@ def record(interpreter: "Interpreter", inputs: Inputs, tensors: Sequence[int]) -
 
 
 def make_test_vectors(tflite: bytes, inputs: Inputs) -> dict[str, np.ndarray]:
-    """Return `input` (several: "input_<name>") and `output` by LiteRT's reference kernels, in the file's types.
-
-    Args:
-        tflite: The content of the file.
-        inputs: Model inputs (n, ...) float32.
+    """Return `inputs` as `input` (several: "input_<name>"), and `output` of `tflite` by reference kernels, in its
+    types.
     """
     interpreter = open_interpreter(tflite, reference=True)
     entries, (output,) = _find_inputs(interpreter, inputs), interpreter.get_output_details()

@@ -37,31 +37,19 @@ float32, int8 and int16x8 on a 64-bit host. On boards of 32 bits, pointers take 
 
 
 def list_operator_kinds(tflite: bytes) -> list[str]:
-    """Return the kinds of operators of a file, each once, in order of appearance.
-
-    Args:
-        tflite: The content of the file.
-    """
+    """Return the kinds of operators of `tflite`, each once, in order of appearance."""
     model, graphs = open_graphs(tflite)
     return list(dict.fromkeys(kind for graph in graphs for kind, _ in list_operators(model, graph)))
 
 
 def get_method(operator: str) -> str:
-    """Return the method of TFLM's `MicroMutableOpResolver` that adds an operator: "AddConv2D" for CONV_2D.
-
-    Args:
-        operator: Kind of the operator.
-    """
+    """Return the method of TFLM's `MicroMutableOpResolver` that adds an `operator`: "AddConv2D" for CONV_2D."""
     name = "".join(part.capitalize() for part in operator.split("_"))
     return "Add" + _IRREGULAR.get(name, re.sub(r"(?<=\d)d", "D", name))
 
 
 def list_obstacles(tflite: bytes) -> list[str]:
-    """Return why TFLM cannot run a file, one reason per kind of operator.
-
-    Args:
-        tflite: The content of the file.
-    """
+    """Return why TFLM cannot run `tflite`, one reason per kind of operator."""
     model, graphs = open_graphs(tflite)
     types, known, found = schema.TensorType, set(_OPERATORS.split()), []
     for graph in graphs:

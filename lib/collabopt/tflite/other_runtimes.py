@@ -81,11 +81,7 @@ def convert_to_onnx(dense: bytes) -> bytes:
 
 
 def is_tflite(content: bytes) -> bool:
-    """Return whether a file is for LiteRT, rather than one of this module.
-
-    Args:
-        content: The content of the file.
-    """
+    """Return whether `content` is a file for LiteRT, rather than one of this module."""
     return content[:4] != _ARCHIVE and (content[4:8] == _TFLITE or content[:1] != b"\x08")
 
 
@@ -112,20 +108,11 @@ class Interpreter:
         return [self._describe(index) for index in range(self._number, len(self._arrays))]
 
     def set_tensor(self, index: int, values: np.ndarray) -> None:
-        """Set an input.
-
-        Args:
-            index: Its index.
-            values: Its values, batch first.
-        """
+        """Set the input at `index` to `values`, batch first."""
         self._arrays[index][:] = values
 
     def get_tensor(self, index: int) -> np.ndarray:
-        """Return a copy of an input or output.
-
-        Args:
-            index: Its index.
-        """
+        """Return a copy of the input or output at `index`."""
         return self._arrays[index].copy()
 
     def _describe(self, index: int) -> dict[str, Any]:

@@ -38,20 +38,12 @@ def zstd(path: Path) -> int:
 
 
 def compute_entropy_bytes(kernels: list[np.ndarray]) -> float:
-    """Return the zero-order entropy of kernels in bytes: a lower bound for codes that treat each value by itself.
-
-    Args:
-        kernels: int8 kernels of any shape.
-    """
+    """Return the zero-order entropy of int8 `kernels` in bytes: a lower bound for codes of single values."""
     return sum(kernel.size * _compute_entropy(kernel) / 8 for kernel in kernels)
 
 
 def compute_gzip_bytes(kernels: list[np.ndarray]) -> int:
-    """Return the size of kernels in bytes after gzip at level 9.
-
-    Args:
-        kernels: int8 kernels, compressed one after another.
-    """
+    """Return the bytes of int8 `kernels`, one after another, after gzip at level 9."""
     return len(gzip.compress(b"".join(kernel.tobytes() for kernel in kernels), compresslevel=9, mtime=0))
 
 

@@ -44,10 +44,6 @@ def convert_to_sparse(
 
 
 def count_sparse_tensors(tflite: bytes) -> int:
-    """Return the number of sparse tensors of a file.
-
-    Args:
-        tflite: The content of the file.
-    """
+    """Return the number of sparse tensors of `tflite`."""
     _, graphs = open_graphs(tflite)
     return sum(tensor.Sparsity() is not None for graph in graphs for tensor in list_tensors(graph))

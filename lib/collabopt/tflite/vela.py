@@ -92,10 +92,6 @@ def _list_cpu_operators(count: int, operators: int, rejected: list[tuple[str, st
 
 
 def make_note(reason: str) -> dict[str, Any]:
-    """Return the columns of `estimate` for a file without estimates, all None but for `npu_note`.
-
-    Args:
-        reason: Why there are none.
-    """
+    """Return the columns of `estimate` for a file without estimates, all None but for `npu_note`, the `reason`."""
     columns = ("npu_cycles", "npu_ms", "npu_sram_kib", "npu_flash_kib", "npu_weight_bytes", "npu_operators")
     return dict.fromkeys(columns) | {"npu_note": reason}
