@@ -84,10 +84,7 @@ class Run:
         return self.directory / "figures"
 
     def stage(self, name: str) -> Finished:
-        """Return a finished stage, trained with its ancestors if they are missing; `unavailable` if that is impossible.
-
-        Args:
-            name: Name of the stage.
+        """Return the finished stage `name`, trained with its ancestors if missing; `unavailable` if that is impossible.
 
         Raises:
             KeyError: There is no such stage.
@@ -126,10 +123,7 @@ class Run:
         return self._restore(self.stage(name).stage, self.stage(name).trained)
 
     def kernel(self, name: str | None = None) -> str:
-        """Return the layer whose weight density is drawn.
-
-        Args:
-            name: The layer; None takes the experiment's choice, or else the layer with most weights.
+        """Return the layer whose weight density is drawn: `name`, the experiment's choice, or that with most weights.
 
         Raises:
             ValueError: The model has no such kernel that can be pruned and clustered.

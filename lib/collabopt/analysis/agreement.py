@@ -98,12 +98,7 @@ def _compare_outputs(
 
 
 def compare_layers(model: keras.Model, tflite: bytes, split: Split) -> pd.DataFrame:
-    """Compare the activations of a Keras model and its int8 file, computed by LiteRT's reference kernels.
-
-    Args:
-        model: Plain or fake-quantized.
-        tflite: The content of its file.
-        split: Examples, of which the first few are compared.
+    """Compare the activations of `model` and its int8 file `tflite`, by LiteRT's reference kernels, on a few examples.
 
     Returns:
         One row per layer whose output the file has, in the order of the file: `layer`, `operator`,
@@ -162,14 +157,7 @@ def _read_activations(tflite: bytes, inputs: Any) -> Iterator[tuple[str, str, bo
 
 
 def read_graph(model: keras.Model) -> tuple[dict[str, Any], dict[str, list[str]]]:
-    """Read how the layers of a model are connected.
-
-    Args:
-        model: Plain or fake-quantized.
-
-    Returns:
-        The output of each layer with a single one, in the model's order, and the layers that take it, by its name.
-    """
+    """Return the output of each layer of `model` with a single one, in its order, and its consumers by name."""
     nodes = [node for node in list_nodes(model) if not node.is_input and not isinstance(node.outputs, list | dict)]
     consumers: dict[str, list[str]] = {node.layer.name: [] for node in nodes}
     for node in nodes:

@@ -25,15 +25,12 @@ def count_unique_per_channel(kernel: np.ndarray) -> int:
 
 
 def compute_asymmetry(kernel: np.ndarray, values: int, per_channel: bool) -> float:
-    """Compute the fraction of weights that are not those of a binary or ternary kernel.
+    """Return the fraction in [0, 1] of weights that are not those of a binary or ternary kernel.
 
     Args:
         kernel: float32 or int8 kernel (..., out).
         values: 2 for {−α, α}, 3 for {−α, 0, α}.
         per_channel: Whether each output channel has its own α.
-
-    Returns:
-        A fraction in [0, 1]; 0 if every magnitude is the largest of its tensor or channel, or zero in a ternary kernel.
     """
     rows = np.abs(kernel.astype(float).reshape(-1, kernel.shape[-1]))
     is_right = rows == (rows.max(axis=0) if per_channel else rows.max())

@@ -44,10 +44,7 @@ COLUMNS += ["train_fraction", "incomparable", "source"]
 
 
 def compare_figures(runs: Sequence) -> pd.DataFrame:
-    """Compare every figure published for a model and data set with ours.
-
-    Args:
-        runs: Runs of one experiment (`run.Run`), one per seed.
+    """Compare every figure published for a model and data set with `runs` of one experiment, one per seed.
 
     Returns:
         One row per published setting and figure (`COLUMNS`), as fractions. `published` is empty if a figure has a
@@ -199,10 +196,7 @@ def format_setting(row: pd.Series | dict) -> str:
 
 
 def read(directory: Path) -> pd.DataFrame:
-    """Return the comparison that a run left in its report, with the rows of `compare_figures`.
-
-    Args:
-        directory: The report directory.
+    """Return the comparison in the report `directory`, with the rows of `compare_figures`.
 
     Raises:
         FileNotFoundError: The report has no comparison.csv.

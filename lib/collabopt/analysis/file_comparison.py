@@ -90,11 +90,7 @@ def compare(files: dict[str, bytes], split: Split, task: Task, threads: int = 1)
 
 
 def compare_tensors(first: bytes, second: bytes, split: Split) -> pd.DataFrame:
-    """Compare the outputs of the operators of two files, on a few examples.
-
-    Args:
-        first: Content of a file.
-        second: Content of another file of the same network.
+    """Compare the outputs of the operators of two files of one network, `first` and `second`, on a few examples.
 
     Returns:
         One row per operator of the second file whose output the first has too: `tensor`, `operator`, `snr_db`, and

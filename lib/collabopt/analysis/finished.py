@@ -86,10 +86,7 @@ class Finished:
         return list(self.layers.loc[self.layers["kind"] != "depthwise", "layer"])
 
     def find_kernel(self, name: str | None = None) -> str:
-        """Return the name of a layer that can be pruned and clustered.
-
-        Args:
-            name: The layer; None takes the one with most weights.
+        """Return the layer `name`, or that with most weights, which can be pruned and clustered.
 
         Raises:
             ValueError: There is no such kernel.
@@ -124,11 +121,7 @@ class Finished:
         return progress.log(f"{name}{source}: {origin}", about=name, last=True, figures=figures)
 
     def summarize(self, score: Score, reads_test: bool) -> str:
-        """Return scores, sizes and preservation, such as "accuracy 98.61%, INT8 98.33%, 26,864 → 17,055 bytes".
-
-        Args:
-            reads_test: Whether the scores are those on test, or else on validation.
-        """
+        """Return scores (on test if `reads_test`, else on validation), sizes and preservation in one line."""
         columns = (score.test, score.test_int8) if reads_test else (score.validation, score.validation_int8)
         split, values = "" if reads_test else "validation ", [self.result[column] for column in columns]
         text = f"{split}{score.title} {score.format(values[0])}, INT8 "

@@ -41,10 +41,7 @@ def find_known_problems(model: keras.Model, experiment: Experiment) -> list[Find
 
 
 def check(findings: list[Finding]) -> None:
-    """Refuse a model that cannot be trained or converted.
-
-    Args:
-        findings: The problems found.
+    """Refuse a model that cannot be trained or converted, as `findings` say.
 
     Raises:
         PreflightError: At least one finding stops training.

@@ -26,14 +26,7 @@ def score_file(tflite: bytes, split: Split, task: Task, threads: int = 1, probab
 
 
 def select_counted(scores: np.ndarray, split: Split, task: Task) -> np.ndarray:
-    """Select the scores that count. Anomalies do not: a model of normal examples shall not reconstruct them.
-
-    Args:
-        scores: One per example (n,).
-
-    Returns:
-        The scores (m,) whose mean is the metric.
-    """
+    """Return the `scores` (m,) whose mean is the metric. Anomalies do not count: a model shall not reconstruct them."""
     return scores[split.labels == 0] if task.name == "reconstruction" else scores
 
 
@@ -126,12 +119,7 @@ def count_predicted_classes(classes: np.ndarray, split: Split) -> int | None:
 def describe_classes(
     scores: dict[str, np.ndarray], classes: dict[str, np.ndarray], data: Data
 ) -> dict[str, float | int | None]:
-    """Describe how a stage treats classes.
-
-    Args:
-        scores: What `score_splits` returned.
-        classes: What `score_splits` returned.
-        data: All splits.
+    """Describe how a stage treats classes, by `scores` and `classes` of `score_splits`.
 
     Returns:
         `BALANCED` columns of results.csv, None where test was not read; none if the task has no class per example.
@@ -147,11 +135,7 @@ def describe_classes(
 
 
 def describe_scores(scores: dict[str, np.ndarray], data: Data) -> dict[str, float | None]:
-    """Average the scores of a stage.
-
-    Args:
-        scores: What `score_splits` returned.
-        data: All splits.
+    """Average the `scores` of `score_splits`.
 
     Returns:
         The columns of the task's score and, as `<column>_error`, their standard errors over the examples, None where

@@ -123,16 +123,7 @@ def score_with(
 
 
 def compute_drop(prefix: str, before: np.ndarray, after: np.ndarray, score: Score) -> dict[str, float]:
-    """Compute the columns of one technique for one layer.
-
-    Args:
-        prefix: A key of `TECHNIQUES`.
-        before: Scores of the baseline (n,).
-        after: Scores with the compressed layer (n,).
-
-    Returns:
-        Mean score; drop and its standard error, paired by example, in the unit that readers see.
-    """
+    """Return columns of the technique `prefix`: score `after` (n,), drop from `before` (n,), its standard error."""
     lost = score.compute_drop(before.astype(float), after) / score.scale
     return {
         f"{prefix}_score": after.mean(dtype=float),

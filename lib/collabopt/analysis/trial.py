@@ -97,14 +97,7 @@ def try_stages(model: keras.Model, data: Data, experiment: Experiment) -> list[F
 
 
 def randomize(model: keras.Model) -> keras.Model:
-    """Clone a model, with random numbers where biases and batch norms are still those of a new model.
-
-    Args:
-        model: A plain model.
-
-    Returns:
-        The clone.
-    """
+    """Return a clone of a plain `model`, with random numbers where biases and batch norms are those of a new model."""
     clone, generator = layers.clone_model(model), np.random.default_rng(0)
 
     def draw(array: np.ndarray) -> np.ndarray:

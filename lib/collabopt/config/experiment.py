@@ -226,11 +226,7 @@ class Experiment(Section):
         return tasks.make_custom(**self.task.model_dump())
 
     def training(self, stage: str) -> Training:
-        """Return the training section of a stage.
-
-        Args:
-            stage: Name of the stage. A baseline with initial weights has the section that follows loading them.
-        """
+        """Return the training section of a `stage`; of a baseline with initial weights, what follows loading them."""
         if stage == BASELINE and self.initial_weights:
             return self.initial_weights.training
         # A stage that is registered after the experiment is loaded has the section of its row.
@@ -253,10 +249,7 @@ def _make_schema(rows: tuple[Stage, ...]) -> type[Experiment]:
 
 
 def validate(values: Mapping[str, Any]) -> Experiment:
-    """Return the experiment that a file describes.
-
-    Args:
-        values: Keys and values. A stage's section is laid over the defaults of the stage's row.
+    """Return the experiment of `values`. A stage's section is laid over the defaults of the stage's row.
 
     Raises:
         ValidationError: A key is unknown or missing, or a value is of the wrong type or out of range.

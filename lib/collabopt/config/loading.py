@@ -44,11 +44,7 @@ PATHS = (
 
 
 def parse_value(text: str, key: str) -> Any:
-    """Return a value as an experiment file has it: 5e-1 is a number and true a truth value.
-
-    Args:
-        text: The value.
-        key: Name of the parameter, for the error.
+    """Return `text`, the value of `key`, as in an experiment file: 5e-1 is a number and true a truth value.
 
     Raises:
         ExperimentError: The text is no value.
@@ -60,10 +56,7 @@ def parse_value(text: str, key: str) -> Any:
 
 
 def find_experiment(name: str) -> Path:
-    """Return the file of an experiment.
-
-    Args:
-        name: Name of an experiment of the workbook ("digits"), or path of another file ("mine.yaml").
+    """Return the file of an experiment of this `name` ("digits") or path ("mine.yaml").
 
     Raises:
         ExperimentError: There is no such file.
@@ -76,10 +69,7 @@ def find_experiment(name: str) -> Path:
 
 
 def list_files(name: str) -> list[Path]:
-    """Return the experiment's file, and the file that it `extends`.
-
-    Args:
-        name: Name or path of the experiment.
+    """Return the file of the experiment of this `name` or path, and the file that it `extends`.
 
     Raises:
         ExperimentError: A file is missing, or the extended file extends another.
@@ -149,11 +139,7 @@ def load(name: str, /, suggested: Mapping[str, Any] = MappingProxyType({}), **ov
 
 
 def change(experiment: Experiment, **settings: Any) -> Experiment:
-    """Return an experiment with changed settings.
-
-    Args:
-        experiment: The experiment; it stays as it is.
-        **settings: Values of `PARAMETERS`.
+    """Return an experiment with changed `settings`, values of `PARAMETERS`.
 
     Raises:
         ExperimentError: As `load`.

@@ -95,10 +95,7 @@ def register(metric: Metric) -> Metric:
 
 
 def get_metric(name: str) -> Metric:
-    """Return a metric.
-
-    Args:
-        name: Column of the metric.
+    """Return the metric whose column is `name`.
 
     Raises:
         ValueError: There is no such metric.

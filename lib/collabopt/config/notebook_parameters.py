@@ -21,10 +21,7 @@ def check() -> None:
 
 
 def check_cells(cells: list[str]) -> None:
-    """Check the parameters in the cells that a notebook has run.
-
-    Args:
-        cells: Their sources, in order.
+    """Check the parameters in the `cells` that a notebook has run, given by their sources in order.
 
     Raises:
         ExperimentError: The notebook has no such parameter.

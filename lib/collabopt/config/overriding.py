@@ -15,10 +15,7 @@ def is_nested(key: str) -> bool:
 
 
 def flatten(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Return overrides by dotted names, without those that are None.
-
-    Args:
-        overrides: As in `loading.load`.
+    """Return `overrides` of `loading.load` by dotted names, without those that are None.
 
     Raises:
         ExperimentError: `settings` is not a dict.

@@ -8,12 +8,8 @@ from collabopt.config.experiment import Experiment
 
 
 def read() -> pd.DataFrame:
-    """Read every published value.
-
-    Returns:
-        One row per value: table, model, dataset, stage, clusters, cluster_per_channel, sparsity, sparsity_pattern,
-        metric, value, source.
-        Accuracies are fractions.
+    """Return published values: table, model, dataset, stage, clusters, cluster_per_channel, sparsity,
+    sparsity_pattern, metric, value, source. Accuracies are fractions.
     """
     return pd.read_csv(Path(__file__).with_name("published.csv"), dtype={"clusters": "Int64"})
 

@@ -78,10 +78,7 @@ OPTIONAL_STAGES: dict[str, Stage] = {}
 
 
 def register(stage: Stage) -> Stage:
-    """Add a stage to the deployment tree, and return it.
-
-    Args:
-        stage: The row; its parent must be registered.
+    """Add a stage, whose parent must be registered, to the deployment tree, and return it.
 
     Raises:
         ValueError: Another stage has the name, the parent does not exist, or the trainer is not "module:function".
@@ -131,11 +128,7 @@ def get_level(name: str, tree: Mapping[str, Stage]) -> int:
 
 
 def get_leaves(tree: Mapping[str, Stage]) -> list[Stage]:
-    """Return the stages that no other stage starts from.
-
-    Args:
-        tree: Stages by name (`build_tree`).
-    """
+    """Return the stages of `tree` that no other stage starts from."""
     parents = {stage.parent for stage in tree.values()}
     return [stage for stage in tree.values() if stage.name not in parents]
 
@@ -167,13 +160,10 @@ def sort_notebooks(names: Collection[str]) -> list[str]:
 
 
 def get_notebooks(tree: Mapping[str, Stage]) -> dict[str, list[str]]:
-    """Return all notebooks in order, also those of absent stages, each with the notebooks that it waits for.
+    """Return all notebooks in order, also those of stages absent in `tree`, each with those that it waits for.
 
     A notebook waits for the baseline, and for the notebook that ends with the stage it starts from. Otherwise both
     would wait for each other's training.
-
-    Args:
-        tree: The experiment's stages by name (`build_tree`).
     """
     ends = {stage.notebook: stage for stage in tree.values()}  # the last stage that a notebook explains
     root, *others = ends

@@ -23,10 +23,7 @@ UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """Read all arrays of an .npz file.
-
-    Returns:
-        The arrays by name.
+    """Return all arrays of an .npz file by name.
 
     Raises:
         DatasetError: The file is missing or damaged, or holds pickled objects.

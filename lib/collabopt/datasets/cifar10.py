@@ -45,27 +45,12 @@ def read(data_directory: Path, url: str = URL, sha256: str = SHA256) -> Parts:
 
 
 def prepare(images: tf.Tensor) -> tf.Tensor:
-    """Scale images.
-
-    Args:
-        images: (n, 32, 32, 3) uint8.
-
-    Returns:
-        Model inputs (n, 32, 32, 3) float32 in [-1, 1].
-    """
+    """Scale `images` (n, 32, 32, 3) uint8. Return model inputs float32 in [-1, 1]."""
     return tf.cast(images, tf.float32) / 127.5 - 1
 
 
 def augment(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Shift each image by up to 4 pixels in each direction, with mirrored borders, and flip half of them.
-
-    Args:
-        images: (n, 32, 32, 3) uint8.
-        seed: (2,) int32.
-
-    Returns:
-        Model inputs (n, 32, 32, 3) float32 in [-1, 1].
-    """
+    """Return `images` as `prepare`, shifted by up to 4 pixels, borders mirrored, half flipped, by `seed` (2,) int32."""
     count = tf.shape(images)[0]
     for_rows, for_columns, for_flips = tf.unstack(tf.random.experimental.stateless_split(seed, 3), num=3)
     padded = tf.pad(images, [[0, 0], [SHIFT, SHIFT], [SHIFT, SHIFT], [0, 0]], "REFLECT")

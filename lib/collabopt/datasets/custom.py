@@ -81,10 +81,7 @@ def read(path: Path, dataset: Dataset, task: Task = TASKS["classification"]) -> 
 
 
 def has_pictures(path: Path) -> bool:
-    """Return whether a data set is a folder of pictures.
-
-    Args:
-        path: A file or folder.
+    """Return whether the data set at `path` is a folder of pictures.
 
     Raises:
         DatasetError: It is no data set.

@@ -81,14 +81,7 @@ def get_outputs(task: Task, labels: np.ndarray, classes: tuple[str, ...], input_
 
 
 def make_array(values: Any, name: str) -> np.ndarray:
-    """Convert values to an array.
-
-    Args:
-        values: An array, or nested lists.
-        name: Name for errors.
-
-    Returns:
-        The array.
+    """Return `values`, an array or nested lists, as an array; `name` is for errors.
 
     Raises:
         DatasetError: The rows differ in length.
@@ -100,14 +93,7 @@ def make_array(values: Any, name: str) -> np.ndarray:
 
 
 def check_finite(array: np.ndarray, name: str) -> np.ndarray:
-    """Check that float32 can hold an array.
-
-    Args:
-        array: Any array (n, ...).
-        name: Name for errors.
-
-    Returns:
-        The same array.
+    """Return an `array` (n, ...) that float32 can hold; `name` is for errors.
 
     Raises:
         DatasetError: A floating point value is NaN or infinite, or larger than the largest float32.

@@ -39,12 +39,5 @@ def read(data_directory: Path, url: str = URL, sha256: str = SHA256) -> Parts:
 
 
 def prepare(images: tf.Tensor) -> tf.Tensor:
-    """Scale images and add the channel.
-
-    Args:
-        images: (n, 28, 28) uint8.
-
-    Returns:
-        Model inputs (n, 28, 28, 1) float32 in [0, 1].
-    """
+    """Scale `images` (n, 28, 28) uint8. Return model inputs (n, 28, 28, 1) float32 in [0, 1]."""
     return tf.cast(images, tf.float32)[..., tf.newaxis] / 255

@@ -55,14 +55,7 @@ def read(directory: Path, dataset: Dataset, task: Task) -> Parts:
 
 
 def scale(samples: tf.Tensor) -> tf.Tensor:
-    """Scale samples.
-
-    Args:
-        samples: (n, samples) int16.
-
-    Returns:
-        Model inputs (n, samples) float32 in [-1, 1].
-    """
+    """Scale `samples` (n, samples) int16. Return model inputs float32 in [-1, 1]."""
     return tf.cast(samples, tf.float32) / 2**15
 
 

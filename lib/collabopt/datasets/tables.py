@@ -76,11 +76,7 @@ def read(path: Path, dataset: Dataset, task: Task) -> Parts:
 
 
 def has_tables(folder: Path) -> bool:
-    """Return whether a folder holds a table of training examples.
-
-    Args:
-        folder: The folder.
-    """
+    """Return whether a `folder` holds a table of training examples."""
     return any((folder / f"train{ending}").is_file() for ending in ENDINGS)
 
 

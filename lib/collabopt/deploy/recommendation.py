@@ -96,13 +96,9 @@ class Recommendation:
 
 
 def recommend(report: Path) -> Recommendation | None:
-    """Recommend a file of a finished report: the one that `targets.choose` returns, or else the nearest.
+    """Return the recommended file of a finished `report`: that of `targets.choose`, or else the nearest.
 
-    Args:
-        report: The report directory.
-
-    Returns:
-        The recommendation; None if variants.csv is missing, or older than its column of validation examples.
+    None if variants.csv is missing, or older than its column of validation examples.
 
     Raises:
         ValueError: There are no targets, and every file predicts one class for every example.

@@ -59,13 +59,9 @@ class _Trial:
 
 
 def search_settings(run: Run) -> SettingsSearch:
-    """Search settings and stages for the smallest int8 file that meets all targets, and write variants.csv.
+    """Search settings and stages for the smallest int8 file that meets all targets, and return the finished search.
 
-    Args:
-        run: A run whose experiment has a search and targets.
-
-    Returns:
-        The finished search. Its run is the one with the settings of the chosen file, or else of the nearest.
+    It writes variants.csv. Its run has the settings of the chosen file, or else of the nearest.
 
     Raises:
         ExperimentError: The experiment has no search.

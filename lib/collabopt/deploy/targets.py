@@ -66,10 +66,7 @@ def find_misses(variant: Mapping[str, Any], targets: Targets, baseline_score: fl
 
 
 def choose(variants: pd.DataFrame, targets: Targets) -> Hashable | None:
-    """Return the label of the variant to deploy, or None.
-
-    Args:
-        variants: Rows of variants.csv, the float32 baseline among them.
+    """Return the label of the row of `variants` to deploy, or None.
 
     Returns:
         Of the first level of the tree with variants that meet all targets, the smallest after gzip; of a search over
@@ -104,14 +101,10 @@ def find_nearest(variants: pd.DataFrame, targets: Targets) -> Hashable:
 
 
 def recommend(variants: pd.DataFrame) -> Hashable:
-    """Return the label of the smallest file after gzip that is as good as the float32 baseline on validation.
+    """Return the label of the smallest file in `variants` after gzip that is as good as the float32 baseline.
 
-    Args:
-        variants: Rows of variants.csv, the float32 baseline among them.
-
-    Returns:
-        The label. A drop counts as nothing if it is within the score's tolerance (`Score.get_tolerance`) and within
-        noise (`find_drop_noise`).
+    A drop on validation counts as nothing if it is within the score's tolerance (`Score.get_tolerance`) and within
+    noise (`find_drop_noise`).
 
     Raises:
         ValueError: Every variant predicts one class for every example.
@@ -162,10 +155,7 @@ def get_baseline_score(variants: pd.DataFrame) -> float:
 
 
 def judge(variants: pd.DataFrame, targets: Targets) -> pd.DataFrame:
-    """Compare every variant with the targets.
-
-    Args:
-        variants: Rows of variants.csv.
+    """Compare each row of `variants` with the targets.
 
     Returns:
         The rows with three more columns: `missed`, a dict of target and excess; `verdict`, the same in words; `chosen`,

@@ -102,13 +102,10 @@ def list_levels(tree: Mapping[str, Stage]) -> list[Stage]:
 
 
 def measure(run: Run, stage: Stage, name: str) -> Variant:
-    """Return a variant measured on validation, its sizes, and Vela's estimates for the run's accelerator.
+    """Return the variant in the format `name`: measured on validation, with sizes and Vela's estimates.
 
     Missing stages are trained first. If the stage is not available, or the converter refuses the format, the variant
     has no file, and its row says why.
-
-    Args:
-        name: Name of the format.
     """
     finished, experiment = run.stage(stage.name), run.experiment
     about = {column: finished.key[column] for column in ("experiment", "stage", "scheme", "seed")} | {"format": name}
@@ -184,12 +181,9 @@ def add_test_scores(table: pd.DataFrame, run: Run, tested: Mapping[str, Variant]
 
 
 def make_table(variants: list[Variant]) -> pd.DataFrame:
-    """Return the columns of variants.csv by label, one row per variant, timed in turn on this host.
+    """Return variants.csv of `variants` by label, timed in turn on this host; the float32 baseline comes first.
 
     The standard error of a drop is paired by example.
-
-    Args:
-        variants: The variants, the float32 baseline first.
     """
     frame = pd.DataFrame([variant.row for variant in variants], index=[variant.name for variant in variants])
     scores, error, score = [one.scores for one in variants], comparison.compute_standard_error, find_score(frame)

@@ -25,15 +25,12 @@ SMALLEST = 16  # pixels; the last map is 1×1
 
 
 def mobilenet_v1(input_shape: tuple[int, ...], classes: int, weights: str | None = None) -> keras.Model:
-    """Build MobileNet v1, which has 3,239,114 parameters with 3 channels and 10 classes.
+    """Return MobileNet v1 with logits: 3,239,114 parameters with 3 channels and 10 classes.
 
     Args:
         input_shape: (height, width, channels).
         classes: Number of classes.
         weights: None for fresh weights, or "imagenet".
-
-    Returns:
-        The model, which returns logits.
 
     Raises:
         ModelError: A side is below 16 pixels, or the weights do not fit.
@@ -42,15 +39,12 @@ def mobilenet_v1(input_shape: tuple[int, ...], classes: int, weights: str | None
 
 
 def mobilenet_v2(input_shape: tuple[int, ...], classes: int, weights: str | None = None) -> keras.Model:
-    """Build MobileNet v2, which has 2,270,794 parameters with 3 channels and 10 classes.
+    """Return MobileNet v2 with logits: 2,270,794 parameters with 3 channels and 10 classes.
 
     Args:
         input_shape: (height, width, channels).
         classes: Number of classes.
         weights: None for fresh weights, or "imagenet".
-
-    Returns:
-        The model, which returns logits.
 
     Raises:
         ModelError: A side is below 16 pixels, or the weights do not fit.

@@ -15,9 +15,6 @@ class DeviceError(ValueError):
 def list_devices(count: int) -> list[str]:
     """Return TensorFlow's names of `count` devices to train on: GPUs, or CPUs on a machine without GPUs.
 
-    Args:
-        count: Number of devices.
-
     Raises:
         DeviceError: If the machine has fewer.
     """
@@ -31,10 +28,7 @@ def list_devices(count: int) -> list[str]:
 
 
 def make_scope(count: int) -> contextlib.AbstractContextManager:
-    """Return the context in which a model must be built to train on several devices.
-
-    Args:
-        count: Number of devices. One needs no context.
+    """Return the context in which a model must be built to train on `count` devices. One needs no context.
 
     Raises:
         DeviceError: If the machine has fewer devices.

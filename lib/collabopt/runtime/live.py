@@ -171,11 +171,7 @@ class _Output:
             self._handle = display(content, raw=True, display_id=True)
 
     def draw_curves(self, rows: list[dict[str, float]]) -> None:
-        """Draw score and loss by epoch, if the last drawing is long enough ago.
-
-        Args:
-            rows: One row per finished epoch, with `epoch`, `loss`, a score, and the same on validation.
-        """
+        """Draw score and loss by epoch from `rows`, one per epoch, if the last drawing is long enough ago."""
         if len(rows) < 2 or time.perf_counter() < self._next_drawing:
             return
         from matplotlib.figure import Figure

@@ -30,11 +30,7 @@ logger = logging.getLogger("collabopt")
 
 
 def attach(name: str) -> None:
-    """Send the progress lines of this process to the log file, the notebook or the terminal, once per process.
-
-    Args:
-        name: Name of the process, at the beginning of each line of a log or a terminal.
-    """
+    """Send progress lines of this process, which start with `name`, to log, notebook or terminal, once per process."""
     if logger.handlers:
         return
     logger.setLevel(logging.INFO)

@@ -136,10 +136,7 @@ def name_device() -> str:
 
 
 def configure(threads: int) -> None:
-    """Fix the number of threads, and make TensorFlow deterministic if `is_deterministic`.
-
-    Args:
-        threads: Number of threads per operation and of parallel operations. The last bit of results depends on it.
+    """Fix the number of `threads`, which decides the last bit of results; be deterministic if `is_deterministic`.
 
     Raises:
         RuntimeError: If TensorFlow already runs with another number of threads.

@@ -38,10 +38,7 @@ def allow_imports() -> Iterator[None]:
 
 
 def find_source(place: str) -> Path:
-    """Return the file of a module.
-
-    Args:
-        place: "module:function".
+    """Return the file of the module of a `place`, "module:function".
 
     Raises:
         UserModuleError: There is no such module, or it cannot be told from another.
@@ -72,12 +69,9 @@ def find_source(place: str) -> Path:
 
 
 def import_object(place: str) -> Any:
-    """Return a function or class, imported.
+    """Return the function or class at a `place`, "module:function".
 
     Errors that the module raises are passed on.
-
-    Args:
-        place: "module:function".
 
     Raises:
         UserModuleError: There is no such module or function.

@@ -32,11 +32,7 @@ def write_file(destination: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def write_directory(destination: Path) -> Iterator[Path]:
-    """Yield a temporary directory that becomes `destination` if the block ends without an error.
-
-    Args:
-        destination: The directory. It stays as it is if another process makes it in the meantime.
-    """
+    """Yield a temporary directory. It becomes `destination`, if no other process has made it and the block succeeds."""
     unfinished = _make_temporary_path(destination)
     unfinished.mkdir()
     try:

@@ -72,10 +72,7 @@ def prune(
 
 
 def list_or_prune(settings: str = "") -> int:
-    """Remove entries if there are settings, print what the store holds by experiment, and return the exit status.
-
-    Args:
-        settings: Arguments of `prune`: `experiment=digits`, `unused_days=30`, or both.
+    """Remove entries by `settings` ("unused_days=30"), print what the store holds, and return the exit status.
 
     Raises:
         ExperimentError: For any other setting.

@@ -64,13 +64,9 @@ class Sample:
     indices: np.ndarray
 
     def select(self, method: str) -> Inputs:
-        """Select the inputs that set ranges. Integer inputs, which are indices, stay as they are.
+        """Return the inputs that set ranges, clipped to them by `method`. Integer inputs (indices) stay as they are.
 
-        Args:
-            method: One of `METHODS`.
-
-        Returns:
-            Model inputs, clipped to their ranges. For "percentile" without the examples that are far outside.
+        "percentile" leaves out the examples that are far outside.
         """
 
         def clip(values: np.ndarray) -> np.ndarray:

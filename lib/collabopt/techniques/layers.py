@@ -56,10 +56,7 @@ def get_channel_axis(layer: keras.layers.Layer) -> int:
 
 
 def find_kernels(layer: keras.layers.Layer) -> dict[str, tuple[keras.layers.Layer, str]]:
-    """Find where a layer holds its kernels.
-
-    Args:
-        layer: A layer that has a kind (`get_kind`).
+    """Find where a `layer` that has a kind (`get_kind`) holds its kernels.
 
     Returns:
         Owner and attribute by name of the kernel: that of the layer, or "layer:kernel" and "layer:recurrent_kernel" for
@@ -105,13 +102,10 @@ class PositiveGamma(keras.constraints.Constraint):
 
 
 def make_gammas_positive(model: keras.Model) -> keras.Model:
-    """Return a model that computes the same, with and after training without a negative gamma after a linear layer.
+    """Return a copy of `model` that computes the same, and never has a negative gamma after a linear layer.
 
     The converter folds gamma into the kernel. Channels of both signs would double the int8 values of a clustered
     kernel. Here the kernel, bias, gamma and moving mean of such a channel change sign, and the output stays the same.
-
-    Args:
-        model: A plain model; it stays as it is.
     """
     scaled_layers = {norm.name: layer for layer in model.layers for norm in _find_scaling_norm(layer)}
 
@@ -167,10 +161,7 @@ def read_kernels(model: keras.Model) -> dict[str, np.ndarray]:
 
 
 def read_layer_kernels(layer: keras.layers.Layer) -> dict[str, np.ndarray]:
-    """Read the kernels of a layer.
-
-    Args:
-        layer: A layer that has a kind (`get_kind`).
+    """Read the kernels of a `layer` that has a kind (`get_kind`).
 
     Returns:
         float32 kernels by name (`find_kernels`): (height, width, in, out), (height, width, in, multiplier) if

@@ -134,15 +134,7 @@ def choose_ranks(model: keras.Model, experiment: Experiment) -> dict[str, tuple[
 
 
 def factorize(model: keras.Model, ranks: dict[str, tuple[int, ...]]) -> keras.Model:
-    """Split layers of a model.
-
-    Args:
-        model: A plain model; it stays as it is.
-        ranks: Ranks by name of the layer (`choose_ranks`).
-
-    Returns:
-        The plain model. Layer `conv` has become `conv_1`, `conv_2` and, for two ranks, `conv_3`.
-    """
+    """Return a plain `model` with layers split at `ranks`, by name: `conv` into `conv_1`, `conv_2` (and `conv_3`)."""
     kernels = {name: _decompose(model.get_layer(name).kernel.numpy(), one) for name, one in ranks.items()}
     return _split(model, {name: (parts, model.get_layer(name).bias) for name, parts in kernels.items()})
 

@@ -19,8 +19,7 @@ Objective = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 def make_loss(task: Task, label_smoothing: float = 0.0) -> Objective:
     """Return the loss of a task, (labels, outputs) -> losses (batch,): cross-entropy of logits, or squared error.
 
-    Args:
-        label_smoothing: Share of each label that is spread over all classes, in [0, 1). Tasks without logits ignore it.
+    `label_smoothing` is the share in [0, 1) of each label spread over all classes. Tasks without logits ignore it.
     """
 
     def cross_entropy(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:

@@ -21,14 +21,7 @@ GROUP = 4
 
 
 def split_groups(kernel: np.ndarray) -> np.ndarray:
-    """Split a kernel into groups of neighbouring input channels.
-
-    Args:
-        kernel: Kernel (..., in, out), as `layers.read_layer_kernels` returns it; four divides `in`.
-
-    Returns:
-        The weights (groups, 4).
-    """
+    """Return a `kernel` (..., in, out) as groups (n, 4) of neighbouring input channels; four divides `in`."""
     return np.moveaxis(kernel, -2, -1).reshape(-1, GROUP)
 
 
@@ -99,16 +92,7 @@ class PatternLayer(pruning_wrapper.PruneLowMagnitude):
 
 
 def make_mask(kernel: np.ndarray, pattern: str, sparsity: float) -> np.ndarray:
-    """Make the mask of a constant sparsity.
-
-    Args:
-        kernel: As in `split_groups`.
-        pattern: "2:4" or "block".
-        sparsity: Fraction of zeros in [0, 1).
-
-    Returns:
-        1 for weights that are kept, 0 for others, of the kernel's shape.
-    """
+    """Return the mask of a constant `sparsity` in [0, 1) by `pattern`: 1 for weights of `kernel` to keep, else 0."""
     schedule = pruning_schedule.ConstantSparsity(sparsity, begin_step=0)
     masks = _PatternPruning(lambda: 0, [], schedule, (1, 1), "AVG")
     masks.pattern, masks.axis = pattern, -2

@@ -19,10 +19,7 @@ from collabopt.techniques.replacement import Replacement, copy_layer, replace_la
 
 
 def make_plain(wrapped: keras.Model) -> keras.Model:
-    """Replace the wrappers of a fake-quantized model by plain layers and operations.
-
-    Args:
-        wrapped: A fake-quantized model; it stays as it is.
+    """Return a copy of a fake-quantized model `wrapped` with plain layers and operations instead of wrappers.
 
     Returns:
         A model with the same outputs in inference. Its kernels are rounded to the int8 grid, and ranges of activations

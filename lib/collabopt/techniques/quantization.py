@@ -175,13 +175,9 @@ def read_quantizers(wrapped: keras.Model) -> dict[str, str]:
 
 
 def read_kernels(wrapped: keras.Model) -> dict[str, np.ndarray]:
-    """Read the kernels that enter fake quantization, after zeros and clusters are applied and before rounding.
+    """Return the float32 kernels of `wrapped` that enter fake quantization, zeros and clusters applied, not rounded.
 
-    Args:
-        wrapped: A fake-quantized model.
-
-    Returns:
-        float32 kernels by name, in the layout of `layers.read_layer_kernels`, depthwise ones included.
+    They are those of `layers.read_layer_kernels`, depthwise ones included.
     """
     kernels = {}
     for name, (layer, quantized) in find_kernels(wrapped).items():

@@ -88,10 +88,7 @@ def train(
 
 
 def apply(stage: Stage, parent: keras.Model) -> keras.Model:
-    """Return what a user's function makes of a copy of a model, checked.
-
-    Args:
-        parent: A plain model; it stays as it is.
+    """Return what a user's function makes of a copy of the plain model `parent`, checked.
 
     Raises:
         ExperimentError: The function fails, or returns no model that can take the parent's place.

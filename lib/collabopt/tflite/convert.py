@@ -191,11 +191,7 @@ def _list_examples(calibration: dict[str, np.ndarray]) -> Iterator[list[np.ndarr
 
 
 def run_converter(converter: tf.lite.TFLiteConverter, format: str) -> bytes:
-    """Convert without messages that appear for every model, and return the file.
-
-    Args:
-        converter: The converter.
-        format: One of `STANDARD`.
+    """Convert to `format` by `converter`, without messages that appear for every model, and return the file.
 
     Raises:
         ConversionRefused: The converter fails.

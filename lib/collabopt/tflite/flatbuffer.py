@@ -77,17 +77,9 @@ def rewrite_ranges(tflite: bytes, kernels: dict[str, np.ndarray], of: Literal["t
 
 
 def resize_batch(tflite: bytes, batch_size: int) -> bytes:
-    """Make a file for a batch of one example ready for larger batches.
+    """Return `tflite` with its constant shapes, those of one example, for `batch_size`. Inputs must still be resized.
 
     LiteRT resizes tensors, but not the shapes that some operators take as a constant.
-
-    Args:
-        tflite: The content of the file.
-        batch_size: Examples per batch.
-
-    Returns:
-        The content of the new file, in which the first dimension of these shapes is `batch_size` times as large. The
-        inputs must still be resized.
     """
     file, resized = bytearray(tflite), set()
     model, (graph, *_) = open_graphs(file)
@@ -133,15 +125,7 @@ def run_elu_in_int8(tflite: bytes) -> bytes:
 
 
 def list_float_operators(tflite: bytes) -> list[tuple[str, str]]:
-    """List the operators of a file that compute in float32.
-
-    Args:
-        tflite: The content of the file.
-
-    Returns:
-        Kind and name of the output tensor of each operator with a float32 tensor. Conversions from and to float32 are
-        left out.
-    """
+    """Return kind and output's name of each operator of `tflite` with a float32 tensor, conversions left out."""
     (model, graphs), found = open_graphs(tflite), []
     for graph in graphs:
         for kind, operator in list_operators(model, graph):

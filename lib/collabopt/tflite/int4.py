@@ -12,13 +12,10 @@ from collabopt.tflite.graphs import list_tensors, open_graphs
 
 
 def quantize_to_int4(dense: bytes) -> bytes:
-    """Return a float32 file with weights of 4 bits, with one scale per output channel.
+    """Return the float32 file `dense` with weights of 4 bits, with one scale per output channel.
 
     Activations stay float32 in the file. LiteRT quantizes them at run time, as for dynamic range. The library has no
     4-bit weights for depthwise convolutions, which stay float32.
-
-    Args:
-        dense: The content of the file.
 
     Raises:
         ConversionRefused: The library fails, or finds no weights that it can quantize.

@@ -106,11 +106,7 @@ def run(interpreter: "Interpreter", inputs: Inputs) -> np.ndarray:
 
 
 def run_or_refuse(tflite: bytes, inputs: Inputs) -> np.ndarray:
-    """Return the outputs (n, ...) float32 of examples, one by one, with a file that may not run.
-
-    Args:
-        tflite: The content of the file.
-        inputs: Model inputs (n, ...) float32.
+    """Return the outputs (n, ...) float32 of `inputs`, one by one, with a file `tflite` that may not run.
 
     Raises:
         ConversionRefused: It does not run.
@@ -122,12 +118,7 @@ def run_or_refuse(tflite: bytes, inputs: Inputs) -> np.ndarray:
 
 
 def check_equal(tflite: bytes, dense: bytes, inputs: Inputs) -> None:
-    """Check that a file computes the same as the float32 file that it was made of.
-
-    Args:
-        tflite: The content of the file.
-        dense: The content of the float32 file.
-        inputs: Model inputs (n, ...) float32 on which both are run.
+    """Check that `tflite` computes the same as the float32 file `dense` that it was made of, on `inputs` (n, ...).
 
     Raises:
         ConversionRefused: It does not run, or an output differs.

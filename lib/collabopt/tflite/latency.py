@@ -41,11 +41,7 @@ def measure_latency(files: Mapping[str, bytes], rounds: int = 25) -> pd.DataFram
 
 
 def summarize(names: Sequence[str], milliseconds: np.ndarray) -> pd.DataFrame:
-    """Summarize measurements.
-
-    Args:
-        names: Names of the files.
-        milliseconds: Measurements (rounds, files).
+    """Summarize `milliseconds` (rounds, files) of the files `names`.
 
     Returns:
         One row per file, with index `name`: latency_ms, the median; latency_q1_ms and latency_q3_ms, the quartiles;

@@ -67,10 +67,7 @@ def list_obstacles(tflite: bytes) -> list[str]:
 
 
 def estimate_arena(tflite: bytes) -> tuple[int, int]:
-    """Estimate the memory ("tensor arena") that TFLM needs for a file, with its reference kernels.
-
-    Args:
-        tflite: The content of the file.
+    """Estimate the memory ("tensor arena") that TFLM needs for `tflite`, with its reference kernels.
 
     Returns:
         Bytes in all, and those of them that tensors take: every tensor from the operator that writes it to the last one

@@ -21,10 +21,7 @@ COLUMNS = ["tensor", "kernel", "operator", "shape", "parameters", "multiplicatio
 
 
 def list_weighted_operators(tflite: bytes) -> pd.DataFrame:
-    """List the operators of a file that have weights.
-
-    Args:
-        tflite: The content of the file.
+    """List the operators of `tflite` that have weights.
 
     Returns:
         One row per operator with a kernel: `tensor`, name of its output ("output" for that of the file); `kernel`, name

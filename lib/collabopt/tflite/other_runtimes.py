@@ -60,10 +60,7 @@ def convert_to_openvino(dense: bytes, name: str, calibration: Inputs | None = No
 
 
 def convert_to_onnx(dense: bytes) -> bytes:
-    """Return a float32 `.tflite` file as ONNX, by tf2onnx.
-
-    Args:
-        dense: The content of the file.
+    """Return the float32 `.tflite` file `dense` as ONNX, by tf2onnx.
 
     Raises:
         ConversionRefused: tf2onnx fails.
@@ -121,10 +118,7 @@ class Interpreter:
 
 
 def open_interpreter(content: bytes) -> Interpreter:
-    """Return a file of this module, opened in its runtime.
-
-    Args:
-        content: The content of the file.
+    """Return `content`, a file of this module, opened in its runtime.
 
     Raises:
         ValueError: The model has several inputs, whose names these files do not keep.

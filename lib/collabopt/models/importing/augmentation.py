@@ -63,15 +63,9 @@ class _Draws:
 
 
 def take_off(graph: Graph) -> list[str]:
-    """Move the augmentation layers at the start of a graph to its `augmentation`, and drop all others.
+    """Move augmentation layers at the start of `graph` to its `augmentation`, drop all others. Return a line each.
 
     Rescaling before an augmentation layer is undone after it, so that the augmentation maps inputs to inputs.
-
-    Args:
-        graph: The graph. It is changed in place, and its outputs in inference stay equal.
-
-    Returns:
-        One line for the layers that act in training, and one for those that were dropped.
     """
     inputs = [layer for layer in graph.layers if layer.kind == "InputLayer"]
     chain = _follow(graph, inputs[0]) if len(inputs) == 1 else []

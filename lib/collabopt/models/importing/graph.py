@@ -64,20 +64,12 @@ class Graph:
     augmentation: list[Layer] = dataclasses.field(default_factory=list)
 
     def get(self, tensor: str) -> Layer:
-        """Return the layer that computes a tensor.
-
-        Args:
-            tensor: Name of the tensor.
-        """
+        """Return the layer that computes a `tensor`, given by name."""
         name = tensor.partition(":")[0]
         return next(layer for layer in self.layers if layer.name == name)
 
     def find_users(self, layer: Layer) -> list[Layer]:
-        """Find the layers that are called on a layer's outputs.
-
-        Returns:
-            The layers, in the order of their calls.
-        """
+        """Return the layers that are called on a layer's outputs, in the order of their calls."""
         return [user for user in self.layers if any(_is_output_of(tensor, layer) for tensor in user.inputs)]
 
     def has_one_user(self, layer: Layer) -> bool:
@@ -125,15 +117,7 @@ def make_chain(layer: Layer, *steps: Layer) -> list[Layer]:
 
 
 def make_reshape(name: str, shape: tuple[int | None, ...]) -> Layer:
-    """Make a layer that gives a tensor another shape.
-
-    Args:
-        name: Name of the layer.
-        shape: The new shape with the batch; at most one other axis is None.
-
-    Returns:
-        The layer, not yet connected.
-    """
+    """Return an unconnected layer `name` with outputs of `shape`: batch included, at most one other axis None."""
     sizes = [-1 if size is None else size for size in shape[1:]]
     return Layer(name, "Reshape", {"target_shape": sizes}, shape=shape)
 
@@ -165,31 +149,14 @@ def rename(graph: Graph) -> None:
 
 
 def list_names(layers: Iterable[Layer], limit: int = 4) -> str:
-    """List the names of layers, shortened where there are many.
-
-    Args:
-        layers: The layers.
-        limit: Names to list.
-
-    Returns:
-        The names, with commas in between.
-    """
+    """Return the names of the first `limit` of `layers`, with commas, and how many follow."""
     names = [layer.name for layer in layers]
     rest = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + rest
 
 
 def select(graph: Graph, *kinds: str, where: Callable[[Layer], bool] = lambda _: True) -> list[Layer]:
-    """Select the layers of some kinds that meet a condition.
-
-    Args:
-        graph: The graph.
-        *kinds: Class names.
-        where: The condition.
-
-    Returns:
-        The layers, in the order of their calls.
-    """
+    """Return the layers of `graph` of these `kinds` that meet the condition `where`, in the order of their calls."""
     return [layer for layer in graph.layers if layer.kind in kinds and where(layer)]
 
 

@@ -129,25 +129,12 @@ def load_weights(model: Any, file: Path) -> None:
 
 
 def import_classes(custom_objects: dict[str, Any]) -> dict[str, type]:
-    """Import the classes that are given by their place.
-
-    Args:
-        custom_objects: Classes by name, or "module:Class".
-
-    Returns:
-        Classes by name.
-    """
+    """Return `custom_objects`, classes by name or "module:Class", as classes by name."""
     return {name: import_object(place) if isinstance(place, str) else place for name, place in custom_objects.items()}
 
 
 def import_object(place: str) -> Any:
-    """Import an object of a user's module.
-
-    Args:
-        place: "module:name". The module is found as in `user_modules`.
-
-    Returns:
-        The object.
+    """Return the object at a `place`, "module:name", found as in `user_modules`.
 
     Raises:
         ImportRefused: There is no such module, or nothing of that name in it.

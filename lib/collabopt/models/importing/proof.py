@@ -25,15 +25,7 @@ def _compute_difference(expected: np.ndarray, found: np.ndarray, scale: float = 
 
 
 def predict(model: keras.Model, inputs: list[np.ndarray]) -> list[np.ndarray]:
-    """Compute the outputs of a model on examples in order.
-
-    Args:
-        model: A model of Keras 2.
-        inputs: One array per input.
-
-    Returns:
-        One array per output.
-    """
+    """Return the outputs of a Keras 2 `model`, one array each, on `inputs`, one array each, in order."""
 
     def compute(batch: list[np.ndarray]) -> list[np.ndarray]:
         outputs = model(batch[0] if len(batch) == 1 else batch, training=False)
@@ -96,15 +88,7 @@ def find_first_difference(
 
 
 def make_refusal(first: str | None, difference: float) -> ImportRefused:
-    """Make the refusal of a model whose outputs differ.
-
-    Args:
-        first: Name of the first layer that differs, if it is known.
-        difference: The largest relative difference.
-
-    Returns:
-        The refusal, to be raised.
-    """
+    """Return the refusal, to be raised, of a model that differs by `difference` from layer `first` on, if known."""
     where = f"; the first layer that differs is {first}" if first else ""
     return ImportRefused(
         f"the imported model computes other outputs than yours, by {difference:.2g} of the largest value{where}",

@@ -30,14 +30,7 @@ def build(graph: Graph, name: str = "model", custom_objects: dict[str, type] | N
 
 
 def build_augmentation(graph: Graph) -> Augmentation | None:
-    """Build the layers that change the inputs in training.
-
-    Args:
-        graph: The graph.
-
-    Returns:
-        The augmentation; None if there are no such layers.
-    """
+    """Return the layers of `graph` that change the inputs in training, or None."""
     layers = [_create(layer, None) for layer in graph.augmentation]
     return Augmentation(layers) if layers else None
 

@@ -20,14 +20,7 @@ _HARD = ("hard_sigmoid_3", "hard_swish", "hard_silu")
 
 
 def rewrite(graph: Graph) -> list[str]:
-    """Apply all rewrites but the removal of the output activations.
-
-    Args:
-        graph: The graph. It is changed in place, and its outputs stay equal.
-
-    Returns:
-        One line per rewrite that applied.
-    """
+    """Apply all rewrites to `graph` but the removal of the output activations. Return a line per rewrite."""
     lines: list[str] = []
     for step in (
         _split_activations,
@@ -42,14 +35,7 @@ def rewrite(graph: Graph) -> list[str]:
 
 
 def remove_output_activations(graph: Graph) -> list[str | None]:
-    """Remove softmax and sigmoid from the outputs.
-
-    Args:
-        graph: The graph. It is changed in place, and returns logits afterwards.
-
-    Returns:
-        The activation of each output: "softmax", "sigmoid" or None.
-    """
+    """Remove the outputs' activations of `graph`, and return them: "softmax", "sigmoid" or None for each."""
     removed: list[str | None] = []
     for position, tensor in enumerate(graph.outputs):
         layer = graph.get(tensor)

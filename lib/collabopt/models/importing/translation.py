@@ -54,15 +54,7 @@ def to_graph(data: dict, custom_objects: dict[str, type] | None = None) -> tuple
 
 
 def find_class(kind: str, custom_objects: dict[str, type] | None = None) -> type | None:
-    """Find the class of a layer: the user's, ours, or that of Keras 2.
-
-    Args:
-        kind: Class name.
-        custom_objects: Classes of the user's own layers, by name.
-
-    Returns:
-        The class; None if there is none.
-    """
+    """Return the class `kind` of a layer: the user's from `custom_objects`, ours, or that of Keras 2; else None."""
     own = {**own_layers.CLASSES, **(custom_objects or {})}
     return own.get(kind) or getattr(keras.layers, kind, None)
 

@@ -33,11 +33,7 @@ from collabopt.models.importing import evaluation, extraction, opening  # noqa: 
 
 
 def main(request: dict) -> None:
-    """Answer a request.
-
-    Args:
-        request: See the module's docstring.
-    """
+    """Answer a `request` (see the module's docstring)."""
     folder = Path(request["folder"])
     try:
         sys.path[:] = request["search_path"]  # custom classes are looked up as the caller would
