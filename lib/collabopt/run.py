@@ -58,7 +58,6 @@ class Run:
     """The stages of an experiment. A stage that is not in the store is trained when it is asked for.
 
     Attributes:
-        experiment: The experiment.
         directory: Where rows, files and pages go; None leaves no report.
         source: The experiment's file.
         store_directory: The store.

@@ -28,7 +28,6 @@ class Finished:
     """A stage that is trained, converted and measured.
 
     Attributes:
-        stage: The stage.
         trained: Its stored weights, history and times; None if the stage is not available.
         measured: Its stored files and measurements (`evaluate.write_measurements`); None likewise.
         history: One row per epoch.
@@ -101,13 +100,9 @@ class Finished:
         return chosen
 
     def log(self, experiment: Experiment, given: Experiment, is_new: bool, score: Score, with_test: bool) -> None:
-        """Log that the stage is finished. Notebooks leave out the figures, which their tables show.
-
-        Args:
-            experiment: The experiment of the stage.
-            given: The experiment of the report, from which seed and scheme may differ.
-            is_new: Whether this run trained the stage.
-            with_test: As in `summarize`.
+        """Log that the stage `is_new` or stored. Notebooks leave out the figures (`with_test` as in `summarize`),
+        which their tables show. Seed and scheme of its `experiment` are named where they differ from those of the
+        report's, `given`.
         """
         name = self.stage.name
         if self.unavailable:

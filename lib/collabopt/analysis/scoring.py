@@ -74,14 +74,8 @@ def score_splits(
 def judge_file(
     tflite: bytes, split: Split, task: Task, threads: int, probabilities: bool
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Score each example with a file, and predict its class.
-
-    Args:
-        tflite: As in `score_file`.
-        split: As in `score_file`.
-        task: As in `score_file`.
-        threads: As in `score_file`.
-        probabilities: As in `score_file`.
+    """Score each example with a file, and predict its class; arguments as in `score_file`, `tflite`, `threads` and
+    `probabilities` among them.
 
     Returns:
         The scores (n,) float32, and the class indices (n,); None if the task has no class per example.

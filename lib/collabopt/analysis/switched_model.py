@@ -72,12 +72,7 @@ class SwitchedModel:
     """
 
     def __init__(self, wrapped: keras.Model, names: Sequence[str]) -> None:
-        """Replace the quantizers of a model.
-
-        Args:
-            wrapped: A fake-quantized model with its ranges, changed in place.
-            names: Layers of the plain model.
-        """
+        """Replace the quantizers of `wrapped`, which has its ranges; `names` are the layers of the plain model."""
         self.model, unit_of = wrapped, _group_layers(wrapped, names)
         self.units = {unit.name: unit for unit in unit_of.values()}
 

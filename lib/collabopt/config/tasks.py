@@ -16,7 +16,6 @@ class Task:
 
     Attributes:
         name: Name in experiments.
-        score: Its score.
         labels: Form of the labels, as readers see it.
         has_classes: Whether the labels are indices of named classes.
         takes_logits: Whether its loss takes logits, so that a softmax or sigmoid at the end of a model is removed for

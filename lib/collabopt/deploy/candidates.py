@@ -28,7 +28,6 @@ class Candidate:
     """A stage with settings.
 
     Attributes:
-        stage: The stage.
         experiment: The experiment with the settings.
         setting: The settings that apply to the stage, as readers see them: "sparsity 0.8, clusters 8".
         trainings: Names of the trained stages that it needs, the baseline first and itself last.

@@ -60,7 +60,6 @@ class Variant:
     """A stage in a format.
 
     Attributes:
-        stage: The stage.
         format: Name of the format.
         tflite: Path of the file; None if there is none.
         row: Its columns of variants.csv, without the score on test and latency.

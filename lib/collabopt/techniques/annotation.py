@@ -16,10 +16,6 @@ class ChannelQuantizer(KernelQuantizer):
     The converter fails to transpose or reshape a kernel with a range per channel. In inference this quantizer therefore
     rounds by plain arithmetic. The converter folds it into a constant, folds a batch norm into that, and quantizes the
     result with each channel's largest magnitude, which gives the same int8 values.
-
-    Attributes:
-        zeros: Whether zeros stay zero.
-        clusters: How clusters per channel are trained; None preserves none.
     """
 
     def __init__(self, zeros: bool, clusters: Clusters | None) -> None:
@@ -50,8 +46,6 @@ class KernelHolder(KernelQuantizer):
     """Preserves zeros and clusters of a kernel that stays in float32.
 
     Attributes:
-        zeros: Whether zeros stay zero.
-        clusters: How clusters are trained; None preserves none.
         place: Which of the layer's kernels (`layers.find_kernels`).
     """
 
@@ -72,12 +66,7 @@ class KernelHolder(KernelQuantizer):
 
 
 class HeldConfig(OutputConfig):
-    """Preserves zeros and clusters of the kernels of a layer that stays in float32.
-
-    Attributes:
-        zeros: Whether zeros stay zero.
-        clusters: How clusters are trained; None preserves none.
-    """
+    """Preserves zeros and clusters of the kernels of a layer that stays in float32."""
 
     def __init__(self, zeros: bool, clusters: Clusters | None) -> None:
         super().__init__(quantize_output=False)

@@ -80,12 +80,7 @@ def train(
 ) -> tuple[keras.Model, training.Fit]:
     """Cluster a clone of a stage's parent. Return it with the record of its training.
 
-    Args:
-        stage: The stage. It says whether the parent's zeros must survive, and names the training section.
-        parent: The parent's plain model; it stays as it is.
-        data: Training and validation splits.
-        experiment: Gives the settings of clustering, the scheme and the seed.
-        checkpoint: Where training continues from and saves its state.
+    A trainer (`registry.find_trainer`) by the settings of `experiment`, from `checkpoint` on. `parent` stays as it is.
     """
     settings = Settings(
         experiment.number_of_clusters,

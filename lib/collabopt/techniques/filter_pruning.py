@@ -29,7 +29,6 @@ class Filters:
     """The filters of a network that can be removed.
 
     Attributes:
-        channels: The channels of the network.
         by_layer: Channel of each filter (out,), by name of the layer; 0 for one that stays.
         norms: L2 norm of each filter relative to the mean of its layer (out,), by name of the layer.
     """
@@ -49,12 +48,7 @@ def train(
 ) -> tuple[keras.Model, training.Fit]:
     """Remove filters of a stage's parent. Return the smaller plain model with the record of its training.
 
-    Args:
-        stage: The stage, which names the experiment's training section.
-        parent: The parent's plain model; it stays as it is.
-        data: Training and validation splits.
-        experiment: Gives the fraction of filters to remove, excluded layers and seed.
-        checkpoint: Where training continues from and saves its state.
+    A trainer (`registry.find_trainer`) by the settings of `experiment`, from `checkpoint` on. `parent` stays as it is.
     """
     section, clock = experiment.training(stage.name), progress.Clock()
     filters = find_filters(parent, experiment.exclude.pruning)

@@ -29,7 +29,6 @@ class Spectra:
     """What decides the ranks of a kernel.
 
     Attributes:
-        layer: The layer.
         squares: Squared singular values, the largest first, of the kernel as a matrix, or of both unfoldings (in, out).
         cost: Multiplications of the layer.
     """
@@ -58,12 +57,7 @@ def train(
 ) -> tuple[keras.Model, training.Fit]:
     """Split layers of a stage's parent. Return the plain model with the record of its training.
 
-    Args:
-        stage: The stage, which names the experiment's training section.
-        parent: The parent's plain model; it stays as it is.
-        data: Training and validation splits.
-        experiment: Gives the energy to keep, the multiplications that may remain, excluded layers and seed.
-        checkpoint: Where training continues from and saves its state.
+    A trainer (`registry.find_trainer`) by the settings of `experiment`, from `checkpoint` on. `parent` stays as it is.
     """
     section, clock = experiment.training(stage.name), progress.Clock()
     ranks = choose_ranks(parent, experiment)

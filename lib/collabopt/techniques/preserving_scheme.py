@@ -156,7 +156,6 @@ class PreservingScheme(tfmot.quantization.keras.default_8bit.Default8BitQuantize
     """TFMOT's default 8-bit scheme, with kernels that keep their zeros, clusters or both.
 
     Attributes:
-        zeros: Whether zeros stay zero.
         clusters: How the model was clustered, and how clusters are trained; None preserves none.
         unclustered: Names of layers that clustering left out.
         bits: Bits per weight, or bits by layer (`per_layer`).

@@ -28,12 +28,7 @@ def train(
 ) -> tuple[keras.Model, training.Fit]:
     """Prune a clone of a stage's parent while training it. Return it with the record of its training.
 
-    Args:
-        stage: The stage, which names the experiment's training section.
-        parent: The parent's plain model; it stays as it is.
-        data: Training and validation splits.
-        experiment: Gives sparsity, excluded layers and seed.
-        checkpoint: Where training continues from and saves its state.
+    A trainer (`registry.find_trainer`) by the settings of `experiment`, from `checkpoint` on. `parent` stays as it is.
     """
     section, exclude = experiment.training(stage.name), patterns.exclude_skipped(experiment, parent).exclude.pruning
     for name, reason in patterns.find_misfits(parent, experiment).items():

@@ -28,7 +28,6 @@ class Preservation:
     """What quantization-aware training must preserve of its parent.
 
     Attributes:
-        zeros: Whether zeros stay zero.
         clusters: How the parent was clustered, and how clusters are trained; None preserves none.
         unclustered: Names of layers that clustering left out.
         scheme: "collabopt" (ours), or "tfmot", which guesses how kernels were clustered.
@@ -62,12 +61,7 @@ def train(
 ) -> tuple[keras.Model, training.Fit]:
     """Train a fake-quantized clone of a stage's parent. Return it with the record of its training.
 
-    Args:
-        stage: The stage. It says what must be preserved of the parent, and names the training section.
-        parent: The parent's plain model; it stays as it is.
-        data: Training and validation splits.
-        experiment: Gives granularity, excluded layers, scheme and seed.
-        checkpoint: Where training continues from and saves its state.
+    A trainer (`registry.find_trainer`) by the settings of `experiment`, from `checkpoint` on. `parent` stays as it is.
     """
     section, preservation = experiment.training(stage.name), get_preservation(stage, experiment)
     setting = experiment.calibration

@@ -14,7 +14,6 @@ class KernelConfig(tfmot.quantization.keras.QuantizeConfig):
     """A quantizer for a layer's kernel, and TFMOT's for its activation if it has one.
 
     Attributes:
-        quantizer: The quantizer of the kernel.
         activation: Whether the activation gets a range.
     """
 

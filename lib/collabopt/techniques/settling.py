@@ -31,11 +31,7 @@ class _Settling(keras.optimizers.schedules.LearningRateSchedule):
 
 
 class Settling(keras.callbacks.Callback):
-    """Lets training steps assign weights again (`kernel_state`), except for the last ones.
-
-    Attributes:
-        section: How the model is trained.
-    """
+    """Lets training steps assign weights again (`kernel_state`), except for the last ones."""
 
     def __init__(self, section: Training) -> None:
         super().__init__()

@@ -24,13 +24,8 @@ def write_trained(
     checkpoint: Path,
     get_model: Callable[[str], keras.Model],
 ) -> keras.Model:
-    """Train a stage, write weights.npz, history.csv and fit.json, and return the model.
-
-    Args:
-        directory: An existing directory.
-        build_start: Builds the model that it starts from.
-        checkpoint: The file where training continues from and saves its state.
-        get_model: Returns the Keras model of a finished stage.
+    """Train a stage from what `build_start` returns or a `checkpoint`, write weights.npz, history.csv and fit.json to a
+    `directory`, and return the model. `get_model` returns that of a finished stage.
     """
     tensorflow.seed_everything(experiment.seed)
     with devices.make_scope(experiment.devices):

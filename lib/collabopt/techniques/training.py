@@ -49,12 +49,7 @@ def train(
 ) -> tuple[keras.Model, Fit]:
     """Train a stage that changes only the weights, such as the baseline. Return it with the record of its training.
 
-    Args:
-        stage: The stage, which names the experiment's training section.
-        model: A plain model, trained in place.
-        data: Training and validation splits.
-        experiment: Gives the training section and the seed.
-        checkpoint: Where training continues from and saves its state.
+    A trainer (`registry.find_trainer`) by the settings of `experiment`, from `checkpoint` on. `model` changes in place.
     """
     section, clock = experiment.training(stage.name), progress.Clock()
     return model, fit(model, data, section, experiment.seed, stage.name, clock, checkpoint=checkpoint)
@@ -80,12 +75,7 @@ def make_learning_rate(section: Training, steps_per_epoch: int) -> keras.optimiz
 
 
 def make_optimizer(section: Training, steps_per_epoch: int) -> keras.optimizers.Optimizer:
-    """Return Adam, or SGD with momentum, without variables yet. Weight decay applies to kernels only.
-
-    Args:
-        section: Gives the optimizer, its settings and its learning rate.
-        steps_per_epoch: Training steps per epoch.
-    """
+    """Return the optimizer of a `section` at `steps_per_epoch`, without variables. Weight decay is for kernels only."""
     settings = {
         "learning_rate": make_learning_rate(section, steps_per_epoch),
         "weight_decay": section.weight_decay or None,
@@ -107,12 +97,8 @@ def _add_augmentation(split: Split, augmentation: Callable[[tf.Tensor, tf.Tensor
 
 
 def compile_model(model: keras.Model, data: Data, section: Training) -> keras.Model:
-    """Compile a model with the section's optimizer and loss, create the optimizer's variables, and return it.
-
-    Args:
-        model: The model, compiled in place.
-        data: Gives the task and the number of training examples.
-        section: How to train.
+    """Compile a `model` in place by `section` for the task of `data`, create the optimizer's variables, and return
+    it.
     """
     steps = math.ceil(len(data.train) / section.batch_size)
     score = keras.metrics.MeanMetricWrapper(objectives.make_score(data.task), name=data.task.score.name)

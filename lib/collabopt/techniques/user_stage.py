@@ -75,11 +75,7 @@ def train(
 ) -> tuple[keras.Model, training.Fit]:
     """Return what a user's function makes of the parent, trained if its section has epochs, and the record.
 
-    Args:
-        parent: The parent's plain model; it stays as it is.
-        data: Training and validation splits.
-        experiment: Gives the training section and the seed.
-        checkpoint: Where training continues from and saves its state.
+    A trainer (`registry.find_trainer`) by the settings of `experiment`, from `checkpoint` on. `parent` stays as it is.
     """
     section, clock = experiment.training(stage.name), progress.Clock()
     progress.advance("applying the function", stage.name)

@@ -77,13 +77,7 @@ def convert(
 
 
 def set_calibration(converter: tf.lite.TFLiteConverter, format: str, calibration: dict[str, np.ndarray]) -> None:
-    """Let a converter take activation ranges from model inputs.
-
-    Args:
-        converter: The converter, changed in place.
-        format: "int8" or "int16x8".
-        calibration: Model inputs (n, ...) by name.
-    """
+    """Let a `converter` to `format` ("int8" or "int16x8") take ranges from `calibration`, inputs (n, ...) by name."""
     converter.representative_dataset = lambda: _list_examples(calibration)
     dtype, operators = _CALIBRATED[format]
     converter.inference_input_type = converter.inference_output_type = dtype

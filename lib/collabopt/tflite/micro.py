@@ -87,13 +87,8 @@ def estimate_arena(tflite: bytes) -> tuple[int, int]:
 
 
 def plan_memory(buffers: Sequence[tuple[int, int, int]]) -> int:
-    """Place buffers in memory as TFLM's GreedyMemoryPlanner does: the largest first, each into the first gap.
-
-    Args:
-        buffers: Size in bytes, and the numbers of the first and the last operator that uses it, of each buffer.
-
-    Returns:
-        The bytes that they take together.
+    """Return the bytes of `buffers` (size, first and last operator that uses it), placed as TFLM's
+    GreedyMemoryPlanner does.
     """
     placed: list[tuple[int, int, int, int]] = []
     order = sorted(range(len(buffers)), key=lambda index: (buffers[index][0], index), reverse=True)

@@ -86,12 +86,8 @@ class Interpreter:
     """A file opened in another runtime, with one thread and batch 1, and the methods of LiteRT's interpreter."""
 
     def __init__(self, inputs: list[np.ndarray], outputs: list[np.ndarray], compute: Callable[[], None]) -> None:
-        """Keep what a runtime reads and writes.
-
-        Args:
-            inputs: Arrays that it reads, batch first.
-            outputs: Arrays that it writes.
-            compute: Function that computes the outputs.
+        """Keep what a runtime reads, `inputs`, and writes, `outputs`, batch first, and the function that computes,
+        `compute`.
         """
         self.invoke = compute
         self._arrays, self._number = [*inputs, *outputs], len(inputs)
