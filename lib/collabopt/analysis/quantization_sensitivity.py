@@ -103,13 +103,7 @@ def diagnose(run, name: str | None = None) -> Diagnosis:
     return found
 
 
-def measure(
-    wrapped: keras.Model,
-    names: Sequence[str],
-    data: Data,
-    exclude: Exclude,
-    seed: int,
-) -> Diagnosis:
+def measure(wrapped: keras.Model, names: Sequence[str], data: Data, exclude: Exclude, seed: int) -> Diagnosis:
     """Return what int8 costs in each layer of a fake-quantized model.
 
     Args:

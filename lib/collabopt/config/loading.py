@@ -159,10 +159,7 @@ def list_paths(experiment: Experiment) -> list[str]:
 def list_overrides(name: str, **overrides: Any) -> dict[str, Any]:
     """Return the `overrides` of the experiment `name` that differ from its own values, in the order of `PARAMETERS`."""
     own, changed = load(name), load(name, **overrides)
-    names = [
-        *PARAMETERS,
-        *sorted(key for key in overriding.flatten(overrides) if overriding.is_nested(key)),
-    ]
+    names = [*PARAMETERS, *sorted(key for key in overriding.flatten(overrides) if overriding.is_nested(key))]
     before, after = ({key: get_value(one, key) for key in names} for one in (own, changed))
     different = {key for key in names if after[key] != before[key]}
     if changed.repeat_seeds != own.repeat_seeds:
