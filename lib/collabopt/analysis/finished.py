@@ -18,6 +18,9 @@ from collabopt.storage.results import FROZEN, make_key
 from collabopt.techniques import registry
 from collabopt.tflite import flatbuffer
 
+_LOGGED = set[str]()
+"""Measurements that this process has logged."""
+
 
 class PreservationError(RuntimeError):
     """A stage lost zeros or clusters that it must keep, or has no pattern of zeros, and the run is strict."""
@@ -100,13 +103,15 @@ class Finished:
         return chosen
 
     def log(self, experiment: Experiment, given: Experiment, is_new: bool, score: Score, with_test: bool) -> None:
-        """Log that the stage `is_new` or stored. Notebooks leave out the figures (`with_test` as in `summarize`),
-        which their tables show. Seed and scheme of its `experiment` are named where they differ from those of the
-        report's, `given`.
+        """Log once per process that the stage was trained (`is_new`) or stored, with seed and scheme where `experiment`
+        differs from that of the report, `given`. Notebooks leave out the figures (`with_test` as in `summarize`).
         """
         name = self.stage.name
         if self.unavailable:
             return progress.log(f"{name}: not available: {self.unavailable}", about=name, last=True)
+        if not is_new and self.measured.name in _LOGGED:
+            return None
+        _LOGGED.add(self.measured.name)
         source = f" (seed {experiment.seed})" if experiment.seed != given.seed else ""
         if experiment.scheme != given.scheme and self.stage.has_schemes:
             source += f" by {experiment.scheme}"
