@@ -1,8 +1,7 @@
 """Whether an int8 file computes what its Keras model computes, at its outputs and layer by layer.
 
-Fake quantization in Keras and the integer arithmetic of a file round in different places. Usually the outputs differ by
-a step or two, where a step is the difference between two neighbouring int8 values. A larger difference means that the
-file is not the model that was trained.
+Fake quantization in Keras and the integer arithmetic of a file round in different places, so outputs usually differ by
+a step or two of int8. A larger difference means that the file is not the model that was trained.
 """
 
 import re

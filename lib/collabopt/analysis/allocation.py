@@ -1,11 +1,8 @@
 """Settings per layer within a budget of bytes: layers that tolerate more are compressed more.
 
 Each layer in turn is pruned to several sparsities, or clustered to several numbers of values, without training
-(`sensitivity`). Then each step of a greedy search changes the layer that loses the least accuracy per byte saved, until
-the kernels fit the budget. Drops of single layers do not add up, so the sum only ranks. Only validation is read.
-
-    table = allocation.measure(run)
-    allocation.allocate(table, "sparsity", run.experiment)
+(`sensitivity`). Then a greedy search changes the layer that loses the least accuracy per byte saved, until the kernels
+fit the budget. Drops of single layers do not add up, so the sum only ranks. Only validation is read.
 """
 
 import dataclasses

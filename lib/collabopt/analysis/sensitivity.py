@@ -3,9 +3,6 @@
 Each layer in turn is pruned or clustered as its stage would begin, all others stay as they are, and the model is
 evaluated (Han et al. 2015, arXiv:1506.02626, figure 6). The drops rank the layers. They do not add up, and training
 recovers most of them, so they do not predict what a stage costs.
-
-    table = sensitivity.measure(run)
-    sensitivity.recommend(table, run.experiment.exclude, sensitivity.get_tolerance(table))
 """
 
 import dataclasses

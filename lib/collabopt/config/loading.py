@@ -1,7 +1,5 @@
 """Experiments from files, with parameters overridden, and the directories of the workbook.
 
-    digits = loading.load("digits", sparsity=0.8)
-
 Nothing here imports TensorFlow, so a batch is checked at once.
 """
 

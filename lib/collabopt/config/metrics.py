@@ -1,10 +1,7 @@
 """Every figure of a stage or a file, defined once: its column, unit, format and the target that bounds it.
 
-Tables, axes, targets, model cards and results.csv read these rows. To add a target, give a metric a `target`, and the
-notebook `deployment_tree` a parameter of that name.
-
-A score becomes five metrics: on validation and test, of the model and of its int8 file, and the drop. Their columns
-carry its name: `accuracy`, `accuracy_int8`, `validation_accuracy`, …
+To add a target, give a metric a `target`, and the notebook `deployment_tree` a parameter of that name. A score becomes
+five metrics: on validation and test, of the model and of its int8 file (`validation_accuracy_int8`), and the drop.
 """
 
 import dataclasses

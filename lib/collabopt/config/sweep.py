@@ -1,8 +1,5 @@
 """A sweep: an experiment over a grid of parameters. Every combination of values is a cell, and cells share stages.
 
-    grid = {"sparsity": [0.5, 0.7], "number_of_clusters": [8, 16]}
-    sweep.list_cells(grid)  # four dicts
-
 Nothing here imports TensorFlow: every job reads the Snakefile again.
 """
 

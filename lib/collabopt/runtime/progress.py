@@ -1,8 +1,7 @@
 """Progress lines, one per finished epoch or stage, in a terminal, a log file or a notebook, and a bar for who watches.
 
 All processes of a batch append lines to one log file. In a notebook, each line replaces the previous one of the same
-stage, so the finished page has one line per stage instead of one per epoch. A terminal and JupyterLab also have a bar
-(`live`); log files and pages have none.
+stage. A terminal and JupyterLab also have a bar (`live`); log files and pages have none.
 """
 
 import contextlib

@@ -1,6 +1,4 @@
-"""TensorFlow with Keras 2, which TFMOT needs. All other modules import TensorFlow from here.
-
-from collabopt.runtime.tensorflow import keras, tf, tfmot
+"""TensorFlow with Keras 2, which TFMOT needs. All other modules import `tf`, `keras` and `tfmot` from here.
 
 TensorFlow itself is imported when a name of it is first used (`loaded_tensorflow`). A notebook whose stages are all in
 the store does not need it. The modules of such a notebook have `from __future__ import annotations`, and import those

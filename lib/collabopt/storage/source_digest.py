@@ -1,9 +1,9 @@
 """A digest of what functions compute, for the keys of stored results.
 
 The digest covers the syntax trees of the functions and of everything in the library that they use, followed through
-imports. It ignores prose and names: docstrings, comments, annotations, error messages, progress lines, and the names of
-modules, functions, parameters and local variables. So a move, a rename or a new docstring keeps every stored stage, and
-a changed computation does not. Names of attributes and methods count, and so does the order of statements.
+imports. It ignores docstrings, comments, annotations, error messages, progress lines, and the names of modules,
+functions, parameters and local variables. So a move, a rename or a new docstring keeps stored stages, and a changed
+computation does not. Names of attributes and methods count, and so does the order of statements.
 """
 
 import ast

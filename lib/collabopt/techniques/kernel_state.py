@@ -2,11 +2,8 @@
 
 The forward pass looks up each weight's centroid. The weights themselves stay as latent weights: they get the gradient
 of the looked-up kernel as if there were no clusters (a straight-through estimator, Bengio et al. 2013,
-arXiv:1308.3432), and each training step assigns them again. A centroid gets the sum over its members (Han et al. 2016,
-arXiv:1510.00149).
-
-With the `importance` of weights, the assignment also prefers centroids with a short code (`assignment`). A file's
-compressed size follows the length of the code.
+arXiv:1308.3432), and each training step assigns them again, with `importance` to centroids with a short code, too
+(`assignment`). A centroid gets the sum over its members (Han et al. 2016, arXiv:1510.00149).
 """
 
 import dataclasses

@@ -1,8 +1,7 @@
 """k-means over the weights of a kernel: initial centroids and Lloyd's algorithm.
 
-A kernel is clustered as a whole or per output channel. Every function therefore works on rows: `weights` (rows, n)
-holds one row per tensor or channel, and `mask` (rows, n) bool marks the weights that take part; the others are zeros to
-preserve.
+Every function works on rows, one per tensor or output channel: `weights` (rows, n), and `mask` (rows, n) bool, which
+marks the weights that take part. The others are zeros to preserve.
 """
 
 import numpy as np

@@ -1,9 +1,8 @@
 """Which layers the techniques work on, and how their kernels are read.
 
-Convolutions, dense and recurrent layers are eligible for pruning and clustering. Depthwise kernels are not: they hold
-few weights, and TFMOT leaves them out as well. Neither are embeddings: their rows are looked up and not multiplied, and
-magnitude pruning would remove the rows of rare words. A batch norm with negative gammas is rewritten here, because it
-would double the int8 values of a clustered kernel.
+Convolutions, dense and recurrent layers can be pruned and clustered. Depthwise kernels hold few weights, and
+TFMOT leaves them out as well. Embeddings are looked up and not multiplied, and pruning would remove rare words. A batch
+norm with negative gammas, which would double the int8 values of a clustered kernel, is rewritten here.
 """
 
 from collections.abc import Sequence

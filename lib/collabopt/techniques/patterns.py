@@ -3,10 +3,9 @@
 - `2:4`: two of the four weights of a group are zero (Mishra et al. 2021, arXiv:2104.08378).
 - `block`: all weights of a group are zero, or none is chosen, as in the 1×4 blocks of LiteRT's sparse kernels.
 
-TFMOT has both: `sparsity_m_by_n=(2, 4)`, which makes its mask once in the first step and pads input channels, and
-`block_size=(4, 1)` for dense kernels only. Here both follow the schedule of sparsity and fit every kind of kernel, the
-transposed convolution included. Where four does not divide the input channels, a group would not be whole: such a layer
-is not pruned.
+TFMOT's `sparsity_m_by_n=(2, 4)` makes its mask once and pads input channels; its `block_size=(4, 1)` is for dense
+kernels only. Here both follow the schedule of sparsity and fit every kind of kernel. A layer whose input channels four
+does not divide is not pruned.
 """
 
 import numpy as np

@@ -1,12 +1,4 @@
-"""A user's own stage: a function from Keras model to Keras model becomes a node of the deployment tree.
-
-@collabopt.stage("mine", parent="pruned", keeps_zeros=True)
-def halve(model):
-    model.set_weights([array / 2 for array in model.get_weights()])
-    return model
-
-run.stage("mine")
-"""
+"""A user's own stage: a function from Keras model to Keras model becomes a node of the deployment tree."""
 
 import re
 from collections.abc import Callable
