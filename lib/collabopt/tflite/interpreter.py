@@ -152,7 +152,7 @@ def make_test_vectors(tflite: bytes, inputs: Inputs) -> dict[str, np.ndarray]:
     types.
     """
     interpreter = open_interpreter(tflite, reference=True)
-    entries, (output,) = _find_inputs(interpreter, inputs), interpreter.get_output_details()
+    entries, (output,) = find_inputs(interpreter, inputs), interpreter.get_output_details()
     names = [f"input_{name}" for name in inputs] if isinstance(inputs, dict) and len(inputs) > 1 else ["input"]
     arrays = [_quantize(np.asarray(values), details) for values, details in entries]
     outputs = [interpreter.get_tensor(output["index"]) for _ in _run_batches(interpreter, inputs)]
@@ -185,7 +185,7 @@ def _make_batched(tflite: bytes, batch_size: int, inputs: Inputs) -> tuple[bytes
 
 def _run_batches(interpreter: "Interpreter", inputs: Inputs) -> Iterator[None]:
     """Run batch after batch. Zeros fill up the last one."""
-    entries = _find_inputs(interpreter, inputs)
+    entries = find_inputs(interpreter, inputs)
     values = [_quantize(np.asarray(array), details) for array, details in entries]
     batch_size = entries[0][1]["shape"][0]
     missing = -len(values[0]) % batch_size
@@ -198,8 +198,8 @@ def _run_batches(interpreter: "Interpreter", inputs: Inputs) -> Iterator[None]:
         yield
 
 
-def _find_inputs(interpreter: "Interpreter", inputs: Inputs) -> list[tuple[np.ndarray, dict[str, Any]]]:
-    """Each array with the details of its input tensor; a file orders several inputs as it likes."""
+def find_inputs(interpreter: "Interpreter", inputs: Inputs) -> list[tuple[np.ndarray, dict[str, Any]]]:
+    """Return each of `inputs` with the details of its tensor; the file of `interpreter` orders them as it likes."""
     details = interpreter.get_input_details()
     if not isinstance(inputs, dict):
         return [(inputs, details[0])]
