@@ -95,13 +95,7 @@ def make_parts(
 
 
 def check_images(arrays: Mapping[str, np.ndarray], source: Path, shape: tuple[int, ...], dtype: type) -> None:
-    """Check the images of a known data set.
-
-    Args:
-        arrays: Arrays of the data set.
-        source: File of the arrays, for errors.
-        shape: Expected shape of one image.
-        dtype: Expected type.
+    """Check that x_train and x_test in `arrays` of a `source` are images of this `shape` and `dtype`.
 
     Raises:
         DatasetError: x_train or x_test is not (n, *shape) of `dtype`.

@@ -22,12 +22,7 @@ SHIFT = 4  # pixels, largest shift of a training image
 
 
 def read(data_directory: Path, url: str = URL, sha256: str = SHA256) -> Parts:
-    """Read data/cifar10.npz. If it is missing, it is made from the official archive.
-
-    Args:
-        data_directory: Folder of the data sets.
-        url: Address of the archive.
-        sha256: SHA-256 of the archive, in hex.
+    """Read data/cifar10.npz in `data_directory`; if missing, it is made from the archive at `url` (`sha256`).
 
     Returns:
         The data set. Images are (n, 32, 32, 3) uint8.

@@ -37,11 +37,7 @@ KEYS = {
 
 
 def check_keys(dataset: Dataset, source: str) -> None:
-    """Check that every key of a dataset section has an effect.
-
-    Args:
-        dataset: The section.
-        source: A key of `KEYS`, or any other source, which takes no further keys.
+    """Check that every key of a `dataset` section has an effect for a `source`, a key of `KEYS` or another.
 
     Raises:
         DatasetError: One line per key without effect.
@@ -56,15 +52,7 @@ def check_keys(dataset: Dataset, source: str) -> None:
 
 
 def read(path: Path, dataset: Dataset, task: Task = TASKS["classification"]) -> Parts:
-    """Read a data set from a file or folder.
-
-    Args:
-        path: The file or folder.
-        dataset: The section of the experiment.
-        task: The task, which decides the form of the labels.
-
-    Returns:
-        The data set.
+    """Return the data set in the file or folder at `path`.
 
     Raises:
         DatasetError: The file cannot be read, or an array is wrong.

@@ -121,15 +121,9 @@ def compute_fingerprint(splits: Iterable[Split | None], classes: Iterable[str]) 
 
 
 def locate(path: str, data_directory: Path) -> Path:
-    """Find the file or folder that an experiment names.
+    """Return the path that an experiment names; it need not exist.
 
-    Args:
-        path: Absolute path, or a path below `data_directory` if it begins with data/, else below the project, else
-            below the current directory.
-        data_directory: Folder of the data sets.
-
-    Returns:
-        The path, which need not exist.
+    A `path` below data/ is below `data_directory`, another one below the project, else below the current directory.
     """
     given = Path(path).expanduser()
     if given.parts[:1] == ("data",):

@@ -64,11 +64,7 @@ def get_arrays(model: keras.Model) -> dict[str, np.ndarray]:
 
 
 def assign(model: keras.Model, arrays: dict[str, np.ndarray]) -> None:
-    """Set all variables of a model.
-
-    Args:
-        model: A plain model, without wrappers.
-        arrays: Arrays by layer/variable, one for each variable.
+    """Set all variables of a plain `model` to `arrays` by layer/variable.
 
     Raises:
         ModelError: Arrays are missing, unexpected or of a wrong shape. The message has one line for each, and no

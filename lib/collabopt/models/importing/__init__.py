@@ -125,14 +125,7 @@ def write_import(imported: Imported, directory: Path) -> None:
 
 
 def read_import(directory: Path, custom_objects: dict[str, Any]) -> Imported:
-    """Read what `write_import` wrote.
-
-    Args:
-        directory: Its directory.
-        custom_objects: Classes of the user's own layers by name, as a class or as "module:Class".
-
-    Returns:
-        The imported model.
+    """Return what `write_import` wrote to `directory`, with `custom_objects` as in `import_model`.
 
     Raises:
         ImportRefused: A class cannot be imported.

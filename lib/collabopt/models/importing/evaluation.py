@@ -43,14 +43,9 @@ class Original:
 
 
 def draw_inputs(data: dict, seed: int = 0) -> list[np.ndarray]:
-    """Draw random inputs: half of them standard normal, half uniform in [0, 255]; valid indices for embeddings.
+    """Return random inputs (32, …) for `data` of `extract` by `seed`: half standard normal, half uniform in [0, 255].
 
-    Args:
-        data: What `extract` returned.
-        seed: Seed of the generator.
-
-    Returns:
-        One array (32, …) per input.
+    Embeddings get valid indices.
     """
     generator = np.random.default_rng(seed)
     drawn = []

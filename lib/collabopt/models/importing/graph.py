@@ -78,13 +78,7 @@ class Graph:
         return uses == 1 and not any(_is_output_of(tensor, layer) for tensor in self.outputs)
 
     def replace(self, layer: Layer, chain: list[Layer]) -> None:
-        """Put layers in the place of one.
-
-        Args:
-            layer: The layer to be replaced.
-            chain: Layers in the order of their calls, the last of which computes the layer's output. An empty chain
-                connects the layer's users with its only input.
-        """
+        """Put a `chain` of layers in the place of `layer`; an empty one connects its users with its only input."""
         position = next(index for index, other in enumerate(self.layers) if other is layer)
         self.layers[position : position + 1] = chain
         output = chain[-1].name if chain else layer.inputs[0]
@@ -100,15 +94,7 @@ class Graph:
 
 
 def make_chain(layer: Layer, *steps: Layer) -> list[Layer]:
-    """Connect layers in a row that takes the place of a layer.
-
-    Args:
-        layer: The layer. The first step is called on its inputs, and the last step equals it.
-        *steps: The layers, which are changed in place.
-
-    Returns:
-        The steps.
-    """
+    """Connect `steps` in a row that takes the place of `layer`, and return them, changed in place."""
     steps[0].inputs = list(layer.inputs)
     for previous, following in itertools.pairwise(steps):
         following.inputs = [previous.name]
@@ -123,12 +109,9 @@ def make_reshape(name: str, shape: tuple[int | None, ...]) -> Layer:
 
 
 def rename(graph: Graph) -> None:
-    """Replace automatic names by our own, numbered in the order of the calls, so that two builds agree.
+    """Replace automatic names in `graph` by our own, numbered in the order of the calls, so that two builds agree.
 
     Names that a user chose stay.
-
-    Args:
-        graph: The graph. It is changed in place.
     """
     chosen = {layer.name for layer in graph.layers}
     automatic = {layer.name for layer in graph.layers if _is_automatic(layer, chosen)}

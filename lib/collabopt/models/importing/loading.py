@@ -71,14 +71,7 @@ def _open_with_keras_3(path: Path, examples: list | None, trust_code: bool, clas
 
 
 def open_model(model: Any, examples: list[np.ndarray] | None) -> Original:
-    """Read a model of Keras 2 or 3 in this process.
-
-    Args:
-        model: The model.
-        examples: One array of real inputs per input, or None.
-
-    Returns:
-        The original.
+    """Return a `model` of Keras 2 or 3, opened in this process, with real inputs as `examples`, or None.
 
     Raises:
         ImportRefused: The model is no graph of layers.
@@ -108,11 +101,7 @@ def open_model(model: Any, examples: list[np.ndarray] | None) -> Original:
 
 
 def load_weights(model: Any, file: Path) -> None:
-    """Load weights into a model.
-
-    Args:
-        model: A model of Keras 2 or 3.
-        file: Weights, or a whole model, that Keras saved.
+    """Load weights, or those of a whole model, from a `file` that Keras saved into a `model`.
 
     Raises:
         ImportRefused: The file is missing, or does not fit the model.

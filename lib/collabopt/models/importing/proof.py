@@ -40,15 +40,9 @@ def _apply_activation(name: str | None, outputs: np.ndarray) -> np.ndarray:
 
 
 def compare(model: keras.Model, activations: list[str | None], expected: evaluation.Outputs) -> float:
-    """Compare an imported model with the original's outputs, with and without the activations at the end.
+    """Return the largest difference of a `model` with logits and the original, with and without `activations`.
 
-    Args:
-        model: The imported model, which returns logits.
-        activations: The activation that was taken off each output.
-        expected: Inputs and outputs of the original.
-
-    Returns:
-        The largest relative difference. Probabilities are compared relative to 1.
+    It is relative to the `expected` outputs, or to 1 for probabilities.
     """
     differences = []
     outputs = zip(predict(model, expected.inputs), activations, expected.given, expected.logits, strict=True)

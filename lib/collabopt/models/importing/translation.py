@@ -14,14 +14,7 @@ _RENAMED = {"LeakyReLU": {"negative_slope": "alpha"}}
 
 
 def to_graph(data: dict, custom_objects: dict[str, type] | None = None) -> tuple[Graph, list[str]]:
-    """Turn extracted data into a graph of Keras 2 layers with names of our own.
-
-    Args:
-        data: What `extraction.extract` returned.
-        custom_objects: Classes of the user's own layers, by name.
-
-    Returns:
-        The graph, and one line per kind of layer that was exchanged or dropped.
+    """Return `data` of `extract` with `custom_objects` as a graph of Keras 2, and a line per kind exchanged or dropped.
 
     Raises:
         ImportRefused: A layer or operation has no equivalent.
