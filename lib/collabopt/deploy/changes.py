@@ -51,14 +51,7 @@ class Changes:
 
 
 def compute(found: Search) -> Changes:
-    """Compute what changed, and write it to the report.
-
-    Args:
-        found: A finished search.
-
-    Returns:
-        The tables.
-    """
+    """Compute what changed in a `found` file, write it to the report, and return it."""
     base, chosen = found.tried[str(targets.find_baseline(found.table))], found.tried[found.nearest]
     int8 = found.tried.get(f"{BASELINE}-int8", base)
     first = base if int8 is chosen else int8
