@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from collabopt.analysis import agreement, preflight, trial
-from collabopt.config import experiment, loading
+from collabopt.config import experiment, loading, sections
 from collabopt.datasets import Data, Split
 from collabopt.runtime.tensorflow import keras, tf
 from collabopt.techniques import annotation, int8_layers
@@ -18,7 +18,7 @@ def make_experiment(tiny):
     """Makes the tiny experiment with excluded layers."""
 
     def make(scheme: str = "collabopt", **exclude: tuple[str, ...]) -> experiment.Experiment:
-        section = experiment.Exclude(**exclude)
+        section = sections.Exclude(**exclude)
         return loading.load(str(tiny), scheme=scheme).model_copy(update={"exclude": section})
 
     return make

@@ -143,7 +143,7 @@ def convert_as_trained(model: keras.Model, activations: Sequence[str | None] = (
 
 
 def convert_for_trial(model: keras.Model, calibration: Inputs | None = None) -> bytes:
-    """Convert a model to an int8 file that is not kept, in a quarter of the time.
+    """Return an int8 file that is not kept, in a quarter of the time.
 
     The converter saves a model and loads it, variable by variable, which takes most of its time. Here it does not. The
     file lacks the signature that names several inputs and outputs, and lists its constants in another order.
@@ -151,9 +151,6 @@ def convert_for_trial(model: keras.Model, calibration: Inputs | None = None) -> 
     Args:
         model: The float model, or one that is still wrapped for quantization-aware training.
         calibration: Model inputs (n, ...) float32 for the activation ranges of a float model; None for the other.
-
-    Returns:
-        The content of the file.
 
     Raises:
         ConversionRefused: The converter fails.
