@@ -202,6 +202,19 @@ def test_a_recommendation_says_how_many_examples_it_rests_on(tmp_path, count, er
     assert not is_warned or f"{count} validation examples" in shrunk.warning
 
 
+def test_the_last_line_names_the_deployed_file_and_only_the_batch_names_the_report(tmp_path, monkeypatch, capsys):
+    for name in ("models/b", "deployed/mine"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / f"{name}.tflite").write_bytes(b"file")
+    shrunk = shrink.recommend(make_variants(tmp_path, 8, 0.0))
+    monkeypatch.setattr(shrink, "shrink", lambda: shrunk)
+    monkeypatch.chdir(tmp_path)
+    assert shrink.print_shrunk() == 0
+    recommended, caution, file = capsys.readouterr().out.splitlines()
+    assert recommended.startswith("Recommended: PCQAT int8") and caution.startswith("Caution: 8 validation examples")
+    assert file == "file: deployed/mine.tflite"
+
+
 def test_the_index_page_begins_with_the_recommendation(tmp_path):
     make_variants(tmp_path, 8, 0.0)
     page = BeautifulSoup(index_page.write(tmp_path, "# mine").read_text(), "html.parser")

@@ -121,7 +121,8 @@ def _report_missed_targets(work: Work) -> int:
     nearest = recommendation.recommend(work.pages)
     if nearest is None or not nearest.misses:
         return 0
-    print(f"{nearest}\nfile: {os.path.relpath(nearest.tflite)}", file=sys.stderr)
+    caution = f"\nCaution: {nearest.warning}" if nearest.warning else ""
+    print(f"{nearest}{caution}\nfile: {os.path.relpath(nearest.tflite)}", file=sys.stderr)
     return MISSED_TARGETS
 
 
