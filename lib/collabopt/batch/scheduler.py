@@ -136,6 +136,8 @@ def _refuse_braces(*paths: Path) -> None:
 def _list_options(cores: str, profile: str | None) -> list[str]:
     """Snakemake's options that say where jobs run."""
     if profile is None:
+        if cores != "all" and not (cores.isdecimal() and int(cores)):
+            raise ExperimentError(f"CORES={cores}: expected a number of CPU cores, from 1, or all, such as CORES=2")
         return ["--cores", cores]
     if not (Path(profile) / "config.yaml").is_file():
         raise ExperimentError(f"PROFILE={profile}: expected a directory with a config.yaml, such as profiles/slurm")

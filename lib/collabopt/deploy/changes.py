@@ -12,7 +12,6 @@ import pandas as pd
 
 from collabopt.analysis import file_comparison, scoring
 from collabopt.config.formats import FORMATS
-from collabopt.config.stages import BASELINE
 from collabopt.datasets import presentation
 from collabopt.deploy import targets
 from collabopt.deploy.search import Search

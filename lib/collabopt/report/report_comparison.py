@@ -57,9 +57,10 @@ def find_reports(names: Sequence[str]) -> dict[str, Path]:
     Raises:
         ExperimentError: There are fewer than two reports, or one does not exist.
     """
-    names = list(dict.fromkeys(name.removeprefix("reports/").strip("/") for name in names))
+    names = list(dict.fromkeys(name.removeprefix("reports/").strip("/") for name in names if name))
     if len(names) < 2:
-        raise ExperimentError('compare: expected two reports or more: make compare A=digits B="digits/sparsity=0.8"')
+        given = f"A={names[0]}: only one report" if names else "no report given"
+        raise ExperimentError(f'compare: {given}; expected two or more: make compare A=digits B="digits/sparsity=0.8"')
     for name in names:
         if not (loading.REPORTS / name / "results.csv").is_file():
             known = sorted(path.parent.relative_to(loading.REPORTS).as_posix() for path in _list_results())
