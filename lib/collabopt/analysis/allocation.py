@@ -42,7 +42,11 @@ def measure(run) -> pd.DataFrame:
     Returns:
         The table of `measure_layers`.
     """
-    return measure_layers(sensitivity.restore_baseline(run), run.data.validation, run.experiment, run.data.task)
+    model, clock = sensitivity.restore_baseline(run), progress.Clock()
+    table = measure_layers(model, run.data.validation, run.experiment, run.data.task)
+    took = progress.format_duration(clock.seconds())
+    progress.log(f"allocation: {table['layer'].nunique()} layers took {took}", "allocation", last=True)
+    return table
 
 
 def measure_layers(

@@ -251,7 +251,7 @@ def _lock(place: Path) -> contextlib.AbstractContextManager:
 
 @contextlib.contextmanager
 def _follow(log: Path, remaining: int) -> Iterator[None]:
-    """Print the lines of the log as they come; in a terminal above a bar of the remaining notebooks."""
+    """Print the lines of the log as they come; in a terminal above a bar of notebooks with the current epoch."""
     ended = threading.Event()
 
     def follow() -> None:
@@ -262,6 +262,8 @@ def _follow(log: Path, remaining: int) -> Iterator[None]:
                 is_over = ended.is_set()
                 for line in file:
                     bar.write(line, file=sys.stdout, end="")
+                    if found := re.search(r"(\w+): epoch (\d+/\d+)", line):
+                        bar.set_postfix_str(f"{found[1]}, epoch {found[2]}", refresh=False)
                     bar.update(bool(re.search(r" notebook (\S+|of the cell) (finished|FAILED) ", line)))
                 if is_over:
                     return

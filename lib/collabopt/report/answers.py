@@ -142,10 +142,10 @@ def describe_few_values(baseline: Finished, clustered: Mapping[str, Finished]) -
         clustered: Clustered stages by the name of their values, such as "binary".
     """
     told = [
-        f"{name} kernels: {_describe_cost(baseline, one, 'the float32 baseline')}, {_format_gzip(one)}"
+        f"{name} kernels {_describe_cost(baseline, one, 'the float32 baseline')}, and takes {_format_gzip(one)}"
         for name, one in clustered.items()
     ]
-    return Answer(f"{'; '.join(told)} (baseline: {_format_gzip(baseline)}).")
+    return Answer(f"The network with {'; with '.join(told)} (baseline: {_format_gzip(baseline)}).")
 
 
 def describe_reproduction(compared: pd.DataFrame) -> Answer:

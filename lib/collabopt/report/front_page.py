@@ -144,8 +144,8 @@ def _make_row(report: Report, row: dict[str, Any]) -> dict[str, Cell | str]:
     page, model = map(report.find_file, find_links(report.directory, row, report.scheme))
     varied = format_setting(row, find_varied_settings(report.table))
     return {
-        "Experiment": Cell(report.place.parts[0], href=report.page),
-        "Run": f"sweep: {varied}".removesuffix(": ") if report.is_sweep else report.setting,
+        "Experiment": Cell(report.place.parts[0], href=report.page, kind="wrap"),
+        "Run": Cell(f"sweep: {varied}".removesuffix(": ") if report.is_sweep else report.setting, kind="wrap"),
         "Stage": Cell.from_stage(row["stage"], page, name),
         **{format_head(metric): _make_cell(row, column, metric) for column, metric in _list_metrics(report).items()},
         "Preserved": Cell.from_preserved(row["preserved"]),

@@ -154,8 +154,12 @@ def tabulate_settings(places: dict[str, Path]) -> Table:
     runs = {name: _flatten(read_run(place)) for name, place in places.items()}
     hidden = ("start", "end", "experiment.name")
     keys = [key for key in dict.fromkeys(key for run in runs.values() for key in run) if key not in hidden]
-    different = [key for key in keys if len({str(run.get(key)) for run in runs.values()}) > 1]
-    lines = [{"Key": key, **{name: str(run.get(key, "")) for name, run in runs.items()}} for key in different]
+    different = [key for key in keys if len({run.get(key, "null") for run in runs.values()}) > 1]
+    lines = [
+        {"Key": key.removeprefix("experiment.")}
+        | {name: Cell(run.get(key, ""), kind="wrap") for name, run in runs.items()}
+        for key in different
+    ]
     return Table("Settings that differ" if lines else "All settings are the same.", lines)
 
 

@@ -195,7 +195,7 @@ def compared(rows: pd.DataFrame, *figures: str) -> Table:
         verdict = comparison.judge_figure(row) if row["figure"] in comparison.TOLERANCES else ""
         text = comparison.format_verdict({**row, "verdict": verdict}) if verdict else ""
         cells = {
-            **({"Report": Cell(row["report"], href=row["page"])} if "report" in row else {}),
+            **({"Report": Cell(row["report"], href=row["page"], kind="wrap")} if "report" in row else {}),
             "Table": get_label(row["table"]),
             "Stage": Cell(comparison.format_setting(row), mark=Cell.from_stage(row["stage"]).mark),
             "Figure": comparison.NAMES[row["figure"]],
