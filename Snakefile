@@ -1,7 +1,8 @@
 """Which job waits for which. `make report` runs this; so does plain `snakemake --cores 2`.
 
-A report has one job per notebook. A sweep over a grid of parameters has one job per cell, and before these one job for
-each branch of the deployment tree that several cells share.
+A report has one job per notebook, and one per further seed, whose stages `published` takes from the store. A sweep over a
+grid of parameters has one job per cell, and before these one job for each branch of the deployment tree that several
+cells share.
 """
 
 import json
@@ -37,6 +38,7 @@ PAGES = Path(BATCH.get("pages") or loading.find_report_directory(NAME, **OVERRID
 PLACE = Path(BATCH.get("place") or plan.find_workplace(PAGES))
 SOURCES = plan.list_sources(NAME)
 FILES = [path for path in loading.list_paths(EXPERIMENT) if Path(path).is_file()]
+SEEDS = [PLACE / "repeat" / f"seed={seed}.done" for seed in EXPERIMENT.repeat_seeds]
 CHECK = str(PLACE / "checked")  # not ancient: Snakemake would then run the check alone, and no notebook
 COMMAND = "{sys.executable:q} -m collabopt.batch.forks collabopt"
 
@@ -98,6 +100,7 @@ rule notebook:
         sources=SOURCES,
         check=CHECK,
         before=lambda wildcards: [PLACE / f"{other}.done" for other in NEEDS[wildcards.notebook]],
+        seeds=lambda wildcards: SEEDS if wildcards.notebook == "published" else [],
     output:
         str(PLACE / "{notebook}.done"),
     wildcard_constraints:
@@ -110,6 +113,21 @@ rule notebook:
         COMMAND + " notebook {wildcards.notebook} --experiment {NAME:q}"
         " --overrides {params.overrides:q} --place {PLACE:q} --pages {PAGES:q} --position {params.position}"
         " --done {output:q}"
+
+
+rule repeat:
+    input:
+        sources=SOURCES,
+        check=CHECK,
+    output:
+        str(PLACE / "repeat" / "seed={seed}.done"),
+    params:
+        overrides=lambda wildcards: json.dumps(OVERRIDES | {"seed": int(wildcards.seed)}),
+        branches=" ".join(sweep.list_branches()),
+    priority: -1
+    threads: EXPERIMENT.threads
+    shell:
+        COMMAND + " branch {params.branches} --experiment {NAME:q} --overrides {params.overrides:q} --done {output:q}"
 
 
 for branch, part in sweep.find_shared_branches(GRID).items():

@@ -36,6 +36,12 @@ def finished(small, place) -> Run:
     return run
 
 
+def test_a_stored_stage_is_logged_once_per_process(finished, capsys):
+    finished.without_report().stage("pruned")
+    finished.without_report().stage("pruned")
+    assert "from the store" not in capsys.readouterr().out
+
+
 @pytest.fixture
 def again(finished, small, place) -> Run:  # noqa: ARG001 - the first run comes first
     """Another run of the same experiment, over the same store."""

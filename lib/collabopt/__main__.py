@@ -71,8 +71,8 @@ def _make_parser() -> argparse.ArgumentParser:
     places = ("experiment", "overrides", "place", "pages", "position", "done")
     add("check", "check data and model, as a job of the Snakefile", "experiment", "overrides", "done")
     add("notebook", "run one notebook, as a job of the Snakefile", *places).add_argument("name")
-    job = add("branch", "train the stages that cells of a sweep share", "experiment", "overrides", "done")
-    job.add_argument("branch", choices=sweep.list_branches())
+    job = add("branch", "train stages that cells of a sweep share, or another seed", "experiment", "overrides", "done")
+    job.add_argument("branches", nargs="+", choices=sweep.list_branches())
     add("cell", "run one cell of a sweep", "experiment", "overrides", "pages", "done")
     return parser
 
@@ -126,7 +126,7 @@ def _run_job(words: argparse.Namespace) -> int:
     from collabopt.batch import notebook
 
     if words.command == "branch":
-        return notebook.train_branch(words.branch, words.experiment, overrides, done)
+        return notebook.train_branches(words.branches, words.experiment, overrides, done)
     if words.command == "cell":
         return notebook.run_cell(words.experiment, overrides, Path(words.pages), done)
     places, clock = (Path(words.place), Path(words.pages)), progress.Clock()

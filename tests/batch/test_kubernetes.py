@@ -23,7 +23,7 @@ from collabopt.config import loading
 pytestmark = pytest.mark.skipif(not shutil.which("rsync"), reason="no rsync, by which marks are copied")
 
 PROFILE = loading.ROOT / "profiles" / "kubernetes" / "config.yaml"
-RULES = ["qat", "pqat", "cqat", "cell", "notebook"]
+RULES = ["qat", "pqat", "cqat", "cell", "notebook", "repeat"]
 THREADS = {"notebook": 2}
 GPU = {"gpu": 1, "gpu_manufacturer": "nvidia", "scale": 0}
 RULE = """

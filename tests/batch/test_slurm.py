@@ -16,7 +16,7 @@ import slurm
 import yaml
 from snakemake_executor_plugin_slurm.utils import parse_time_to_minutes
 
-RULES = ["qat", "pqat", "cqat", "cell", "notebook"]
+RULES = ["qat", "pqat", "cqat", "cell", "notebook", "repeat"]
 RESOURCES = yaml.safe_load((slurm.PROFILE / "config.yaml").read_text())["set-resources"]
 SLOTS = 2
 RULE = """

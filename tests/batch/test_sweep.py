@@ -3,8 +3,11 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
+from urllib.parse import quote
 
 import pandas as pd
 import pytest
@@ -51,6 +54,27 @@ def test_a_branch_is_shared_where_fewer_values_decide_it_than_the_cells(grid, sh
     assert {branch: set(part) for branch, part in sweep.find_shared_branches(grid).items()} == {
         branch: set(settings) for branch, settings in shared.items()
     }
+
+
+def test_published_waits_for_a_job_per_further_seed(tmp_path):
+    experiment = tmp_path / "seeds.yaml"
+    experiment.write_text("extends: digits\nrepeat_seeds: [1, 2]\n")
+    batch = {"experiment": str(experiment), "notebooks": ["published"], "place": str(tmp_path), "pages": str(tmp_path)}
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        str(loading.ROOT / "Snakefile"),
+        "--dry-run",
+        "--nolock",
+    ]
+    command += ["--directory", str(tmp_path), "--config", f"batch={quote(json.dumps(batch), safe='')}"]
+    planned = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    jobs = dict(re.findall(r"^(repeat|notebook|check) +(\d+)$", planned, re.MULTILINE))
+    assert jobs == {"check": "1", "notebook": "6", "repeat": "2"}
+    inputs = [line for line in planned.splitlines() if "published.ipynb" in line and "input:" in line]
+    assert all(f"repeat/seed={seed}.done" in inputs[0] for seed in (1, 2))
 
 
 def test_the_names_of_all_cells_differ_and_read_back():

@@ -48,9 +48,11 @@ def said(path: Path, **overrides) -> str:
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in loading.EXPERIMENTS.glob("*.yaml")))
 def test_every_committed_experiment_loads(name):
-    plan = loading.load(name)
-    assert plan.name == name
-    head = re.match(r"(#.*\n)+", loading.find_experiment(name).read_text(encoding="utf-8")).group()
+    text = loading.find_experiment(name).read_text(encoding="utf-8")
+    if "further_formats" in text:
+        pytest.importorskip("ai_edge_quantizer")
+    assert loading.load(name).name == name
+    head = re.match(r"(#.*\n)+", text).group()
     assert all(f"{word}: " in head for word in ("Source", "Expected", "Time", "Command"))
 
 

@@ -145,8 +145,8 @@ def _find_difference(experiment: Experiment, setting: dict) -> str:
     pattern = pattern if pd.notna(pattern) else "unstructured"
     if (stage.prunes or stage.keeps_zeros) and pattern != experiment.sparsity_pattern:
         return f"published with {pattern} zeros"
-    options = results.describe_options(experiment.model_copy(update={"sparsity_pattern": "unstructured"}), stage)
-    return f"published without {options}" if options else ""
+    options = results.list_options(experiment.model_copy(update={"sparsity_pattern": "unstructured"}), stage)
+    return f"published without {', '.join(options)}" if options else ""
 
 
 def _explain_missing(theirs: dict[str, float], figure: str) -> str:

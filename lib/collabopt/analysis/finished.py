@@ -18,6 +18,9 @@ from collabopt.storage.results import FROZEN, make_key
 from collabopt.techniques import registry
 from collabopt.tflite import flatbuffer
 
+_LOGGED = set[str]()
+"""Measurements that this process has logged."""
+
 
 class PreservationError(RuntimeError):
     """A stage lost zeros or clusters that it must keep, or has no pattern of zeros, and the run is strict."""
@@ -107,7 +110,7 @@ class Finished:
         return chosen
 
     def log(self, experiment: Experiment, given: Experiment, is_new: bool, score: Score, with_test: bool) -> None:
-        """Log that the stage is finished. Notebooks leave out the figures, which their tables show.
+        """Log that the stage is finished, once per process. Notebooks leave out the figures, which their tables show.
 
         Args:
             experiment: The experiment of the stage.
@@ -119,6 +122,9 @@ class Finished:
         name = self.stage.name
         if self.unavailable:
             return progress.log(f"{name}: not available: {self.unavailable}", about=name, last=True)
+        if not is_new and self.measured.name in _LOGGED:
+            return None
+        _LOGGED.add(self.measured.name)
         source = f" (seed {experiment.seed})" if experiment.seed != given.seed else ""
         if experiment.scheme != given.scheme and self.stage.has_schemes:
             source += f" by {experiment.scheme}"

@@ -1,4 +1,4 @@
-"""The jobs of a batch: one notebook, one cell of a sweep, or one branch that cells share."""
+"""The jobs of a batch: one notebook, one cell of a sweep, branches that cells share, or another seed."""
 
 import os
 import tempfile
@@ -125,25 +125,25 @@ def run_cell(experiment: str, overrides: dict[str, Any], pages: Path, done: Path
     return status
 
 
-def train_branch(branch: str, experiment: str, overrides: dict[str, Any], done: Path) -> int:
-    """Train the stages of a branch into the store.
+def train_branches(branches: list[str], experiment: str, overrides: dict[str, Any], done: Path) -> int:
+    """Train the stages of branches into the store.
 
     Args:
-        branch: Name of the last stage of the branch.
+        branches: Name of the last stage of each branch.
         experiment: Name or path of the experiment.
-        overrides: Parameters that decide the branch.
+        overrides: Parameters that decide the branches.
         done: The file that marks success; a failure is written beside it.
 
     Returns:
         The exit status.
     """
-    os.environ["COLLABOPT_NOTEBOOK"] = branch
+    os.environ["COLLABOPT_NOTEBOOK"] = branches[0] if len(branches) == 1 else f"seed {overrides['seed']}"
     from collabopt.run import start
 
     done.parent.mkdir(parents=True, exist_ok=True)
     try:
         run = start(experiment, **overrides).without_report()
-        run.stages(*(stage.name for stage in get_lineage(branch, run.experiment.tree)))
+        run.stages(*(stage.name for branch in branches for stage in get_lineage(branch, run.experiment.tree)))
     except Exception as error:
         failure = " ".join(f"{type(error).__name__}: {error}".split())
         done.with_suffix(".failed").write_text(failure)

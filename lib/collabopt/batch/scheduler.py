@@ -221,7 +221,8 @@ def _read_states(jobs: list[str], place: Path, folder: str) -> dict[str, str]:
 
 
 def _list_failed_branches(place: Path) -> list[str]:
-    marks = [path for branch in sweep.list_branches() for path in sorted((place / branch).glob("*.failed"))]
+    folders = [*sweep.list_branches(), "repeat"]
+    marks = [path for folder in folders for path in sorted((place / folder).glob("*.failed"))]
     return [f"{mark.parent.name}, {mark.stem}: FAILED {mark.read_text()}" for mark in marks]
 
 

@@ -94,7 +94,20 @@ def describe_options(experiment: Experiment, stage: Stage) -> str:
     Returns:
         Text such as "2:4, sparsity conv_1 0"; empty where all of them have their defaults.
     """
-    parts, distill = [], experiment.training(stage.name).distill
+    distill = experiment.training(stage.name).distill
+    parts = list_options(experiment, stage)
+    parts += [f"distilled at {distill.temperature:g} by {distill.weight:g}"] if distill and distill.weight else []
+    return ", ".join(parts)
+
+
+def list_options(experiment: Experiment, stage: Stage) -> list[str]:
+    """List the settings of `describe_options` that decide what a stage is, and not how it is trained.
+
+    Args:
+        experiment: The experiment.
+        stage: The stage.
+    """
+    parts = []
     if stage.prunes or stage.keeps_zeros:
         parts += [experiment.sparsity_pattern] if experiment.sparsity_pattern != "unstructured" else []
         parts += [f"sparsity {layer} {value:g}" for layer, value in per_layer.list_layers(experiment.sparsity).items()]
@@ -106,9 +119,7 @@ def describe_options(experiment: Experiment, stage: Stage) -> str:
     if stage.quantizes and experiment.has_int4_weights:
         parts += [f"{per_layer.get_value(experiment.weight_bits)}-bit weights"]
         parts += [f"{one}-bit {layer}" for layer, one in per_layer.list_layers(experiment.weight_bits).items()]
-    if distill and distill.weight:
-        parts.append(f"distilled at {distill.temperature:g} by {distill.weight:g}")
-    return ", ".join(parts)
+    return parts
 
 
 def list_score_columns(score: Score) -> list[str]:
