@@ -70,7 +70,9 @@ def list_reports(experiment: str | None = None) -> Table:
 
 def _describe_report(report: Report) -> dict[str, Cell]:
     return {
-        "Experiment": Cell(report.place.parts[0], href=_link(loading.REPORTS / report.page) if report.page else ""),
+        "Experiment": Cell(
+            report.place.parts[0], href=_link(loading.REPORTS / report.page) if report.page else "", kind="wrap"
+        ),
         "Changed parameters": Cell(report.setting, kind="wrap"),
         "Model and data": Cell(report.subject, kind="wrap"),
         "Best int8 file": Cell(describe_trade_off(report.find_trade_off(), report.score), kind="wrap"),
