@@ -19,6 +19,9 @@ ODD = re.compile(
 )
 """Phrases such as "a row a stage", which should say "one row per stage"."""
 
+HOOKS = re.compile(r"build|call|compute_output_shape|on_\w+_begin|[gs]et_\w*quantize\w+")
+"""Methods that Keras and TFMOT call, whose parameters these describe."""
+
 
 def main() -> None:
     """Print the figures."""
@@ -124,9 +127,13 @@ def find_gaps(function: ast.FunctionDef) -> list[str]:
     if not text:
         return ["no docstring"]
     arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
-    names = [one.arg for one in arguments[1 if function.is_method else 0 :]]
+    if HOOKS.fullmatch(function.name.rpartition(".")[2]):
+        return []
+    names = [one.arg for one in arguments[1 if function.is_method else 0 :] if not is_named_as_type(one)]
     names += [one.arg for one in (function.args.vararg, function.args.kwarg) if one]
-    gaps = [f"no Args: {name}" for name in names if not re.search(rf"^ +\*{{0,2}}{name}: ", text, re.MULTILINE)]
+    # A parameter has a line of its own, or stands in the text as `name`.
+    said = {name for name in names if re.search(rf"^ +\*{{0,2}}{name}: |`{name}`", text, re.MULTILINE)}
+    gaps = [f"no Args: {name}" for name in names if name not in said]
     caught = {
         id(node)
         for one in ast.walk(function)
@@ -140,9 +147,22 @@ def find_gaps(function: ast.FunctionDef) -> list[str]:
     decorators = [getattr(one, "id", getattr(one, "attr", "")) for one in function.decorator_list]
     is_property = any(name.endswith("property") for name in decorators)
     returns = function.returns is not None and ast.unparse(function.returns) not in ("None", "Iterator[None]")
-    if returns and not is_property and not re.search(r"\A(?:Return|Yield)|^(?:Returns|Yields):", text, re.MULTILINE):
+    says_it = re.search(r"\b(?:return|yield)", text.partition("\n\n")[0], re.IGNORECASE) or re.search(
+        r"^(?:Returns|Yields):", text, re.MULTILINE
+    )
+    if returns and not is_property and not says_it:
         gaps.append("no Returns")
     return gaps
+
+
+def is_named_as_type(argument: ast.arg) -> bool:
+    """Return whether name and type are one word, such as `stage: Stage`, which say it all where no more is to say.
+
+    Args:
+        argument: A parameter.
+    """
+    annotation = ast.unparse(argument.annotation) if argument.annotation else ""
+    return argument.arg.replace("_", "") == annotation.rpartition(".")[2].lower()
 
 
 def count_odd_phrases() -> int:

@@ -30,16 +30,13 @@ if TYPE_CHECKING:
 
 
 def start(name: str, reports: str | None = None, **overrides: Any) -> Run:
-    """Start a run of an experiment. Sets the threads of this process and shows progress.
+    """Start a run of an experiment and return it. Sets the threads of this process and shows progress.
 
     Args:
         name: Name of an experiment of the workbook, or path of another file.
         reports: Directory for tables and pages, relative to the workbook's root. None takes reports/<experiment>/, or
             a directory below it that is named by the overrides.
         **overrides: Parameters that replace the experiment's own; None keeps them.
-
-    Returns:
-        The run.
 
     Raises:
         ExperimentError: The experiment or a parameter is not valid.
@@ -63,7 +60,6 @@ class Run:
     """The stages of an experiment. A stage that is not in the store is trained when it is asked for.
 
     Attributes:
-        experiment: The experiment.
         directory: Where rows, files and pages go; None leaves no report.
         source: The experiment's file.
         store_directory: The store.
@@ -89,10 +85,7 @@ class Run:
         return self.directory / "figures"
 
     def stage(self, name: str) -> Finished:
-        """Return a finished stage, trained with its ancestors if they are missing; `unavailable` if that is impossible.
-
-        Args:
-            name: Name of the stage.
+        """Return the finished stage `name`, trained with its ancestors if missing; `unavailable` if that is impossible.
 
         Raises:
             KeyError: There is no such stage.
@@ -111,50 +104,27 @@ class Run:
         return self._finished[name]
 
     def stages(self, *names: str) -> list[Finished]:
-        """Return finished stages.
-
-        Args:
-            *names: Names of the stages.
-        """
+        """Return the finished stages `names`."""
         return [self.stage(name) for name in names]
 
     def results(self, *names: str) -> pd.DataFrame:
-        """Return one row per stage, as in results.csv.
-
-        Args:
-            *names: Names of the stages.
-        """
+        """Return one row per stage of `names`, as in results.csv."""
         return pd.DataFrame([one.row for one in self.stages(*names)])
 
     def layers(self, *names: str) -> pd.DataFrame:
-        """Return one row per stage and kernel.
-
-        Args:
-            *names: Names of the stages.
-        """
+        """Return one row per stage of `names` and kernel."""
         return pd.concat([self.stage(name).layers.assign(stage=name) for name in names], ignore_index=True)
 
     def histories(self, *names: str) -> dict[str, pd.DataFrame]:
-        """Return the training histories by stage, one row per epoch.
-
-        Args:
-            *names: Names of the stages.
-        """
+        """Return the training histories of the stages `names`, one row per epoch."""
         return {name: self.stage(name).history for name in names}
 
     def model(self, name: str) -> keras.Model:
-        """Return the Keras model of a stage, plain or quantize-wrapped, from its stored weights.
-
-        Args:
-            name: Name of the stage.
-        """
+        """Return the Keras model of the stage `name`, plain or quantize-wrapped, from its stored weights."""
         return self._restore(self.stage(name).stage, self.stage(name).trained)
 
     def kernel(self, name: str | None = None) -> str:
-        """Return the layer whose weight density is drawn.
-
-        Args:
-            name: The layer; None takes the experiment's choice, or else the layer with most weights.
+        """Return the layer whose weight density is drawn: `name`, the experiment's choice, or that with most weights.
 
         Raises:
             ValueError: The model has no such kernel that can be pruned and clustered.
@@ -163,15 +133,12 @@ class Run:
         return self.stage(last.name).find_kernel(name or self.experiment.density_kernel)
 
     def export(self, name: str, format: str = "int8", directory: Path | str | None = None) -> Path:
-        """Write a stage as a Keras model, a `.tflite` file, C source and a model card (`deploy.export.export`).
+        """Export Keras model, `.tflite` file, C source and card (`deploy.export.export`), and return the folder.
 
         Args:
             name: Name of the stage.
             format: Format of the `.tflite` file.
             directory: The folder; None takes `exports/<stage>/` in the report.
-
-        Returns:
-            The folder.
         """
         return importlib.import_module("collabopt.deploy.export").export(self, name, format, directory)
 
@@ -199,19 +166,11 @@ class Run:
         return other
 
     def without_report(self, **settings: Any) -> Run:
-        """Return the same run, which trains into the store and leaves no report.
-
-        Args:
-            **settings: Parameters that replace the run's own.
-        """
+        """Return a run with other `settings`, which trains into the store and leaves no report."""
         return Run(loading.change(self.experiment, **settings), None, self.source, self.store_directory)
 
     def with_scheme(self, scheme: str) -> Run:
-        """Return the same run with another scheme. Both share the store and the report.
-
-        Args:
-            scheme: "collabopt" or "tfmot".
-        """
+        """Return the same run with another `scheme`, "collabopt" or "tfmot". Both share the store and the report."""
         return self._copy(scheme=scheme)
 
     def with_every_seed(self) -> list[Run]:

@@ -1,8 +1,7 @@
 """Whether an int8 file computes what its Keras model computes, at its outputs and layer by layer.
 
-Fake quantization in Keras and the integer arithmetic of a file round in different places. Usually the outputs differ by
-a step or two, where a step is the difference between two neighbouring int8 values. A larger difference means that the
-file is not the model that was trained.
+Fake quantization in Keras and the integer arithmetic of a file round in different places, so outputs usually differ by
+a step or two of int8. A larger difference means that the file is not the model that was trained.
 """
 
 import re
@@ -56,22 +55,13 @@ def describe_file(
             "gap_same_class": same,
         }
         if steps.mean() > MOST_STEPS:
-            start = find_start(compare_layers(model, tflite, some))
+            start = _find_start(compare_layers(model, tflite, some))
             faults.append(f"outputs differ from Keras by {steps.mean():.1f} steps, from {start} on")
     return found | {"int8_faults": "; ".join(faults)}
 
 
 def find_floats(model: keras.Model, tflite: bytes, floats: Collection[str] = ()) -> dict[str, str]:
-    """Find the layers that an int8 file computes in float32.
-
-    Args:
-        model: The model of the file.
-        tflite: The content of the file.
-        floats: Layers that may be in float32.
-
-    Returns:
-        The operators in float32 by name of the layer.
-    """
+    """Return the operators that `tflite`, the file of `model`, computes in float32, by layer; `floats` may be so."""
     found: dict[str, list[str]] = {}
     for operator, tensor in flatbuffer.list_float_operators(tflite):
         found.setdefault(find_layer(model, tensor), []).append(operator)
@@ -81,15 +71,7 @@ def find_floats(model: keras.Model, tflite: bytes, floats: Collection[str] = ())
 
 
 def find_layer(model: keras.Model, text: str) -> str:
-    """Find the layer that a message or a tensor's name is about.
-
-    Args:
-        model: Plain or wrapped.
-        text: The message. TFMOT and our rewrites put words before or after the names of layers.
-
-    Returns:
-        Name of the layer, the longest that occurs as a word; that of the model if none does.
-    """
+    """Return the layer that a message or tensor name `text` is about: the longest name in it, or that of the model."""
     words = {re.sub(r"^(quant|prune_low_magnitude|cluster)_", "", word) for word in re.split(r"[^\w.\-]+", text)}
     names = [layer.name for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
     names = [name.removeprefix("quant_") for name in names]
@@ -115,12 +97,7 @@ def _compare_outputs(
 
 
 def compare_layers(model: keras.Model, tflite: bytes, split: Split) -> pd.DataFrame:
-    """Compare the activations of a Keras model and its int8 file, computed by LiteRT's reference kernels.
-
-    Args:
-        model: Plain or fake-quantized.
-        tflite: The content of its file.
-        split: Examples, of which the first few are compared.
+    """Compare the activations of `model` and its int8 file `tflite`, by LiteRT's reference kernels, on a few examples.
 
     Returns:
         One row per layer whose output the file has, in the order of the file: `layer`, `operator`,
@@ -153,28 +130,13 @@ def compare_layers(model: keras.Model, tflite: bytes, split: Split) -> pd.DataFr
 
 
 def compute_snr(exact: np.ndarray, rounded: np.ndarray) -> float:
-    """Compute the signal-to-noise ratio of rounded values.
-
-    Args:
-        exact: Values before rounding.
-        rounded: The same values after it.
-
-    Returns:
-        The ratio in dB; infinity without noise or signal.
-    """
+    """Return the signal-to-noise ratio of `rounded` to `exact` values in dB; infinity without noise or signal."""
     noise, signal = (float(np.mean(np.square(one, dtype=np.float64))) for one in (exact - rounded, exact))
     return 10 * float(np.log10(signal / noise)) if noise and signal else np.inf
 
 
-def find_start(rows: pd.DataFrame) -> str:
-    """Find the layer where a model and its file begin to disagree.
-
-    Args:
-        rows: What `compare_layers` returned.
-
-    Returns:
-        The first layer whose mean difference is above `MOST_STEPS`; else the one with the largest.
-    """
+def _find_start(rows: pd.DataFrame) -> str:
+    """The first layer whose mean difference is above `MOST_STEPS`; else the one with the largest."""
     if rows.empty:
         return "an unknown layer"
     above = rows[rows["mean_steps"] > MOST_STEPS]
@@ -194,14 +156,7 @@ def _read_activations(tflite: bytes, inputs: Any) -> Iterator[tuple[str, str, bo
 
 
 def read_graph(model: keras.Model) -> tuple[dict[str, Any], dict[str, list[str]]]:
-    """Read how the layers of a model are connected.
-
-    Args:
-        model: Plain or fake-quantized.
-
-    Returns:
-        The output of each layer with a single one, in the model's order, and the layers that take it, by its name.
-    """
+    """Return the output of each layer of `model` with a single one, in its order, and its consumers by name."""
     nodes = [node for node in list_nodes(model) if not node.is_input and not isinstance(node.outputs, list | dict)]
     consumers: dict[str, list[str]] = {node.layer.name: [] for node in nodes}
     for node in nodes:

@@ -1,11 +1,8 @@
 """Settings per layer within a budget of bytes: layers that tolerate more are compressed more.
 
 Each layer in turn is pruned to several sparsities, or clustered to several numbers of values, without training
-(`sensitivity`). Then each step of a greedy search changes the layer that loses the least accuracy per byte saved, until
-the kernels fit the budget. Drops of single layers do not add up, so the sum only ranks. Only validation is read.
-
-    table = allocation.measure(run)
-    allocation.allocate(table, "sparsity", run.experiment)
+(`sensitivity`). Then a greedy search changes the layer that loses the least accuracy per byte saved, until the kernels
+fit the budget. Drops of single layers do not add up, so the sum only ranks. Only validation is read.
 """
 
 import dataclasses
@@ -34,14 +31,7 @@ validation, in the unit that readers see; `bytes` is the zero-order entropy of i
 
 
 def measure(run) -> pd.DataFrame:
-    """Measure the layers of a run's stored baseline, which is trained if the store does not hold it.
-
-    Args:
-        run: A run (`run.Run`).
-
-    Returns:
-        The table of `measure_layers`.
-    """
+    """Return `measure_layers` of the stored baseline of `run`, which is trained if the store does not hold it."""
     model, clock = sensitivity.restore_baseline(run), progress.Clock()
     table = measure_layers(model, run.data.validation, run.experiment, run.data.task)
     took = progress.format_duration(clock.seconds())
@@ -58,7 +48,6 @@ def measure_layers(
         model: A plain model; it stays as it is.
         split: Examples to evaluate on.
         experiment: Gives the settings of clustering, excluded layers and seed.
-        task: Gives the score.
 
     Returns:
         One row per setting, eligible layer and value (`COLUMNS`). Settings of kernels with symmetric values, and the
@@ -82,12 +71,7 @@ def measure_layers(
 
 
 def list_levels(setting: str, experiment: Experiment) -> list[float]:
-    """Return the values of a setting that are tried, the least compression first.
-
-    Args:
-        setting: A key of `LEVELS`.
-        experiment: Its own values are among them, and those of its search.
-    """
+    """Return the values of a `setting` in `LEVELS`, the experiment and its search, the least compression first."""
     if setting == "number_of_clusters" and experiment.symmetric:
         return []
     if setting == "sparsity" and experiment.sparsity_pattern == "2:4":
@@ -98,12 +82,7 @@ def list_levels(setting: str, experiment: Experiment) -> list[float]:
 
 
 def quantize(kernel: np.ndarray, per_channel: bool) -> np.ndarray:
-    """Return the int8 values of a kernel.
-
-    Args:
-        kernel: The kernel (..., out) float32.
-        per_channel: Whether each output channel has its own range.
-    """
+    """Return the int8 values of a `kernel` (..., out) float32, with a range per output channel if `per_channel`."""
     axes = tuple(range(kernel.ndim - 1)) if per_channel else None
     reach = np.abs(kernel).max(axis=axes, keepdims=True)
     return np.round(np.divide(127 * kernel, reach, out=np.zeros_like(kernel), where=reach > 0)).astype(np.int8)

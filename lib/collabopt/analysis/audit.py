@@ -9,43 +9,28 @@ import pandas as pd
 
 
 def compute_sparsity(kernel: np.ndarray) -> float:
-    """Return the fraction of exact zeros, in [0, 1].
-
-    Args:
-        kernel: Weights of any shape.
-    """
+    """Return the fraction of exact zeros of a `kernel`, in [0, 1]."""
     return float(np.mean(kernel == 0))
 
 
 def count_unique(kernel: np.ndarray) -> int:
-    """Return the number of distinct values of a tensor.
-
-    Args:
-        kernel: Weights of any shape.
-    """
+    """Return the number of distinct values of a `kernel`."""
     return len(np.unique(kernel))
 
 
 def count_unique_per_channel(kernel: np.ndarray) -> int:
-    """Return the largest number of distinct values of an output channel.
-
-    Args:
-        kernel: Kernel (..., out).
-    """
+    """Return the largest number of distinct values of an output channel of a `kernel` (..., out)."""
     values = np.sort(kernel.reshape(-1, kernel.shape[-1]), axis=0)
     return int(1 + np.max(np.sum(values[1:] != values[:-1], axis=0, initial=0)))
 
 
 def compute_asymmetry(kernel: np.ndarray, values: int, per_channel: bool) -> float:
-    """Compute the fraction of weights that are not those of a binary or ternary kernel.
+    """Return the fraction in [0, 1] of weights that are not those of a binary or ternary kernel.
 
     Args:
         kernel: float32 or int8 kernel (..., out).
         values: 2 for {−α, α}, 3 for {−α, 0, α}.
         per_channel: Whether each output channel has its own α.
-
-    Returns:
-        A fraction in [0, 1]; 0 if every magnitude is the largest of its tensor or channel, or zero in a ternary kernel.
     """
     rows = np.abs(kernel.astype(float).reshape(-1, kernel.shape[-1]))
     is_right = rows == (rows.max(axis=0) if per_channel else rows.max())
@@ -66,7 +51,7 @@ def audit_layers(
     quantizers: dict[str, str] | None = None,
     skipped: dict[str, str] | None = None,
 ) -> pd.DataFrame:
-    """Tabulate what each kernel holds.
+    """Return what each kernel holds: one row per kernel, with the columns of layers.csv from `layer` to `skipped`.
 
     Args:
         kinds: Kind of each kernel (`layers.get_kind`).
@@ -74,9 +59,6 @@ def audit_layers(
         int8_values: int8 kernels by name, of the same shapes; kernels that the file holds in float are missing.
         quantizers: Class name of each layer's weight quantizer, for quantization-aware stages.
         skipped: Why layers were not pruned or clustered.
-
-    Returns:
-        One row per kernel, with the columns of layers.csv from `layer` to `skipped`.
     """
     rows = [
         {
@@ -100,15 +82,7 @@ def audit_layers(
 
 
 def compute_rounded_to_zero(kernels: list[np.ndarray], int8_values: list[np.ndarray]) -> float:
-    """Compute the fraction of non-zero weights that rounding to int8 turns into zeros.
-
-    Args:
-        kernels: float32 kernels.
-        int8_values: The same kernels in int8.
-
-    Returns:
-        A fraction in [0, 1] of all non-zero weights of the kernels.
-    """
+    """Return the fraction in [0, 1] of all weights of `kernels` that become zero by rounding to `int8_values`."""
     nonzero = sum(np.count_nonzero(kernel) for kernel in kernels)
     return sum(
         np.count_nonzero((kernel != 0) & (values == 0)) for kernel, values in zip(kernels, int8_values, strict=True)
@@ -116,15 +90,7 @@ def compute_rounded_to_zero(kernels: list[np.ndarray], int8_values: list[np.ndar
 
 
 def compute_gained_zeros(parents: list[np.ndarray], kernels: list[np.ndarray]) -> float:
-    """Compute the fraction of weights that are zero and were not in the parent.
-
-    Args:
-        parents: The parent's float32 kernels.
-        kernels: The stage's kernels, of the same shapes.
-
-    Returns:
-        A fraction in [0, 1] of all weights of the kernels.
-    """
+    """Return the fraction in [0, 1] of all weights of `kernels` that are zero and were not in the `parents`."""
     gained = sum(np.count_nonzero((kernel == 0) & (old != 0)) for old, kernel in zip(parents, kernels, strict=True))
     return gained / max(sum(kernel.size for kernel in kernels), 1)
 
@@ -138,7 +104,7 @@ def find_defects(
     per_channel: bool,
     int8_per_channel: bool = True,
 ) -> list[str]:
-    """Find what a stage failed to preserve in one kernel.
+    """Return what a stage failed to preserve in one kernel, one sentence per defect.
 
     Zeros that it gained are no failure: where they cost accuracy, the accuracy shows it.
 
@@ -150,9 +116,6 @@ def find_defects(
         clusters: Most values that a tensor, or a channel with `per_channel`, may hold; None preserves no clusters.
         per_channel: Whether clusters are counted per output channel.
         int8_per_channel: Whether int8 values are counted per output channel, as where each channel has its own range.
-
-    Returns:
-        One sentence per defect; empty if everything is preserved.
     """
     defects = []
     zeros = parent == 0

@@ -44,10 +44,7 @@ COLUMNS += ["train_fraction", "incomparable", "source"]
 
 
 def compare_figures(runs: Sequence) -> pd.DataFrame:
-    """Compare every figure published for a model and data set with ours.
-
-    Args:
-        runs: Runs of one experiment (`run.Run`), one per seed.
+    """Compare every figure published for a model and data set with `runs` of one experiment, one per seed.
 
     Returns:
         One row per published setting and figure (`COLUMNS`), as fractions. `published` is empty if a figure has a
@@ -74,14 +71,7 @@ def compare_figures(runs: Sequence) -> pd.DataFrame:
 
 
 def compare(run) -> pd.DataFrame:
-    """Compare a run over all its seeds, training what is missing, and write comparison.csv to its report.
-
-    Args:
-        run: A run (`run.Run`) with a report directory.
-
-    Returns:
-        The rows of `compare_figures`.
-    """
+    """Return `compare_figures` over all seeds of `run`. Trains what is missing, and writes comparison.csv."""
     runs = run.with_every_seed()
     for one in runs:
         one.stages(*one.experiment.tree)
@@ -157,14 +147,7 @@ def _explain_missing(theirs: dict[str, float], figure: str) -> str:
 
 
 def judge_figure(row: pd.Series) -> str:
-    """Judge one figure by its tolerance and, for drops, by two standard errors.
-
-    Args:
-        row: A row of `compare_figures` whose figure is one of `TOLERANCES`.
-
-    Returns:
-        One of `VERDICTS`.
-    """
+    """Return the one of `VERDICTS` on a `row` of `compare_figures`, by tolerance and, for drops, 2 standard errors."""
     if row["incomparable"] or pd.isna(row["published"]) or pd.isna(row["ours"]):
         return INCOMPARABLE
     tolerance = TOLERANCES[row["figure"]]
@@ -181,34 +164,19 @@ def judge_figure(row: pd.Series) -> str:
 
 
 def judge(rows: pd.DataFrame) -> pd.DataFrame:
-    """Judge all figures that have a tolerance.
-
-    Args:
-        rows: Rows of `compare_figures`.
-
-    Returns:
-        Those rows, with a column `verdict`.
-    """
+    """Return the `rows` of `compare_figures` whose figure has a tolerance, with a column `verdict`."""
     judged = rows[rows["figure"].isin(TOLERANCES)].copy()
     judged["incomparable"] = judged["incomparable"].fillna("")
     return judged.assign(verdict=[judge_figure(row) for _, row in judged.iterrows()])
 
 
 def format_points(fraction: float) -> str:
-    """Return a fraction in per cent or points with two digits, and NaN as nothing.
-
-    Args:
-        fraction: A share, or a difference of two.
-    """
+    """Return a `fraction`, or a difference of two, in per cent or points with two digits, and NaN as nothing."""
     return "" if pd.isna(fraction) else f"{100 * fraction:.2f}"
 
 
 def format_verdict(row: pd.Series | dict) -> str:
-    """Return the verdict, with its reason if the figure is not comparable, or what would decide it.
-
-    Args:
-        row: A row of `judge`.
-    """
+    """Return the verdict of a `row` of `judge`, why the figure is not comparable, or what would decide it."""
     verdict, examples = row["verdict"], row.get("examples")
     if row["incomparable"]:
         return f"{verdict}: {row['incomparable']}"
@@ -220,11 +188,7 @@ def format_verdict(row: pd.Series | dict) -> str:
 
 
 def format_setting(row: pd.Series | dict) -> str:
-    """Return the stage with the setting that it was published in.
-
-    Args:
-        row: A row of `compare_figures`.
-    """
+    """Return the stage with the setting that a `row` of `compare_figures` was published in."""
     clusters = "" if pd.isna(row["clusters"]) else f", {int(row['clusters'])} clusters"
     granularity = {True: " per channel", False: " per tensor"}.get(row["cluster_per_channel"], "")
     pattern = row.get("sparsity_pattern")
@@ -232,13 +196,7 @@ def format_setting(row: pd.Series | dict) -> str:
 
 
 def read(directory: Path) -> pd.DataFrame:
-    """Read the comparison that a run left in its report.
-
-    Args:
-        directory: The report directory.
-
-    Returns:
-        The rows of `compare_figures`.
+    """Return the comparison in the report `directory`, with the rows of `compare_figures`.
 
     Raises:
         FileNotFoundError: The report has no comparison.csv.

@@ -14,17 +14,13 @@ from collabopt.techniques import layers, patterns
 def explain_skipped(
     stage: Stage, experiment: Experiment, kinds: dict[str, str], frozen: tuple[str, ...], misfits: dict[str, str]
 ) -> dict[str, str]:
-    """Explain why layers were not trained, pruned or clustered, in a stage or its ancestors.
+    """Return why kernels were not trained, pruned or clustered, in a stage or its ancestors: the reason by name.
 
     Args:
-        stage: The stage.
         experiment: Gives the layers that are excluded.
         kinds: Kind of each kernel (`layers.get_kind`).
         frozen: Names of frozen layers.
         misfits: Why the pattern of zeros does not fit a layer (`patterns.find_misfits`).
-
-    Returns:
-        The reason by name of the kernel; all other kernels are missing.
     """
     lineage, exclude = get_lineage(stage.name, experiment.tree), experiment.exclude
     excluded = {"pruning": exclude.pruning} if any(one.prunes for one in lineage) else {}
@@ -48,7 +44,7 @@ def describe_defects(
     experiment: Experiment,
     keeps_clusters: bool,
 ) -> list[str]:
-    """Describe what is wrong with each kernel of a stage: lost zeros, clusters and patterns, in Keras and in the file.
+    """Return one text per faulty kernel of a stage: lost zeros, clusters and patterns, in Keras and in the file.
 
     Args:
         table: The table of `audit.audit_layers`.
@@ -57,9 +53,6 @@ def describe_defects(
         parent: The parent's kernels by name; None if no zeros or clusters must survive.
         experiment: Gives clusters and pattern, and the layers without them.
         keeps_clusters: Whether the stage has clusters.
-
-    Returns:
-        One text per kernel; empty if there is no defect.
     """
     return [
         "" if row["kind"] == "depthwise" else "; ".join(_find_defects(row, *arrays, experiment, keeps_clusters))

@@ -54,7 +54,6 @@ def write_measurements(
 
     Args:
         directory: An existing directory.
-        stage: The stage.
         model: Its model, plain or fake-quantized.
         data: All splits.
         experiment: Gives the settings of techniques, conversion and threads.

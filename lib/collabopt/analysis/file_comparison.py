@@ -38,16 +38,13 @@ class FileComparison:
 
 
 def compare_with_stage(run, stage: str, first: str | None = None, second: str | None = None) -> FileComparison:
-    """Compare two files on the validation examples of a run.
+    """Return the comparison of two files on the validation examples of a run.
 
     Args:
         run: A run (`run.Run`).
         stage: Name of the stage whose files stand in for missing ones.
         first: Path, relative to the workbook's root; None takes the stage's (or its parent's) network in float32.
         second: Path likewise; None takes the stage's int8 file.
-
-    Returns:
-        The comparison.
 
     Raises:
         ValueError: A file does not exist, is no `.tflite` file or takes other inputs; the stage has no int8 file.
@@ -59,16 +56,12 @@ def compare_with_stage(run, stage: str, first: str | None = None, second: str | 
 
 
 def compare(files: dict[str, bytes], split: Split, task: Task, threads: int = 1) -> FileComparison:
-    """Compare two files.
+    """Return the comparison of two files.
 
     Args:
         files: The contents of two files by name.
         split: Examples, all of which are scored. Tensors of the first few are compared, by LiteRT's reference kernels.
-        task: Gives the score.
         threads: Number of threads.
-
-    Returns:
-        The comparison.
 
     Raises:
         ValueError: A file takes other inputs than the examples.
@@ -97,12 +90,7 @@ def compare(files: dict[str, bytes], split: Split, task: Task, threads: int = 1)
 
 
 def compare_tensors(first: bytes, second: bytes, split: Split) -> pd.DataFrame:
-    """Compare the outputs of the operators of two files, on a few examples.
-
-    Args:
-        first: Content of a file.
-        second: Content of another file of the same network.
-        split: The examples.
+    """Compare the outputs of the operators of two files of one network, `first` and `second`, on a few examples.
 
     Returns:
         One row per operator of the second file whose output the first has too: `tensor`, `operator`, `snr_db`, and
@@ -162,12 +150,5 @@ def _take_inputs(split: Split) -> Any:
 
 
 def split_name(name: str) -> set[str]:
-    """Split the name of a tensor into those of the Keras operators that it stands for.
-
-    Args:
-        name: Such as "model/conv/Relu;model/quant_conv/Conv2D".
-
-    Returns:
-        The parts without the model's name and the prefix of QAT: "conv/Relu", "conv/Conv2D".
-    """
+    """Return the Keras operators of a tensor's `name`, such as "conv/Relu", without the prefix of model and QAT."""
     return {(part.partition("/")[2] or part).removeprefix("quant_") for part in name.split(";")}

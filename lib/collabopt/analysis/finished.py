@@ -31,7 +31,6 @@ class Finished:
     """A stage that is trained, converted and measured.
 
     Attributes:
-        stage: The stage.
         trained: Its stored weights, history and times; None if the stage is not available.
         measured: Its stored files and measurements (`evaluate.write_measurements`); None likewise.
         history: One row per epoch.
@@ -89,13 +88,7 @@ class Finished:
         return list(self.layers.loc[self.layers["kind"] != "depthwise", "layer"])
 
     def find_kernel(self, name: str | None = None) -> str:
-        """Return a kernel that can be pruned and clustered.
-
-        Args:
-            name: The layer; None takes the one with most weights.
-
-        Returns:
-            Name of the layer.
+        """Return the layer `name`, or that with most weights, which can be pruned and clustered.
 
         Raises:
             ValueError: There is no such kernel.
@@ -110,14 +103,8 @@ class Finished:
         return chosen
 
     def log(self, experiment: Experiment, given: Experiment, is_new: bool, score: Score, with_test: bool) -> None:
-        """Log that the stage is finished, once per process. Notebooks leave out the figures, which their tables show.
-
-        Args:
-            experiment: The experiment of the stage.
-            given: The experiment of the report, from which seed and scheme may differ.
-            is_new: Whether this run trained the stage.
-            score: Score of the task.
-            with_test: As in `summarize`.
+        """Log once per process that the stage was trained (`is_new`) or stored, with seed and scheme where `experiment`
+        differs from that of the report, `given`. Notebooks leave out the figures (`with_test` as in `summarize`).
         """
         name = self.stage.name
         if self.unavailable:
@@ -134,15 +121,7 @@ class Finished:
         return progress.log(f"{name}{source}: {origin}", about=name, last=True, figures=figures)
 
     def summarize(self, score: Score, reads_test: bool) -> str:
-        """Summarize scores, sizes and preservation in a line.
-
-        Args:
-            score: The task's score.
-            reads_test: Whether the scores are those on test, or else on validation.
-
-        Returns:
-            The line, such as "accuracy 98.61%, INT8 98.33%, 26,864 → 17,055 bytes".
-        """
+        """Return scores (on test if `reads_test`, else on validation), sizes and preservation in one line."""
         columns = (score.test, score.test_int8) if reads_test else (score.validation, score.validation_int8)
         split, values = "" if reads_test else "validation ", [self.result[column] for column in columns]
         text = f"{split}{score.title} {score.format(values[0])}, INT8 "
@@ -176,14 +155,7 @@ class Finished:
 
 
 def read(stage: Stage, trained: Path, measured: Path, experiment: Experiment) -> Finished:
-    """Return a finished stage, read from its store entries.
-
-    Args:
-        stage: The stage.
-        trained: Entry of the trained stage.
-        measured: Entry of its measurements.
-        experiment: The experiment.
-    """
+    """Return a finished stage, read from its store entries `trained` and `measured`."""
     result = json.loads((measured / "result.json").read_text()) | json.loads((trained / "fit.json").read_text())
     layers = pd.read_csv(measured / "layers.csv", keep_default_na=False)
     history, key = pd.read_csv(trained / "history.csv"), make_key(experiment, stage)
@@ -194,7 +166,6 @@ def make_unavailable(stage: Stage, parent: Finished | None, experiment: Experime
     """Return a stage that cannot be trained, because layers of the model have no int8 form in it.
 
     Args:
-        stage: The stage.
         parent: Its finished parent; None for the root.
         experiment: Says which layers are left in float32 on purpose.
 
@@ -231,15 +202,7 @@ def _make_without_figures(stage: Stage, parent: Finished, experiment: Experiment
 def describe_measurement(
     stage: Stage, trained: Path, experiment: Experiment, data: Data, reads_test: bool
 ) -> dict[str, Any]:
-    """Return all that decides the measurements of a trained stage, as the key of the store.
-
-    Args:
-        stage: The stage.
-        trained: Entry of the trained stage.
-        experiment: The experiment.
-        data: The data set.
-        reads_test: Whether the test split is measured.
-    """
+    """Return what decides the measurements of the entry `trained`, on test if `reads_test`, as the key of the store."""
     lineage = get_lineage(stage.name, experiment.tree)
     return {
         "trained": trained.name,

@@ -22,17 +22,7 @@ class PreflightError(ValueError):
 
 
 def find_problems(model: keras.Model, data: Data, experiment: Experiment, store_directory: Path) -> list[Finding]:
-    """Find the problems of pruning, clustering, quantizing and converting a model, the known ones and by a trial.
-
-    Args:
-        model: The plain model that the baseline starts from.
-        data: The data set.
-        experiment: Gives the settings and the scheme.
-        store_directory: The store, which keeps what the trial finds.
-
-    Returns:
-        One finding per problem and layer; empty if there is none.
-    """
+    """Return the known problems of a plain `model`, or those of a trial, which the store in `store_directory` keeps."""
     found = find_known_problems(model, experiment)
     # A name that no layer has would make the trial fail somewhere else.
     return (
@@ -41,15 +31,7 @@ def find_problems(model: keras.Model, data: Data, experiment: Experiment, store_
 
 
 def find_known_problems(model: keras.Model, experiment: Experiment) -> list[Finding]:
-    """Find the problems that the layers alone show.
-
-    Args:
-        model: A plain model.
-        experiment: Gives the settings and the scheme.
-
-    Returns:
-        As `find_problems`.
-    """
+    """Return the problems that the layers of a plain `model` alone show."""
     checks = [_check_number_of_weights, _check_kind]
     if experiment.scheme == "tfmot":
         checks += [_check_relu_without_norm, _check_bias, _check_zeros_per_channel, _check_exclusion_from_pruning]
@@ -59,10 +41,7 @@ def find_known_problems(model: keras.Model, experiment: Experiment) -> list[Find
 
 
 def check(findings: list[Finding]) -> None:
-    """Refuse a model that cannot be trained or converted.
-
-    Args:
-        findings: The problems found.
+    """Refuse a model that cannot be trained or converted, as `findings` say.
 
     Raises:
         PreflightError: At least one finding stops training.
@@ -73,15 +52,7 @@ def check(findings: list[Finding]) -> None:
 
 
 def find_unknown_names(model: keras.Model, experiment: Experiment) -> list[Finding]:
-    """Find names under `exclude`, and in settings per layer, that no layer has to which the technique applies.
-
-    Args:
-        model: A plain model.
-        experiment: Gives the names.
-
-    Returns:
-        As `find_problems`.
-    """
+    """Return names under `exclude`, and in settings per layer, that no layer of `model` has to which these apply."""
     eligible = [layer.name for layer in filter(layers.is_eligible, model.layers)]
     every = [layer.name for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
     findings = []

@@ -19,7 +19,7 @@ def convert_calibrated(
     apart: bool,
     stage: str,
 ) -> tuple[bytes, str]:
-    """Convert a float model to a format with ranges of activations.
+    """Return a float model converted with ranges of activations, and their method (`calibration.METHODS`).
 
     Args:
         model: The float model.
@@ -29,9 +29,6 @@ def convert_calibrated(
         activations: As in `convert.convert`.
         apart: As in `convert.convert`.
         stage: Name of the stage in progress lines.
-
-    Returns:
-        The content of the file, and the method (`calibration.METHODS`).
 
     Raises:
         ConversionRefused: The converter fails.

@@ -73,14 +73,11 @@ class Diagnosis:
 
 
 def diagnose(run, name: str | None = None) -> Diagnosis:
-    """Find where a stage loses accuracy in int8, why, and what to do.
+    """Return where a stage loses accuracy in int8, why, and what to do.
 
     Args:
         run: A run (`run.Run`).
         name: The stage; None takes the baseline. Ranges of a stage in float32 are set as before QAT.
-
-    Returns:
-        The diagnosis.
 
     Raises:
         ValueError: The stage is not available.
@@ -106,14 +103,8 @@ def diagnose(run, name: str | None = None) -> Diagnosis:
     return found
 
 
-def measure(
-    wrapped: keras.Model,
-    names: Sequence[str],
-    data: Data,
-    exclude: Exclude,
-    seed: int,
-) -> Diagnosis:
-    """Measure what int8 costs in each layer of a fake-quantized model.
+def measure(wrapped: keras.Model, names: Sequence[str], data: Data, exclude: Exclude, seed: int) -> Diagnosis:
+    """Return what int8 costs in each layer of a fake-quantized model.
 
     Args:
         wrapped: The fake-quantized model with its ranges; its quantizers are replaced.
@@ -121,9 +112,6 @@ def measure(
         data: Training examples show ranges, validation examples are scored.
         exclude: Layers that the experiment already excludes.
         seed: Decides which examples are drawn.
-
-    Returns:
-        The diagnosis.
     """
     sample = calibration.draw_examples(wrapped, data.train, activation_ranges.EXAMPLES, seed)
     ranges = activation_ranges.compare(wrapped, sample).set_index("activation")

@@ -15,60 +15,28 @@ from collabopt.tflite import interpreter
 
 
 def score_file(tflite: bytes, split: Split, task: Task, threads: int = 1, probabilities: bool = False) -> np.ndarray:
-    """Score each example with a file.
+    """Return the score of each example with a file (n,) float32.
 
     Args:
         tflite: The content of the file.
-        split: Examples with labels.
-        task: Gives the score.
         threads: Number of threads.
         probabilities: Whether the file ends in a softmax or sigmoid that the model does not have.
-
-    Returns:
-        The scores (n,) float32.
     """
     return interpreter.score_examples(tflite, split, objectives.make_score(task, probabilities), threads)
 
 
 def select_counted(scores: np.ndarray, split: Split, task: Task) -> np.ndarray:
-    """Select the scores that count. Anomalies do not: a model of normal examples shall not reconstruct them.
-
-    Args:
-        scores: One per example (n,).
-        split: The examples.
-        task: The task.
-
-    Returns:
-        The scores (m,) whose mean is the metric.
-    """
+    """Return the `scores` (m,) whose mean is the metric. Anomalies do not count: a model shall not reconstruct them."""
     return scores[split.labels == 0] if task.name == "reconstruction" else scores
 
 
 def summarize(scores: np.ndarray, split: Split, task: Task) -> float:
-    """Average the scores of a split that count.
-
-    Args:
-        scores: One per example (n,).
-        split: The examples.
-        task: The task.
-
-    Returns:
-        The mean.
-    """
+    """Return the mean of `scores` (n,) of a split over the examples that count."""
     return float(select_counted(scores, split, task).mean(dtype=np.float64))
 
 
-def compute_auc(scores: np.ndarray, split: Split, task: Task) -> float | None:
-    """Compute the area under the ROC curve of anomalies, which have larger errors than normal examples.
-
-    Args:
-        scores: One error per example (n,).
-        split: The examples; their labels are 1 for anomalies.
-        task: The task.
-
-    Returns:
-        The area in [0, 1]; None unless the task is reconstruction and the split has both kinds.
-    """
+def _compute_auc(scores: np.ndarray, split: Split, task: Task) -> float | None:
+    """The area under the ROC curve of anomalies, in [0, 1]; None but for reconstruction with both kinds."""
     if task.name != "reconstruction" or len(np.unique(split.labels)) < 2:
         return None
     return float(roc_auc_score(split.labels, scores))
@@ -106,14 +74,8 @@ def score_splits(
 def judge_file(
     tflite: bytes, split: Split, task: Task, threads: int, probabilities: bool
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Score each example with a file, and predict its class.
-
-    Args:
-        tflite: As in `score_file`.
-        split: As in `score_file`.
-        task: As in `score_file`.
-        threads: As in `score_file`.
-        probabilities: As in `score_file`.
+    """Score each example with a file, and predict its class; arguments as in `score_file`, `tflite`, `threads` and
+    `probabilities` among them.
 
     Returns:
         The scores (n,) float32, and the class indices (n,); None if the task has no class per example.
@@ -138,41 +100,20 @@ def _split_judgement(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]
 
 
 def compute_balanced_accuracy(scores: np.ndarray, split: Split) -> float:
-    """Compute the mean over classes of the share of examples that are classified correctly.
-
-    Args:
-        scores: 0 or 1 per example (n,).
-        split: The examples.
-
-    Returns:
-        The balanced accuracy, in [0, 1].
-    """
+    """Return the mean over classes of `scores` (n,), which are 1 for examples classified correctly, in [0, 1]."""
     labels = split.labels.reshape(-1)
     return float(np.mean([scores[labels == label].mean(dtype=np.float64) for label in np.unique(labels)]))
 
 
 def count_predicted_classes(classes: np.ndarray, split: Split) -> int | None:
-    """Count the classes that are ever predicted.
-
-    Args:
-        classes: Predicted class of each example (n,).
-        split: The examples.
-
-    Returns:
-        The count; None if the split has only one class, where a good model predicts one class too.
-    """
+    """Return how many `classes` (n,) are ever predicted; None if the split has only one class."""
     return len(np.unique(classes)) if len(np.unique(split.labels)) > 1 else None
 
 
 def describe_classes(
     scores: dict[str, np.ndarray], classes: dict[str, np.ndarray], data: Data
 ) -> dict[str, float | int | None]:
-    """Describe how a stage treats classes.
-
-    Args:
-        scores: What `score_splits` returned.
-        classes: What `score_splits` returned.
-        data: All splits.
+    """Describe how a stage treats classes, by `scores` and `classes` of `score_splits`.
 
     Returns:
         `BALANCED` columns of results.csv, None where test was not read; none if the task has no class per example.
@@ -188,11 +129,7 @@ def describe_classes(
 
 
 def describe_scores(scores: dict[str, np.ndarray], data: Data) -> dict[str, float | None]:
-    """Average the scores of a stage.
-
-    Args:
-        scores: What `score_splits` returned.
-        data: All splits.
+    """Average the `scores` of `score_splits`.
 
     Returns:
         The columns of the task's score and, as `<column>_error`, their standard errors over the examples, None where
@@ -214,6 +151,6 @@ def describe_scores(scores: dict[str, np.ndarray], data: Data) -> dict[str, floa
         if f"{column}_error" in found:
             counted = select_counted(values, split, data.task).astype(np.float64)
             found[f"{column}_error"] = float(counted.std(ddof=1) / len(counted) ** 0.5) if len(counted) > 1 else None
-        if auc and (area := compute_auc(values, split, data.task)) is not None:
+        if auc and (area := _compute_auc(values, split, data.task)) is not None:
             found[auc] = area
     return found

@@ -3,9 +3,6 @@
 Each layer in turn is pruned or clustered as its stage would begin, all others stay as they are, and the model is
 evaluated (Han et al. 2015, arXiv:1506.02626, figure 6). The drops rank the layers. They do not add up, and training
 recovers most of them, so they do not predict what a stage costs.
-
-    table = sensitivity.measure(run)
-    sensitivity.recommend(table, run.experiment.exclude, sensitivity.get_tolerance(table))
 """
 
 import dataclasses
@@ -39,28 +36,14 @@ from the technique."""
 
 
 def restore_baseline(run) -> keras.Model:
-    """Restore the model of a run's baseline, which is trained if the store does not hold it.
-
-    Args:
-        run: A run (`run.Run`).
-
-    Returns:
-        The plain model.
-    """
+    """Return the plain model of the baseline of `run`, which is trained if the store does not hold it."""
     run.stage(BASELINE)
     tensorflow.seed_everything(run.experiment.seed)  # Keras numbers unnamed layers from one again
     return run.model(BASELINE)
 
 
 def measure(run) -> pd.DataFrame:
-    """Measure the layers of a run's stored baseline.
-
-    Args:
-        run: A run (`run.Run`).
-
-    Returns:
-        The table of `measure_layers`.
-    """
+    """Return `measure_layers` of the stored baseline of `run`."""
     model, clock = restore_baseline(run), progress.Clock()
     table = measure_layers(model, run.data.validation, run.experiment, run.data.task)
     took = progress.format_duration(clock.seconds())
@@ -77,7 +60,6 @@ def measure_layers(
         model: A plain model; it stays as it is.
         split: Examples to evaluate on.
         experiment: Gives sparsity, settings of clustering, excluded layers and seed.
-        task: Gives the score.
 
     Returns:
         One row per eligible layer (`COLUMNS`), in network order, without layers excluded from both techniques.
@@ -102,16 +84,13 @@ def measure_layers(
 def compress_layer(
     layer: keras.layers.Layer, experiment: Experiment, prefix: str, preserve_sparsity: bool = False
 ) -> dict[str, np.ndarray]:
-    """Compress the kernels of a layer by one technique, as its stage would begin.
+    """Return a layer's kernels by name as a technique's stage would begin; empty if the layer is excluded from it.
 
     Args:
         layer: An eligible layer; it stays as it is.
         experiment: Gives the settings of the technique, excluded layers and seed.
         prefix: A key of `TECHNIQUES`.
         preserve_sparsity: Whether clustering keeps zeros.
-
-    Returns:
-        The kernels by name; empty if the layer is excluded from the technique.
     """
     if prefix == "clustered":
         settings = clustering.Settings(
@@ -131,18 +110,7 @@ def compress_layer(
 def score_with(
     model: keras.Model, layer: keras.layers.Layer, kernels: dict[str, np.ndarray], split: Split, task: Task
 ) -> np.ndarray:
-    """Score each example while a layer holds other kernels.
-
-    Args:
-        model: A plain model; it stays as it is.
-        layer: A layer of it.
-        kernels: The kernels by name.
-        split: Examples with labels.
-        task: Gives the score.
-
-    Returns:
-        The scores (n,).
-    """
+    """Return the score of each example (n,) while a layer of `model` holds other `kernels`, given by name."""
     original = layers.read_layer_kernels(layer)
     layers.assign_kernels(layer, kernels)
     try:
@@ -152,17 +120,7 @@ def score_with(
 
 
 def compute_drop(prefix: str, before: np.ndarray, after: np.ndarray, score: Score) -> dict[str, float]:
-    """Compute the columns of one technique for one layer.
-
-    Args:
-        prefix: A key of `TECHNIQUES`.
-        before: Scores of the baseline (n,).
-        after: Scores with the compressed layer (n,).
-        score: The task's score.
-
-    Returns:
-        Mean score; drop and its standard error, paired by example, in the unit that readers see.
-    """
+    """Return columns of the technique `prefix`: score `after` (n,), drop from `before` (n,), its standard error."""
     lost = score.compute_drop(before.astype(float), after) / score.scale
     return {
         f"{prefix}_score": after.mean(dtype=float),
@@ -206,30 +164,19 @@ class Recommendation:
 
 
 def format_exclude(exclude: Exclude) -> str:
-    """Format the lines of an experiment file that exclude layers.
-
-    Args:
-        exclude: The layers.
-
-    Returns:
-        The lines, as YAML.
-    """
+    """Return the lines of an experiment file that `exclude` layers, as YAML."""
     chosen = {technique: list(names) for technique, names in exclude.model_dump().items() if names}
     return yaml.safe_dump({"exclude": chosen}, default_flow_style=None, sort_keys=False, width=110).strip()
 
 
 def get_tolerance(table: pd.DataFrame) -> float:
-    """Return an acceptable drop of one layer: half a point, or 2 % of a baseline's error.
-
-    Args:
-        table: The table of `measure_layers`.
-    """
+    """Return an acceptable drop of one layer in a `table` of `measure_layers`: half a point, or 2 % of the error."""
     score = _get_score(table)
     return 0.5 if score.unit == "%" or table.empty else 0.02 * abs(table["baseline_score"].iloc[0]) / score.scale
 
 
 def recommend(table: pd.DataFrame, exclude: Exclude, tolerance: float, most_weights: float = 0.1) -> Recommendation:
-    """Recommend to exclude layers whose drop exceeds a tolerance by more than two standard errors.
+    """Return the layers to exclude: their drop exceeds a tolerance by more than two standard errors.
 
     Of many layers, some exceed the tolerance by chance: one in forty, if each costs exactly the tolerance.
 
@@ -239,9 +186,6 @@ def recommend(table: pd.DataFrame, exclude: Exclude, tolerance: float, most_weig
         tolerance: Acceptable drop of one layer, in the unit of the table's drops.
         most_weights: Largest share of the table's weights, in [0, 1], that the layers excluded from one technique may
             hold together. Layers with the highest drop per weight come first.
-
-    Returns:
-        The recommendation.
 
     Raises:
         ValueError: The tolerance is negative, or the share is not in [0, 1].

@@ -72,12 +72,7 @@ class SwitchedModel:
     """
 
     def __init__(self, wrapped: keras.Model, names: Sequence[str]) -> None:
-        """Replace the quantizers of a model.
-
-        Args:
-            wrapped: A fake-quantized model with its ranges, changed in place.
-            names: Layers of the plain model.
-        """
+        """Replace the quantizers of `wrapped`, which has its ranges; `names` are the layers of the plain model."""
         self.model, unit_of = wrapped, _group_layers(wrapped, names)
         self.units = {unit.name: unit for unit in unit_of.values()}
 
@@ -89,14 +84,7 @@ class SwitchedModel:
         self.everything = {*self.units, OUTPUT}
 
     def set_float(self, floats: Collection[str]) -> tuple[str, ...]:
-        """Compute some units in float32 and all others in int8.
-
-        Args:
-            floats: Names of the units; `OUTPUT`, if the outputs of the model may be in float32.
-
-        Returns:
-            The plain model's layers in float32, in its order.
-        """
+        """Compute the units `floats` (perhaps `OUTPUT`) in float32 and others in int8. Return the layers in float32."""
         floats = set(floats)
         for name, unit in reversed(self.units.items()):
             if not unit.rounds:

@@ -43,17 +43,7 @@ class Finding:
 
 
 def find_failures(model: keras.Model, data: Data, experiment: Experiment, store_directory: Path) -> list[Finding]:
-    """Return what `try_stages` finds. The store keeps it, so that only the first process of a report tries.
-
-    Args:
-        model: As in `try_stages`.
-        data: As in `try_stages`.
-        experiment: As in `try_stages`.
-        store_directory: The store.
-
-    Returns:
-        As `try_stages`.
-    """
+    """Return what `try_stages` finds for `model`. The store in `store_directory` keeps it for other processes."""
     tree = experiment.tree
     settings = {name for stage in tree.values() for name in stage.settings}
     included = dict.fromkeys((*settings, "distill", "scheme", "exclude"), True) | {"stages": {*tree}}
@@ -75,18 +65,14 @@ def find_failures(model: keras.Model, data: Data, experiment: Experiment, store_
 
 
 def try_stages(model: keras.Model, data: Data, experiment: Experiment) -> list[Finding]:
-    """Train stages for a step on a few examples, convert them, and run the files.
+    """Return what fails when stages train for a step on a few examples and their files run, and layers in float32.
 
     The stages are those on the way to the deepest ones, which use every technique; with TFMOT's schemes, which differ
     between stages, all of them. The step is not traced: that would take most of the time.
 
     Args:
         model: The plain model that the baseline starts from; it stays as it is.
-        data: The data set.
         experiment: Gives the settings of the techniques.
-
-    Returns:
-        What would fail, and which layers int8 files would hold in float32; empty if nothing.
     """
     without_qat, excluded = int8_rewrites.find_layers_without_qat(model), {*experiment.exclude.quantization}
     some, settings = _take_some(data), _shorten(experiment)
@@ -111,14 +97,7 @@ def try_stages(model: keras.Model, data: Data, experiment: Experiment) -> list[F
 
 
 def randomize(model: keras.Model) -> keras.Model:
-    """Clone a model, with random numbers where biases and batch norms are still those of a new model.
-
-    Args:
-        model: A plain model.
-
-    Returns:
-        The clone.
-    """
+    """Return a clone of a plain `model`, with random numbers where biases and batch norms are those of a new model."""
     clone, generator = layers.clone_model(model), np.random.default_rng(0)
 
     def draw(array: np.ndarray) -> np.ndarray:

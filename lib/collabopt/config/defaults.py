@@ -14,15 +14,12 @@ _FEW_WEIGHTS, _MANY_WEIGHTS = 20_000, 500_000
 
 
 def suggest(weights: int, examples: int, is_trained: bool) -> dict[str, Any]:
-    """Suggest sparsity, number of clusters and the training of every stage.
+    """Return `sparsity`, `number_of_clusters` and `stages` for an experiment that lacks them.
 
     Args:
         weights: Number of weights of the model.
         examples: Number of training examples.
         is_trained: Whether the model comes with trained weights. The baseline then keeps them.
-
-    Returns:
-        Keys of an experiment: `sparsity`, `number_of_clusters` and `stages`.
     """
     batch_size = 2 ** min(max(round(math.log2(max(examples, 1) / 100)), 4), 7)
     steps = math.ceil(examples / batch_size)

@@ -10,26 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, create_model, model_validator
 
-from collabopt.config import metrics, per_layer, tasks
+from collabopt.config import metrics, per_layer, sections, tasks
 from collabopt.config.formats import FORMATS, FURTHER
-from collabopt.config.sections import (
-    Count,
-    CustomTask,
-    Dataset,
-    Distillation,
-    Exclude,
-    Fraction,
-    InitialWeights,
-    Model,
-    NotNegative,
-    Positive,
-    Pruning,
-    Search,
-    Section,
-    Seed,
-    Share,
-    Training,
-)
 from collabopt.config.stages import BASELINE, OPTIONAL_STAGES, Stage, build_tree, list_stages
 
 _MACS = {"ethos-u55": (32, 64, 128, 256), "ethos-u65": (256, 512), "ethos-u85": (128, 256, 512, 1024, 2048)}
@@ -44,15 +26,15 @@ class ExperimentError(ValueError):
 def _get_limit_type(metric: metrics.Metric) -> Any:
     """The type of a target's limit: bytes are counts, a drop in accuracy is a fraction."""
     if metric.name.endswith("_bytes"):
-        return Count
+        return sections.Count
     if metric.name.endswith("_drop"):
-        return Fraction if metric.unit == "points" else NotNegative
-    return Positive
+        return sections.Fraction if metric.unit == "points" else sections.NotNegative
+    return sections.Positive
 
 
 Targets = create_model(
     "Targets",
-    __base__=Section,
+    __base__=sections.Section,
     **{target: (_get_limit_type(metric) | None, None) for target, metric in metrics.get_targets().items()},
 )
 Targets.__doc__ = """Upper limits for the deployed file, one per metric with a target.
@@ -62,7 +44,7 @@ much worse the task's metric may be, in its own unit. NPU figures are estimates 
 """
 
 
-class Experiment(Section):
+class Experiment(sections.Section):
     """An experiment.
 
     Attributes:
@@ -92,36 +74,36 @@ class Experiment(Section):
     """
 
     name: str
-    dataset: Dataset
-    model: Model
-    task: Literal[tuple(tasks.TASKS)] | CustomTask = "classification"
-    initial_weights: InitialWeights | None = None
-    seed: Seed = 0
-    repeat_seeds: Annotated[tuple[Seed, ...], Field(strict=False)] = ()
-    threads: Count = 1
-    devices: Count = 1
+    dataset: sections.Dataset
+    model: sections.Model
+    task: Literal[tuple(tasks.TASKS)] | sections.CustomTask = "classification"
+    initial_weights: sections.InitialWeights | None = None
+    seed: sections.Seed = 0
+    repeat_seeds: Annotated[tuple[sections.Seed, ...], Field(strict=False)] = ()
+    threads: sections.Count = 1
+    devices: sections.Count = 1
     train_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    calibration_examples: Count = 200
+    calibration_examples: sections.Count = 200
     calibration: Literal["auto", "min_max", "percentile", "mse"] = "auto"
-    filter_sparsity: Fraction | None = None
-    rank_energy: Share | None = None
-    max_flops: Share | None = None
-    sparsity: per_layer.make_type(Fraction) = 0.5
+    filter_sparsity: sections.Fraction | None = None
+    rank_energy: sections.Share | None = None
+    max_flops: sections.Share | None = None
+    sparsity: per_layer.make_type(sections.Fraction) = 0.5
     sparsity_pattern: Literal["unstructured", "2:4", "block"] = "unstructured"
     number_of_clusters: per_layer.make_type(Annotated[int, Field(ge=2, le=1024)]) = 16
     symmetric: bool = False
     weight_bits: per_layer.make_type(Literal[4, 8]) = 8
     cluster_per_channel: bool = False
     clustering: Literal["moving", "fixed"] = "moving"
-    cluster_rate: NotNegative = 0.03
+    cluster_rate: sections.NotNegative = 0.03
     centroid_initialization: Literal["kmeans_plus_plus", "linear", "density_based", "random"] = "kmeans_plus_plus"
-    exclude: Exclude = Exclude()
-    distill: Distillation | None = None
+    exclude: sections.Exclude = sections.Exclude()
+    distill: sections.Distillation | None = None
     scheme: Literal["collabopt", "tfmot"] = "collabopt"
     strict: bool = False
     targets: Targets = Targets()
-    search: Search = Search()
+    search: sections.Search = sections.Search()
     deploy_nearest: bool = False
     accelerator: Literal[ACCELERATORS] = "ethos-u55-128"
     stages: Any
@@ -129,13 +111,21 @@ class Experiment(Section):
     further_formats: Annotated[tuple[Literal[FURTHER], ...], Field(strict=False)] = ()
 
     @model_validator(mode="after")
-    def _check_seeds(self) -> "Experiment":
-        if len({self.seed, *self.repeat_seeds}) <= len(self.repeat_seeds):
-            raise ValueError(f"repeat_seeds={list(self.repeat_seeds)}: expected seeds that differ, without {self.seed}")
+    def _check(self) -> "Experiment":
+        self._check_seeds()
+        self._check_pattern()
+        self._check_clusters()
+        self._check_teacher()
+        self._check_packages()
+        self._check_search()
+        self._check_task()
         return self
 
-    @model_validator(mode="after")
-    def _check_pattern(self) -> "Experiment":
+    def _check_seeds(self) -> None:
+        if len({self.seed, *self.repeat_seeds}) <= len(self.repeat_seeds):
+            raise ValueError(f"repeat_seeds={list(self.repeat_seeds)}: expected seeds that differ, without {self.seed}")
+
+    def _check_pattern(self) -> None:
         unfit = {*per_layer.list_layers(self.sparsity).values()} - {0, 0.5} or per_layer.get_value(self.sparsity) != 0.5
         wrong = self.sparsity if unfit else {*(self.search.sparsity or ())} - {0.5}
         if self.sparsity_pattern == "2:4" and (unfit or wrong):
@@ -143,10 +133,8 @@ class Experiment(Section):
                 f"sparsity={wrong}: expected 0.5 (0 for single layers), because sparsity_pattern=2:4 "
                 "sets two of four weights to zero"
             )
-        return self
 
-    @model_validator(mode="after")
-    def _check_clusters(self) -> "Experiment":
+    def _check_clusters(self) -> None:
         for number in (self.number_of_clusters, *(self.search.number_of_clusters or ())):
             given = f"number_of_clusters={number}"
             if self.symmetric and number not in (2, 3):
@@ -157,7 +145,6 @@ class Experiment(Section):
             raise ValueError("symmetric=true: TFMOT has no such clusters; set scheme=collabopt")
         if self.has_int4_weights and self.scheme == "tfmot":
             raise ValueError(f"weight_bits={self.weight_bits}: TFMOT's schemes have 8; set scheme=collabopt")
-        return self
 
     @property
     def has_int4_weights(self) -> bool:
@@ -169,17 +156,14 @@ class Experiment(Section):
         """Whether clustered kernels hold {−α, α}, and therefore no zero."""
         return self.symmetric and self.number_of_clusters == 2
 
-    @model_validator(mode="after")
-    def _check_teacher(self) -> "Experiment":
+    def _check_teacher(self) -> None:
         if getattr(self.stages, BASELINE).distill or (self.initial_weights and self.initial_weights.training.distill):
             raise ValueError(
                 f"{BASELINE}: distill: the {BASELINE} is the teacher and has none itself; give distill to another "
                 "stage, or to the experiment for all others"
             )
-        return self
 
-    @model_validator(mode="after")
-    def _check_packages(self) -> "Experiment":
+    def _check_packages(self) -> None:
         for name in self.further_formats:
             for package in FORMATS[name].packages:
                 if importlib.util.find_spec(package) is None:
@@ -188,25 +172,20 @@ class Experiment(Section):
                         f"further_formats={name}: needs the package {package}, which is not installed; run "
                         f"make formats{only}, or leave out {name}"
                     )
-        return self
 
-    @model_validator(mode="after")
-    def _check_search(self) -> "Experiment":
+    def _check_search(self) -> None:
         if self.search.is_given and not self.has_targets:
             raise ValueError(
                 "search: needs targets, which tell when a file is good enough; give one, such as max_accuracy_drop=0.01"
             )
-        return self
 
-    @model_validator(mode="after")
-    def _check_task(self) -> "Experiment":
+    def _check_task(self) -> None:
         score = self.get_task().score
         if self.targets.max_accuracy_drop is not None and score.name != "accuracy":
             raise ValueError(
                 f"max_accuracy_drop={self.targets.max_accuracy_drop}: the task is scored by {score.title}; set "
                 f"max_metric_drop, in units of {score.title}"
             )
-        return self
 
     @property
     def tree(self) -> dict[str, Stage]:
@@ -225,16 +204,12 @@ class Experiment(Section):
             return tasks.TASKS[self.task]
         return tasks.make_custom(**self.task.model_dump())
 
-    def training(self, stage: str) -> Training:
-        """Return the training section of a stage.
-
-        Args:
-            stage: Name of the stage. A baseline with initial weights has the section that follows loading them.
-        """
+    def training(self, stage: str) -> sections.Training:
+        """Return the training section of a `stage`; of a baseline with initial weights, what follows loading them."""
         if stage == BASELINE and self.initial_weights:
             return self.initial_weights.training
         # A stage that is registered after the experiment is loaded has the section of its row.
-        section = getattr(self.stages, stage, None) or Training(**list_stages()[stage].training)
+        section = getattr(self.stages, stage, None) or sections.Training(**list_stages()[stage].training)
         if stage == BASELINE or section.distill or not self.distill:
             return section
         return section.model_copy(update={"distill": self.distill})
@@ -247,19 +222,13 @@ def get_schema() -> type[Experiment]:
 
 @functools.cache
 def _make_schema(rows: tuple[Stage, ...]) -> type[Experiment]:
-    sections = {row.name: (Pruning if row.prunes else Training, ...) for row in rows}
-    stages = create_model("Stages", __base__=Section, **sections)
+    trainings = {row.name: (sections.Pruning if row.prunes else sections.Training, ...) for row in rows}
+    stages = create_model("Stages", __base__=sections.Section, **trainings)
     return create_model("Experiment", __base__=Experiment, stages=(stages, ...))
 
 
 def validate(values: Mapping[str, Any]) -> Experiment:
-    """Make an experiment of the content of its file.
-
-    Args:
-        values: Keys and values. A stage's section is laid over the defaults of the stage's row.
-
-    Returns:
-        The experiment.
+    """Return the experiment of `values`. A stage's section is laid over the defaults of the stage's row.
 
     Raises:
         ValidationError: A key is unknown or missing, or a value is of the wrong type or out of range.
@@ -269,15 +238,7 @@ def validate(values: Mapping[str, Any]) -> Experiment:
 
 
 def merge_stages(base: Any, sections: Any) -> Any:
-    """Lay training sections over others, key by key.
-
-    Args:
-        base: Sections by stage.
-        sections: Sections by stage that take precedence; returned unchanged if they are not a mapping.
-
-    Returns:
-        The merged sections by stage.
-    """
+    """Return training `sections` by stage, laid over `base` key by key; unchanged if they are not a mapping."""
     if not (isinstance(base, Mapping) and isinstance(sections, Mapping)):
         return sections
     merged = {

@@ -61,9 +61,5 @@ CALIBRATED = "int8", "int16x8"
 
 
 def get_format_label(name: str) -> str:
-    """Return a format as readers see it: `int16x8` becomes "int16×8".
-
-    Args:
-        name: Name of a format, or any other text, which is returned unchanged.
-    """
+    """Return a format as readers see it: `int16x8` becomes "int16×8". Any other `name` stays as it is."""
     return FORMATS[name].label if name in FORMATS else str(name)

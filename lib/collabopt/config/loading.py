@@ -1,7 +1,5 @@
 """Experiments from files, with parameters overridden, and the directories of the workbook.
 
-    digits = loading.load("digits", sparsity=0.8)
-
 Nothing here imports TensorFlow, so a batch is checked at once.
 """
 
@@ -44,14 +42,7 @@ PATHS = (
 
 
 def parse_value(text: str, key: str) -> Any:
-    """Parse a value as in an experiment file, where 5e-1 is a number and true a truth value.
-
-    Args:
-        text: The value.
-        key: Name of the parameter, for the error.
-
-    Returns:
-        A number, truth value, text, list or dict.
+    """Return `text`, the value of `key`, as in an experiment file: 5e-1 is a number and true a truth value.
 
     Raises:
         ExperimentError: The text is no value.
@@ -63,10 +54,7 @@ def parse_value(text: str, key: str) -> Any:
 
 
 def find_experiment(name: str) -> Path:
-    """Return the file of an experiment.
-
-    Args:
-        name: Name of an experiment of the workbook ("digits"), or path of another file ("mine.yaml").
+    """Return the file of an experiment of this `name` ("digits") or path ("mine.yaml").
 
     Raises:
         ExperimentError: There is no such file.
@@ -79,10 +67,7 @@ def find_experiment(name: str) -> Path:
 
 
 def list_files(name: str) -> list[Path]:
-    """Return the experiment's file, and the file that it `extends`.
-
-    Args:
-        name: Name or path of the experiment.
+    """Return the file of the experiment of this `name` or path, and the file that it `extends`.
 
     Raises:
         ExperimentError: A file is missing, or the extended file extends another.
@@ -99,20 +84,12 @@ def list_files(name: str) -> list[Path]:
 
 
 def compute_digest(name: str) -> str:
-    """Return the SHA-256, in hex, of the files of an experiment.
-
-    Args:
-        name: Name or path of the experiment.
-    """
+    """Return the SHA-256, in hex, of the files of the experiment of this `name` or path."""
     return hashlib.sha256(b"".join(path.read_bytes() for path in list_files(name))).hexdigest()
 
 
 def gives_stages(name: str) -> bool:
-    """Return whether the files of an experiment say how stages are trained.
-
-    Args:
-        name: Name or path of the experiment.
-    """
+    """Return whether the files of the experiment of this `name` or path say how stages are trained."""
     return any("stages" in _read(file) for file in list_files(name))
 
 
@@ -160,14 +137,7 @@ def load(name: str, /, suggested: Mapping[str, Any] = MappingProxyType({}), **ov
 
 
 def change(experiment: Experiment, **settings: Any) -> Experiment:
-    """Change settings of an experiment.
-
-    Args:
-        experiment: The experiment; it stays as it is.
-        **settings: Values of `PARAMETERS`.
-
-    Returns:
-        The other experiment.
+    """Return an experiment with changed `settings`, values of `PARAMETERS`.
 
     Raises:
         ExperimentError: As `load`.
@@ -179,27 +149,15 @@ def change(experiment: Experiment, **settings: Any) -> Experiment:
 
 
 def list_paths(experiment: Experiment) -> list[str]:
-    """Return the files and folders that an experiment names.
-
-    Args:
-        experiment: The experiment.
-    """
+    """Return the files and folders that an experiment names."""
     paths = [getattr(getattr(experiment, section), key, None) for section, key in PATHS]
     return [path for path in paths if path]
 
 
 def list_overrides(name: str, **overrides: Any) -> dict[str, Any]:
-    """Return the overrides that differ from the experiment's own values, in the order of `PARAMETERS`.
-
-    Args:
-        name: Name or path of the experiment.
-        **overrides: As in `load`.
-    """
+    """Return the `overrides` of the experiment `name` that differ from its own values, in the order of `PARAMETERS`."""
     own, changed = load(name), load(name, **overrides)
-    names = [
-        *PARAMETERS,
-        *sorted(key for key in overriding.flatten(overrides) if overriding.is_nested(key)),
-    ]
+    names = [*PARAMETERS, *sorted(key for key in overriding.flatten(overrides) if overriding.is_nested(key))]
     before, after = ({key: get_value(one, key) for key in names} for one in (own, changed))
     different = {key for key in names if after[key] != before[key]}
     if changed.repeat_seeds != own.repeat_seeds:
@@ -208,12 +166,7 @@ def list_overrides(name: str, **overrides: Any) -> dict[str, Any]:
 
 
 def get_value(experiment: Experiment, key: str) -> Any:
-    """Return the value of a parameter, or of a nested key.
-
-    Args:
-        experiment: The experiment.
-        key: One of `PARAMETERS`, or a dotted name.
-    """
+    """Return the value of a `key`, one of `PARAMETERS` or a dotted name."""
     found: Any = experiment.targets if key in Targets.model_fields else experiment
     for part in key.split("."):
         found = getattr(found, part)
@@ -221,15 +174,7 @@ def get_value(experiment: Experiment, key: str) -> Any:
 
 
 def find_report_directory(name: str, **overrides: Any) -> Path:
-    """Return where a run's tables and pages go.
-
-    Args:
-        name: Name or path of the experiment.
-        **overrides: As in `load`.
-
-    Returns:
-        reports/<experiment>/, or a directory below it that is named by the overrides.
-    """
+    """Return reports/<name>/, or a directory below it that the `overrides` of the experiment `name` give."""
     changed = list_overrides(name, **overrides)
     directory = REPORTS / find_experiment(name).stem
     parts = [f"{key}={overriding.format_value(value)}" for key, value in changed.items()]
@@ -249,14 +194,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def resolve_paths(experiment: Experiment, folders: Mapping[str, Path]) -> Experiment:
-    """Make the paths absolute that are found next to the experiment's file, or nowhere else; see `datasets.locate`.
+    """Return an experiment with absolute paths to what is next to its file or nowhere else; see `datasets.locate`.
 
     Args:
-        experiment: The experiment.
         folders: Folder of the file that each section is from.
-
-    Returns:
-        The experiment.
     """
     for section, key in PATHS:
         part = getattr(experiment, section)

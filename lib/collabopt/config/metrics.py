@@ -1,10 +1,7 @@
 """Every figure of a stage or a file, defined once: its column, unit, format and the target that bounds it.
 
-Tables, axes, targets, model cards and results.csv read these rows. To add a target, give a metric a `target`, and the
-notebook `deployment_tree` a parameter of that name.
-
-A score becomes five metrics: on validation and test, of the model and of its int8 file, and the drop. Their columns
-carry its name: `accuracy`, `accuracy_int8`, `validation_accuracy`, …
+To add a target, give a metric a `target`, and the notebook `deployment_tree` a parameter of that name. A score becomes
+five metrics: on validation and test, of the model and of its int8 file (`validation_accuracy_int8`), and the drop.
 """
 
 import dataclasses
@@ -50,39 +47,20 @@ class Metric:
         return f"{self.title} ({self.unit})" if self.unit else self.title
 
     def format(self, value: float | None, missing: str | None = None) -> str:
-        """Format a value in the shown unit, without the unit.
-
-        Args:
-            value: Value of the column; None or NaN if not available.
-            missing: Text for an unavailable value; None takes the metric's own.
-
-        Returns:
-            The value, or the text for a missing one.
-        """
+        """Return a `value` without its unit; where it is None or NaN, `missing` or else the metric's own text."""
         if value is None or not math.isfinite(value):
             return self.missing if missing is None else missing
         return f"{value / self.scale:,.{self.count_decimals(value)}f}".replace("-", "−")
 
     def count_decimals(self, value: float) -> int:
-        """Return how many decimals `format` shows of a value.
-
-        Args:
-            value: Value of the column.
-        """
+        """Return how many decimals `format` shows of a `value` of the column."""
         if not value or not self.significant:
             return self.digits
         before = 1 + math.floor(math.log10(abs(value / self.scale)))
         return min(max(self.digits, self.significant - before), self.significant)
 
     def describe_excess(self, excess: float) -> str:
-        """Describe by how much a target is missed: "gzip 34.1 kB over", or "SRAM not known".
-
-        Args:
-            excess: Value minus limit, in units of the column; infinity if the value is not known.
-
-        Returns:
-            Title, amount and unit.
-        """
+        """Return an `excess` over a limit: "gzip 34.1 kB over", or "SRAM not known" if it is infinite."""
         if not math.isfinite(excess):
             return f"{self.title} not known"
         least = 10.0**-self.digits
@@ -96,13 +74,7 @@ METRICS: dict[str, Metric] = {}
 
 
 def register(metric: Metric) -> Metric:
-    """Add a metric.
-
-    Args:
-        metric: The row.
-
-    Returns:
-        The same row.
+    """Add a metric, and return it.
 
     Raises:
         ValueError: Another metric has the name or the target, or the search does not measure the metric.
@@ -120,10 +92,7 @@ def register(metric: Metric) -> Metric:
 
 
 def get_metric(name: str) -> Metric:
-    """Return a metric.
-
-    Args:
-        name: Column of the metric.
+    """Return the metric whose column is `name`.
 
     Raises:
         ValueError: There is no such metric.
@@ -140,13 +109,7 @@ def get_targets() -> dict[str, Metric]:
 
 
 def register_score(score: Score) -> Score:
-    """Add a score and its metrics, before all other metrics.
-
-    Args:
-        score: The row.
-
-    Returns:
-        The same row.
+    """Add a score and its metrics before all other metrics, and return it.
 
     Raises:
         ValueError: Another score or metric has the name.

@@ -12,26 +12,14 @@ from collabopt.config.per_layer import LAYERS, NUMBER
 
 
 def suggest(key: str, known: Iterable[str]) -> str:
-    """Return the end of an error message: the most similar known name, or all of them.
-
-    Args:
-        key: The unknown name.
-        known: The known names.
-    """
+    """Return the end of an error message on an unknown `key`: the most similar `known` name, or all of them."""
     known = list(known)
     near = difflib.get_close_matches(key, known, 1)
     return f"; did you mean {near[0]}?" if near else f"; expected one of {', '.join(known)}"
 
 
 def explain(error: ValidationError) -> list[str]:
-    """Explain what pydantic found in an experiment.
-
-    Args:
-        error: Its error.
-
-    Returns:
-        One line per mistake.
-    """
+    """Return the mistakes in pydantic's `error`, one line each."""
     return [_explain(mistake) for mistake in error.errors()]
 
 

@@ -21,10 +21,7 @@ def check() -> None:
 
 
 def check_cells(cells: list[str]) -> None:
-    """Check the parameters in the cells that a notebook has run.
-
-    Args:
-        cells: Their sources, in order.
+    """Check the parameters in the `cells` that a notebook has run, given by their sources in order.
 
     Raises:
         ExperimentError: The notebook has no such parameter.
@@ -41,10 +38,6 @@ def check_cells(cells: list[str]) -> None:
 
 
 def read_assignments(cell: str) -> dict[str, str]:
-    """Return the source of each value that a cell assigns, by name.
-
-    Args:
-        cell: Source of the cell.
-    """
+    """Return the source of each value that a `cell` assigns, by name."""
     lines = [line for line in ast.parse(cell).body if isinstance(line, ast.Assign)]
     return {ast.unparse(line.targets[0]): ast.unparse(line.value) for line in lines}

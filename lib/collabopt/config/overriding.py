@@ -10,19 +10,12 @@ NESTED = "stages", "exclude", "search"
 
 
 def is_nested(key: str) -> bool:
-    """Return whether a key is, or is below, a section of `NESTED`.
-
-    Args:
-        key: The key, such as "stages.pruned.epochs".
-    """
+    """Return whether a `key`, such as "stages.pruned.epochs", is or is below a section of `NESTED`."""
     return key.partition(".")[0] in NESTED
 
 
 def flatten(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Return overrides by dotted names, without those that are None.
-
-    Args:
-        overrides: As in `loading.load`.
+    """Return `overrides` of `loading.load` by dotted names, without those that are None.
 
     Raises:
         ExperimentError: `settings` is not a dict.
@@ -44,24 +37,14 @@ def flatten(overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def format_value(value: Any) -> str:
-    """Return an overridden value as in the name of a directory: "conv_1+conv_2", or "default:0.5_conv_1:0".
-
-    Args:
-        value: The value.
-    """
+    """Return a `value` as in the name of a directory: "conv_1+conv_2", or "default:0.5_conv_1:0"."""
     if isinstance(value, Mapping):
         return "_".join(f"{key}:{one}" for key, one in value.items())
     return "+".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def replace(section: Any, path: list[str], value: Any) -> Any:
-    """Return a section with the value of a nested key replaced.
-
-    Args:
-        section: The section; anything but a mapping is replaced as a whole.
-        path: The parts of the key.
-        value: The value.
-    """
+    """Return a `section` with a new `value` at a `path` of keys; anything but a mapping is replaced as a whole."""
     if not path:
         return value
     section = section if isinstance(section, Mapping) else {}

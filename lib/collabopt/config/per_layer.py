@@ -13,14 +13,7 @@ NUMBER, LAYERS = "<number>", "<layers>"
 
 
 def make_type(kind: Any) -> Any:
-    """Make the type of a setting that may differ between layers.
-
-    Args:
-        kind: Type of one value.
-
-    Returns:
-        A pydantic type: a value, or values by layer, `default` among them.
-    """
+    """Return a pydantic type: a value of a `kind`, or values by layer, `default` among them."""
     forms = Annotated[kind, Tag(NUMBER)] | Annotated[dict[str, kind], Tag(LAYERS)]
     choose = Discriminator(lambda value: LAYERS if isinstance(value, Mapping) else NUMBER)
     return Annotated[forms, choose, AfterValidator(_simplify)]
@@ -36,29 +29,16 @@ def _simplify(setting: Any) -> Any:
 
 
 def get_value(setting: Any, layer: str = DEFAULT) -> Any:
-    """Return the value of a setting for a layer.
-
-    Args:
-        setting: A value, or values by layer.
-        layer: Name of the layer; the default stands for all that are not named.
-    """
+    """Return the value of a `setting` for a `layer`. The default stands for layers that are not named."""
     return setting.get(layer, setting[DEFAULT]) if isinstance(setting, Mapping) else setting
 
 
 def list_layers(setting: Any) -> dict[str, Any]:
-    """Return the values of the layers that a setting names.
-
-    Args:
-        setting: A value, or values by layer.
-    """
+    """Return the values of the layers that a `setting` names."""
     values = setting if isinstance(setting, Mapping) else {}
     return {layer: value for layer, value in values.items() if layer != DEFAULT}
 
 
 def list_values(setting: Any) -> list[Any]:
-    """Return all values of a setting, the default first.
-
-    Args:
-        setting: A value, or values by layer.
-    """
+    """Return all values of a `setting`, the default first."""
     return [get_value(setting), *list_layers(setting).values()]

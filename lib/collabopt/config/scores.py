@@ -52,46 +52,24 @@ class Score:
         return f"{self.name}_drop"
 
     def compute_drop(self, baseline, value):
-        """Compute how much worse a score is than the baseline's; negative if it is better.
-
-        Args:
-            baseline: Score of the baseline, a number or an array.
-            value: Score to compare, of the same shape.
-
-        Returns:
-            The difference in units of the column.
-        """
+        """Return how much worse a `value` is than the `baseline`, in units of the column; negative if it is better."""
         return value - baseline if self.lower_is_better else baseline - value
 
     def get_tolerance(self, baseline: float) -> float:
-        """Return the drop that counts as nothing: a point of a score in percent, 5 % of another baseline's score.
-
-        Args:
-            baseline: Score of the baseline.
-        """
+        """Return the drop that counts as nothing: a point of a score in percent, or 5 % of the `baseline`."""
         return 0.01 if self.unit == "%" else 0.05 * abs(baseline)
 
     def get_noise(self, error: float, examples: int) -> float:
-        """Return the difference that chance alone explains: two standard errors.
+        """Return what chance alone explains: two standard errors in units of the column; NaN if not known.
 
         Args:
             error: Standard error of a mean over examples, or of a difference of two; NaN if not known.
             examples: Number of examples. A share of these is known no better than to one example.
-
-        Returns:
-            The difference in units of the column; NaN if not known.
         """
         return max(2 * error, 1 / examples) if self.unit == "%" and error == error else 2 * error
 
     def format_drop(self, value: float) -> str:
-        """Format a difference with its unit: "1.00 points" or "0.0123".
-
-        Args:
-            value: Difference of two values of the column.
-
-        Returns:
-            The text.
-        """
+        """Return a difference `value` with its unit: "1.00 points" or "0.0123"."""
         return f"{value / self.scale:,.{self.digits}f} {self.drop_unit}".rstrip()
 
     def format_spread(self, value: float, noise: float, is_drop: bool = False) -> str:
@@ -106,14 +84,7 @@ class Score:
         return f"{' ± '.join(texts)} {self.drop_unit if is_drop else self.unit}".rstrip().replace(" %", "%")
 
     def format(self, value: float) -> str:
-        """Format a value with its unit: "98.61 %" or "0.0123".
-
-        Args:
-            value: Value of the column.
-
-        Returns:
-            The text.
-        """
+        """Return a `value` with its unit: "98.61 %" or "0.0123"."""
         return f"{value / self.scale:,.{self.digits}f} {self.unit}".rstrip().replace("-", "−").replace(" %", "%")
 
 
@@ -126,14 +97,7 @@ SCORES: dict[str, Score] = {}
 
 
 def find_score(columns: Iterable[str]) -> Score:
-    """Find the score that a table holds.
-
-    Args:
-        columns: Columns of results.csv, variants.csv or of the history of a training.
-
-    Returns:
-        The score; accuracy if the table holds none.
-    """
+    """Return the score whose `columns` a table or history has; accuracy if it has none."""
     columns = set(columns)
     held = [one for one in SCORES.values() if columns & {one.test, one.test_int8, one.validation, one.validation_int8}]
     return held[0] if held else ACCURACY

@@ -78,13 +78,7 @@ OPTIONAL_STAGES: dict[str, Stage] = {}
 
 
 def register(stage: Stage) -> Stage:
-    """Add a stage to the deployment tree.
-
-    Args:
-        stage: The row; its parent must be registered.
-
-    Returns:
-        The same row.
+    """Add a stage, whose parent must be registered, to the deployment tree, and return it.
 
     Raises:
         ValueError: Another stage has the name, the parent does not exist, or the trainer is not "module:function".
@@ -110,14 +104,7 @@ def list_stages() -> dict[str, Stage]:
 
 
 def build_tree(optional: Collection[str]) -> dict[str, Stage]:
-    """Build the deployment tree of an experiment.
-
-    Args:
-        optional: Names of the optional stages that it has. Other names do not matter.
-
-    Returns:
-        Its stages by name, parents first. The last optional stage after a parent takes over the parent's children.
-    """
+    """Return the stages with some `optional` ones by name, parents first. The last optional one takes the children."""
     tree, ends = {}, {}
     for stage in list_stages().values():
         if stage.is_optional and stage.name not in optional:
@@ -130,88 +117,53 @@ def build_tree(optional: Collection[str]) -> dict[str, Stage]:
 
 
 def get_lineage(name: str, tree: Mapping[str, Stage]) -> list[Stage]:
-    """Return a stage and its ancestors, the root first.
-
-    Args:
-        name: Name of the stage.
-        tree: Stages by name (`build_tree`).
-    """
+    """Return a stage of this `name` in `tree` and its ancestors, the root first."""
     stage = tree[name]
     return [*(get_lineage(stage.parent, tree) if stage.parent else []), stage]
 
 
 def get_level(name: str, tree: Mapping[str, Stage]) -> int:
-    """Return how many stages lead to a stage: 0 for the baseline.
-
-    Args:
-        name: Name of the stage.
-        tree: Stages by name (`build_tree`).
-    """
+    """Return how many stages of `tree` lead to the stage `name`: 0 for the baseline."""
     return len(get_lineage(name, tree)) - 1
 
 
 def get_leaves(tree: Mapping[str, Stage]) -> list[Stage]:
-    """Return the stages that no other stage starts from.
-
-    Args:
-        tree: Stages by name (`build_tree`).
-    """
+    """Return the stages of `tree` that no other stage starts from."""
     parents = {stage.parent for stage in tree.values()}
     return [stage for stage in tree.values() if stage.name not in parents]
 
 
 def get_label(name: str) -> str:
-    """Return the name of a stage within a sentence: `sparse_clustered` becomes "sparse clustered".
-
-    Args:
-        name: Name of a stage, or any other name, which is returned unchanged.
-    """
+    """Return the `name` of a stage within a sentence: `sparse_clustered` becomes "sparse clustered"."""
     stages = list_stages()
     return stages[name].label if name in stages else name
 
 
 def list_core_notebooks(tree: Mapping[str, Stage]) -> list[str]:
-    """Return the notebooks of a report for which none is named, in order: those of the stages, and of the whole tree.
-
-    Args:
-        tree: The experiment's stages by name (`build_tree`).
-    """
+    """Return the notebooks of a report for which none is named: those of the stages of `tree`, and of the whole."""
     core = {stage.notebook for stage in tree.values()} | {"deployment_tree"}
     return [name for name in get_notebooks(tree) if name in core]
 
 
 def list_notebooks(tree: Mapping[str, Stage]) -> list[str]:
-    """Return every notebook of an experiment in order. Those of optional stages need their stages; `compare`, which
-    needs another report, runs only by its name.
-
-    Args:
-        tree: The experiment's stages by name (`build_tree`).
+    """Return every notebook of an experiment with this `tree`. Those of optional stages need their stages; `compare`,
+    which needs another report, runs only by its name.
     """
     absent = {stage.notebook for stage in OPTIONAL_STAGES.values()} - {stage.notebook for stage in tree.values()}
     return [name for name in get_notebooks(tree) if name not in absent | {"compare"}]
 
 
 def sort_notebooks(names: Collection[str]) -> list[str]:
-    """Sort notebooks in the order of reading. Others follow by name.
-
-    Args:
-        names: Names of notebooks.
-
-    Returns:
-        The names.
-    """
+    """Return the notebooks `names` in the order of reading. Others follow by name."""
     place = {name: position for position, name in enumerate(get_notebooks(build_tree(OPTIONAL_STAGES)))}
     return sorted(names, key=lambda name: (place.get(name, len(place)), name))
 
 
 def get_notebooks(tree: Mapping[str, Stage]) -> dict[str, list[str]]:
-    """Return all notebooks in order, also those of absent stages, each with the notebooks that it waits for.
+    """Return all notebooks in order, also those of stages absent in `tree`, each with those that it waits for.
 
     A notebook waits for the baseline, and for the notebook that ends with the stage it starts from. Otherwise both
     would wait for each other's training.
-
-    Args:
-        tree: The experiment's stages by name (`build_tree`).
     """
     ends = {stage.notebook: stage for stage in tree.values()}  # the last stage that a notebook explains
     root, *others = ends

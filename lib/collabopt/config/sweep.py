@@ -1,8 +1,5 @@
 """A sweep: an experiment over a grid of parameters. Every combination of values is a cell, and cells share stages.
 
-    grid = {"sparsity": [0.5, 0.7], "number_of_clusters": [8, 16]}
-    sweep.list_cells(grid)  # four dicts
-
 Nothing here imports TensorFlow: every job reads the Snakefile again.
 """
 
@@ -24,11 +21,7 @@ _LONGEST_NAME = 150
 
 
 def list_cells(grid: Grid) -> list[Cell]:
-    """Return every combination of the grid's values; the last parameter changes fastest.
-
-    Args:
-        grid: Values by parameter.
-    """
+    """Return every combination of the values of a `grid`; the last parameter changes fastest."""
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 
@@ -38,11 +31,7 @@ def list_branches() -> list[str]:
 
 
 def find_shared_branches(grid: Grid) -> dict[str, Grid]:
-    """Return the branches that more than one cell needs, each with the part of the grid that decides it.
-
-    Args:
-        grid: Values by parameter.
-    """
+    """Return the branches that more than one cell of a `grid` needs, each with the part that decides it."""
     parts = {}
     for branch in list_branches():
         stages = get_lineage(branch, build_tree(OPTIONAL_STAGES))  # cells may differ in their optional stages
@@ -55,11 +44,7 @@ def find_shared_branches(grid: Grid) -> dict[str, Grid]:
 
 
 def format_name(values: Grid | Cell) -> str:
-    """Return the directory name of a sweep (`sparsity=0.5+0.7`) or of a cell (`sparsity=0.5`).
-
-    Args:
-        values: A grid or a cell. A long name is shortened and ends in a digest.
-    """
+    """Return the directory name of a grid's or cell's `values`, "sparsity=0.5+0.7". A long one ends in a digest."""
     lists = {key: value if isinstance(value, list) else [value] for key, value in values.items()}
     name = ",".join(f"{encode(key)}={'+'.join(map(format_value, value))}" for key, value in lists.items())
     if len(name) > _LONGEST_NAME:
@@ -68,28 +53,15 @@ def format_name(values: Grid | Cell) -> str:
 
 
 def encode(key: str) -> str:
-    """Return a parameter's name as a wildcard of Snakemake, which has no dots.
-
-    Args:
-        key: The name, such as "stages.pruned.epochs".
-    """
+    """Return a parameter's name, or `key`, as a wildcard of Snakemake, which has no dots."""
     return key.replace(".", "__")
 
 
 def decode(wildcard: str) -> str:
-    """Return the parameter of a wildcard.
-
-    Args:
-        wildcard: What `encode` returns.
-    """
+    """Return the parameter of a `wildcard` of `encode`."""
     return wildcard.replace("__", ".")
 
 
 def find_directory(name: str, grid: Grid) -> Path:
-    """Return where the pages and tables of a sweep go. Each cell has a directory below it.
-
-    Args:
-        name: Name or path of the experiment.
-        grid: Values by parameter.
-    """
+    """Return where the tables of a sweep of the experiment `name` over a `grid` go. Each cell has a directory in it."""
     return loading.REPORTS / loading.find_experiment(name).stem / f"sweep,{format_name(grid)}"

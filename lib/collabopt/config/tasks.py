@@ -16,7 +16,6 @@ class Task:
 
     Attributes:
         name: Name in experiments.
-        score: Its score.
         labels: Form of the labels, as readers see it.
         has_classes: Whether the labels are indices of named classes.
         takes_logits: Whether its loss takes logits, so that a softmax or sigmoid at the end of a model is removed for
@@ -56,7 +55,7 @@ TASKS = {
 
 @functools.cache
 def make_custom(loss: str, metric: str, higher_is_better: bool) -> Task:
-    """Make a task of the user's functions, and register its score.
+    """Make a task of the user's functions, register its score, and return it.
 
     Args:
         loss: "module:function": (labels, outputs) -> losses (batch,).
@@ -65,9 +64,6 @@ def make_custom(loss: str, metric: str, higher_is_better: bool) -> Task:
 
     Raises:
         ValueError: Another score or figure has the function's name.
-
-    Returns:
-        The task.
     """
     name = metric.partition(":")[2]
     score = register_score(Score(name, name.replace("_", " "), lower_is_better=not higher_is_better, **PLAIN))

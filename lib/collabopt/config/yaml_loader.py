@@ -11,11 +11,7 @@ class Loader(yaml.SafeLoader):
     """YAML in which `1e-3` is a number, `2:4` is text, and a repeated key is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        """Return a mapping as a dict.
-
-        Args:
-            node: The mapping.
-            deep: Whether nested values are constructed at once.
+        """Return a mapping `node` as a dict; `deep` constructs nested values at once.
 
         Raises:
             ExperimentError: A key is given twice.

@@ -65,14 +65,7 @@ class Data:
     presentation: Presentation = PLAIN
 
     def with_channel_axis(self, *inputs: str) -> Data:
-        """Return the same data with a last axis of size 1, as for images (height, width) without channels.
-
-        Args:
-            *inputs: Names of the inputs that get the axis, where the data has several.
-
-        Returns:
-            The data. The output of a reconstruction gets the axis too.
-        """
+        """Return the data with a last axis of size 1, for all or some `inputs` and the output of a reconstruction."""
 
         def extend(split: Split) -> Split:
             if not isinstance(split.examples, dict):
@@ -86,18 +79,11 @@ class Data:
 
 
 def load(experiment: Experiment, data_directory: Path = DATA) -> Data:
-    """Load the data set of an experiment.
+    """Load the data set of an experiment from `data_directory`, and return it.
 
     The validation split is the data set's own if it has one. Otherwise it is split off train: the examples that
     `initial_weights.validation_indices` lists, else a random fraction, which is stratified by class and keeps groups
     together. Train is then reduced to `train_fraction`.
-
-    Args:
-        experiment: The experiment.
-        data_directory: Folder of the data sets.
-
-    Returns:
-        The splits and what describes them.
 
     Raises:
         DatasetError: The data set is missing or wrong, or does not fit the experiment.

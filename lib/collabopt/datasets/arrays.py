@@ -23,13 +23,7 @@ UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """Read all arrays of an .npz file.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The arrays by name.
+    """Return all arrays of an .npz file by name.
 
     Raises:
         DatasetError: The file is missing or damaged, or holds pickled objects.
@@ -101,13 +95,7 @@ def make_parts(
 
 
 def check_images(arrays: Mapping[str, np.ndarray], source: Path, shape: tuple[int, ...], dtype: type) -> None:
-    """Check the images of a known data set.
-
-    Args:
-        arrays: Arrays of the data set.
-        source: File of the arrays, for errors.
-        shape: Expected shape of one image.
-        dtype: Expected type.
+    """Check that x_train and x_test in `arrays` of a `source` are images of this `shape` and `dtype`.
 
     Raises:
         DatasetError: x_train or x_test is not (n, *shape) of `dtype`.

@@ -22,12 +22,7 @@ SHIFT = 4  # pixels, largest shift of a training image
 
 
 def read(data_directory: Path, url: str = URL, sha256: str = SHA256) -> Parts:
-    """Read data/cifar10.npz. If it is missing, it is made from the official archive.
-
-    Args:
-        data_directory: Folder of the data sets.
-        url: Address of the archive.
-        sha256: SHA-256 of the archive, in hex.
+    """Read data/cifar10.npz in `data_directory`; if missing, it is made from the archive at `url` (`sha256`).
 
     Returns:
         The data set. Images are (n, 32, 32, 3) uint8.
@@ -45,27 +40,12 @@ def read(data_directory: Path, url: str = URL, sha256: str = SHA256) -> Parts:
 
 
 def prepare(images: tf.Tensor) -> tf.Tensor:
-    """Scale images.
-
-    Args:
-        images: (n, 32, 32, 3) uint8.
-
-    Returns:
-        Model inputs (n, 32, 32, 3) float32 in [-1, 1].
-    """
+    """Scale `images` (n, 32, 32, 3) uint8. Return model inputs float32 in [-1, 1]."""
     return tf.cast(images, tf.float32) / 127.5 - 1
 
 
 def augment(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Shift each image by up to 4 pixels in each direction, with mirrored borders, and flip half of them.
-
-    Args:
-        images: (n, 32, 32, 3) uint8.
-        seed: (2,) int32.
-
-    Returns:
-        Model inputs (n, 32, 32, 3) float32 in [-1, 1].
-    """
+    """Return `images` as `prepare`, shifted by up to 4 pixels, borders mirrored, half flipped, by `seed` (2,) int32."""
     count = tf.shape(images)[0]
     for_rows, for_columns, for_flips = tf.unstack(tf.random.experimental.stateless_split(seed, 3), num=3)
     padded = tf.pad(images, [[0, 0], [SHIFT, SHIFT], [SHIFT, SHIFT], [0, 0]], "REFLECT")

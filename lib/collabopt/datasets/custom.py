@@ -37,11 +37,7 @@ KEYS = {
 
 
 def check_keys(dataset: Dataset, source: str) -> None:
-    """Check that every key of a dataset section has an effect.
-
-    Args:
-        dataset: The section.
-        source: A key of `KEYS`, or any other source, which takes no further keys.
+    """Check that every key of a `dataset` section has an effect for a `source`, a key of `KEYS` or another.
 
     Raises:
         DatasetError: One line per key without effect.
@@ -56,15 +52,7 @@ def check_keys(dataset: Dataset, source: str) -> None:
 
 
 def read(path: Path, dataset: Dataset, task: Task = TASKS["classification"]) -> Parts:
-    """Read a data set from a file or folder.
-
-    Args:
-        path: The file or folder.
-        dataset: The section of the experiment.
-        task: The task, which decides the form of the labels.
-
-    Returns:
-        The data set.
+    """Return the data set in the file or folder at `path`.
 
     Raises:
         DatasetError: The file cannot be read, or an array is wrong.
@@ -81,10 +69,7 @@ def read(path: Path, dataset: Dataset, task: Task = TASKS["classification"]) -> 
 
 
 def has_pictures(path: Path) -> bool:
-    """Return whether a data set is a folder of pictures.
-
-    Args:
-        path: A file or folder.
+    """Return whether the data set at `path` is a folder of pictures.
 
     Raises:
         DatasetError: It is no data set.

@@ -31,11 +31,7 @@ class Shapes:
     task: Task
 
     def with_channel_axis(self, *inputs: str) -> "Shapes":
-        """Return the shapes for inputs with a last axis of size 1; the output of a reconstruction gets it too.
-
-        Args:
-            *inputs: Names of the inputs that get the axis, where the data has several.
-        """
+        """Return the shapes for `inputs` with a last axis of size 1; the output of a reconstruction gets it too."""
         if isinstance(self.input_shape, dict):
             changed = {name: (*self.input_shape[name], 1) for name in inputs}
             return dataclasses.replace(self, input_shape=self.input_shape | changed)
@@ -111,24 +107,12 @@ class Parts:
     presentation: Presentation = PLAIN
 
     def get_shapes(self, task: Task) -> Shapes:
-        """Return what the data set asks of a model.
-
-        Args:
-            task: What the outputs mean.
-        """
+        """Return what the data set asks of a model for a `task`."""
         return Shapes(self.input_shape, self.outputs, task)
 
 
 def compute_fingerprint(splits: Iterable[Split | None], classes: Iterable[str]) -> str:
-    """Compute the hex digest of a data set.
-
-    Args:
-        splits: Splits of the data set. The order matters.
-        classes: Names of the classes.
-
-    Returns:
-        32 hex digits.
-    """
+    """Return the digest, 32 hex digits, of the `splits` of a data set in their order and of its `classes`."""
     digest = hashlib.blake2b(digest_size=16)
     for split in splits:
         digest.update(b"-" if split is None else split.fingerprint().encode())
@@ -137,15 +121,9 @@ def compute_fingerprint(splits: Iterable[Split | None], classes: Iterable[str]) 
 
 
 def locate(path: str, data_directory: Path) -> Path:
-    """Find the file or folder that an experiment names.
+    """Return the path that an experiment names; it need not exist.
 
-    Args:
-        path: Absolute path, or a path below `data_directory` if it begins with data/, else below the project, else
-            below the current directory.
-        data_directory: Folder of the data sets.
-
-    Returns:
-        The path, which need not exist.
+    A `path` below data/ is below `data_directory`, another one below the project, else below the current directory.
     """
     given = Path(path).expanduser()
     if given.parts[:1] == ("data",):

@@ -14,13 +14,9 @@ _TEST_SEED = 1797
 
 
 def read(data_directory: Path | None = None) -> Parts:  # noqa: ARG001 - all data sets have one signature
-    """Read the digits. The test split is a fixed, stratified fifth.
+    """Return the digits of scikit-learn, images (n, 8, 8, 1) float32 in [0, 1]; test is a fixed, stratified fifth.
 
-    Args:
-        data_directory: Not used, because scikit-learn holds the data.
-
-    Returns:
-        The data set. Images are (n, 8, 8, 1) float32 in [0, 1].
+    `data_directory` is not used.
     """
     from sklearn.datasets import load_digits  # here, because it takes a second
 

@@ -14,13 +14,7 @@ _UINT8 = 8
 
 
 def read(path: Path) -> np.ndarray:
-    """Read a gzip-compressed idx file of unsigned bytes.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The uint8 array.
+    """Return the uint8 array of a gzip-compressed idx file.
 
     Raises:
         DatasetError: The file is damaged, or of another format.

@@ -23,11 +23,7 @@ CENTRAL = 0.875  # share of the shorter side that evaluation sees
 
 
 def read(directory: Path, image_size: int = IMAGE_SIZE) -> Parts:
-    """List the images of a folder. They are decoded batch by batch.
-
-    Args:
-        directory: Folder with train/<class>/ and validation/<class>/ (or val/).
-        image_size: Side of a model input, in pixels.
+    """List the images in train/<class>/ and validation/<class>/ (or val/) of `directory`; `image_size` is their side.
 
     Returns:
         The data set. Examples are paths, model inputs (image_size, image_size, 3) float32 in [-1, 1]. The fingerprint

@@ -26,7 +26,6 @@ def convert(task: Task, given: Mapping[str, Any], classes: Any = None) -> tuple[
     """Convert the labels of all splits to the form of a task.
 
     Args:
-        task: The task.
         given: Labels by the name of their array, such as "data.npz: y_train"; those of train first.
         classes: Names of all classes. By default they are the sorted names of train, or its indices.
 
@@ -60,7 +59,6 @@ def get_outputs(task: Task, labels: np.ndarray, classes: tuple[str, ...], input_
     """Return the shape of one model output.
 
     Args:
-        task: The task.
         labels: Labels in the form of the task.
         classes: Names of the classes.
         input_shape: Shape of one model input, which a reconstruction has too.
@@ -83,14 +81,7 @@ def get_outputs(task: Task, labels: np.ndarray, classes: tuple[str, ...], input_
 
 
 def make_array(values: Any, name: str) -> np.ndarray:
-    """Convert values to an array.
-
-    Args:
-        values: An array, or nested lists.
-        name: Name for errors.
-
-    Returns:
-        The array.
+    """Return `values`, an array or nested lists, as an array; `name` is for errors.
 
     Raises:
         DatasetError: The rows differ in length.
@@ -102,14 +93,7 @@ def make_array(values: Any, name: str) -> np.ndarray:
 
 
 def check_finite(array: np.ndarray, name: str) -> np.ndarray:
-    """Check that float32 can hold an array.
-
-    Args:
-        array: Any array (n, ...).
-        name: Name for errors.
-
-    Returns:
-        The same array.
+    """Return an `array` (n, ...) that float32 can hold; `name` is for errors.
 
     Raises:
         DatasetError: A floating point value is NaN or infinite, or larger than the largest float32.

@@ -26,13 +26,7 @@ _CLIPS_AT_ONCE = 256
 
 
 def decode(path: Path) -> np.ndarray:
-    """Read one clip, padded with zeros or cut to one second.
-
-    Args:
-        path: WAV file.
-
-    Returns:
-        Samples (16000,) float32 in [-1, 1].
+    """Return the clip of a WAV file `path`, cut or padded with zeros to one second: (16000,) float32 in [-1, 1].
 
     Raises:
         DatasetError: The file is not 16-bit PCM, mono, 16 kHz.
@@ -48,27 +42,14 @@ def decode(path: Path) -> np.ndarray:
 
 
 def compute_features(audio: np.ndarray) -> np.ndarray:
-    """Compute the features of clips.
-
-    Args:
-        audio: Samples (n, samples) float32 in [-1, 1], 16000 per second.
-
-    Returns:
-        Features (n, windows, 10, 1) float32, with 49 windows for one second.
-    """
+    """Return the features (n, windows, 10, 1) float32, 49 per second, of `audio` (n, samples) in [-1, 1] at 16 kHz."""
     # The channel axis of the spectrogram holds the clips.
     spectrogram = tf.raw_ops.AudioSpectrogram(input=audio.T, **SPECTROGRAM)
     return tf.raw_ops.Mfcc(spectrogram=spectrogram, sample_rate=SAMPLE_RATE, **MFCC).numpy()[..., np.newaxis]
 
 
 def read_features(paths: list[Path]) -> np.ndarray:
-    """Compute the features of WAV files.
-
-    Args:
-        paths: The n files.
-
-    Returns:
-        Features (n, 49, 10, 1) float32, in the order of `paths`.
+    """Return the features (n, 49, 10, 1) float32 of the WAV files `paths`, in their order.
 
     Raises:
         DatasetError: A file is not 16-bit PCM, mono, 16 kHz.

@@ -17,12 +17,7 @@ IMAGE = (28, 28)
 
 
 def read(data_directory: Path, url: str = URL, sha256: str = SHA256) -> Parts:
-    """Read data/mnist.npz. If it is missing, it is downloaded.
-
-    Args:
-        data_directory: Folder of the data sets.
-        url: Address of the file.
-        sha256: SHA-256 of the file, in hex.
+    """Read data/mnist.npz in `data_directory`. If it is missing, it is downloaded from `url` with this `sha256`.
 
     Returns:
         The data set. Images are (n, 28, 28) uint8, model inputs (n, 28, 28, 1).
@@ -39,12 +34,5 @@ def read(data_directory: Path, url: str = URL, sha256: str = SHA256) -> Parts:
 
 
 def prepare(images: tf.Tensor) -> tf.Tensor:
-    """Scale images and add the channel.
-
-    Args:
-        images: (n, 28, 28) uint8.
-
-    Returns:
-        Model inputs (n, 28, 28, 1) float32 in [0, 1].
-    """
+    """Scale `images` (n, 28, 28) uint8. Return model inputs (n, 28, 28, 1) float32 in [0, 1]."""
     return tf.cast(images, tf.float32)[..., tf.newaxis] / 255

@@ -33,7 +33,6 @@ def read(directory: Path, dataset: Dataset, task: Task) -> Parts:
         directory: The folder.
         dataset: Gives `image_size`, by default that of the pictures if all have one; `pixel_range`, by default
             [0, 255]; `group` and `test_fraction`.
-        task: The task.
 
     Returns:
         The data set. Examples are paths, model inputs (height, width, channels) float32, with one channel if the
@@ -69,29 +68,15 @@ def read(directory: Path, dataset: Dataset, task: Task) -> Parts:
 
 
 def map_paths(function: Callable, batch: tf.Tensor | tuple[tf.Tensor, ...], shape: Shape) -> tf.Tensor:
-    """Make model inputs of paths, one by one.
+    """Return model inputs (n, *shape) float32: `function` of each path, or tuple that begins with one, in `batch`.
 
-    Args:
-        function: Maps a path, or a tuple that begins with one, to a model input.
-        batch: Paths (n,), or a tuple of tensors (n, ...).
-        shape: Shape of one model input.
-
-    Returns:
-        Model inputs (n, *shape) float32.
+    `shape` is that of one input.
     """
     return tf.map_fn(function, batch, fn_output_signature=tf.TensorSpec(shape, tf.float32))
 
 
 def decode(path: tf.Tensor, channels: int = 3) -> tf.Tensor:
-    """Read a picture.
-
-    Args:
-        path: Path of a JPEG, PNG, GIF or BMP file.
-        channels: 3 for colours, 1 for gray.
-
-    Returns:
-        Pixels (height, width, channels) uint8.
-    """
+    """Return the pixels (height, width, `channels`) uint8 of a JPEG, PNG, GIF or BMP file `path`; 1 channel is gray."""
     image = tf.io.decode_image(tf.io.read_file(path), channels=channels, expand_animations=False)
     return tf.ensure_shape(image, (None, None, channels))
 
@@ -102,14 +87,7 @@ def _read_resized(path: tf.Tensor, shape: Shape) -> tf.Tensor:
 
 
 def find_fault(file: Path) -> str:
-    """Find out from the first and last bytes of a file whether it is a whole picture, which is fast.
-
-    Args:
-        file: A file that is not empty.
-
-    Returns:
-        Why it cannot be decoded; "" if it is a JPEG or PNG picture that is complete.
-    """
+    """Return why a `file` cannot be decoded, by its first and last bytes; "" for a whole JPEG or PNG."""
     with file.open("rb") as opened:
         kind = _MAGIC.get(opened.read(3))
         opened.seek(max(0, file.stat().st_size - _TAIL))

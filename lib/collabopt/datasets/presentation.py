@@ -36,12 +36,7 @@ PLAIN = Presentation()
 
 
 def describe(split: Split, place: int, presentation: Presentation) -> dict[str, str]:
-    """Describe an example of the validation split.
-
-    Args:
-        split: The split.
-        place: Place of the example in it.
-        presentation: What the data set says.
+    """Describe the example at `place` of the validation split, as `presentation` says.
 
     Returns:
         `file`: name of its file; `picture`: PNG in base64; `features`: values of a row. Each is empty where the example

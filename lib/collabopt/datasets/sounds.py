@@ -26,7 +26,6 @@ def read(directory: Path, dataset: Dataset, task: Task) -> Parts:
         directory: The folder.
         dataset: Gives `audio`: "mfcc" for the features of `mfcc` (49 × 10 per second at 16 kHz), "samples" for samples
             in [-1, 1]; `seconds`, by default the length of the files if all have one; `group` and `test_fraction`.
-        task: The task.
 
     Returns:
         The data set. Model inputs are (windows, 10, 1) for "mfcc" and (samples,) for "samples", float32.
@@ -56,14 +55,7 @@ def read(directory: Path, dataset: Dataset, task: Task) -> Parts:
 
 
 def scale(samples: tf.Tensor) -> tf.Tensor:
-    """Scale samples.
-
-    Args:
-        samples: (n, samples) int16.
-
-    Returns:
-        Model inputs (n, samples) float32 in [-1, 1].
-    """
+    """Scale `samples` (n, samples) int16. Return model inputs float32 in [-1, 1]."""
     return tf.cast(samples, tf.float32) / 2**15
 
 

@@ -40,12 +40,7 @@ _SEED = 59185  # arbitrary and fixed, so that the same clips are made everywhere
 
 
 def read(data_directory: Path, url: str = URL, sha256: str = SHA256) -> Parts:
-    """Read the clips as MFCC features. These are cached in data/cache/.
-
-    Args:
-        data_directory: Folder of the data sets.
-        url: Address of the official archive.
-        sha256: SHA-256 of the archive, in hex.
+    """Read the clips in `data_directory`, or from `url` with this `sha256`, as MFCC features, cached in data/cache/.
 
     Returns:
         The data set. Examples are features (n, 49, 10, 1) float32. The fingerprint covers relative paths and contents

@@ -17,15 +17,8 @@ if TYPE_CHECKING:
 Examples = np.ndarray | dict[str, np.ndarray]
 
 
-def convert_to_float32(examples: Inputs) -> Inputs:
-    """Convert stored examples to model inputs without scaling.
-
-    Args:
-        examples: A batch of any numeric type; a dict for several inputs.
-
-    Returns:
-        The same values as float32.
-    """
+def _convert_to_float32(examples: Inputs) -> Inputs:
+    """Stored examples, or a dict of them, as float32 model inputs without scaling."""
     return tf.nest.map_structure(lambda one: tf.cast(one, tf.float32), examples)
 
 
@@ -45,7 +38,7 @@ class Split:
 
     examples: Examples
     labels: np.ndarray
-    prepare: Callable[[Inputs], Inputs] = convert_to_float32
+    prepare: Callable[[Inputs], Inputs] = _convert_to_float32
     augment: Callable[[Inputs, tf.Tensor], Inputs] | None = None
     reconstructs: bool = False
 
@@ -66,14 +59,7 @@ class Split:
         return all(array.ndim == 1 and array.dtype.kind == "S" for array in self._arrays().values())
 
     def take(self, indices: np.ndarray | slice) -> Split:
-        """Select examples.
-
-        Args:
-            indices: Indices (m,), or a slice.
-
-        Returns:
-            The examples at `indices`, in that order.
-        """
+        """Return the examples at `indices` (m,), or of a slice, in that order."""
         chosen = {name: array[indices] for name, array in self._arrays().items()}
         examples = chosen if isinstance(self.examples, dict) else chosen[""]
         return dataclasses.replace(self, examples=examples, labels=self.labels[indices])
@@ -91,10 +77,7 @@ class Split:
         return [self.prepare, *([self.augment] if self.augment else [])]
 
     def batches(self, batch_size: int) -> tf.data.Dataset:
-        """Batch the examples in stored order, for evaluation.
-
-        Args:
-            batch_size: Examples per batch.
+        """Batch the examples in stored order, `batch_size` at a time, for evaluation.
 
         Returns:
             Model inputs (batch, ...) float32, or a dict of them, and labels (batch, ...); the inputs again if the split

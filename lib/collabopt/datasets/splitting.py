@@ -20,16 +20,9 @@ _TEST_SEED = 1797
 
 
 def draw_stratified_order(labels: np.ndarray, seed: int | tuple[int, ...]) -> np.ndarray:
-    """Draw a random order in which every prefix has the class proportions, to about one example per class.
+    """Return a random order (n,) of `labels` by `seed` whose prefixes have the class proportions, to about one each.
 
     For one seed, a smaller prefix is part of every larger one.
-
-    Args:
-        labels: Class indices (n,). The order is plainly random for labels of any other form.
-        seed: Seed of the draw.
-
-    Returns:
-        Indices (n,) into `labels`.
     """
     draw = np.random.default_rng(seed)
     strata, position = _get_strata(labels), np.empty(len(labels))
@@ -170,14 +163,7 @@ def _get_strata(labels: np.ndarray) -> np.ndarray:
 
 
 def hold_out_listed(train: Split, path: Path) -> tuple[Split, Split]:
-    """Split listed examples off the training examples.
-
-    Args:
-        train: Training examples.
-        path: .npy file with integer indices (m,) into `train`.
-
-    Returns:
-        Train without the listed examples, and these as validation.
+    """Split the indices (m,) in the .npy file `path` off the examples `train`. Return both, these as validation.
 
     Raises:
         DatasetError: The file is missing or damaged, its indices are repeated or out of range, or either part would

@@ -16,11 +16,7 @@ _BATCH = 256
 
 
 def has_streams(given: Mapping[str, Any]) -> bool:
-    """Return whether a function returned `tf.data` instead of arrays.
-
-    Args:
-        given: What the function returned.
-    """
+    """Return whether a function returned `tf.data` instead of arrays in `given`."""
     return any(isinstance(given.get(split), tf.data.Dataset) for split in SPLITS)
 
 

@@ -31,7 +31,6 @@ def read(path: Path, dataset: Dataset, task: Task) -> Parts:
         path: A .csv or .parquet file, or the folder of such files.
         dataset: Gives `target`, `features` (by default all other columns, or columns by input name), `group` and
             `test_fraction`.
-        task: The task.
 
     Returns:
         The data set. Examples are (n, features) float32.
@@ -77,11 +76,7 @@ def read(path: Path, dataset: Dataset, task: Task) -> Parts:
 
 
 def has_tables(folder: Path) -> bool:
-    """Return whether a folder holds a table of training examples.
-
-    Args:
-        folder: The folder.
-    """
+    """Return whether a `folder` holds a table of training examples."""
     return any((folder / f"train{ending}").is_file() for ending in ENDINGS)
 
 

@@ -7,7 +7,7 @@ import jinja2
 import numpy as np
 
 from collabopt.tflite import micro
-from collabopt.tflite.interpreter import open_interpreter
+from collabopt.tflite.interpreter import find_inputs, open_interpreter
 
 _LINE = 116  # columns
 _TOLERANCE = 1e-4
@@ -24,14 +24,7 @@ _TEMPLATES = {
 
 
 def make_identifier(name: str) -> str:
-    """Make a C identifier of the name of an experiment: "2-bit kws" becomes "model_2_bit_kws".
-
-    Args:
-        name: Any text.
-
-    Returns:
-        An identifier that is valid in C and C++, and reserved in neither.
-    """
+    """Return a C and C   identifier for any `name`: "2-bit kws" becomes "model_2_bit_kws"."""
     return re.sub(r"_+", "_", "model_" + re.sub(r"\W", "_", name, flags=re.ASCII)).rstrip("_")
 
 
@@ -71,14 +64,12 @@ def make_sources(name: str, tflite: bytes, vectors: dict[str, np.ndarray]) -> di
 
 def _order_inputs(tflite: bytes, vectors: dict[str, np.ndarray]) -> list[np.ndarray]:
     """The test inputs (n, ...) in the order of the file's inputs."""
-    arrays = {name: array for name, array in vectors.items() if name != "output"}
+    arrays = {name.removeprefix("input_"): array for name, array in vectors.items() if name != "output"}
     interpreter = open_interpreter(tflite)
-    if len(arrays) == 1:
-        return list(arrays.values())
-    named = interpreter.get_signature_runner().get_input_details()
-    indices = {f"input_{name}": one["index"] for name, one in named.items()}
     order = [one["index"] for one in interpreter.get_input_details()]
-    return [array for _, array in sorted(arrays.items(), key=lambda pair: order.index(indices[pair[0]]))]
+    return [
+        array for array, _ in sorted(find_inputs(interpreter, arrays), key=lambda one: order.index(one[1]["index"]))
+    ]
 
 
 def _format_values(array: np.ndarray) -> str:

@@ -28,7 +28,6 @@ class Candidate:
     """A stage with settings.
 
     Attributes:
-        stage: The stage.
         experiment: The experiment with the settings.
         setting: The settings that apply to the stage, as readers see them: "sparsity 0.8, clusters 8".
         trainings: Names of the trained stages that it needs, the baseline first and itself last.
@@ -52,25 +51,14 @@ class Candidate:
         return self.trainings[-1]
 
     def compresses_as_much_as(self, other: "Candidate") -> bool:
-        """Return whether no setting compresses less than another candidate's.
-
-        Args:
-            other: The other candidate.
-        """
+        """Return whether no setting compresses less than that of the `other` candidate."""
         return all(own >= one for own, one in zip(self.strength, other.strength, strict=True))
 
 
 def list_candidates(run: Run) -> dict[str, Candidate]:
-    """List the candidates of a search over settings, and measure each without training.
-
-    Args:
-        run: A run whose experiment has a search. Its baseline is trained if the store does not hold it.
-
-    Returns:
-        The candidates by key, in the order of settings and stages; the baseline comes first.
-    """
+    """Return the candidates of the search of `run` by key, measured without training; the baseline comes first."""
     found, untrained = dict[str, Candidate](), _Untrained(run)
-    for settings in list_settings(run):
+    for settings in _list_settings(run):
         experiment = loading.change(run.experiment, search={}, **settings)
         for stage in experiment.tree.values():
             trainings = _name_trainings(stage, experiment)
@@ -84,16 +72,8 @@ def list_candidates(run: Run) -> dict[str, Candidate]:
     return found
 
 
-def list_settings(run: Run) -> list[dict[str, Any]]:
-    """List the combinations of settings that a search tries.
-
-    Args:
-        run: A run whose experiment has a search.
-
-    Returns:
-        Values by setting. With `per_layer`, each combination is followed by one with values per layer that take as many
-        bytes as these.
-    """
+def _list_settings(run: Run) -> list[dict[str, Any]]:
+    """The combinations to try. With `per_layer`, each is followed by values per layer of as many bytes."""
     search = run.experiment.search
     values = dict(search.grid)
     if search.per_layer:

@@ -50,14 +50,7 @@ class Changes:
 
 
 def compute(found: Search) -> Changes:
-    """Compute what changed, and write it to the report.
-
-    Args:
-        found: A finished search.
-
-    Returns:
-        The tables.
-    """
+    """Compute what changed in a `found` file, write it to the report, and return it."""
     base, chosen = found.tried[str(targets.find_baseline(found.table))], found.tried[found.nearest]
     name = targets.format_variant(found.table.loc[found.nearest])
     changes = Changes(pd.DataFrame(), pd.DataFrame(), pd.DataFrame(), _compare_layers(found, base, chosen, name))

@@ -8,7 +8,7 @@ from collabopt.config.stages import BASELINE
 from collabopt.deploy import model_card, targets, variants
 from collabopt.deploy.search import Search
 from collabopt.run import Run
-from collabopt.runtime.tensorflow import keras
+from collabopt.runtime.tensorflow import keras, tf
 from collabopt.techniques import plain_model, quantization
 
 _EXAMPLES = 32
@@ -58,14 +58,7 @@ def export(run: Run, name: str, format: str = "int8", directory: Path | str | No
 
 
 def load_model(path: Path | str) -> keras.Model:
-    """Load an exported Keras model, with the layers that the import of a network may use.
-
-    Args:
-        path: The `.keras` file.
-
-    Returns:
-        The model, for inference: a QAT stage has rounded kernels and fixed ranges.
-    """
+    """Return the exported Keras model at `path` for inference: a QAT stage has rounded kernels and fixed ranges."""
     from collabopt.models.importing import layers  # noqa: F401 - registers them
 
     return keras.models.load_model(path, compile=False)
@@ -79,11 +72,7 @@ def _write_model(run: Run, name: str, path: Path) -> None:
     plain.save(path)
     ((inputs, _),) = run.data.validation.take(slice(_EXAMPLES)).batches(_EXAMPLES).as_numpy_iterator()
     expected, found = (one.predict_on_batch(inputs) for one in (model, load_model(path)))
-    pairs = zip(_list(expected), _list(found), strict=True)
+    pairs = zip(tf.nest.flatten(expected), tf.nest.flatten(found), strict=True)
     if not all(np.allclose(one, other, rtol=1e-5, atol=1e-5 * np.abs(one).max()) for one, other in pairs):
         path.unlink()
         raise ExportError(f"{name}: the saved Keras model does not compute the same as the trained one")
-
-
-def _list(outputs: np.ndarray | list[np.ndarray]) -> list[np.ndarray]:
-    return outputs if isinstance(outputs, list) else [outputs]

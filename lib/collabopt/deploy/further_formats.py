@@ -19,15 +19,7 @@ _HELD = "int8_values", "scales", "bias"
 
 
 def convert_stage(run: Run, finished: Finished, name: str) -> bytes:
-    """Convert a float stage to a further format.
-
-    Args:
-        run: The run.
-        finished: The stage.
-        name: One of `FURTHER`.
-
-    Returns:
-        The content of the file.
+    """Return a float stage converted to the format `name`, one of `FURTHER`.
 
     Raises:
         ConversionRefused: There is no such file, for a reason that the table of variants shows.
@@ -74,10 +66,5 @@ def _convert_to_int4_as_trained(
 
 
 def read_versions(stage: Stage, name: str) -> dict[str, str]:
-    """Return the versions of the optional packages that write a format.
-
-    Args:
-        stage: The stage. Quantization-aware stages need none.
-        name: Name of the format.
-    """
+    """Return the versions of the optional packages that write the format `name`; QAT stages need none."""
     return {} if stage.quantizes else {package: metadata.version(package) for package in FORMATS[name].packages}

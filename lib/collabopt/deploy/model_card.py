@@ -53,18 +53,12 @@ class ModelCard:
 
 
 def write(search: Search) -> ModelCard:
-    """Write the chosen file with its card to `deployed/` of the report.
+    """Write the chosen file with its card to `deployed/`, and return the card. It says why if there is no file.
 
     The files are `<experiment>.tflite`, `<experiment>.json`, `<experiment>.md`, `<experiment>-test_vectors.npz`, which
     holds test examples and what the file returns for them, and the same as C source for microcontrollers, if they can
     run the file (`c_source.make_sources`). If no variant meets the targets, nothing is written, and files of an earlier
     run are removed; with `deploy_nearest` the nearest one is written and the card says so.
-
-    Args:
-        search: A finished search.
-
-    Returns:
-        The card. Its text says why, if there is no file.
     """
     experiment, directory = search.run.experiment, search.run.directory / "deployed"
     if search.chosen is None and not experiment.deploy_nearest:
@@ -77,17 +71,13 @@ def write(search: Search) -> ModelCard:
 
 
 def write_files(search: Search, directory: Path, name: str, card: str, choice: str) -> ModelCard:
-    """Write the file of the nearest variant of a search, with its card, test vectors and C source.
+    """Write the file of the nearest variant with card, test vectors and C source, and return the card.
 
     Args:
-        search: A finished search.
         directory: The folder.
         name: Name of the files, without suffix.
         card: Name of the card.
         choice: Why it is this file, as the end of a sentence that begins with its name.
-
-    Returns:
-        The card.
     """
     tflite = search.tried[search.nearest].tflite.read_bytes()
     content = _make_content(search, tflite) | {"model": name, "choice": choice}

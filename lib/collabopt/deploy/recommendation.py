@@ -64,14 +64,7 @@ class Recommendation:
         return find_score(self.variant)
 
     def get_drop(self, row: dict[str, Any]) -> tuple[float, float]:
-        """Return how much worse a file is on validation than the float32 baseline.
-
-        Args:
-            row: Row of variants.csv.
-
-        Returns:
-            The drop, and the difference that chance alone explains (NaN if not known).
-        """
+        """Return how much worse a `row` is on validation than the float32 baseline, and what chance explains."""
         drop = self.score.compute_drop(self.baseline[self.score.validation], row[self.score.validation])
         return drop, targets.find_drop_noise(row, self.score)
 
@@ -119,13 +112,9 @@ class Recommendation:
 
 
 def recommend(report: Path) -> Recommendation | None:
-    """Recommend a file of a finished report: the one that `targets.choose` returns, or else the nearest.
+    """Return the recommended file of a finished `report`: that of `targets.choose`, or else the nearest.
 
-    Args:
-        report: The report directory.
-
-    Returns:
-        The recommendation; None if variants.csv is missing, or older than its column of validation examples.
+    None if variants.csv is missing, or older than its column of validation examples.
 
     Raises:
         ValueError: There are no targets, and every file predicts one class for every example.

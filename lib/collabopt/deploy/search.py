@@ -73,25 +73,15 @@ class Search:
         return targets.judge(self.table, self.targets) if self.run.experiment.has_targets else None
 
     def find_misses(self, label: str) -> dict[str, float]:
-        """Return by how much a variant exceeds each target that it does not meet.
-
-        Args:
-            label: Label of the variant.
-        """
+        """Return by how much the variant of this `label` exceeds each target that it does not meet."""
         return targets.find_misses(self.table.loc[label], self.targets, targets.get_baseline_score(self.table))
 
 
 def search(run: Run) -> Search:
-    """Search the variants of a run, train the stages that are reached, and write variants.csv.
+    """Search the variants of a run, train the stages that it reaches, write variants.csv, and return the search.
 
     The search ends with the first level that has a variant which meets all targets. Without targets every variant is
     tried and measured on the test split.
-
-    Args:
-        run: The run.
-
-    Returns:
-        The finished search.
     """
     has_targets = run.experiment.has_targets
     run = run.without_test() if has_targets else run

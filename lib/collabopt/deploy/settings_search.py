@@ -1,10 +1,9 @@
 """The search over settings for the smallest int8 file that meets all targets.
 
-Each step trains one stage more and measures its int8 file on validation, until the budget is spent or no candidate is
-left that is likely to be smaller and good enough. The next stage is the first one on the way to the candidate that is
-expected to save most bytes per training: the bytes that it is predicted to save, times the chance that it meets all
-targets. At first, predictions are what each setting costs without training. Trained files correct them. The order
-depends on validation only, and stages come from the store, so a search that breaks off continues where it was.
+Each step trains one stage more, until the budget is spent or no candidate is left that is likely to be smaller and good
+enough: the first one on the way to the candidate with the most bytes saved per training, times the chance that it meets
+all targets. Predictions are what each setting costs without training, corrected by trained files. The order depends on
+validation only, and stages come from the store, so a search that breaks off continues where it was.
 """
 
 import dataclasses
@@ -59,13 +58,9 @@ class _Trial:
 
 
 def search_settings(run: Run) -> SettingsSearch:
-    """Search settings and stages for the smallest int8 file that meets all targets, and write variants.csv.
+    """Search settings and stages for the smallest int8 file that meets all targets, and return the finished search.
 
-    Args:
-        run: A run whose experiment has a search and targets.
-
-    Returns:
-        The finished search. Its run is the one with the settings of the chosen file, or else of the nearest.
+    It writes variants.csv. Its run has the settings of the chosen file, or else of the nearest.
 
     Raises:
         ExperimentError: The experiment has no search.

@@ -12,19 +12,12 @@ FORMATS = "float32", "int8"
 
 
 def list_stages(run: Run) -> list[str]:
-    """Return the baseline and the stages of a run that change the shape of the network.
-
-    Args:
-        run: The run.
-    """
+    """Return the baseline and the stages of a run that change the shape of the network."""
     return [BASELINE, *(stage.name for stage in run.experiment.tree.values() if stage.reshapes)]
 
 
 def measure(run: Run) -> pd.DataFrame:
     """Measure the files of the stages of `list_stages`, trained first if they are missing.
-
-    Args:
-        run: The run.
 
     Returns:
         One row per stage and format, with the columns of `variants.list_columns`, `parameters` and `multiplications`.
@@ -40,15 +33,7 @@ def measure(run: Run) -> pd.DataFrame:
 
 
 def count_channels(run: Run) -> pd.DataFrame:
-    """Count the output channels of the layers with kernels, depthwise ones left out.
-
-    Args:
-        run: The run.
-
-    Returns:
-        One row per layer in the order of the network; one column per stage of `list_stages`, NaN where a stage does
-        not have the layer.
-    """
+    """Return the output channels of each layer with kernels (rows) by stage of `list_stages`; NaN if it is missing."""
     columns = {}
     for name in list_stages(run):
         model = run.model(name)

@@ -27,25 +27,17 @@ _EXACT = 1e-9
 
 
 def list_targets(targets: Targets) -> dict[str, float]:
-    """Return the limits that are set, by name of the target.
-
-    Args:
-        targets: The targets of an experiment.
-    """
+    """Return the limits that are set, by name of the target."""
     return targets.model_dump(exclude_none=True)
 
 
 def get_cost(variant: Mapping[str, Any], target: str, baseline_score: float) -> float:
-    """Return a variant's value for a target.
+    """Return a variant's value in the target's unit; infinity if unknown (NPU time of a file that Vela cannot compile).
 
     Args:
         variant: Row of variants.csv.
         target: Name of the target.
         baseline_score: Score of the float32 baseline on validation.
-
-    Returns:
-        The value in the unit of the target, or infinity if it is not known (for example the NPU time of a file that
-        Vela cannot compile).
     """
     if target in DROPS:
         score = find_score(variant.keys())
@@ -59,7 +51,6 @@ def find_misses(variant: Mapping[str, Any], targets: Targets, baseline_score: fl
 
     Args:
         variant: Row of variants.csv.
-        targets: The limits.
         baseline_score: Score of the float32 baseline on validation.
 
     Returns:
@@ -75,11 +66,7 @@ def find_misses(variant: Mapping[str, Any], targets: Targets, baseline_score: fl
 
 
 def choose(variants: pd.DataFrame, targets: Targets) -> Hashable | None:
-    """Return the label of the variant to deploy, or None.
-
-    Args:
-        variants: Rows of variants.csv, the float32 baseline among them.
-        targets: The limits.
+    """Return the label of the row of `variants` to deploy, or None.
 
     Returns:
         Of the first level of the tree with variants that meet all targets, the smallest after gzip; of a search over
@@ -100,12 +87,7 @@ def choose(variants: pd.DataFrame, targets: Targets) -> Hashable | None:
 
 
 def find_nearest(variants: pd.DataFrame, targets: Targets) -> Hashable:
-    """Return the label of the variant whose largest miss is smallest, each miss relative to its target.
-
-    Args:
-        variants: Rows of variants.csv, the float32 baseline among them.
-        targets: The limits.
-    """
+    """Return the label of the row of `variants` whose largest miss, relative to its target, is smallest."""
     base, limits = get_baseline_score(variants), list_targets(targets)
 
     def get_misses(row: pd.Series) -> tuple[float, float]:
@@ -119,14 +101,10 @@ def find_nearest(variants: pd.DataFrame, targets: Targets) -> Hashable:
 
 
 def recommend(variants: pd.DataFrame) -> Hashable:
-    """Return the label of the smallest file after gzip that is as good as the float32 baseline on validation.
+    """Return the label of the smallest file in `variants` after gzip that is as good as the float32 baseline.
 
-    Args:
-        variants: Rows of variants.csv, the float32 baseline among them.
-
-    Returns:
-        The label. A drop counts as nothing if it is within the score's tolerance (`Score.get_tolerance`) and within
-        noise (`find_drop_noise`).
+    A drop on validation counts as nothing if it is within the score's tolerance (`Score.get_tolerance`) and within
+    noise (`find_drop_noise`).
 
     Raises:
         ValueError: Every variant predicts one class for every example.
@@ -146,29 +124,12 @@ def recommend(variants: pd.DataFrame) -> Hashable:
 
 
 def find_drop_noise(variant: Mapping[str, Any], score: Score) -> float:
-    """Return the difference in the score on validation that chance alone explains (`Score.get_noise`).
-
-    Args:
-        variant: Row of variants.csv.
-        score: Score of the task.
-
-    Returns:
-        Two standard errors of the drop against the float32 baseline; NaN if not known.
-    """
+    """Return two standard errors of the drop of a `variant` on validation; NaN if not known."""
     return score.get_noise(variant.get("validation_drop_error", math.nan), variant.get("validation_examples", 0))
 
 
 def find_noise(variants: pd.DataFrame, label: Hashable, limits: Targets) -> str:
-    """Tell whether the validation split is too small to see a drop of the size that the choice allows.
-
-    Args:
-        variants: Rows of variants.csv, the float32 baseline among them.
-        label: Label of the recommended variant.
-        limits: The targets. Without one for the drop, `recommend`'s tolerance counts.
-
-    Returns:
-        A sentence if the noise of the variant's drop is more than that drop, else nothing.
-    """
+    """Return a sentence if chance moves the drop of `label` in `variants` by more than `limits` or tolerance allow."""
     score, row, given = find_score(variants), variants.loc[label], list_targets(limits)
     count, noise = int(row["validation_examples"]), find_drop_noise(row, score)
     allowed = next((given[name] for name in DROPS if name in given), score.get_tolerance(get_baseline_score(variants)))
@@ -184,30 +145,18 @@ def find_noise(variants: pd.DataFrame, label: Hashable, limits: Targets) -> str:
 
 
 def find_baseline(variants: pd.DataFrame) -> Hashable:
-    """Return the label of the float32 baseline.
-
-    Args:
-        variants: Rows of variants.csv.
-    """
+    """Return the label of the float32 baseline in `variants`."""
     (label,) = variants.index[(variants["stage"] == BASELINE) & (variants["format"] == "float32")]
     return label
 
 
 def get_baseline_score(variants: pd.DataFrame) -> float:
-    """Return the score of the float32 baseline on validation.
-
-    Args:
-        variants: Rows of variants.csv.
-    """
+    """Return the score of the float32 baseline in `variants` on validation."""
     return float(variants.loc[find_baseline(variants), find_score(variants).validation])
 
 
 def judge(variants: pd.DataFrame, targets: Targets) -> pd.DataFrame:
-    """Compare every variant with the targets.
-
-    Args:
-        variants: Rows of variants.csv.
-        targets: The limits.
+    """Compare each row of `variants` with the targets.
 
     Returns:
         The rows with three more columns: `missed`, a dict of target and excess; `verdict`, the same in words; `chosen`,
@@ -221,11 +170,7 @@ def judge(variants: pd.DataFrame, targets: Targets) -> pd.DataFrame:
 
 
 def is_usable(variant: Mapping[str, Any]) -> bool:
-    """Return whether a variant can be deployed and tells classes apart.
-
-    Args:
-        variant: Row of variants.csv.
-    """
+    """Return whether a `variant` can be deployed and tells classes apart."""
     return _is_tflite(variant) and not is_constant(variant)
 
 
@@ -235,27 +180,14 @@ def _is_tflite(variant: Mapping[str, Any]) -> bool:
 
 
 def describe_miss(target: str, excess: float) -> str:
-    """Return by how much a target is missed: "gzip 34.1 kB over".
-
-    Args:
-        target: Name of the target, or `ONE_CLASS`.
-        excess: Value minus limit; infinity if the value is not known.
-    """
+    """Return by how much `target`, or `ONE_CLASS`, is missed: "gzip 34.1 kB over"; an unknown `excess` is infinite."""
     if target == NO_TFLITE:
         return NO_TFLITE
     return f"predicts {ONE_CLASS}" if target == ONE_CLASS else get_targets()[target].describe_excess(excess)
 
 
 def describe(rows: pd.DataFrame, targets: Targets) -> str:
-    """Describe the choice in a sentence: the chosen variant, or what the nearest one misses.
-
-    Args:
-        rows: Rows of `judge`.
-        targets: The limits.
-
-    Returns:
-        One or two sentences.
-    """
+    """Return one or two sentences on `rows` of `judge`: the chosen variant, or what the nearest one misses."""
     count, chosen = sum(not missed for missed in rows["missed"]), rows[rows["chosen"]]
     if len(chosen) and not list_targets(targets):
         return f"Recommended: {format_variant(chosen.iloc[0])}. There are no targets."
@@ -267,13 +199,6 @@ def describe(rows: pd.DataFrame, targets: Targets) -> str:
 
 
 def format_variant(row: Mapping[str, Any]) -> str:
-    """Format the name of a variant: "sparse clustered int16×8".
-
-    Args:
-        row: Row of variants.csv.
-
-    Returns:
-        Stage and format; of a search over settings also these.
-    """
+    """Return the name of a `row`, such as "sparse clustered int16×8"; after a search over settings also these."""
     name, setting = f"{get_label(row['stage'])} {get_format_label(row['format'])}", row.get("setting")
     return f"{name} ({setting})" if isinstance(setting, str) and setting else name

@@ -43,10 +43,8 @@ _QUARTILES = ["latency_q1_ms", "latency_q3_ms"]
 
 
 def list_columns(score: Score) -> list[str]:
-    """Return the columns of variants.csv, which has one row per variant. `unavailable` says why there is no file.
-
-    Args:
-        score: Score of the task, whose columns carry its name.
+    """Return the columns of variants.csv, one row per variant; those of the `score` carry its name. `unavailable` says
+    why there is no file.
     """
     return [
         *("experiment", "stage", "format", "scheme", "seed", score.validation, score.test),
@@ -62,7 +60,6 @@ class Variant:
     """A stage in a format.
 
     Attributes:
-        stage: The stage.
         format: Name of the format.
         tflite: Path of the file; None if there is none.
         row: Its columns of variants.csv, without the score on test and latency.
@@ -99,27 +96,15 @@ def list_formats(stage: Stage, experiment: Experiment) -> list[str]:
 
 
 def list_levels(tree: Mapping[str, Stage]) -> list[Stage]:
-    """Return every stage, level by level, the baseline first.
-
-    Args:
-        tree: Stages by name.
-    """
+    """Return every stage of `tree`, level by level, the baseline first."""
     return sorted(tree.values(), key=lambda stage: get_level(stage.name, tree))
 
 
 def measure(run: Run, stage: Stage, name: str) -> Variant:
-    """Measure a variant on the validation split, its sizes, and Vela's estimates for the run's accelerator.
+    """Return the variant in the format `name`: measured on validation, with sizes and Vela's estimates.
 
     Missing stages are trained first. If the stage is not available, or the converter refuses the format, the variant
     has no file, and its row says why.
-
-    Args:
-        run: The run.
-        stage: The stage.
-        name: Name of the format.
-
-    Returns:
-        The variant.
     """
     finished, experiment = run.stage(stage.name), run.experiment
     about = {column: finished.key[column] for column in ("experiment", "stage", "scheme", "seed")} | {"format": name}
@@ -160,13 +145,8 @@ def measure(run: Run, stage: Stage, name: str) -> Variant:
     return Variant(stage, name, entry / "model.tflite", row)
 
 
-def measure_on_test(run: Run, variant: Variant) -> np.ndarray:
-    """Return a variant's score on each test example that counts (n,), whose mean is the score on test.
-
-    Args:
-        run: The run.
-        variant: The variant.
-    """
+def _measure_on_test(run: Run, variant: Variant) -> np.ndarray:
+    """A variant's score on each test example that counts (n,), whose mean is the score on test."""
     material = {
         "tflite": atomic.compute_sha256(variant.tflite),
         "test": run.data.test.fingerprint(),
@@ -188,11 +168,10 @@ def add_test_scores(table: pd.DataFrame, run: Run, tested: Mapping[str, Variant]
 
     Args:
         table: What `make_table` returned, changed in place.
-        run: The run.
         tested: The variants to measure, by label.
     """
     score, error = run.data.task.score, comparison.compute_standard_error
-    scores = {label: measure_on_test(run, variant) for label, variant in tested.items()}
+    scores = {label: _measure_on_test(run, variant) for label, variant in tested.items()}
     baseline = scores.get(find_baseline(table))
     for label, one in scores.items():
         drop_error = math.nan if baseline is None else error((baseline - one)[None])
@@ -201,15 +180,9 @@ def add_test_scores(table: pd.DataFrame, run: Run, tested: Mapping[str, Variant]
 
 
 def make_table(variants: list[Variant]) -> pd.DataFrame:
-    """Time the variants on this host, in turn, and return the columns of variants.csv, one row per variant.
+    """Return variants.csv of `variants` by label, timed in turn on this host; the float32 baseline comes first.
 
     The standard error of a drop is paired by example.
-
-    Args:
-        variants: The variants, the float32 baseline first.
-
-    Returns:
-        The table, indexed by label.
     """
     frame = pd.DataFrame([variant.row for variant in variants], index=[variant.name for variant in variants])
     scores, error, score = [one.scores for one in variants], comparison.compute_standard_error, find_score(frame)

@@ -92,16 +92,10 @@ def restore(
 
 
 def compute_code_digest(section: experiment.Model) -> str:
-    """Compute a digest of what decides a model, for the keys of stored stages.
+    """Return a hex digest of what decides the model of a `section`, for the keys of stored stages.
 
     That is the code of a built-in model. Of a user's model it is the file, the module of the function and classes (not
     what they import), the weights, and the code of the import.
-
-    Args:
-        section: The model section of the experiment.
-
-    Returns:
-        Hex digits.
 
     Raises:
         ModelError: A file is missing.

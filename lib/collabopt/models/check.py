@@ -37,14 +37,7 @@ def check(origin: str, model: object, input_shape: Shapes, outputs: Shape | None
 
 
 def find_inputs(model: keras.Model) -> dict[str, tuple[int | None, ...]]:
-    """Find the inputs of a model.
-
-    Args:
-        model: A model of Keras 2, plain or wrapped.
-
-    Returns:
-        Shapes without batch by the name of the input, in the order of the model's inputs.
-    """
+    """Return the shapes without batch of the inputs of a Keras 2 `model` by name, in the model's order."""
     return {name: tuple(tensor.shape[1:]) for name, tensor in zip(model.input_names, model.inputs, strict=True)}
 
 

@@ -25,14 +25,7 @@ if TYPE_CHECKING:
 
 
 def find_source(place: str, key: str = "function") -> Path:
-    """Find the file of the module of a function or class.
-
-    Args:
-        place: "module:name". The module is found as in `user_modules`.
-        key: Key of the experiment that names it, for errors.
-
-    Returns:
-        The file.
+    """Return the file of the module of a `place`, "module:name" as in `user_modules`; `key` is for errors.
 
     Raises:
         ModelError: There is no such module.
@@ -86,14 +79,7 @@ def _choose_arguments(function: Callable, input_shape: Shapes, outputs: int | No
 
 
 def find_file(path: str, key: str = "path") -> Path:
-    """Find a saved model or weights.
-
-    Args:
-        path: Path of an experiment, relative as in `datasets.locate`.
-        key: Key of the experiment that names it, for errors.
-
-    Returns:
-        The file, or the folder of a SavedModel.
+    """Return the file or SavedModel folder at `path`, relative as in `datasets.locate`; `key` is for errors.
 
     Raises:
         ModelError: There is no such file.
@@ -107,15 +93,9 @@ def find_file(path: str, key: str = "path") -> Path:
 
 
 def compute_digests(section: Model) -> str:
-    """Compute digests of all that decides a user's model: its files, the modules that it names, and the import.
+    """Return digests of what decides the user's model of a `section`: its files, modules it names, and the import.
 
     What the modules import is not followed.
-
-    Args:
-        section: The model section of an experiment.
-
-    Returns:
-        Hex digits, separated by spaces.
 
     Raises:
         ModelError: A file or module is missing.
@@ -244,14 +224,7 @@ def _import_file(section: Model, takes_logits: bool) -> importing.Imported:
 
 
 def copy(model: keras.Model) -> keras.Model:
-    """Copy a model with layers and variables of its own.
-
-    Args:
-        model: The model.
-
-    Returns:
-        The copy, with the same names and weights.
-    """
+    """Return a copy of a model with layers and variables of its own, and the same names and weights."""
     clone = keras.models.clone_model(model)
     clone.set_weights(model.get_weights())
     return clone

@@ -24,11 +24,7 @@ class Description:
     activation: str | None
 
     def list_tasks(self) -> list[str]:
-        """List the tasks that the output may be for, the most likely first.
-
-        Returns:
-            Names of tasks.
-        """
+        """Return the tasks that the output may be for, the most likely first."""
         if self.output in self.inputs:
             return ["reconstruction", *(["segmentation"] if len(self.output) > 2 else [])]
         if len(self.output) > 2:

@@ -12,41 +12,17 @@ from collabopt.runtime.tensorflow import keras, tf
 
 
 def ds_cnn_s(input_shape: tuple[int, ...], classes: int) -> keras.Model:
-    """Build the small network: 64 channels, four depthwise separable blocks.
-
-    Args:
-        input_shape: (frames, coefficients, 1).
-        classes: Number of classes.
-
-    Returns:
-        The model, which returns logits.
-    """
+    """Return the small network (64 channels, four blocks): `input_shape` (frames, features, 1), `classes` logits."""
     return _ds_cnn("ds_cnn_s", input_shape, classes, channels=64, stem_strides=(2, 2), block_strides=(1, 1, 1, 1))
 
 
 def ds_cnn_m(input_shape: tuple[int, ...], classes: int) -> keras.Model:
-    """Build the medium network: 172 channels, four depthwise separable blocks.
-
-    Args:
-        input_shape: (frames, coefficients, 1).
-        classes: Number of classes.
-
-    Returns:
-        The model, which returns logits.
-    """
+    """Return the medium network (172 channels, four blocks): `input_shape` (frames, features, 1), `classes` logits."""
     return _ds_cnn("ds_cnn_m", input_shape, classes, channels=172, stem_strides=(2, 1), block_strides=(2, 1, 1, 1))
 
 
 def ds_cnn_l(input_shape: tuple[int, ...], classes: int) -> keras.Model:
-    """Build the large network: 276 channels, five depthwise separable blocks.
-
-    Args:
-        input_shape: (frames, coefficients, 1).
-        classes: Number of classes.
-
-    Returns:
-        The model, which returns logits.
-    """
+    """Return the large network (276 channels, five blocks): `input_shape` (frames, features, 1), `classes` logits."""
     return _ds_cnn("ds_cnn_l", input_shape, classes, channels=276, stem_strides=(2, 1), block_strides=(2, 1, 1, 1, 1))
 
 

@@ -25,15 +25,12 @@ SMALLEST = 16  # pixels; the last map is 1×1
 
 
 def mobilenet_v1(input_shape: tuple[int, ...], classes: int, weights: str | None = None) -> keras.Model:
-    """Build MobileNet v1, which has 3,239,114 parameters with 3 channels and 10 classes.
+    """Return MobileNet v1 with logits: 3,239,114 parameters with 3 channels and 10 classes.
 
     Args:
         input_shape: (height, width, channels).
         classes: Number of classes.
         weights: None for fresh weights, or "imagenet".
-
-    Returns:
-        The model, which returns logits.
 
     Raises:
         ModelError: A side is below 16 pixels, or the weights do not fit.
@@ -42,15 +39,12 @@ def mobilenet_v1(input_shape: tuple[int, ...], classes: int, weights: str | None
 
 
 def mobilenet_v2(input_shape: tuple[int, ...], classes: int, weights: str | None = None) -> keras.Model:
-    """Build MobileNet v2, which has 2,270,794 parameters with 3 channels and 10 classes.
+    """Return MobileNet v2 with logits: 2,270,794 parameters with 3 channels and 10 classes.
 
     Args:
         input_shape: (height, width, channels).
         classes: Number of classes.
         weights: None for fresh weights, or "imagenet".
-
-    Returns:
-        The model, which returns logits.
 
     Raises:
         ModelError: A side is below 16 pixels, or the weights do not fit.
@@ -59,13 +53,9 @@ def mobilenet_v2(input_shape: tuple[int, ...], classes: int, weights: str | None
 
 
 def download_imagenet_weights(model_name: str) -> dict[str, np.ndarray]:
-    """Download weights trained on ImageNet through keras.applications, which caches them.
+    """Return `model_name`'s ImageNet weights by layer/variable, through keras.applications, which caches them.
 
-    Args:
-        model_name: "mobilenet_v1" or "mobilenet_v2".
-
-    Returns:
-        Arrays by layer/variable, for input (224, 224, 3) and 1,000 classes in the order of Keras.
+    They are for input (224, 224, 3) and 1,000 classes in the order of Keras.
 
     Raises:
         ModelError: The name is unknown, or the download failed.
@@ -84,10 +74,7 @@ def download_imagenet_weights(model_name: str) -> dict[str, np.ndarray]:
 
 
 def ensure_imagenet_weights(path: Path) -> None:
-    """Download weights trained on ImageNet to <model name>_imagenet.npz if the file is missing.
-
-    Args:
-        path: File of the weights. Files of other names are ignored.
+    """Download weights trained on ImageNet to `path`, <model name>_imagenet.npz, if missing; other names are ignored.
 
     Raises:
         ModelError: The download failed.

@@ -16,13 +16,10 @@ _COUNTER = r"_\d+(?=/)"
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:
-    """Read weights from an .npz file.
+    """Return the weights in an .npz file by layer/variable.
 
     Args:
         path: The file.
-
-    Returns:
-        Arrays by layer/variable.
 
     Raises:
         ModelError: The file is missing, or is not an .npz of plain arrays.
@@ -62,23 +59,12 @@ def get_variables(model: keras.Model) -> dict[str, tf.Variable]:
 
 
 def get_arrays(model: keras.Model) -> dict[str, np.ndarray]:
-    """Copy the weights of a model.
-
-    Args:
-        model: A plain model, without wrappers.
-
-    Returns:
-        Arrays by layer/variable, in the order of the layers.
-    """
+    """Return copies of the weights of a plain `model` by layer/variable, in the order of the layers."""
     return {key: variable.numpy() for key, variable in get_variables(model).items()}
 
 
 def assign(model: keras.Model, arrays: dict[str, np.ndarray]) -> None:
-    """Set all variables of a model.
-
-    Args:
-        model: A plain model, without wrappers.
-        arrays: Arrays by layer/variable, one for each variable.
+    """Set all variables of a plain `model` to `arrays` by layer/variable.
 
     Raises:
         ModelError: Arrays are missing, unexpected or of a wrong shape. The message has one line for each, and no

@@ -13,13 +13,7 @@ class DeviceError(ValueError):
 
 
 def list_devices(count: int) -> list[str]:
-    """List the devices to train on: GPUs, or CPUs on a machine without GPUs.
-
-    Args:
-        count: Number of devices.
-
-    Returns:
-        TensorFlow's names of the first `count` devices.
+    """Return TensorFlow's names of `count` devices to train on: GPUs, or CPUs on a machine without GPUs.
 
     Raises:
         DeviceError: If the machine has fewer.
@@ -34,10 +28,7 @@ def list_devices(count: int) -> list[str]:
 
 
 def make_scope(count: int) -> contextlib.AbstractContextManager:
-    """Return the context in which a model must be built to train on several devices.
-
-    Args:
-        count: Number of devices. One needs no context.
+    """Return the context in which a model must be built to train on `count` devices. One needs no context.
 
     Raises:
         DeviceError: If the machine has fewer devices.

@@ -34,11 +34,7 @@ class Terminal(logging.Handler):
         threading.Thread(target=self._tick, daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Show a line, or how far some work is.
-
-        Args:
-            record: A record of `progress.log` or `progress.advance`.
-        """
+        """Show a `record` of `progress`: a line, or how far some work is."""
         if record.levelno > ADVANCE:
             if record.last:
                 self.close_bar()
@@ -152,11 +148,7 @@ class _Output:
         self._next_drawing = 0.0
 
     def write(self, text: str) -> None:
-        """Show the text of a bar.
-
-        Args:
-            text: What tqdm writes: the bar, or blanks that remove it.
-        """
+        """Show the `text` of a bar by tqdm, or the blanks that remove it."""
         text = text.strip("\r\n ")
         if text or self._handle:
             self._bar = text
@@ -179,11 +171,7 @@ class _Output:
             self._handle = display(content, raw=True, display_id=True)
 
     def draw_curves(self, rows: list[dict[str, float]]) -> None:
-        """Draw score and loss by epoch, if the last drawing is long enough ago.
-
-        Args:
-            rows: One row per finished epoch, with `epoch`, `loss`, a score, and the same on validation.
-        """
+        """Draw score and loss by epoch from `rows`, one per epoch, if the last drawing is long enough ago."""
         if len(rows) < 2 or time.perf_counter() < self._next_drawing:
             return
         from matplotlib.figure import Figure

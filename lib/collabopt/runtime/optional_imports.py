@@ -7,11 +7,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def hide(*packages: str) -> Iterator[None]:
-    """Make the import of packages fail inside the block, except those that are already imported.
-
-    Args:
-        *packages: Names of top-level packages.
-    """
+    """Make the import of top-level `packages` fail inside the block, except those that are already imported."""
     hidden = [name for name in packages if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))
     try:

@@ -1,8 +1,7 @@
 """Progress lines, one per finished epoch or stage, in a terminal, a log file or a notebook, and a bar for who watches.
 
 All processes of a batch append lines to one log file. In a notebook, each line replaces the previous one of the same
-stage, so the finished page has one line per stage instead of one per epoch. A terminal and JupyterLab also have a bar
-(`live`); log files and pages have none.
+stage. A terminal and JupyterLab also have a bar (`live`); log files and pages have none.
 """
 
 import contextlib
@@ -30,11 +29,7 @@ logger = logging.getLogger("collabopt")
 
 
 def attach(name: str) -> None:
-    """Send the progress lines of this process to the log file, the notebook or the terminal, once per process.
-
-    Args:
-        name: Name of the process, at the beginning of each line of a log or a terminal.
-    """
+    """Send progress lines of this process, which start with `name`, to log, notebook or terminal, once per process."""
     if logger.handlers:
         return
     logger.setLevel(logging.INFO)
@@ -139,11 +134,7 @@ def silence() -> Iterator[None]:
 
 
 def note(message: str) -> None:
-    """Log what every process of a batch finds in the same data. The batch shows it once, and on the baseline's page.
-
-    Args:
-        message: The line.
-    """
+    """Log a `message` that every process of a batch has of the same data; shown once, and on the baseline's page."""
     _log(message, is_note=True, about="", last=False, shown=message, curves=())
 
 
@@ -152,14 +143,7 @@ def _is_no_note(record: logging.LogRecord) -> bool:
 
 
 def format_duration(seconds: float) -> str:
-    """Format a duration like `12.3 s`, `4 min 05 s` or `2 h 03 min`.
-
-    Args:
-        seconds: The duration.
-
-    Returns:
-        Such as 12.3 s, 4 min 05 s or 2 h 03 min.
-    """
+    """Return `seconds` like `12.3 s`, `4 min 05 s` or `2 h 03 min`."""
     if seconds < 59.95:  # more would be rounded to 60.0 s
         return f"{seconds:.1f} s"
     seconds = round(seconds)
@@ -169,11 +153,7 @@ def format_duration(seconds: float) -> str:
 
 
 def now(precision: str = "seconds") -> str:
-    """Return the local time in ISO 8601, with its zone.
-
-    Args:
-        precision: "seconds" or "milliseconds".
-    """
+    """Return the local time in ISO 8601, with its zone; `precision` is "seconds" or "milliseconds"."""
     return datetime.datetime.now().astimezone().isoformat(timespec=precision)
 
 

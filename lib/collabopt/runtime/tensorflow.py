@@ -1,6 +1,4 @@
-"""TensorFlow with Keras 2, which TFMOT needs. All other modules import TensorFlow from here.
-
-from collabopt.runtime.tensorflow import keras, tf, tfmot
+"""TensorFlow with Keras 2, which TFMOT needs. All other modules import `tf`, `keras` and `tfmot` from here.
 
 TensorFlow itself is imported when a name of it is first used (`loaded_tensorflow`). A notebook whose stages are all in
 the store does not need it. The modules of such a notebook have `from __future__ import annotations`, and import those
@@ -96,11 +94,7 @@ def drop_native_notices() -> Iterator[None]:
 
 @contextlib.contextmanager
 def drop_log_records(*fragments: str) -> Iterator[None]:
-    """Drop some of TensorFlow's Python log records while the block runs.
-
-    Args:
-        *fragments: A record that contains one of these texts is dropped.
-    """
+    """Drop TensorFlow's Python log records that contain one of the `fragments` while the block runs."""
 
     def is_wanted(record: logging.LogRecord) -> bool:
         return not any(fragment in record.getMessage() for fragment in fragments)
@@ -140,10 +134,7 @@ def name_device() -> str:
 
 
 def configure(threads: int) -> None:
-    """Fix the number of threads, and make TensorFlow deterministic if `is_deterministic`.
-
-    Args:
-        threads: Number of threads per operation and of parallel operations. The last bit of results depends on it.
+    """Fix the number of `threads`, which decides the last bit of results; be deterministic if `is_deterministic`.
 
     Raises:
         RuntimeError: If TensorFlow already runs with another number of threads.
@@ -191,11 +182,7 @@ def _has_gpu() -> bool:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and TensorFlow and clear Keras's global state, so that earlier work has no influence.
-
-    Args:
-        seed: The seed.
-    """
+    """Seed Python, NumPy and TensorFlow with `seed`, and clear Keras's state, so that earlier work has no influence."""
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
     random.seed(seed)

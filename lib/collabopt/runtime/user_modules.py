@@ -20,11 +20,7 @@ class UserModuleError(ValueError):
 
 
 def add_folder(folder: Path) -> None:
-    """Make the modules of a folder importable inside `allow_imports`.
-
-    Args:
-        folder: Folder of an experiment's file.
-    """
+    """Make the modules of an experiment's `folder` importable inside `allow_imports`."""
     if folder not in _folders:
         _folders.append(folder)
 
@@ -42,13 +38,7 @@ def allow_imports() -> Iterator[None]:
 
 
 def find_source(place: str) -> Path:
-    """Find the file of a module.
-
-    Args:
-        place: "module:function".
-
-    Returns:
-        The file.
+    """Return the file of the module of a `place`, "module:function".
 
     Raises:
         UserModuleError: There is no such module, or it cannot be told from another.
@@ -79,15 +69,9 @@ def find_source(place: str) -> Path:
 
 
 def import_object(place: str) -> Any:
-    """Import a function or class.
+    """Return the function or class at a `place`, "module:function".
 
     Errors that the module raises are passed on.
-
-    Args:
-        place: "module:function".
-
-    Returns:
-        The function or class.
 
     Raises:
         UserModuleError: There is no such module or function.

@@ -11,26 +11,14 @@ from typing import BinaryIO
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """Write a file. Readers see the old content or the new, never a part.
-
-    Args:
-        path: The file; its directory is made if it is missing.
-        content: The new content. Text is encoded in UTF-8.
-    """
+    """Write `content` (text in UTF-8) to a file, in a new directory if need be. Readers never see a part."""
     with write_file(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
 @contextlib.contextmanager
 def write_file(destination: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file that replaces `destination` if the block ends without an error.
-
-    Args:
-        destination: The file; its directory is made if it is missing.
-
-    Yields:
-        The temporary file, in the same directory.
-    """
+    """Yield a temporary file that replaces `destination` if the block ends without an error. Makes its directory."""
     unfinished = _make_temporary_path(destination)
     try:
         with unfinished.open("wb") as file:
@@ -44,14 +32,7 @@ def write_file(destination: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def write_directory(destination: Path) -> Iterator[Path]:
-    """Make a temporary directory that becomes `destination` if the block ends without an error.
-
-    Args:
-        destination: The directory. It stays as it is if another process makes it in the meantime.
-
-    Yields:
-        The temporary directory, beside `destination`.
-    """
+    """Yield a temporary directory. It becomes `destination`, if no other process has made it and the block succeeds."""
     unfinished = _make_temporary_path(destination)
     unfinished.mkdir()
     try:
@@ -67,37 +48,19 @@ def write_directory(destination: Path) -> Iterator[Path]:
 
 
 def remove_unfinished(destination: Path) -> None:
-    """Remove the temporary directories of processes that died while they made a directory.
-
-    Args:
-        destination: The directory. No running process may be making it.
-    """
+    """Remove the temporary directories of dead processes for `destination`, which no running one may be making."""
     for unfinished in destination.parent.glob(f".{destination.name}.*.partial"):
         shutil.rmtree(unfinished)
 
 
 def compute_sha256(path: Path) -> str:
-    """Compute the SHA-256 of a file.
-
-    Args:
-        path: The file.
-
-    Returns:
-        64 hex digits.
-    """
+    """Return the SHA-256 of a file, 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def compute_files_digest(paths: list[Path]) -> str:
-    """Compute a digest of the names and contents of files.
-
-    Args:
-        paths: The files, in any order. Their directories do not count.
-
-    Returns:
-        16 hex digits.
-    """
+    """Return a digest, 16 hex digits, of names and contents of files; order and directories of `paths` do not count."""
     digest = hashlib.blake2b(digest_size=8)
     for path in sorted(set(paths), key=lambda path: (path.name, str(path))):
         digest.update(path.name.encode() + b"\0" + hashlib.blake2b(path.read_bytes()).digest())

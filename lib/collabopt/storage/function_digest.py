@@ -17,15 +17,9 @@ _PLAIN = (type(None), bool, int, float, complex, str, bytes)
 
 
 def compute_function_digest(function: Callable) -> str:
-    """Compute the digest of a function with what it uses from around it: functions, numbers, texts and arrays.
+    """Return a digest (16 hex digits) of a `function` with the functions, numbers, texts and arrays that it uses.
 
     Docstrings, comments and decorators do not count.
-
-    Args:
-        function: Made by `def` in a notebook or a module.
-
-    Returns:
-        16 hex digits.
 
     Raises:
         ValueError: Its source cannot be read, or it uses a value whose content cannot be described.

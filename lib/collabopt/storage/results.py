@@ -58,12 +58,7 @@ STARTED = "COLLABOPT_STARTED"
 
 
 def make_key(experiment: Experiment, stage: Stage) -> dict[str, Any]:
-    """Return the key columns of a stage's rows. A setting that does not apply to the stage is None.
-
-    Args:
-        experiment: The experiment, with its seed and settings.
-        stage: The stage.
-    """
+    """Return the key columns of a stage's rows. A setting that does not apply to the stage is None."""
     tree = experiment.tree
     lineage = get_lineage(stage.name, tree)
     return {
@@ -85,15 +80,7 @@ def make_key(experiment: Experiment, stage: Stage) -> dict[str, Any]:
 
 
 def describe_options(experiment: Experiment, stage: Stage) -> str:
-    """Describe the settings that no other key column of results.csv holds, where they apply to a stage.
-
-    Args:
-        experiment: The experiment.
-        stage: The stage.
-
-    Returns:
-        Text such as "2:4, sparsity conv_1 0"; empty where all of them have their defaults.
-    """
+    """Return the settings of a stage that no other key column holds: "2:4, sparsity conv_1 0"; empty for defaults."""
     distill = experiment.training(stage.name).distill
     parts = list_options(experiment, stage)
     parts += [f"distilled at {distill.temperature:g} by {distill.weight:g}"] if distill and distill.weight else []
@@ -101,12 +88,7 @@ def describe_options(experiment: Experiment, stage: Stage) -> str:
 
 
 def list_options(experiment: Experiment, stage: Stage) -> list[str]:
-    """List the settings of `describe_options` that decide what a stage is, and not how it is trained.
-
-    Args:
-        experiment: The experiment.
-        stage: The stage.
-    """
+    """Return the settings of `describe_options` that decide what a stage is, and not how it is trained."""
     parts = []
     if stage.prunes or stage.keeps_zeros:
         parts += [experiment.sparsity_pattern] if experiment.sparsity_pattern != "unstructured" else []
@@ -123,20 +105,12 @@ def list_options(experiment: Experiment, stage: Stage) -> list[str]:
 
 
 def list_score_columns(score: Score) -> list[str]:
-    """Return the columns of results.csv that hold a score, of the Keras model and of its int8 file.
-
-    Args:
-        score: Score of the task.
-    """
+    """Return the columns of results.csv that hold a score, of the Keras model and of its int8 file."""
     return [score.validation, score.validation_int8, score.test, score.test_int8]
 
 
 def list_columns(score: Score) -> list[str]:
-    """Return the columns of results.csv, which has one row per stage, setting and seed.
-
-    Args:
-        score: Score of the task, whose columns carry its name.
-    """
+    """Return the columns of results.csv, one row per stage, setting and seed; those of the `score` carry its name."""
     return [
         *KEY,
         *("parent", *list_score_columns(score), *(f"{column}_error" for column in list_score_columns(score))),
@@ -178,27 +152,13 @@ def record(
 
 
 def read(path: Path) -> pd.DataFrame:
-    """Read results.csv or layers.csv.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its rows. Counts that may be missing are nullable integers.
-    """
+    """Return results.csv or layers.csv. Counts that may be missing are nullable integers."""
     counts = {"number_of_clusters": "Int64", "gzip_bytes_channel_ranges": "Int64"}
     return pd.read_csv(path, dtype=counts | {"cluster_per_channel": object, "preserved": object})
 
 
 def parse_preserved(value: object) -> bool | None:
-    """Parse a `preserved` cell.
-
-    Args:
-        value: The cell, of a frame or of a CSV file read as text.
-
-    Returns:
-        Whether the stage kept its parent's zeros and clusters; None for an empty cell.
-    """
+    """Return a `preserved` cell, text or `value`: whether zeros and clusters of the parent are kept; None if empty."""
     return {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}.get(str(value).lower())
 
 
@@ -207,37 +167,17 @@ ONE_CLASS = "one class for every example"
 
 
 def is_constant(row: Mapping[str, Any]) -> bool:
-    """Return whether a file predicts one class for every validation example, which has several.
-
-    Args:
-        row: A row of results.csv or variants.csv.
-    """
+    """Return whether a `row` is of a file that predicts one class for all validation examples, which have several."""
     return str(row.get("predicted_classes")) in ("1", "1.0")
 
 
 def to_numbers(rows: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    """Convert columns to floats.
-
-    Args:
-        rows: A table, its cells numbers or text.
-        columns: The columns to convert.
-
-    Returns:
-        The table with those columns as floats, NaN where a cell is empty or a column is missing.
-    """
+    """Return `rows` with `columns` as floats, NaN where a cell is empty or a column is missing."""
     return rows.assign(**{column: pd.to_numeric(rows.get(column, float("nan")), errors="coerce") for column in columns})
 
 
 def select_first_setting(rows: pd.DataFrame, *key: str) -> pd.DataFrame:
-    """Select one row per key: its first setting and seed, with this library's scheme before TFMOT's.
-
-    Args:
-        rows: Rows of results.csv, layers.csv or variants.csv.
-        *key: The columns that tell the rows apart.
-
-    Returns:
-        The selected rows in their order.
-    """
+    """Return one of the `rows` per `key` columns: the first setting and seed, with our scheme before TFMOT's."""
     stock = rows["scheme"].eq("tfmot") if "scheme" in rows else False
     rows = rows.assign(_at=range(len(rows)), _stock=stock)
     kept = rows.sort_values("_stock", kind="stable").drop_duplicates([*key])

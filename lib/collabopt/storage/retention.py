@@ -28,12 +28,7 @@ _locks: list[TextIO] = []
 
 @functools.cache
 def hold(store_directory: Path, experiment: str) -> None:
-    """Protect what an experiment uses from pruning while this process lives.
-
-    Args:
-        store_directory: The store; a read-only one needs no protection.
-        experiment: Name of the experiment.
-    """
+    """Protect what an `experiment` uses in `store_directory` from pruning while this process lives."""
     for name in (experiment, _NO_EXPERIMENT):
         with contextlib.suppress(OSError):
             _locks.append(_open_lock(store_directory, name))
@@ -41,13 +36,7 @@ def hold(store_directory: Path, experiment: str) -> None:
 
 
 def note_use(store_directory: Path, entry: Path, experiment: str) -> None:
-    """Record that an experiment uses an entry now.
-
-    Args:
-        store_directory: The store; nothing is recorded in a full or read-only one.
-        entry: Directory of the entry.
-        experiment: Name of the experiment.
-    """
+    """Record that an `experiment` uses an `entry` now, unless the store in `store_directory` is full or read-only."""
     path = store_directory / "uses" / entry.name / experiment
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,15 +46,12 @@ def note_use(store_directory: Path, entry: Path, experiment: str) -> None:
 def prune(
     store_directory: Path, experiment: str | None = None, unused_days: float = 0
 ) -> tuple[list[Path], list[Path]]:
-    """Remove unused entries.
+    """Remove unused entries. Return their paths, and those of entries that a running experiment uses.
 
     Args:
         store_directory: The store.
         experiment: Remove only what this experiment alone has used.
         unused_days: Remove only what has not been used for this many days.
-
-    Returns:
-        Paths of the removed entries, and of those that stay because a running experiment uses them.
     """
     removed, running = [], []
     for path, uses in _read_uses(store_directory).groupby("path"):
@@ -86,13 +72,7 @@ def prune(
 
 
 def list_or_prune(settings: str = "") -> int:
-    """Remove entries if there are settings, and print what the store holds by experiment.
-
-    Args:
-        settings: Arguments of `prune`: `experiment=digits`, `unused_days=30`, or both.
-
-    Returns:
-        The exit status.
+    """Remove entries by `settings` ("unused_days=30"), print what the store holds, and return the exit status.
 
     Raises:
         ExperimentError: For any other setting.

@@ -1,9 +1,9 @@
 """A digest of what functions compute, for the keys of stored results.
 
 The digest covers the syntax trees of the functions and of everything in the library that they use, followed through
-imports. It ignores prose and names: docstrings, comments, annotations, error messages, progress lines, and the names of
-modules, functions, parameters and local variables. So a move, a rename or a new docstring keeps every stored stage, and
-a changed computation does not. Names of attributes and methods count, and so does the order of statements.
+imports. It ignores docstrings, comments, annotations, error messages, progress lines, and the names of modules,
+functions, parameters and local variables. So a move, a rename or a new docstring keeps stored stages, and a changed
+computation does not. Names of attributes and methods count, and so does the order of statements.
 """
 
 import ast
@@ -28,14 +28,11 @@ _Definition = tuple[str, str]
 
 
 def compute_digest(*roots: object) -> str:
-    """Compute the digest of functions and classes with everything in the library that they use.
+    """Return a digest (16 hex digits) of functions and classes with everything in the library that they use.
 
     Args:
         *roots: Functions or classes, of the library or of a module of the user. A nested function or a method stands
             for the whole definition around it. "module:name" is one of the library that need not be imported.
-
-    Returns:
-        16 hex digits.
     """
     return _compute_digest(tuple(_find_definition(root) for root in roots))
 
@@ -53,39 +50,18 @@ def _compute_digest(definitions: tuple[_Definition, ...]) -> str:
 
 
 def compute_module_digest(path: Path) -> str:
-    """Compute the digest of a whole Python file, without docstrings and comments.
-
-    Args:
-        path: The file; what it imports is not followed.
-
-    Returns:
-        16 hex digits.
-    """
+    """Return a digest (16 hex digits) of the Python file `path`, without docstrings, comments and imported modules."""
     return compute_tree_digest(ast.parse(path.read_bytes()).body)
 
 
 def compute_tree_digest(tree: ast.AST | list[ast.AST]) -> str:
-    """Compute the digest of a syntax tree, without docstrings and comments.
-
-    Args:
-        tree: The tree, or statements.
-
-    Returns:
-        16 hex digits.
-    """
+    """Return a digest (16 hex digits) of a syntax `tree` or statements, without docstrings and comments."""
     form = _Reader(frozenset()).form(tree, _Scope("", frozenset(), keeps_names=True))
     return hashlib.blake2b(form.encode(), digest_size=8).hexdigest()
 
 
 def compute_package_digest(folder: Path) -> str:
-    """Compute the digest of all Python files of a folder, without docstrings and comments.
-
-    Args:
-        folder: The folder of a package.
-
-    Returns:
-        16 hex digits.
-    """
+    """Return a digest (16 hex digits) of all Python files of a `folder`, without docstrings and comments."""
     files = {str(path.relative_to(folder)): compute_module_digest(path) for path in sorted(folder.rglob("*.py"))}
     return hashlib.blake2b(repr(files).encode(), digest_size=8).hexdigest()
 

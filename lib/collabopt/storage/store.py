@@ -32,20 +32,13 @@ class StoreError(OSError):
 
 
 def compute_key(material: dict[str, Any]) -> str:
-    """Compute the key of an entry.
-
-    Args:
-        material: Everything that determines the content, as JSON values. The order of names does not matter.
-
-    Returns:
-        16 hex digits.
-    """
+    """Return the key, 16 hex digits, of an entry whose content `material` determines, as JSON values in any order."""
     text = json.dumps(material, sort_keys=True, ensure_ascii=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def get_or_make(directory: Path, name: str, material: dict[str, Any], make: Callable[[Path], None]) -> Path:
-    """Get an entry from the store; make it if it is missing or damaged.
+    """Return the directory of an entry, made if it is missing or damaged.
 
     If another process makes the same entry, this one waits for it.
 
@@ -55,9 +48,6 @@ def get_or_make(directory: Path, name: str, material: dict[str, Any], make: Call
         material: Everything that determines the content, as JSON values.
         make: Called with an empty directory to fill. What it keeps in `get_unfinished_directory` remains if the process
             dies, and is removed on success.
-
-    Returns:
-        The directory of the complete entry.
 
     Raises:
         StoreError: If the store cannot be written.
@@ -86,13 +76,7 @@ def get_or_make(directory: Path, name: str, material: dict[str, Any], make: Call
 
 
 def get_unfinished_directory(directory: Path, name: str, material: dict[str, Any]) -> Path:
-    """Return the directory for checkpoints of an entry that is being made; it need not exist.
-
-    Args:
-        directory: The store.
-        name: First part of the entry's name.
-        material: Everything that determines the entry's content.
-    """
+    """Return the `directory` for checkpoints of the entry `name` of `material` being made; it need not exist."""
     return directory / f".{name}-{compute_key(material)}.unfinished"
 
 

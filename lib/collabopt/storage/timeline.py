@@ -15,11 +15,7 @@ COLUMNS = [*_KEY, "began", "ended", "origin"]
 
 
 def lock(directory: Path) -> Any:
-    """Return a context in which only one process writes the tables of a report.
-
-    Args:
-        directory: The report directory.
-    """
+    """Return a context in which only one process writes the tables of the report in `directory`."""
     name = hashlib.sha256(str(directory).encode()).hexdigest()[:16]
     return store.lock(loading.DATA / "locks" / f"{name}.lock")
 
@@ -43,14 +39,7 @@ def record(directory: Path, began: str, origin: str, notebook: str, **row: Any) 
 
 
 def read(directory: Path) -> pd.DataFrame:
-    """Read timeline.csv.
-
-    Args:
-        directory: The report directory.
-
-    Returns:
-        Its rows as text; none if the file cannot be read.
-    """
+    """Return timeline.csv in `directory` as text; no rows if it cannot be read."""
     try:
         return pd.read_csv(directory / "timeline.csv", dtype=str, keep_default_na=False).reindex(columns=COLUMNS)
     except (OSError, ValueError):

@@ -25,7 +25,7 @@ _quantizers = tfmot.quantization.keras.quantizers
 
 
 def calibrate(wrapped: keras.Model, data: Data, seed: int, setting: str = "auto", stage: str = "qat") -> str:
-    """Set the ranges of all activations to those of some training examples, and those of kernels to their weights.
+    """Set ranges of activations by training examples, and of kernels by their weights. Return the method.
 
     Only ranges change. Training does not move the range of an input any more: its values do not change either.
 
@@ -35,9 +35,6 @@ def calibrate(wrapped: keras.Model, data: Data, seed: int, setting: str = "auto"
         seed: Decides which examples are drawn.
         setting: One of `calibration.METHODS`; "auto" chooses on validation if an example is far outside.
         stage: Name of the stage in progress lines.
-
-    Returns:
-        The method.
     """
     progress.advance("setting the ranges of activations", stage)
     sample = calibration.draw_examples(wrapped, data.train, EXAMPLES, seed)

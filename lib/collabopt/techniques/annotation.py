@@ -16,23 +16,13 @@ class ChannelQuantizer(KernelQuantizer):
     The converter fails to transpose or reshape a kernel with a range per channel. In inference this quantizer therefore
     rounds by plain arithmetic. The converter folds it into a constant, folds a batch norm into that, and quantizes the
     result with each channel's largest magnitude, which gives the same int8 values.
-
-    Attributes:
-        zeros: Whether zeros stay zero.
-        clusters: How clusters per channel are trained; None preserves none.
     """
 
     def __init__(self, zeros: bool, clusters: Clusters | None) -> None:
         super().__init__(zeros, clusters, per_channel=True)
 
     def build(self, tensor_shape, name, layer):
-        """Create the largest magnitudes, and record the zeros and clusters of the kernel of the wrapped layer.
-
-        Args:
-            tensor_shape: Shape of the kernel.
-            name: Name of the kernel.
-            layer: The wrapped layer.
-        """
+        """Create the largest magnitudes, and record the zeros and clusters of the kernel of the wrapped layer."""
         axis = layers.get_channel_axis(layer.layer)
         shape = [1] * len(tensor_shape)
         shape[axis] = tensor_shape[axis]
@@ -56,8 +46,6 @@ class KernelHolder(KernelQuantizer):
     """Preserves zeros and clusters of a kernel that stays in float32.
 
     Attributes:
-        zeros: Whether zeros stay zero.
-        clusters: How clusters are trained; None preserves none.
         place: Which of the layer's kernels (`layers.find_kernels`).
     """
 
@@ -66,13 +54,7 @@ class KernelHolder(KernelQuantizer):
         self.place = place
 
     def build(self, tensor_shape, name, layer):  # noqa: ARG002
-        """Record the zeros and clusters of the kernel of the wrapped layer.
-
-        Args:
-            tensor_shape: Shape of the kernel.
-            name: Name of the kernel.
-            layer: The wrapped layer.
-        """
+        """Record the zeros and clusters of the kernel of the wrapped layer."""
         return add_state(layer, self.zeros, self.clusters, self.place)
 
     def __call__(self, inputs, training, weights, **kwargs):  # noqa: ARG002
@@ -84,33 +66,19 @@ class KernelHolder(KernelQuantizer):
 
 
 class HeldConfig(OutputConfig):
-    """Preserves zeros and clusters of the kernels of a layer that stays in float32.
-
-    Attributes:
-        zeros: Whether zeros stay zero.
-        clusters: How clusters are trained; None preserves none.
-    """
+    """Preserves zeros and clusters of the kernels of a layer that stays in float32."""
 
     def __init__(self, zeros: bool, clusters: Clusters | None) -> None:
         super().__init__(quantize_output=False)
         self.zeros, self.clusters = zeros, clusters
 
     def get_weights_and_quantizers(self, layer):
-        """Return the kernels, each with what preserves it.
-
-        Args:
-            layer: The wrapped layer.
-        """
+        """Return the kernels, each with what preserves it."""
         places = enumerate(layers.find_kernels(layer).values())
         return [(getattr(*where), KernelHolder(self.zeros, self.clusters, place)) for place, where in places]
 
     def set_quantize_weights(self, layer, quantize_weights):
-        """Set the preserved kernels.
-
-        Args:
-            layer: The wrapped layer.
-            quantize_weights: The fake-quantized kernels.
-        """
+        """Set the preserved kernels."""
         for (owner, attribute), kernel in zip(layers.find_kernels(layer).values(), quantize_weights, strict=True):
             setattr(owner, attribute, kernel)
 
@@ -120,28 +88,18 @@ class HeldConfig(OutputConfig):
 
 
 def list_custom_objects(model: keras.Model) -> dict[str, type]:
-    """List the classes that TFMOT needs to copy an annotated model.
-
-    Args:
-        model: The annotated model's plain model.
-
-    Returns:
-        Classes by name: those of the model's layers, and our configurations and quantizers.
-    """
+    """Return the classes, by name, that TFMOT needs to copy a plain `model`: those of its layers, and ours."""
     ours = (KernelConfig, OutputConfig, HeldConfig, KernelQuantizer, ChannelQuantizer, KernelHolder)
     return {kind.__name__: kind for kind in (*map(type, model.layers), *ours)}
 
 
 def annotate(model: keras.Model, scheme: PreservingScheme, unquantized: Sequence[str] = ()) -> keras.Model:
-    """Mark the layers of a model that are quantized, each with its configuration.
+    """Return a model whose quantized layers have their configurations. TFMOT configures the layers that it knows.
 
     Args:
         model: A rewritten model (`int8_rewrites`). The result takes its layers.
         scheme: Says which zeros and clusters are preserved.
         unquantized: Names of layers that stay in float32 on purpose.
-
-    Returns:
-        The annotated model. TFMOT configures the layers that it knows.
     """
     marks = {layer.name: _make_mark(layer, scheme, layer.name in unquantized) for layer in model.layers}
     return keras.models.clone_model(model, clone_function=lambda layer: marks[layer.name](layer))

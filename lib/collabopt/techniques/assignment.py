@@ -18,16 +18,13 @@ _COMPILED_CENTROIDS = 64
 def assign(
     weights: tf.Tensor, centroids: tf.Tensor, importance: tf.Tensor | None = None, length: tf.Tensor | None = None
 ) -> tf.Tensor:
-    """Find each weight's best centroid.
+    """Return each weight's best centroid: int32 indices (rows, n) into the row's centroids.
 
     Args:
         weights: Weights (rows, n).
         centroids: Values (rows, k) in any order.
         importance: What the squared error of each weight costs, in bits (rows, n). None takes the nearest centroid.
         length: Length of each centroid's code, in bits (rows, k); goes with `importance`.
-
-    Returns:
-        int32 indices (rows, n) into the row's centroids.
     """
     costs = () if importance is None else (importance, length)
     size, k = np.prod(weights.shape), centroids.shape[1]
@@ -61,15 +58,9 @@ def _assign_compiled(
 
 
 def compute_code_length(indices: tf.Tensor, rows: int, k: int) -> tf.Tensor:
-    """Compute the length of each centroid's code, that of an ideal entropy coder.
+    """Return the bits (rows, k) of each centroid's ideal entropy code, from `indices` into the flattened `rows` × `k`.
 
-    Args:
-        indices: int32 indices of a kernel into its flattened centroids.
-        rows: Rows of centroids.
-        k: Centroids per row.
-
-    Returns:
-        Bits (rows, k). A centroid without members has the length of one that has a single member.
+    A centroid without members has the length of one that has a single member.
     """
     members = tf.math.bincount(tf.reshape(indices, [-1]), minlength=rows * k, maxlength=rows * k)
     share = tf.cast(tf.maximum(tf.reshape(members, [rows, k]), 1), tf.float32)

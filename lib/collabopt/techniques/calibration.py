@@ -64,13 +64,9 @@ class Sample:
     indices: np.ndarray
 
     def select(self, method: str) -> Inputs:
-        """Select the inputs that set ranges. Integer inputs, which are indices, stay as they are.
+        """Return the inputs that set ranges, clipped to them by `method`. Integer inputs (indices) stay as they are.
 
-        Args:
-            method: One of `METHODS`.
-
-        Returns:
-            Model inputs, clipped to their ranges. For "percentile" without the examples that are far outside.
+        "percentile" leaves out the examples that are far outside.
         """
 
         def clip(values: np.ndarray) -> np.ndarray:
@@ -88,11 +84,7 @@ class Sample:
         return {name: values for name, values in by_name.items() if values.dtype.kind == "f"}
 
     def find_outlier(self) -> Outlier | None:
-        """Find the example that sets a range far outside that of `percentile`.
-
-        Returns:
-            The first one, by input; None if there is none.
-        """
+        """Return the first example that sets a range far outside that of `percentile`, by input, or None."""
         for name, values in self._get_float_inputs().items():
             low, high = compute_range(values, "percentile")
             if _is_far(values, low, high).any():
@@ -104,30 +96,20 @@ class Sample:
         return None
 
     def list_methods(self, setting: str) -> tuple[str, ...]:
-        """List the methods to choose from.
-
-        Args:
-            setting: `calibration` of the experiment.
-
-        Returns:
-            One method; all of them if the setting is "auto" and an example is far outside.
-        """
+        """Return the method, or all of them if the `setting` is "auto" and an example is far outside."""
         if setting != "auto":
             return (setting,)
         return METHODS if self.find_outlier() else METHODS[:1]
 
 
 def draw_examples(model: keras.Model, train: Split, examples: int, seed: int) -> Sample:
-    """Draw the training examples that set ranges, stratified by class. Fewer examples are part of more.
+    """Return training examples that set ranges, stratified by class. Fewer examples are part of more.
 
     Args:
         model: A model with the inputs of the data, plain or fake-quantized.
         train: The training split.
         examples: Number of examples.
         seed: Decides which examples are drawn.
-
-    Returns:
-        The examples; all of them if the split is smaller.
     """
     indices = draw_stratified_order(train.labels, seed)[:examples]
     batches = [inputs for inputs, _ in train.take(indices).batches(256).as_numpy_iterator()]
@@ -139,7 +121,7 @@ def draw_examples(model: keras.Model, train: Split, examples: int, seed: int) ->
 
 
 def compute_range(values: np.ndarray, method: str) -> tuple[float, float]:
-    """Compute the range of an input. It includes zero, as int8 ranges do.
+    """Return least and largest value of an input. The range includes zero, as int8 ranges do.
 
     - min_max: from the least to the largest value.
     - percentile: the same without the 1 % of the examples that reach farthest, at each end, and at least without one.
@@ -148,9 +130,6 @@ def compute_range(values: np.ndarray, method: str) -> tuple[float, float]:
     Args:
         values: Examples (n, ...).
         method: One of `METHODS`.
-
-    Returns:
-        Least and largest value.
     """
     lows, highs = _compute_extremes(values)
     low, high = float(lows.min()), float(highs.max())
@@ -184,15 +163,7 @@ def _compute_error(values: np.ndarray, low: float, high: float) -> float:
 
 
 def choose(scores: Mapping[str, np.ndarray], score: Score) -> str:
-    """Choose a method by its scores on validation.
-
-    Args:
-        scores: Score of each validation example (n,) by method.
-        score: The score.
-
-    Returns:
-        The first method, unless a later one is better by more than two standard errors, paired by example.
-    """
+    """Return the first method, unless a later one has better `scores` (n,) by two standard errors of the difference."""
     chosen, *others = scores
     for method in others:
         gains = np.asarray(score.compute_drop(scores[method], scores[chosen]), np.float64)
@@ -202,13 +173,7 @@ def choose(scores: Mapping[str, np.ndarray], score: Score) -> str:
 
 
 def log_choice(sample: Sample, method: str, stage: str) -> None:
-    """Name the example that sets a range far outside, and the method.
-
-    Args:
-        sample: The examples.
-        method: The method that was chosen.
-        stage: Name of the stage in progress lines.
-    """
+    """Name the example that sets a range far outside, and the `method`, for a `stage`."""
     outlier = sample.find_outlier()
     if outlier:
         progress.log(f"{stage}: {outlier}; ranges are set by {method}", about=stage)

@@ -42,40 +42,23 @@ class Channels:
     _leaders: list[int] = dataclasses.field(default_factory=lambda: [_FIXED])
 
     def find(self, channels: np.ndarray) -> np.ndarray:
-        """Return the numbers of channels as they are after all ties, 0 for those that cannot be removed.
-
-        Args:
-            channels: Channels of the axis (n,).
-        """
+        """Return the numbers of `channels` (n,) as they are after all ties, 0 for those that cannot be removed."""
         return np.array([self._find(channel) for channel in channels], int)
 
     def make(self, count: int) -> np.ndarray:
-        """Return new channels.
-
-        Args:
-            count: Their number.
-        """
+        """Return `count` new channels."""
         first = len(self._leaders)
         self._leaders += range(first, first + count)
         return np.arange(first, first + count)
 
     def tie(self, channels: np.ndarray, others: np.ndarray | int) -> None:
-        """Tie channels to others, one by one.
-
-        Args:
-            channels: Channels (n,).
-            others: Channels (n,), or one channel.
-        """
+        """Tie `channels` (n,) to `others`, (n,) or one, one by one."""
         for one, other in zip(channels, np.broadcast_to(others, len(channels)), strict=True):
             low, high = sorted((self._find(one), self._find(other)))
             self._leaders[high] = low
 
     def fix(self, channels: np.ndarray) -> None:
-        """Keep channels.
-
-        Args:
-            channels: Channels (n,).
-        """
+        """Keep `channels` (n,)."""
         self.tie(channels, _FIXED)
 
     def _find(self, channel: int) -> int:
@@ -85,14 +68,7 @@ class Channels:
 
 
 def follow(model: keras.Model) -> Channels:
-    """Follow the channels through a model.
-
-    Args:
-        model: A plain model.
-
-    Returns:
-        Its channels. Those of inputs, outputs and frozen layers are fixed.
-    """
+    """Return the channels of a plain `model`. Those of inputs, outputs and frozen layers are fixed."""
     found, at = Channels(), {}
     for node in list_nodes(model):
         inputs = [at[id(tensor)] for tensor in node.keras_inputs]

@@ -31,12 +31,7 @@ class Checkpoint:
         self.path = path
 
     def save(self, model: keras.Model, record: dict) -> None:
-        """Save the state of a training.
-
-        Args:
-            model: A compiled model.
-            record: History and times so far, as JSON values.
-        """
+        """Save the state of a compiled `model`, and the `record` of its training so far, as JSON values."""
         if not self.path:
             return
         content = io.BytesIO()
@@ -47,14 +42,11 @@ class Checkpoint:
             file.write(content.getbuffer())
 
     def restore(self, model: keras.Model) -> dict | None:
-        """Put a compiled model into the saved state.
+        """Put a compiled model into the saved state. Return the saved record, or None if no state was restored.
 
         Args:
             model: A compiled model; it stays as it is if the file is damaged or belongs to another model, which is
                 logged.
-
-        Returns:
-            The saved record, or None if no state was restored.
         """
         if not self.path or not self.path.exists():
             return None

@@ -48,25 +48,18 @@ class Settings:
     rate: float = 0.0
 
     def is_eligible(self, layer: keras.layers.Layer) -> bool:
-        """Return whether a layer is clustered.
-
-        Args:
-            layer: Any layer.
-        """
+        """Return whether a layer is clustered."""
         return layers.is_eligible(layer) and layer.name not in self.exclude
 
     def cluster(
         self, layer: keras.layers.Layer, seed: int, importance: Mapping[str, np.ndarray] = MappingProxyType({})
     ) -> dict[str, np.ndarray]:
-        """Cluster the kernels of a layer without training.
+        """Return the clustered kernels of a layer by name, as `layers.read_layer_kernels` does, without training.
 
         Args:
             layer: An eligible layer; it stays as it is.
             seed: Decides the initial centroids.
             importance: What the squared error of each weight costs, in bits, by kernel; errors alone count in others.
-
-        Returns:
-            The clustered kernels by name, as `layers.read_layer_kernels` returns kernels.
         """
         clusters = self.get_clusters(layer)
         kernels, per_channel = layers.read_layer_kernels(layer).items(), clusters.granularity == "channel"
@@ -77,11 +70,7 @@ class Settings:
         return {name: kmeans.cluster_kernel(kernel, number, *options, importance.get(name)) for name, kernel in kernels}
 
     def get_clusters(self, layer: keras.layers.Layer) -> Clusters:
-        """Return how the clusters of a layer are trained.
-
-        Args:
-            layer: An eligible layer.
-        """
+        """Return how the clusters of an eligible `layer` are trained."""
         granularity = self.clusters.granularity if layers.is_convolution(layer) else "tensor"
         return dataclasses.replace(self.clusters, granularity=granularity)
 
@@ -89,17 +78,9 @@ class Settings:
 def train(
     stage: Stage, parent: keras.Model, data: Data, experiment: Experiment, checkpoint: Checkpoint
 ) -> tuple[keras.Model, training.Fit]:
-    """Train a stage that clusters its parent.
+    """Cluster a clone of a stage's parent. Return it with the record of its training.
 
-    Args:
-        stage: The stage. It says whether the parent's zeros must survive, and names the training section.
-        parent: The parent's plain model; it stays as it is.
-        data: Training and validation splits.
-        experiment: Gives the settings of clustering, the scheme and the seed.
-        checkpoint: Where training continues from and saves its state.
-
-    Returns:
-        The clustered plain model, and the record of its training.
+    A trainer (`registry.find_trainer`) by the settings of `experiment`, from `checkpoint` on. `parent` stays as it is.
     """
     settings = Settings(
         experiment.number_of_clusters,
@@ -123,7 +104,7 @@ def fine_tune(
     scheme: str = "collabopt",
     checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> tuple[keras.Model, training.Fit]:
-    """Cluster the kernels of a clone of a model and train the centroids.
+    """Cluster the kernels of a clone of a model and train the centroids. Return it with the record of its training.
 
     Args:
         model: A plain model; it stays as it is.
@@ -134,9 +115,6 @@ def fine_tune(
         stage: Name of the stage in progress lines.
         scheme: "collabopt" (ours) or "tfmot".
         checkpoint: Where training continues from and saves its state.
-
-    Returns:
-        The clustered plain model, and the record of its training.
     """
     clock = progress.Clock()
     progress.advance("clustering the weights", stage)

@@ -19,7 +19,6 @@ def make_imitation_loss(task: Task, temperature: float) -> Objective:
     """Make the loss that compares the outputs of a student with those of its teacher.
 
     Args:
-        task: The task.
         temperature: T, by which logits are divided. A higher one shows more of the improbable classes.
 
     Returns:

@@ -29,7 +29,6 @@ class Filters:
     """The filters of a network that can be removed.
 
     Attributes:
-        channels: The channels of the network.
         by_layer: Channel of each filter (out,), by name of the layer; 0 for one that stays.
         norms: L2 norm of each filter relative to the mean of its layer (out,), by name of the layer.
     """
@@ -47,17 +46,9 @@ class Filters:
 def train(
     stage: Stage, parent: keras.Model, data: Data, experiment: Experiment, checkpoint: Checkpoint
 ) -> tuple[keras.Model, training.Fit]:
-    """Train a stage that removes filters of its parent.
+    """Remove filters of a stage's parent. Return the smaller plain model with the record of its training.
 
-    Args:
-        stage: The stage, which names the experiment's training section.
-        parent: The parent's plain model; it stays as it is.
-        data: Training and validation splits.
-        experiment: Gives the fraction of filters to remove, excluded layers and seed.
-        checkpoint: Where training continues from and saves its state.
-
-    Returns:
-        The smaller plain model, and the record of its training.
+    A trainer (`registry.find_trainer`) by the settings of `experiment`, from `checkpoint` on. `parent` stays as it is.
     """
     section, clock = experiment.training(stage.name), progress.Clock()
     filters = find_filters(parent, experiment.exclude.pruning)
@@ -69,15 +60,7 @@ def train(
 
 
 def find_filters(model: keras.Model, exclude: tuple[str, ...] = ()) -> Filters:
-    """Find the filters of a model that can be removed.
-
-    Args:
-        model: A plain model.
-        exclude: Names of layers that keep all their filters.
-
-    Returns:
-        The filters.
-    """
+    """Return the filters of a plain `model` that can be removed; layers of `exclude` keep all."""
     followed = channels.follow(model)
     found = [layer for layer in model.layers if layer.name in followed.outputs and layers.is_eligible(layer)]
     for layer in found:
@@ -93,15 +76,12 @@ def find_filters(model: keras.Model, exclude: tuple[str, ...] = ()) -> Filters:
 
 
 def choose(filters: Filters, sparsity: float) -> set[int]:
-    """Choose the channels to remove, those with the smallest filters first.
+    """Return the channels to remove, those with the smallest filters first.
 
     Args:
         filters: The filters of the network.
         sparsity: Fraction of the removable filters to remove, in [0, 1). Where too few can go, because every layer
             keeps some, fewer are removed.
-
-    Returns:
-        The channels.
     """
     members = {}
     for layer, numbers in filters.by_layer.items():
@@ -123,15 +103,7 @@ def choose(filters: Filters, sparsity: float) -> set[int]:
 
 
 def describe(filters: Filters, removed: set[int]) -> list[str]:
-    """Describe what is removed, and what could not be followed.
-
-    Args:
-        filters: The filters of the network.
-        removed: The channels to remove.
-
-    Returns:
-        Lines.
-    """
+    """Return lines on what is `removed` of the `filters`, and what could not be followed."""
     sizes, count = [], 0
     for layer, numbers in filters.by_layer.items():
         gone = int(np.isin(numbers, list(removed)).sum())
@@ -143,15 +115,12 @@ def describe(filters: Filters, removed: set[int]) -> list[str]:
 
 
 def remove(model: keras.Model, followed: channels.Channels, removed: set[int]) -> keras.Model:
-    """Remove channels from a model.
+    """Remove channels from a model. Return the smaller plain model, with the same names of layers.
 
     Args:
         model: A plain model; it stays as it is.
         followed: Its channels.
         removed: The channels to remove.
-
-    Returns:
-        The smaller plain model, with the same names of layers.
     """
 
     def keep(numbers: np.ndarray) -> np.ndarray:
@@ -169,14 +138,11 @@ def remove(model: keras.Model, followed: channels.Channels, removed: set[int]) -
 
 
 def restore(parent: keras.Model, arrays: dict[str, np.ndarray]) -> keras.Model:
-    """Rebuild the model of a stage that removed filters.
+    """Return the model of a stage that removed filters.
 
     Args:
         parent: The parent's plain model.
         arrays: Arrays of the stage by layer/variable. Their shapes decide the sizes of layers.
-
-    Returns:
-        The model.
     """
     keys = {id(variable): key for key, variable in weights.get_variables(parent).items()}
     by_layer = {layer.name: [arrays[keys[id(one)]] for one in layer.weights] for layer in parent.layers}

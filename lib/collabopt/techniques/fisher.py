@@ -20,7 +20,7 @@ _FLOOR = 0.1
 
 
 def compute_importance(model: keras.Model, data: Data, seed: int, rate: float) -> dict[str, np.ndarray]:
-    """Compute what the squared error of each weight costs, in bits.
+    """Return what the squared error of each weight costs, in bits: float32 by kernel, depthwise left out.
 
     Errors are relative: at a `rate` of 1, a kernel of zeros costs one bit per weight, as the geometric mean over
     kernels. Kernels that matter more to the loss cost more.
@@ -30,9 +30,6 @@ def compute_importance(model: keras.Model, data: Data, seed: int, rate: float) -
         data: Training examples and the task.
         seed: Decides which examples are taken.
         rate: What one bit costs, relative to the errors; greater than 0.
-
-    Returns:
-        float32 arrays of the kernels' shapes, by name (`layers.find_kernels`); depthwise kernels are left out.
     """
     places = {
         name: (getattr(owner, attribute), layers.get_channel_axis(layer))

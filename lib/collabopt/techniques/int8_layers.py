@@ -62,21 +62,13 @@ class ChannelAffine(keras.layers.Layer):
         self.limit = limit
 
     def build(self, input_shape) -> None:
-        """Create scale and offset, one per channel.
-
-        Args:
-            input_shape: Shape of the input, with batch.
-        """
+        """Create scale and offset, one per channel."""
         self.scale = self.add_weight("scale", (input_shape[-1],), initializer="ones")
         self.offset = self.add_weight("offset", (input_shape[-1],), initializer="zeros")
         super().build(input_shape)
 
     def call(self, inputs):
-        """Compute the layer.
-
-        Args:
-            inputs: Input tensor.
-        """
+        """Compute the layer."""
         *places, channels = inputs.shape[1:]
         is_image = len(places) == 2
         images = inputs if is_image else tf.reshape(inputs, [-1, *places[:1], int(np.prod(places[1:])), channels])
@@ -92,11 +84,7 @@ class ChannelAffine(keras.layers.Layer):
         return outputs
 
     def compute_output_shape(self, input_shape):
-        """Return the input's shape.
-
-        Args:
-            input_shape: Shape of the input, with batch.
-        """
+        """Return the input's shape."""
         return input_shape
 
     def get_config(self):
@@ -109,31 +97,16 @@ class FloatOutput(keras.layers.Layer):
     """Returns its input. It gives the output of a layer in float32 a range, so that int8 layers can follow."""
 
     def call(self, inputs):
-        """Return the input.
-
-        Args:
-            inputs: Input tensor.
-        """
+        """Return the input."""
         return tf.identity(inputs)
 
     def compute_output_shape(self, input_shape):
-        """Return the input's shape.
-
-        Args:
-            input_shape: Shape of the input, with batch.
-        """
+        """Return the input's shape."""
         return input_shape
 
 
 def is_quantizable(layer: keras.layers.Layer) -> bool:
-    """Tell whether an int8 operator computes a layer after quantization-aware training.
-
-    Args:
-        layer: A layer of a rewritten model (`int8_rewrites`).
-
-    Returns:
-        Whether it is.
-    """
+    """Return whether an int8 operator computes a `layer` of a rewritten model after quantization-aware training."""
     if type(layer) in (keras.layers.InputLayer, keras.layers.BatchNormalization, ChannelAffine, FloatOutput):
         return True
     if isinstance(layer, keras.layers.Activation):
@@ -153,81 +126,39 @@ def is_quantizable(layer: keras.layers.Layer) -> bool:
 
 
 def describe(layer: keras.layers.Layer) -> str:
-    """Return what a layer computes, for messages.
-
-    Args:
-        layer: Any layer.
-
-    Returns:
-        The class, with the name of its function if it applies one.
-    """
+    """Return the class of a layer, for messages, with the name of its function if it applies one."""
     function = getattr(layer, "activation", None) if isinstance(layer, keras.layers.Activation) else None
     name = getattr(function or getattr(layer, "function", None), "__name__", getattr(layer, "function", ""))
     return f"{type(layer).__name__} {name}".strip()
 
 
 def get_activation(layer: keras.layers.Layer) -> str | None:
-    """Return the name of a layer's activation.
-
-    Args:
-        layer: Any layer.
-
-    Returns:
-        The name; None for layers other than activations, convolutions and dense layers.
-    """
+    """Return the name of a layer's activation; None unless it is an activation, convolution or dense layer."""
     if not isinstance(layer, (keras.layers.Activation, *WITH_ACTIVATION)):
         return None
     return getattr(layer.activation, "__name__", type(layer.activation).__name__)
 
 
 def is_plain_activation(layer: keras.layers.Layer) -> bool:
-    """Tell whether a layer is an activation that TFMOT does not know and int8 operators compute.
-
-    Args:
-        layer: Any layer.
-
-    Returns:
-        Whether it is.
-    """
+    """Return whether a layer is an activation that TFMOT does not know and int8 operators compute."""
     return isinstance(layer, keras.layers.Activation) and get_activation(layer) in _PLAIN_ACTIVATIONS
 
 
 def is_before_relu(layer: keras.layers.Layer) -> bool:
-    """Tell whether a ReLU, which the converter fuses into the layer, alone follows it.
-
-    Args:
-        layer: A layer of a rewritten model.
-
-    Returns:
-        Whether it is.
-    """
+    """Return whether a ReLU, which the converter fuses into the `layer`, alone follows it."""
     following = get_only_consumer(layer)
     is_activation = isinstance(following, keras.layers.Activation) and get_activation(following) == "relu"
     return is_activation or isinstance(following, keras.layers.ReLU)
 
 
 def get_only_consumer(layer: keras.layers.Layer) -> keras.layers.Layer | None:
-    """Return the layer that alone takes a layer's output.
-
-    Args:
-        layer: A layer of a model.
-
-    Returns:
-        The layer; None if there is no layer or more than one.
-    """
+    """Return the layer that alone takes a layer's output, or None."""
     consumers = [node.outbound_layer for node in layer.outbound_nodes]
     return consumers[0] if len(consumers) == 1 else None
 
 
 def find_folded_layer(norm: keras.layers.Layer) -> keras.layers.Layer | None:
-    """Find the layer into which the converter folds a batch norm.
-
-    Args:
-        norm: Any layer of a model.
-
-    Returns:
-        The linear layer before the batch norm. None if it is no batch norm, or if no such layer precedes it.
-    """
+    """Return the linear layer into which the converter folds a batch norm `norm`, or None."""
     if not isinstance(norm, keras.layers.BatchNormalization):
         return None
     before = norm.inbound_nodes[0].inbound_layers

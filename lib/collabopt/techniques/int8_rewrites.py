@@ -24,14 +24,7 @@ from collabopt.techniques.replacement import Replacement, copy_layer, replace_la
 
 
 def find_layers_without_qat(model: keras.Model) -> dict[str, str]:
-    """Find the layers that stay in float32 in quantization-aware training.
-
-    Args:
-        model: A plain model.
-
-    Returns:
-        What has no int8 operator by name of the layer, in the model's order: the layer's class, or an activation.
-    """
+    """Return what of a plain `model` has no int8 operator (class or activation), by layer: float32 after QAT."""
     names = [layer.name for layer in model.layers]
     found = [layer for layer in _rewrite(model, False, ()).layers if not is_quantizable(layer)]
     # An activation inside a layer has become the layer "layer_activation".
@@ -39,16 +32,13 @@ def find_layers_without_qat(model: keras.Model) -> dict[str, str]:
 
 
 def make_quantizable(model: keras.Model, keeps_clusters: bool, unquantized: Sequence[str] = ()) -> keras.Model:
-    """Rewrite a model so that int8 operators can run its layers.
+    """Return a model that computes the same with layers that int8 operators run; the given one if it needs no rewrite.
 
     Args:
         model: A plain model; it stays as it is.
         keeps_clusters: Whether clusters are preserved. The range they share in a dense or transposed kernel keeps a
             batch norm from being folded into it.
         unquantized: Names of layers that stay in float32 on purpose.
-
-    Returns:
-        A model that computes the same; the given one if it needs no rewrite.
     """
     rewritten = _rewrite(model, keeps_clusters, unquantized)
     floats = {layer.name for layer in rewritten.layers if layer.name in unquantized or not is_quantizable(layer)}

@@ -2,11 +2,8 @@
 
 The forward pass looks up each weight's centroid. The weights themselves stay as latent weights: they get the gradient
 of the looked-up kernel as if there were no clusters (a straight-through estimator, Bengio et al. 2013,
-arXiv:1308.3432), and each training step assigns them again. A centroid gets the sum over its members (Han et al. 2016,
-arXiv:1510.00149).
-
-With the `importance` of weights, the assignment also prefers centroids with a short code (`assignment`). A file's
-compressed size follows the length of the code.
+arXiv:1308.3432), and each training step assigns them again, with `importance` to centroids with a short code, too
+(`assignment`). A centroid gets the sum over its members (Han et al. 2016, arXiv:1510.00149).
 """
 
 import dataclasses
@@ -45,11 +42,7 @@ PER_TENSOR = Clusters("tensor")
 
 
 def make_clusters(experiment: Experiment) -> Clusters:
-    """Return how an experiment trains clusters.
-
-    Args:
-        experiment: Gives granularity, movement and symmetry.
-    """
+    """Return how an `experiment` trains clusters."""
     granularity = "channel" if experiment.cluster_per_channel else "tensor"
     symmetric = per_layer.get_value(experiment.number_of_clusters) if experiment.symmetric else 0
     return Clusters(granularity, experiment.clustering == "moving", symmetric)
@@ -100,15 +93,12 @@ def make_symmetric_lookup(kernel: np.ndarray, clusters: Clusters) -> tuple[np.nd
 
 @tf.custom_gradient
 def look_up(centroids: tf.Tensor, latent: tf.Tensor, indices: tf.Tensor):
-    """Look up each weight's centroid.
+    """Return a kernel made of each weight's centroid.
 
     Args:
         centroids: Values (rows, k).
         latent: Latent weights; they get the gradient of the kernel.
         indices: int32 indices of the kernel's shape into the flattened centroids.
-
-    Returns:
-        The kernel.
     """
 
     def gradient(upstream: tf.Tensor):
@@ -164,15 +154,12 @@ def add_state(
 
 
 def apply_state(kernel: tf.Tensor, state: dict[str, tf.Variable], training: bool = False) -> tf.Tensor:
-    """Apply preserved zeros and clusters to a kernel.
+    """Return a kernel made of centroids and multiplied by the mask, where the state has them.
 
     Args:
         kernel: The trained kernel, or latent weights.
         state: What `add_state` returned.
         training: Whether weights are assigned again first, until `reassigns` is unset.
-
-    Returns:
-        The kernel, made of centroids and multiplied by the mask where the state has them.
     """
     if "centroids" in state:
         # Tensors, because tf.custom_gradient takes no gradient of a variable on several devices.

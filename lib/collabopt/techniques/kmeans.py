@@ -1,8 +1,7 @@
 """k-means over the weights of a kernel: initial centroids and Lloyd's algorithm.
 
-A kernel is clustered as a whole or per output channel. Every function therefore works on rows: `weights` (rows, n)
-holds one row per tensor or channel, and `mask` (rows, n) bool marks the weights that take part; the others are zeros to
-preserve.
+Every function works on rows, one per tensor or output channel: `weights` (rows, n), and `mask` (rows, n) bool, which
+marks the weights that take part. The others are zeros to preserve.
 """
 
 import numpy as np
@@ -16,28 +15,12 @@ _CODE_ITERATIONS = 10
 
 
 def make_rows(kernel: np.ndarray, per_channel: bool) -> np.ndarray:
-    """Arrange a kernel as rows of weights.
-
-    Args:
-        kernel: Kernel (..., out).
-        per_channel: Whether to make one row per output channel.
-
-    Returns:
-        Weights (1, n), or (out, n) per channel.
-    """
+    """Return a `kernel` (..., out) as rows of weights (1, n), or (out, n) if `per_channel`."""
     return np.ascontiguousarray(kernel.reshape(-1, kernel.shape[-1]).T) if per_channel else kernel.reshape(1, -1)
 
 
 def make_kernel(weights: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Arrange rows of weights as the kernel that `make_rows` made them of.
-
-    Args:
-        weights: Weights (rows, n).
-        shape: Shape (..., out) of the kernel.
-
-    Returns:
-        The kernel (..., out).
-    """
+    """Return the kernel of `shape` (..., out) whose rows `make_rows` made, from `weights` (rows, n)."""
     return weights.T.reshape(shape) if len(weights) > 1 else weights.reshape(shape)
 
 
@@ -166,7 +149,7 @@ INITIALIZATIONS = {
 
 
 def cluster_symmetrically(kernel: np.ndarray, k: int, per_channel: bool = False) -> np.ndarray:
-    """Replace each weight of a kernel by the nearest of −α and α, or of −α, 0 and α, with the α of least squared error.
+    """Return a kernel (..., out) of −α and α, or −α, 0 and α, with the α of least squared error.
 
     Binary: α is the mean magnitude (Rastegari et al. 2016, arXiv:1603.05279). Ternary: Lloyd's algorithm, from the
     threshold of Li et al. 2016 (arXiv:1605.04711). Zeros stay zero in ternary kernels.
@@ -175,9 +158,6 @@ def cluster_symmetrically(kernel: np.ndarray, k: int, per_channel: bool = False)
         kernel: Kernel (..., out).
         k: 2 for binary weights, 3 for ternary ones.
         per_channel: Whether each output channel has its own α.
-
-    Returns:
-        The clustered kernel (..., out).
     """
     weights = make_rows(kernel, per_channel)
     magnitude = np.abs(weights)
@@ -203,7 +183,7 @@ def cluster_kernel(
     seed: int = 0,
     importance: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Replace each weight of a kernel by its centroid.
+    """Return a kernel (..., out) with each weight replaced by its centroid.
 
     Args:
         kernel: Kernel (..., out).
@@ -215,9 +195,6 @@ def cluster_kernel(
         seed: Seed of the random initializations.
         importance: What the squared error of each weight costs, in bits, of the kernel's shape. Weights then prefer
             centroids with a short code. None counts errors only.
-
-    Returns:
-        The clustered kernel (..., out).
     """
     weights = make_rows(kernel, per_channel)
     importance = None if importance is None else make_rows(importance, per_channel)

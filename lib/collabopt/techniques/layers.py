@@ -1,9 +1,8 @@
 """Which layers the techniques work on, and how their kernels are read.
 
-Convolutions, dense and recurrent layers are eligible for pruning and clustering. Depthwise kernels are not: they hold
-few weights, and TFMOT leaves them out as well. Neither are embeddings: their rows are looked up and not multiplied, and
-magnitude pruning would remove the rows of rare words. A batch norm with negative gammas is rewritten here, because it
-would double the int8 values of a clustered kernel.
+Convolutions, dense and recurrent layers can be pruned and clustered. Depthwise kernels hold few weights, and
+TFMOT leaves them out as well. Embeddings are looked up and not multiplied, and pruning would remove rare words. A batch
+norm with negative gammas, which would double the int8 values of a clustered kernel, is rewritten here.
 """
 
 from collections.abc import Sequence
@@ -24,85 +23,39 @@ _KINDS = {
 
 
 def is_eligible(layer: keras.layers.Layer) -> bool:
-    """Tell whether a layer's kernels can be pruned and clustered.
-
-    Args:
-        layer: Any layer.
-
-    Returns:
-        True for convolutions, also transposed ones, dense and recurrent layers. False for depthwise convolutions.
-    """
+    """Return whether kernels can be pruned and clustered: convolutions (not depthwise), dense and recurrent layers."""
     return get_kind(layer) not in (None, "depthwise")
 
 
 def find_frozen(model: keras.Model) -> tuple[str, ...]:
-    """Find the frozen layers with kernels (`trainable=False`). No stage changes their weights.
-
-    Args:
-        model: Plain or fake-quantized.
-
-    Returns:
-        Names of the plain layers.
-    """
+    """Return the names of frozen layers of `model` with kernels (`trainable=False`). No stage changes their weights."""
     return tuple(layer.name for layer in list_plain(model) if get_kind(layer) and not layer.trainable)
 
 
 def list_plain(model: keras.Model) -> list[keras.layers.Layer]:
-    """List the layers of a model, without the wrappers of fake quantization.
-
-    Args:
-        model: Plain or fake-quantized.
-
-    Returns:
-        The layers.
-    """
+    """Return the layers of `model`, without the wrappers of fake quantization."""
     return [getattr(layer, "layer", layer) if hasattr(layer, "quantize_config") else layer for layer in model.layers]
 
 
 def exclude_frozen(experiment: Experiment, model: keras.Model) -> Experiment:
-    """Exclude the frozen layers of a model from pruning and clustering.
-
-    Args:
-        experiment: The experiment.
-        model: Plain or fake-quantized.
-
-    Returns:
-        The experiment with these layers among those that it excludes.
-    """
+    """Return an experiment that excludes the frozen layers of `model` from pruning and clustering."""
     exclude, frozen = experiment.exclude, find_frozen(model)
     changes = {"pruning": (*exclude.pruning, *frozen), "clustering": (*exclude.clustering, *frozen)}
     return experiment.model_copy(update={"exclude": exclude.model_copy(update=changes)})
 
 
 def is_convolution(layer: keras.layers.Layer) -> bool:
-    """Tell whether a layer is an eligible convolution, which may have clusters per output channel.
-
-    Args:
-        layer: Any layer.
-
-    Returns:
-        Whether it is.
-    """
+    """Return whether a layer is an eligible convolution, which may have clusters per output channel."""
     return get_kind(layer) in ("conv2d", "conv2d_transpose")
 
 
 def get_channel_axis(layer: keras.layers.Layer) -> int:
-    """Return the axis of a layer's output channels in the kernel that Keras holds.
-
-    Args:
-        layer: A layer with a kernel.
-
-    Returns:
-        The axis, counted from the end: that before the last for transposed convolutions.
-    """
+    """Return the axis of output channels in the kernel of `layer`, from the end: before the last if transposed."""
     return -2 if isinstance(layer, keras.layers.Conv2DTranspose) else -1
 
 
 def find_kernels(layer: keras.layers.Layer) -> dict[str, tuple[keras.layers.Layer, str]]:
-    """Find where a layer holds its kernels.
-
-    Args:
-        layer: A layer that has a kind (`get_kind`).
+    """Find where a `layer` that has a kind (`get_kind`) holds its kernels.
 
     Returns:
         Owner and attribute by name of the kernel: that of the layer, or "layer:kernel" and "layer:recurrent_kernel" for
@@ -121,23 +74,16 @@ def find_kernels(layer: keras.layers.Layer) -> dict[str, tuple[keras.layers.Laye
 
 
 def get_layer_name(kernel: str) -> str:
-    """Return the layer of a kernel.
-
-    Args:
-        kernel: Name of the kernel (`find_kernels`).
-    """
+    """Return the layer of a `kernel`, given by name (`find_kernels`)."""
     return kernel.partition(":")[0]
 
 
 def clone_model(model: keras.Model, arrays: Sequence[np.ndarray] | None = None) -> keras.Model:
-    """Copy a model with layers and variables of its own.
+    """Return a copy of a model with layers and variables of its own.
 
     Args:
         model: The model; it stays as it is.
         arrays: Weights for the copy, in the order of `model.get_weights()`; None copies those of `model`.
-
-    Returns:
-        The copy.
     """
     copy = keras.models.clone_model(model)
     copy.set_weights(model.get_weights() if arrays is None else arrays)
@@ -155,16 +101,10 @@ class PositiveGamma(keras.constraints.Constraint):
 
 
 def make_gammas_positive(model: keras.Model) -> keras.Model:
-    """Copy a model so that no batch norm after a convolution or dense layer has a negative gamma.
+    """Return a copy of `model` that computes the same, and never has a negative gamma after a linear layer.
 
     The converter folds gamma into the kernel. Channels of both signs would double the int8 values of a clustered
     kernel. Here the kernel, bias, gamma and moving mean of such a channel change sign, and the output stays the same.
-
-    Args:
-        model: A plain model; it stays as it is.
-
-    Returns:
-        The copy. It computes the same, and training keeps its gammas positive.
     """
     scaled_layers = {norm.name: layer for layer in model.layers for norm in _find_scaling_norm(layer)}
 
@@ -180,11 +120,7 @@ def make_gammas_positive(model: keras.Model) -> keras.Model:
 
 
 def has_negative_gamma(model: keras.Model) -> bool:
-    """Return whether a batch norm after a convolution or dense layer changes the sign of a channel.
-
-    Args:
-        model: A plain model.
-    """
+    """Return whether a batch norm after a linear layer of a plain `model` changes the sign of a channel."""
     return any((norm.gamma.numpy() < 0).any() for layer in model.layers for norm in _find_scaling_norm(layer))
 
 
@@ -211,38 +147,20 @@ def _flip_negative_channels(layer: keras.layers.Layer, norm: keras.layers.BatchN
 
 
 def get_kind(layer: keras.layers.Layer) -> str | None:
-    """Return the kind of a layer's kernels.
-
-    Args:
-        layer: Any layer.
-
-    Returns:
-        "conv2d", "conv2d_transpose", "dense" or "recurrent" for an eligible layer, "depthwise", or None without such a
-        kernel.
-    """
+    """Return "conv2d", "conv2d_transpose", "dense" or "recurrent" of an eligible layer, "depthwise", or None."""
     one = layer.forward_layer if isinstance(layer, keras.layers.Bidirectional) else layer
     return next((kind for kind, classes in _KINDS.items() if isinstance(one, classes)), None)
 
 
 def read_kernels(model: keras.Model) -> dict[str, np.ndarray]:
-    """Read the kernels of a plain model.
-
-    Args:
-        model: A plain model.
-
-    Returns:
-        float32 kernels by name (`find_kernels`), depthwise ones included.
-    """
+    """Return the float32 kernels of a plain `model` by name (`find_kernels`), depthwise ones included."""
     return {
         name: kernel for layer in model.layers if get_kind(layer) for name, kernel in read_layer_kernels(layer).items()
     }
 
 
 def read_layer_kernels(layer: keras.layers.Layer) -> dict[str, np.ndarray]:
-    """Read the kernels of a layer.
-
-    Args:
-        layer: A layer that has a kind (`get_kind`).
+    """Read the kernels of a `layer` that has a kind (`get_kind`).
 
     Returns:
         float32 kernels by name (`find_kernels`): (height, width, in, out), (height, width, in, multiplier) if
@@ -254,23 +172,13 @@ def read_layer_kernels(layer: keras.layers.Layer) -> dict[str, np.ndarray]:
 
 
 def assign_kernels(layer: keras.layers.Layer, kernels: dict[str, np.ndarray]) -> None:
-    """Give an eligible layer kernels.
-
-    Args:
-        layer: The layer, changed in place.
-        kernels: Kernels as `read_layer_kernels` returns them.
-    """
+    """Give an eligible `layer` the `kernels` that `read_layer_kernels` returns."""
     for name, (owner, attribute) in find_kernels(layer).items():
         getattr(owner, attribute).assign(np.moveaxis(kernels[name], -1, get_channel_axis(layer)))
 
 
 def copy_biases(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
-    """Give an eligible layer the biases of another one of the same kind.
-
-    Args:
-        source: The layer with the biases.
-        target: The other layer, changed in place.
-    """
+    """Give the layer `target` the biases of `source`, an eligible layer of the same kind."""
     pairs = zip(find_kernels(source).values(), find_kernels(target).values(), strict=True)
     for (owner, _), (other, _) in pairs:
         if owner.bias is not None:
@@ -278,12 +186,5 @@ def copy_biases(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
 
 
 def read_kinds(model: keras.Model) -> dict[str, str]:
-    """Read the kinds of a plain model's kernels.
-
-    Args:
-        model: A plain model.
-
-    Returns:
-        The kind (`get_kind`) by name of the kernel.
-    """
+    """Return the kind (`get_kind`) of the kernels of a plain `model` by name."""
     return {name: get_kind(layer) for layer in model.layers if get_kind(layer) for name in find_kernels(layer)}

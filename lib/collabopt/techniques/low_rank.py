@@ -29,7 +29,6 @@ class Spectra:
     """What decides the ranks of a kernel.
 
     Attributes:
-        layer: The layer.
         squares: Squared singular values, the largest first, of the kernel as a matrix, or of both unfoldings (in, out).
         cost: Multiplications of the layer.
     """
@@ -39,20 +38,12 @@ class Spectra:
     cost: int
 
     def choose(self, energy: float) -> tuple[int, ...]:
-        """Return the smallest ranks that keep a share of the squared singular values.
-
-        Args:
-            energy: The share, in [0, 1].
-        """
+        """Return the smallest ranks that keep a share `energy`, in [0, 1], of the squared singular values."""
         shares = [np.cumsum(one) / max(one.sum(), np.finfo(float).tiny) for one in self.squares]
         return tuple(min(1 + int(np.searchsorted(one, energy - 1e-12)), len(one)) for one in shares)
 
     def count(self, ranks: tuple[int, ...]) -> int:
-        """Return the multiplications of the layer split at these ranks.
-
-        Args:
-            ranks: One rank, or those of inputs and outputs.
-        """
+        """Return the multiplications of the layer split at one rank, or two `ranks` of inputs and outputs."""
         kernel, (before, after) = self.layer.kernel.shape, count_positions(self.layer)
         taken, made = kernel[-2], kernel[-1]
         if len(ranks) == 1:
@@ -64,17 +55,9 @@ class Spectra:
 def train(
     stage: Stage, parent: keras.Model, data: Data, experiment: Experiment, checkpoint: Checkpoint
 ) -> tuple[keras.Model, training.Fit]:
-    """Train a stage that splits layers of its parent.
+    """Split layers of a stage's parent. Return the plain model with the record of its training.
 
-    Args:
-        stage: The stage, which names the experiment's training section.
-        parent: The parent's plain model; it stays as it is.
-        data: Training and validation splits.
-        experiment: Gives the energy to keep, the multiplications that may remain, excluded layers and seed.
-        checkpoint: Where training continues from and saves its state.
-
-    Returns:
-        The plain model with split layers, and the record of its training.
+    A trainer (`registry.find_trainer`) by the settings of `experiment`, from `checkpoint` on. `parent` stays as it is.
     """
     section, clock = experiment.training(stage.name), progress.Clock()
     ranks = choose_ranks(parent, experiment)
@@ -85,15 +68,7 @@ def train(
 
 
 def find_spectra(model: keras.Model, exclude: tuple[str, ...] = ()) -> dict[str, Spectra]:
-    """Find the layers that can be split.
-
-    Args:
-        model: A plain model.
-        exclude: Names of layers that stay whole.
-
-    Returns:
-        The singular values by name of the layer.
-    """
+    """Return the singular values of layers of a plain `model` to split, by name; those of `exclude` stay whole."""
     found = {}
     for layer in model.layers:
         is_kind = layers.get_kind(layer) in ("dense", "conv2d") and getattr(layer, "groups", 1) == 1
@@ -106,11 +81,7 @@ def find_spectra(model: keras.Model, exclude: tuple[str, ...] = ()) -> dict[str,
 
 
 def list_excluded(experiment: Experiment) -> tuple[str, ...]:
-    """Return the layers that stay whole, because `exclude` or a setting per layer names them.
-
-    Args:
-        experiment: The experiment.
-    """
+    """Return the layers that stay whole, because `exclude` or a setting per layer names them."""
     excluded = {name for names in experiment.exclude.model_dump().values() for name in names}
     own = [per_layer.list_layers(setting) for setting in (experiment.sparsity, experiment.number_of_clusters)]
     return tuple(excluded.union(*own))
@@ -157,28 +128,17 @@ def choose_ranks(model: keras.Model, experiment: Experiment) -> dict[str, tuple[
 
 
 def factorize(model: keras.Model, ranks: dict[str, tuple[int, ...]]) -> keras.Model:
-    """Split layers of a model.
-
-    Args:
-        model: A plain model; it stays as it is.
-        ranks: Ranks by name of the layer (`choose_ranks`).
-
-    Returns:
-        The plain model. Layer `conv` has become `conv_1`, `conv_2` and, for two ranks, `conv_3`.
-    """
+    """Return a plain `model` with layers split at `ranks`, by name: `conv` into `conv_1`, `conv_2` (and `conv_3`)."""
     kernels = {name: _decompose(model.get_layer(name).kernel.numpy(), one) for name, one in ranks.items()}
     return _split(model, {name: (parts, model.get_layer(name).bias) for name, parts in kernels.items()})
 
 
 def restore(parent: keras.Model, arrays: dict[str, np.ndarray]) -> keras.Model:
-    """Rebuild the model of a stage that split layers.
+    """Return the model of a stage that split layers.
 
     Args:
         parent: The parent's plain model.
         arrays: Arrays of the stage by layer/variable. Their names and shapes say how layers were split.
-
-    Returns:
-        The model.
     """
     split = {}
     for layer in parent.layers:

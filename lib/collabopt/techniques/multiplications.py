@@ -7,14 +7,7 @@ from collabopt.techniques import layers
 
 
 def count_multiplications(layer: keras.layers.Layer) -> int:
-    """Count the multiplications of a layer's kernels, those of the bias and of activations left out.
-
-    Args:
-        layer: Any layer of a model, plain. Axes of open size count as 1.
-
-    Returns:
-        Their number for one example; 0 without a kernel.
-    """
+    """Return the multiplications of the kernels of a plain `layer` for one example; axes of open size count as 1."""
     kind = layers.get_kind(layer)
     if kind is None:
         return 0
@@ -24,13 +17,6 @@ def count_multiplications(layer: keras.layers.Layer) -> int:
 
 
 def count_positions(layer: keras.layers.Layer) -> tuple[int | None, int | None]:
-    """Count the positions at which a layer's kernel is applied: pixels or steps.
-
-    Args:
-        layer: A layer of a model.
-
-    Returns:
-        Positions of the input and of the output; None where a size is open.
-    """
+    """Return the pixels or steps of input and output at which a kernel is applied; None where a size is open."""
     shapes = layer.get_input_shape_at(0)[1:-1], layer.get_output_shape_at(0)[1:-1]
     return tuple(None if None in shape else math.prod(shape) for shape in shapes)

@@ -17,14 +17,9 @@ Objective = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 def make_loss(task: Task, label_smoothing: float = 0.0) -> Objective:
-    """Make the loss of a task: cross-entropy of logits, or the squared error.
+    """Return the loss of a task, (labels, outputs) -> losses (batch,): cross-entropy of logits, or squared error.
 
-    Args:
-        task: The task.
-        label_smoothing: Share of each label that is spread over all classes, in [0, 1). Tasks without logits ignore it.
-
-    Returns:
-        A function (labels, outputs) -> losses (batch,).
+    `label_smoothing` is the share in [0, 1) of each label spread over all classes. Tasks without logits ignore it.
     """
 
     def cross_entropy(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
@@ -41,43 +36,26 @@ def make_loss(task: Task, label_smoothing: float = 0.0) -> Objective:
         return user_modules.import_object(task.loss)
     if task.has_classes:
         return binary_cross_entropy if task.name == "binary" else cross_entropy
-    return binary_cross_entropy if task.takes_logits else score_squared_error
+    return binary_cross_entropy if task.takes_logits else _score_squared_error
 
 
 def make_score(task: Task, probabilities: bool = False) -> Objective:
-    """Make the score of a task.
-
-    Args:
-        task: The task.
-        probabilities: Whether outputs are probabilities, where the task takes logits.
-
-    Returns:
-        A function (labels, outputs) -> scores (batch,).
-    """
+    """Return the score of a task, (labels, outputs) -> scores (batch,), of logits or of `probabilities`."""
     threshold = 0.5 if probabilities else 0.0
     if task.metric:
         return user_modules.import_object(task.metric)
     return {
-        "classification": score_class,
-        "binary": lambda labels, outputs: score_binary(labels, outputs, threshold),
-        "multilabel": lambda labels, outputs: score_labels(labels, outputs, threshold),
-        "regression": score_absolute_error,
-        "reconstruction": score_squared_error,
-        "segmentation": score_pixels,
+        "classification": _score_class,
+        "binary": lambda labels, outputs: _score_binary(labels, outputs, threshold),
+        "multilabel": lambda labels, outputs: _score_labels(labels, outputs, threshold),
+        "regression": _score_absolute_error,
+        "reconstruction": _score_squared_error,
+        "segmentation": _score_pixels,
     }[task.name]
 
 
 def classify(task: Task, outputs: tf.Tensor, probabilities: bool = False) -> tf.Tensor | None:
-    """Return the class that is predicted for each example.
-
-    Args:
-        task: The task.
-        outputs: Logits or probabilities (batch, ...).
-        probabilities: As in `make_score`.
-
-    Returns:
-        Class indices (batch,) int32; None if the task has no class per example.
-    """
+    """Return the class (batch,) int32 that logits, or `probabilities`, in `outputs` (batch, ...) predict, or None."""
     if task.name == "classification":
         return tf.argmax(outputs, axis=-1, output_type=tf.int32)
     if task.name == "binary":
@@ -86,30 +64,12 @@ def classify(task: Task, outputs: tf.Tensor, probabilities: bool = False) -> tf.
 
 
 def score_model(model: keras.Model, split: Split, task: Task) -> np.ndarray:
-    """Score each example with a Keras model.
-
-    Args:
-        model: Plain or fake-quantized.
-        split: Examples with labels.
-        task: Gives the score.
-
-    Returns:
-        The scores (n,) float32: 0 or 1 if the score is accuracy.
-    """
+    """Return the score of each example with a Keras `model` (n,) float32: 0 or 1 if the score is accuracy."""
     return run_model(model, split, make_score(task))
 
 
 def run_model(model: keras.Model, split: Split, function: Objective) -> np.ndarray:
-    """Apply a function to the labels and outputs of all examples.
-
-    Args:
-        model: Plain or fake-quantized.
-        split: Examples with labels.
-        function: (labels, outputs) -> (batch, ...).
-
-    Returns:
-        The values (n, ...).
-    """
+    """Return the values (n, ...) of a `function` (labels, outputs) -> (batch, ...) of the outputs of a `model`."""
     # Each stage is another model, traced once. TensorFlow mistakes this for one model traced again and again.
     progress.advance(f"evaluating the model on {len(split):,} examples")
     with drop_log_records("triggered tf.function retracing"), drop_native_notices():
@@ -117,87 +77,38 @@ def run_model(model: keras.Model, split: Split, function: Objective) -> np.ndarr
     return np.concatenate(values)
 
 
-def score_class(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
-    """Score a class: 1 if the largest output is the label's.
-
-    Args:
-        labels: Class indices (batch,).
-        outputs: Logits or probabilities (batch, classes).
-
-    Returns:
-        0 or 1 (batch,) float32.
-    """
+def _score_class(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
+    """1 if the largest output (batch, classes) is the label's (batch,), else 0; float32."""
     return _as_float(tf.equal(tf.argmax(outputs, axis=-1, output_type=tf.int32), _fit(labels, outputs)))
 
 
-def score_binary(labels: tf.Tensor, outputs: tf.Tensor, threshold: float) -> tf.Tensor:
-    """Score a binary label: 1 if the output is on its side of the threshold.
-
-    Args:
-        labels: 0 or 1 (batch,).
-        outputs: One output per example (batch, 1).
-        threshold: Outputs above it mean 1.
-
-    Returns:
-        0 or 1 (batch,) float32.
-    """
+def _score_binary(labels: tf.Tensor, outputs: tf.Tensor, threshold: float) -> tf.Tensor:
+    """1 if the output (batch, 1) is on the label's side of the threshold, else 0 (batch,) float32."""
     return _as_float(tf.equal(outputs[:, 0] > threshold, tf.reshape(labels, [-1]) > 0))
 
 
-def score_labels(labels: tf.Tensor, outputs: tf.Tensor, threshold: float) -> tf.Tensor:
-    """Score several labels: F1 of each example, as `f1_score(average="samples")` of scikit-learn averages it.
-
-    Args:
-        labels: 0 or 1 (batch, labels).
-        outputs: (batch, labels).
-        threshold: Outputs above it mean 1.
-
-    Returns:
-        F1 in [0, 1] (batch,) float32; 1 if there is no label, neither true nor predicted.
-    """
+def _score_labels(labels: tf.Tensor, outputs: tf.Tensor, threshold: float) -> tf.Tensor:
+    """F1 in [0, 1] (batch,) of labels (batch, labels), as scikit-learn's `f1_score(average="samples")`."""
     true, predicted = _as_float(labels > 0), _as_float(outputs > threshold)
     found, all_ = tf.reduce_sum(true * predicted, axis=-1), tf.reduce_sum(true + predicted, axis=-1)
     return tf.where(all_ > 0, 2 * found / tf.maximum(all_, 1), 1.0)
 
 
-def score_absolute_error(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
-    """Score numbers by their mean absolute error.
-
-    Args:
-        labels: (batch, outputs).
-        outputs: (batch, outputs).
-
-    Returns:
-        Errors (batch,) float32.
-    """
+def _score_absolute_error(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
+    """The mean absolute error (batch,) of outputs (batch, outputs)."""
     return _mean(tf.abs(_difference(labels, outputs)))
 
 
-def score_squared_error(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
-    """Score numbers by their mean squared error.
-
-    Args:
-        labels: (batch, ...).
-        outputs: The same shape.
-
-    Returns:
-        Errors (batch,) float32.
-    """
+def _score_squared_error(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
+    """The mean squared error (batch,) of outputs (batch, ...)."""
     return _mean(tf.square(_difference(labels, outputs)))
 
 
-def score_pixels(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
-    """Score a segmentation by the mean intersection over union (IoU) of the classes in each image.
+def _score_pixels(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
+    """The mean intersection over union in [0, 1] (batch,) of the classes in each image.
 
     Images count equally, as in Wang et al. 2023 (arXiv:2310.19252). Classes that are neither in the labels nor in the
     outputs do not count.
-
-    Args:
-        labels: Class indices (batch, height, width).
-        outputs: (batch, height, width, classes).
-
-    Returns:
-        Mean IoU in [0, 1] (batch,) float32.
     """
     classes = outputs.shape[-1]
     true = tf.one_hot(_fit(labels, outputs), classes)

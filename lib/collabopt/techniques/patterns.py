@@ -3,10 +3,9 @@
 - `2:4`: two of the four weights of a group are zero (Mishra et al. 2021, arXiv:2104.08378).
 - `block`: all weights of a group are zero, or none is chosen, as in the 1×4 blocks of LiteRT's sparse kernels.
 
-TFMOT has both: `sparsity_m_by_n=(2, 4)`, which makes its mask once in the first step and pads input channels, and
-`block_size=(4, 1)` for dense kernels only. Here both follow the schedule of sparsity and fit every kind of kernel, the
-transposed convolution included. Where four does not divide the input channels, a group would not be whole: such a layer
-is not pruned.
+TFMOT's `sparsity_m_by_n=(2, 4)` makes its mask once and pads input channels; its `block_size=(4, 1)` is for dense
+kernels only. Here both follow the schedule of sparsity and fit every kind of kernel. A layer whose input channels four
+does not divide is not pruned.
 """
 
 import numpy as np
@@ -21,42 +20,24 @@ GROUP = 4
 
 
 def split_groups(kernel: np.ndarray) -> np.ndarray:
-    """Split a kernel into groups of neighbouring input channels.
-
-    Args:
-        kernel: Kernel (..., in, out), as `layers.read_layer_kernels` returns it; four divides `in`.
-
-    Returns:
-        The weights (groups, 4).
-    """
+    """Return a `kernel` (..., in, out) as groups (n, 4) of neighbouring input channels; four divides `in`."""
     return np.moveaxis(kernel, -2, -1).reshape(-1, GROUP)
 
 
-def compute_zeros(kernel: np.ndarray, pattern: str) -> float:
-    """Compute how much of a kernel has the pattern.
-
-    Args:
-        kernel: As in `split_groups`.
-        pattern: "2:4" or "block".
-
-    Returns:
-        The fraction of groups with at least two zeros (2:4), or with zeros only (block), in [0, 1].
-    """
+def _compute_zeros(kernel: np.ndarray, pattern: str) -> float:
+    """The fraction in [0, 1] of groups with at least two zeros (2:4), or with zeros only (block)."""
     return float(np.mean(np.sum(split_groups(kernel) == 0, axis=1) >= (2 if pattern == "2:4" else GROUP)))
 
 
 def find_defect(kernel: np.ndarray, pattern: str, sparsity: float) -> str:
-    """Find what a kernel lacks of its pattern.
+    """Return what a kernel lacks of its pattern, a sentence; empty if the kernel has the pattern.
 
     Args:
         kernel: float32 or int8 kernel, as in `split_groups`.
         pattern: "2:4" or "block".
         sparsity: Fraction of zeros that was asked for; 0 asks for no pattern.
-
-    Returns:
-        A sentence; empty if the kernel has the pattern.
     """
-    share, groups = compute_zeros(kernel, pattern), kernel.size // GROUP
+    share, groups = _compute_zeros(kernel, pattern), kernel.size // GROUP
     if pattern == "2:4" and sparsity and share < 1:
         return f"{1 - share:.1%} of the groups of four input channels have fewer than two zeros"
     if pattern == "block" and share < sparsity - max(0.01, 1 / groups):
@@ -65,15 +46,7 @@ def find_defect(kernel: np.ndarray, pattern: str, sparsity: float) -> str:
 
 
 def find_misfits(model: keras.Model, experiment: Experiment) -> dict[str, str]:
-    """Find the layers that the experiment's pattern does not fit.
-
-    Args:
-        model: Plain or fake-quantized.
-        experiment: Gives the pattern and the layers that are excluded from pruning.
-
-    Returns:
-        Why the layer is not pruned, by name of the plain layer.
-    """
+    """Return why layers of `model` are not pruned that the pattern of `experiment` does not fit, by plain name."""
     if experiment.sparsity_pattern == "unstructured":
         return {}
     misfits = {}
@@ -90,15 +63,7 @@ def find_misfits(model: keras.Model, experiment: Experiment) -> dict[str, str]:
 
 
 def exclude_skipped(experiment: Experiment, model: keras.Model) -> Experiment:
-    """Exclude the layers that are skipped: frozen ones, and those that the pattern does not fit.
-
-    Args:
-        experiment: The experiment.
-        model: Plain or fake-quantized.
-
-    Returns:
-        The experiment with these layers among those that it excludes.
-    """
+    """Return an experiment that excludes frozen layers of `model`, and those that the pattern does not fit."""
     misfits, experiment = find_misfits(model, experiment), layers.exclude_frozen(experiment, model)
     exclude = experiment.exclude
     changes = {"exclude": exclude.model_copy(update={"pruning": (*exclude.pruning, *misfits)})}
@@ -117,11 +82,7 @@ class PatternLayer(pruning_wrapper.PruneLowMagnitude):
         self.pattern = pattern
 
     def build(self, input_shape) -> None:
-        """Build the layer and its masks.
-
-        Args:
-            input_shape: Shape of the inputs, the batch included.
-        """
+        """Build the layer and its masks."""
         super().build(input_shape)
         self.pruning_obj = _PatternPruning(
             lambda: self.pruning_step, self.pruning_vars, self.pruning_schedule, (1, 1), "AVG"
@@ -130,16 +91,7 @@ class PatternLayer(pruning_wrapper.PruneLowMagnitude):
 
 
 def make_mask(kernel: np.ndarray, pattern: str, sparsity: float) -> np.ndarray:
-    """Make the mask of a constant sparsity.
-
-    Args:
-        kernel: As in `split_groups`.
-        pattern: "2:4" or "block".
-        sparsity: Fraction of zeros in [0, 1).
-
-    Returns:
-        1 for weights that are kept, 0 for others, of the kernel's shape.
-    """
+    """Return the mask of a constant `sparsity` in [0, 1) by `pattern`: 1 for weights of `kernel` to keep, else 0."""
     schedule = pruning_schedule.ConstantSparsity(sparsity, begin_step=0)
     masks = _PatternPruning(lambda: 0, [], schedule, (1, 1), "AVG")
     masks.pattern, masks.axis = pattern, -2
@@ -147,15 +99,12 @@ def make_mask(kernel: np.ndarray, pattern: str, sparsity: float) -> np.ndarray:
 
 
 def prune_kernel(kernel: np.ndarray, sparsity: float, pattern: str = "unstructured") -> np.ndarray:
-    """Set the smallest weights of a kernel to zero, exactly as many as the mask of a constant sparsity.
+    """Return a kernel with its smallest weights at zero, as many as `make_mask` says; at least one weight is kept.
 
     Args:
         kernel: float32 kernel of any shape.
         sparsity: Fraction of zeros in [0, 1).
         pattern: "unstructured", or a pattern for a kernel (..., in, out) that it fits.
-
-    Returns:
-        The pruned kernel. At least one weight is kept, and so are all equal weights at the threshold.
     """
     if pattern != "unstructured":
         return kernel * make_mask(kernel, pattern, sparsity)

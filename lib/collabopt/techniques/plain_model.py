@@ -1,9 +1,8 @@
 """A fake-quantized model as a plain Keras model that computes the same.
 
-Keras cannot load a saved fake-quantized model. The shapes of a wrapper's variables follow from the zeros and clusters
-of the trained kernel, and Keras builds the wrapper before it has that kernel. In inference, however, a wrapper is its
-layer with a rounded kernel, and a range is one operation. The plain model needs no class of TFMOT, and trains no
-further.
+Keras cannot load a saved fake-quantized model: it builds a wrapper, whose variables follow the trained kernel, before
+it has that kernel. In inference, however, a wrapper is its layer with a rounded kernel, and a range is one operation.
+The plain model needs no class of TFMOT, and trains no further.
 """
 
 import dataclasses
@@ -19,10 +18,7 @@ from collabopt.techniques.replacement import Replacement, copy_layer, replace_la
 
 
 def make_plain(wrapped: keras.Model) -> keras.Model:
-    """Replace the wrappers of a fake-quantized model by plain layers and operations.
-
-    Args:
-        wrapped: A fake-quantized model; it stays as it is.
+    """Return a copy of a fake-quantized model `wrapped` with plain layers and operations instead of wrappers.
 
     Returns:
         A model with the same outputs in inference. Its kernels are rounded to the int8 grid, and ranges of activations

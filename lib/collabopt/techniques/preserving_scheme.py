@@ -42,11 +42,7 @@ class PreservingLayer(keras.layers.Wrapper):
         self.importance = importance
 
     def build(self, input_shape) -> None:
-        """Build the layer, and record the zeros and clusters of its kernels.
-
-        Args:
-            input_shape: Shape of the inputs, the batch included.
-        """
+        """Build the layer, and record the zeros and clusters of its kernels."""
         super().build(input_shape)
         places = find_kernels(self.layer).values()
         self.kernels = [getattr(owner, attribute) for owner, attribute in places]
@@ -94,13 +90,7 @@ class KernelQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
         self.zeros, self.clusters, self.per_channel, self.bits = zeros, clusters, per_channel, bits
 
     def build(self, tensor_shape, name, layer):
-        """Create the range, and record the zeros and clusters of the kernel of the wrapped layer.
-
-        Args:
-            tensor_shape: Shape of the kernel.
-            name: Attribute of the wrapped layer that holds the kernel.
-            layer: The wrapper.
-        """
+        """Create the range, and record the zeros and clusters of the kernel of the wrapped layer."""
         range_shape = (tensor_shape[-1],) if self.per_channel else ()
         bounds = {
             bound: layer.add_weight(f"{name}_{bound}", range_shape, initializer="zeros", trainable=False)
@@ -166,7 +156,6 @@ class PreservingScheme(tfmot.quantization.keras.default_8bit.Default8BitQuantize
     """TFMOT's default 8-bit scheme, with kernels that keep their zeros, clusters or both.
 
     Attributes:
-        zeros: Whether zeros stay zero.
         clusters: How the model was clustered, and how clusters are trained; None preserves none.
         unclustered: Names of layers that clustering left out.
         bits: Bits per weight, or bits by layer (`per_layer`).
@@ -188,14 +177,7 @@ class PreservingScheme(tfmot.quantization.keras.default_8bit.Default8BitQuantize
         return bool(self.zeros or self.clusters or self.bits != 8)
 
     def quantizer(self, layer: keras.layers.Layer) -> KernelQuantizer:
-        """Make the quantizer for the kernel of one layer.
-
-        Args:
-            layer: An eligible layer.
-
-        Returns:
-            A new quantizer.
-        """
+        """Return a new quantizer for the kernel of an eligible `layer`."""
         # Only convolutions are clustered per channel; other kernels are clustered as a whole.
         clusters = self.clusters
         if clusters and not is_convolution(layer):

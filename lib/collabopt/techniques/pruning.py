@@ -26,17 +26,9 @@ from collabopt.techniques.layers import is_eligible
 def train(
     stage: Stage, parent: keras.Model, data: Data, experiment: Experiment, checkpoint: Checkpoint
 ) -> tuple[keras.Model, training.Fit]:
-    """Train a stage that prunes its parent.
+    """Prune a clone of a stage's parent while training it. Return it with the record of its training.
 
-    Args:
-        stage: The stage, which names the experiment's training section.
-        parent: The parent's plain model; it stays as it is.
-        data: Training and validation splits.
-        experiment: Gives sparsity, excluded layers and seed.
-        checkpoint: Where training continues from and saves its state.
-
-    Returns:
-        The pruned plain model, and the record of its training.
+    A trainer (`registry.find_trainer`) by the settings of `experiment`, from `checkpoint` on. `parent` stays as it is.
     """
     section, exclude = experiment.training(stage.name), patterns.exclude_skipped(experiment, parent).exclude.pruning
     for name, reason in patterns.find_misfits(parent, experiment).items():
@@ -46,7 +38,7 @@ def train(
 
 
 def make_schedule(sparsity: float, section: Pruning, steps_per_epoch: int):
-    """Make the schedule of sparsity by training step (Zhu and Gupta 2017, arXiv:1710.01878).
+    """Return TFMOT's schedule of sparsity by training step (Zhu and Gupta 2017, arXiv:1710.01878).
 
     Steps count from 1. The mask is renewed at begin, begin + frequency, and so on up to the end. A short training must
     reach its target too, so the schedule begins at a step that exists and ends at one that renews the mask.
@@ -55,9 +47,6 @@ def make_schedule(sparsity: float, section: Pruning, steps_per_epoch: int):
         sparsity: Target fraction of zeros in [0, 1).
         section: The schedule's kind, its epochs and the steps between two masks.
         steps_per_epoch: Training steps per epoch.
-
-    Returns:
-        TFMOT's `ConstantSparsity` or `PolynomialDecay`.
     """
     begin = round(section.begin_epoch * steps_per_epoch)
     if section.sparsity_schedule == "constant":
@@ -84,7 +73,7 @@ def fine_tune(
     checkpoint: Checkpoint = NO_CHECKPOINT,
     pattern: str = "unstructured",
 ) -> tuple[keras.Model, training.Fit]:
-    """Prune a clone of a model while training it.
+    """Prune a clone of a model while training it. Return it with the record of its training.
 
     Args:
         model: A plain model; it stays as it is.
@@ -96,9 +85,6 @@ def fine_tune(
         stage: Name of the stage in progress lines.
         checkpoint: Where training continues from and saves its state.
         pattern: "unstructured", or that of `patterns`. It must fit every layer that is pruned.
-
-    Returns:
-        The pruned plain model, and the record of its training.
 
     Raises:
         RuntimeError: A kernel ends without its pattern, or with fewer zeros than asked for.

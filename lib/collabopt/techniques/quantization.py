@@ -28,7 +28,6 @@ class Preservation:
     """What quantization-aware training must preserve of its parent.
 
     Attributes:
-        zeros: Whether zeros stay zero.
         clusters: How the parent was clustered, and how clusters are trained; None preserves none.
         unclustered: Names of layers that clustering left out.
         scheme: "collabopt" (ours), or "tfmot", which guesses how kernels were clustered.
@@ -50,12 +49,7 @@ class Preservation:
 
 
 def get_preservation(stage: Stage, experiment: Experiment) -> Preservation:
-    """Return what a stage's quantization-aware training must preserve.
-
-    Args:
-        stage: A quantization-aware stage.
-        experiment: Gives granularity, excluded layers and scheme.
-    """
+    """Return what a quantization-aware `stage` of an `experiment` must preserve."""
     clusters = make_clusters(experiment) if stage.clusters else None
     exclude = experiment.exclude
     own = exclude.clustering, experiment.scheme, exclude.quantization, experiment.weight_bits
@@ -65,17 +59,9 @@ def get_preservation(stage: Stage, experiment: Experiment) -> Preservation:
 def train(
     stage: Stage, parent: keras.Model, data: Data, experiment: Experiment, checkpoint: Checkpoint
 ) -> tuple[keras.Model, training.Fit]:
-    """Train a quantization-aware stage.
+    """Train a fake-quantized clone of a stage's parent. Return it with the record of its training.
 
-    Args:
-        stage: The stage. It says what must be preserved of the parent, and names the training section.
-        parent: The parent's plain model; it stays as it is.
-        data: Training and validation splits.
-        experiment: Gives granularity, excluded layers, scheme and seed.
-        checkpoint: Where training continues from and saves its state.
-
-    Returns:
-        The fake-quantized model, and the record of its training.
+    A trainer (`registry.find_trainer`) by the settings of `experiment`, from `checkpoint` on. `parent` stays as it is.
     """
     section, preservation = experiment.training(stage.name), get_preservation(stage, experiment)
     setting = experiment.calibration
@@ -98,15 +84,7 @@ def _make_scheme(preservation: Preservation) -> tfmot.quantization.keras.Quantiz
 
 
 def wrap(model: keras.Model, preservation: Preservation) -> keras.Model:
-    """Insert fake quantization of kernels and activations into a clone of a model.
-
-    Args:
-        model: A plain model; it stays as it is.
-        preservation: Which zeros and clusters of the current kernels are preserved from now on.
-
-    Returns:
-        The fake-quantized model.
-    """
+    """Return a clone of a plain `model` with fake quantization; `preservation` says which zeros and clusters stay."""
     # Gammas stay positive where they are. Changing signs of a clustered kernel would double its values per tensor.
     constrained = preservation.scheme == "collabopt" and preservation.clusters and not layers.has_negative_gamma(model)
     start = layers.make_gammas_positive(model) if constrained else layers.clone_model(model)
@@ -139,7 +117,7 @@ def fine_tune(
     checkpoint: Checkpoint = NO_CHECKPOINT,
     setting: str = "auto",
 ) -> tuple[keras.Model, training.Fit]:
-    """Train a fake-quantized clone of a model.
+    """Train a fake-quantized clone of a model. Return it with the record of its training.
 
     Args:
         model: A plain model; it stays as it is.
@@ -150,9 +128,6 @@ def fine_tune(
         preservation: Which zeros and clusters of the model's kernels are preserved.
         checkpoint: Where training continues from and saves its state.
         setting: How ranges are taken from examples (`activation_ranges.calibrate`). TFMOT's scheme does not use it.
-
-    Returns:
-        The fake-quantized model, and the record of its training.
     """
     clock, method = progress.Clock(), None
     wrapped = wrap(model, preservation)
@@ -167,23 +142,12 @@ def fine_tune(
 
 
 def is_wrapped(model: keras.Model) -> bool:
-    """Return whether a model is fake-quantized.
-
-    Args:
-        model: Plain or fake-quantized.
-    """
+    """Return whether a `model` is fake-quantized."""
     return any(hasattr(layer, "quantize_config") for layer in model.layers)
 
 
 def find_kernels(wrapped: keras.Model) -> dict[str, tuple[keras.layers.Layer, tuple | None]]:
-    """Find the plain layer of each kernel, and what quantizes the kernel.
-
-    Args:
-        wrapped: A fake-quantized model.
-
-    Returns:
-        By name of the kernel (`layers.find_kernels`): the layer, and variable, quantizer and state, or None.
-    """
+    """Return layer, and variable, quantizer and state or None, by kernel of `wrapped` (`layers.find_kernels`)."""
     found = {}
     for wrapper in wrapped.layers:
         is_quantized = hasattr(wrapper, "quantize_config")
@@ -195,37 +159,19 @@ def find_kernels(wrapped: keras.Model) -> dict[str, tuple[keras.layers.Layer, tu
 
 
 def read_kinds(wrapped: keras.Model) -> dict[str, str]:
-    """Read the kinds of a fake-quantized model's kernels.
-
-    Args:
-        wrapped: A fake-quantized model.
-
-    Returns:
-        The kind (`layers.get_kind`) by name of the kernel (`layers.find_kernels`).
-    """
+    """Return the kind (`layers.get_kind`) of the kernels of `wrapped` by name (`layers.find_kernels`)."""
     return {name: layers.get_kind(layer) for name, (layer, _) in find_kernels(wrapped).items()}
 
 
 def read_quantizers(wrapped: keras.Model) -> dict[str, str]:
-    """Read which weight quantizer each kernel actually got.
-
-    Args:
-        wrapped: A fake-quantized model.
-
-    Returns:
-        Class name of the quantizer, or "none", by name of the kernel.
-    """
+    """Return the class of the quantizer that each kernel of `wrapped` actually got, or "none", by name."""
     return {name: type(one[1]).__name__ if one else "none" for name, (_, one) in find_kernels(wrapped).items()}
 
 
 def read_kernels(wrapped: keras.Model) -> dict[str, np.ndarray]:
-    """Read the kernels that enter fake quantization, after zeros and clusters are applied and before rounding.
+    """Return the float32 kernels of `wrapped` that enter fake quantization, zeros and clusters applied, not rounded.
 
-    Args:
-        wrapped: A fake-quantized model.
-
-    Returns:
-        float32 kernels by name, in the layout of `layers.read_layer_kernels`, depthwise ones included.
+    They are those of `layers.read_layer_kernels`, depthwise ones included.
     """
     kernels = {}
     for name, (layer, quantized) in find_kernels(wrapped).items():
@@ -240,16 +186,7 @@ def read_kernels(wrapped: keras.Model) -> dict[str, np.ndarray]:
 def get_unrounded(
     values: tf.Tensor, quantizer: tfmot.quantization.keras.quantizers.Quantizer, state: dict[str, tf.Variable]
 ) -> tf.Tensor:
-    """Return what a quantizer rounds.
-
-    Args:
-        values: The kernel or activation that the quantizer is called with.
-        quantizer: The quantizer.
-        state: Its variables.
-
-    Returns:
-        The values with preserved zeros and clusters applied.
-    """
+    """Return the kernel or activation `values` that a quantizer of this `state` rounds, zeros and clusters applied."""
     if isinstance(quantizer, preserving_scheme.KernelQuantizer):
         return apply_state(values, state)
     mask = state.get("sparsity_mask")

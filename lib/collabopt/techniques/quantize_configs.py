@@ -14,7 +14,6 @@ class KernelConfig(tfmot.quantization.keras.QuantizeConfig):
     """A quantizer for a layer's kernel, and TFMOT's for its activation if it has one.
 
     Attributes:
-        quantizer: The quantizer of the kernel.
         activation: Whether the activation gets a range.
     """
 
@@ -22,46 +21,24 @@ class KernelConfig(tfmot.quantization.keras.QuantizeConfig):
         self.quantizer, self.activation = quantizer, activation
 
     def get_weights_and_quantizers(self, layer):
-        """Return the kernel with its quantizer.
-
-        Args:
-            layer: The wrapped layer.
-        """
+        """Return the kernel with its quantizer."""
         return [(layer.kernel, self.quantizer)]
 
     def get_activations_and_quantizers(self, layer):
-        """Return the activation with its quantizer.
-
-        Args:
-            layer: The wrapped layer.
-        """
+        """Return the activation with its quantizer."""
         return [(layer.activation, _make_range())] if self.activation else []
 
     def set_quantize_weights(self, layer, quantize_weights):
-        """Set the fake-quantized kernel.
-
-        Args:
-            layer: The wrapped layer.
-            quantize_weights: The fake-quantized kernels.
-        """
+        """Set the fake-quantized kernel."""
         (layer.kernel,) = quantize_weights
 
     def set_quantize_activations(self, layer, quantize_activations):
-        """Set the fake-quantized activation.
-
-        Args:
-            layer: The wrapped layer.
-            quantize_activations: The fake-quantized activations.
-        """
+        """Set the fake-quantized activation."""
         if self.activation:
             (layer.activation,) = quantize_activations
 
     def get_output_quantizers(self, layer):  # noqa: ARG002
-        """Return nothing: the range is on the activation.
-
-        Args:
-            layer: The wrapped layer.
-        """
+        """Return nothing: the range is on the activation."""
         return []
 
     def get_config(self):
@@ -80,45 +57,23 @@ class OutputConfig(tfmot.quantization.keras.QuantizeConfig):
         self.quantize_output = quantize_output
 
     def get_weights_and_quantizers(self, layer):  # noqa: ARG002
-        """Return nothing: weights are not quantized.
-
-        Args:
-            layer: The wrapped layer.
-        """
+        """Return nothing: weights are not quantized."""
         return []
 
     def get_activations_and_quantizers(self, layer):  # noqa: ARG002
-        """Return nothing: activations are not quantized.
-
-        Args:
-            layer: The wrapped layer.
-        """
+        """Return nothing: activations are not quantized."""
         return []
 
     def set_quantize_weights(self, layer, quantize_weights):  # noqa: ARG002
-        """Set nothing.
-
-        Args:
-            layer: The wrapped layer.
-            quantize_weights: The fake-quantized kernels.
-        """
+        """Set nothing."""
         assert not quantize_weights
 
     def set_quantize_activations(self, layer, quantize_activations):  # noqa: ARG002
-        """Set nothing.
-
-        Args:
-            layer: The wrapped layer.
-            quantize_activations: The fake-quantized activations.
-        """
+        """Set nothing."""
         assert not quantize_activations
 
     def get_output_quantizers(self, layer):  # noqa: ARG002
-        """Return the quantizer of the output.
-
-        Args:
-            layer: The wrapped layer.
-        """
+        """Return the quantizer of the output."""
         return [_make_range()] if self.quantize_output else []
 
     def get_config(self):

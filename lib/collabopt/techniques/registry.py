@@ -32,14 +32,7 @@ _CHECKPOINT = "collabopt.techniques.checkpoints:Checkpoint"
 
 
 def suggest_defaults(experiment: Experiment) -> dict[str, Any]:
-    """Suggest sparsity, clusters and training of an experiment that does not say how its stages are trained.
-
-    Args:
-        experiment: Names data set and model.
-
-    Returns:
-        Keys of an experiment (`defaults.suggest`).
-    """
+    """Return `defaults.suggest` for an `experiment` that does not say how its stages are trained."""
     data = fit_to_model(datasets.load(experiment), experiment)
     model = build_initial_model(experiment, data)
     is_trained = bool(experiment.model.path or experiment.initial_weights)
@@ -48,13 +41,8 @@ def suggest_defaults(experiment: Experiment) -> dict[str, Any]:
 
 
 def find_trainer(stage: Stage) -> Callable:
-    """Import the function that trains a stage.
-
-    Args:
-        stage: The stage; its `trainer` is "module:function", with a module of this package or any other.
-
-    Returns:
-        A function (stage, parent model, data, experiment, checkpoint) -> (model, fit).
+    """Return a trainer, (stage, parent model, data, experiment, checkpoint) -> (model, fit): the `trainer` of `stage`,
+    "module:function", with a module of this package or any other.
     """
     return getattr(_import_module(stage), stage.trainer.partition(":")[2])
 
@@ -75,15 +63,7 @@ def _import_module(stage: Stage) -> ModuleType:
 
 
 def fit_to_model(data: datasets.Data | Shapes, experiment: Experiment) -> datasets.Data | Shapes:
-    """Give images (height, width) and sounds (samples,) a channel axis where the model's input has one.
-
-    Args:
-        data: The data set, or its shapes.
-        experiment: Names the model.
-
-    Returns:
-        The data set in the shape of the model's inputs.
-    """
+    """Return `data` with a channel axis for images (height, width) and sounds (samples,) where the model has one."""
     by_name = data.input_shape if isinstance(data.input_shape, dict) else {"": data.input_shape}
     flat = {name: shape for name, shape in by_name.items() if len(shape) in (1, 2)}
     if not flat:
@@ -98,24 +78,12 @@ def fit_to_model(data: datasets.Data | Shapes, experiment: Experiment) -> datase
 
 
 def get_ends(data: datasets.Data | Shapes) -> tuple[Any, tuple[int, ...] | None, bool]:
-    """Return what the data asks of a model: shapes of inputs and of the output, and whether its loss takes logits.
-
-    Args:
-        data: The data set.
-    """
+    """Return what the `data` asks of a model: shapes of inputs and of the output, and whether its loss takes logits."""
     return data.input_shape, data.outputs, data.task.takes_logits
 
 
 def get_output_activations(experiment: Experiment, data: datasets.Data | Shapes) -> list[str | None]:
-    """Return the activations that the deployed file has after the logits.
-
-    Args:
-        experiment: Names the model, and whether its file returns logits.
-        data: The data set, or its shapes.
-
-    Returns:
-        "softmax", "sigmoid" or None for each output; empty if no output has one.
-    """
+    """Return the file's activation of each output of `data`, "softmax", "sigmoid" or None; empty if none."""
     if experiment.model.output == "logits":
         return []
     imported = models.get_imported(experiment.model, *get_ends(data))
@@ -124,15 +92,7 @@ def get_output_activations(experiment: Experiment, data: datasets.Data | Shapes)
 
 
 def build_initial_model(experiment: Experiment, data: datasets.Data) -> keras.Model:
-    """Build the model that the baseline starts from.
-
-    Args:
-        experiment: Names the model and, optionally, its initial weights.
-        data: Gives the shape of an input and the number of classes.
-
-    Returns:
-        The model with its initial weights, or initialized from the global seed.
-    """
+    """Return the model that the baseline starts from, initialized from the global seed or with its initial weights."""
     model = models.build(experiment.model, *get_ends(data))
     if experiment.initial_weights:
         weights.assign(model, weights.read(datasets.locate(experiment.initial_weights.path, DATA)))
@@ -140,15 +100,7 @@ def build_initial_model(experiment: Experiment, data: datasets.Data) -> keras.Mo
 
 
 def add_augmentation(data: datasets.Data, experiment: Experiment) -> datasets.Data:
-    """Let training apply the augmentation layers that the user's model begins with.
-
-    Args:
-        data: The data set.
-        experiment: Names the model.
-
-    Returns:
-        The same data set, with the augmentation of the imported model, if there is any.
-    """
+    """Return data with the augmentation layers that the user's model begins with, if there are any."""
     imported = models.get_imported(experiment.model, *get_ends(data))
     return dataclasses.replace(data, augmentation=imported.augmentation if imported else None)
 
@@ -156,30 +108,13 @@ def add_augmentation(data: datasets.Data, experiment: Experiment) -> datasets.Da
 def add_teacher(
     data: datasets.Data, stage: Stage, experiment: Experiment, get_model: Callable[[str], keras.Model]
 ) -> datasets.Data:
-    """Let a stage with `distill` learn from the baseline.
-
-    Args:
-        data: The data set.
-        stage: The stage.
-        experiment: Gives the training section of the stage.
-        get_model: Returns the Keras model of a finished stage.
-
-    Returns:
-        The data set, with the baseline as the teacher if the stage has one.
-    """
+    """Return data whose teacher is the baseline, as `get_model` returns it, of a stage with `distill`."""
     is_taught = experiment.training(stage.name).distill is not None
     return dataclasses.replace(data, teacher=get_model(BASELINE)) if is_taught else data
 
 
 def read_arrays(model: keras.Model) -> dict[str, np.ndarray]:
-    """Read all variables of a model, to be stored.
-
-    Args:
-        model: Plain or fake-quantized.
-
-    Returns:
-        Arrays by "layer/variable" for a plain model, by position for a fake-quantized one.
-    """
+    """Return all variables of a `model`: by "layer/variable" if it is plain, by position if it is fake-quantized."""
     from collabopt.techniques import quantization
 
     if quantization.is_wrapped(model):
@@ -188,12 +123,7 @@ def read_arrays(model: keras.Model) -> dict[str, np.ndarray]:
 
 
 def needs_parent(stage: Stage, experiment: Experiment) -> bool:
-    """Return whether `restore_model` needs the parent's model.
-
-    Args:
-        stage: The stage.
-        experiment: Gives the tree.
-    """
+    """Return whether `restore_model` needs the parent's model."""
     lineage = get_lineage(stage.name, experiment.tree)
     return stage.quantizes or any(one.reshapes or one.function for one in lineage)
 
@@ -201,18 +131,14 @@ def needs_parent(stage: Stage, experiment: Experiment) -> bool:
 def restore_model(
     stage: Stage, stored: dict[str, np.ndarray], parent: keras.Model | None, experiment: Experiment, data: datasets.Data
 ) -> keras.Model:
-    """Rebuild the model of a stage from its stored variables.
+    """Return the model of a stage from its stored variables, fake-quantized if the stage is quantization-aware.
 
     Args:
-        stage: The stage.
         stored: What `read_arrays` returned for the trained model.
         parent: The parent's model, which a quantization-aware stage wraps again. Other stages need it only if they or
             an ancestor reshape the network.
         experiment: Names the model and the scheme.
         data: Gives the shape of an input and the number of classes.
-
-    Returns:
-        The model, fake-quantized if the stage is quantization-aware.
     """
     from collabopt.techniques import layers, quantization
 
@@ -232,14 +158,7 @@ def restore_model(
 def describe_training(
     stage: Stage, parent: str | None, experiment: Experiment, data: datasets.Data
 ) -> dict[str, object]:
-    """Return all that decides the weights of a stage, as the key of the store.
-
-    Args:
-        stage: The stage.
-        parent: Name of the parent's store entry; None for the root.
-        experiment: The experiment.
-        data: The data set.
-    """
+    """Return what decides the weights of a stage, as the key of the store; `parent` names the parent's entry."""
     settings = {name: getattr(experiment, name) for name in ("seed", "threads", *stage.settings)}
     if experiment.weight_bits == 8:
         settings.pop("weight_bits", None)  # stored stages of 8 bits are older than the setting
@@ -278,22 +197,12 @@ def describe_training(
 
 
 def describe_task(task: Task) -> list[str]:
-    """Return what decides loss and score of a task: its name, and the code of its own modules.
-
-    Args:
-        task: The task.
-    """
+    """Return what decides loss and score of a task: its name, and the code of its own modules."""
     functions = filter(None, (task.loss, task.metric))
     return [task.name, *(f"{name} {compute_module_digest(user_modules.find_source(name))}" for name in functions)]
 
 
 def compute_code_digests(experiment: Experiment, data: datasets.Data, *roots: Callable) -> list[str]:
-    """Return digests of the code that computes a result: functions with the model's inputs, and the model.
-
-    Args:
-        experiment: Names the model.
-        data: Its training split knows the functions that make model inputs.
-        *roots: The functions and classes that compute.
-    """
+    """Return digests of the code of a result: the functions `roots`, those of model inputs, and the model."""
     inputs = (tensorflow.seed_everything, datasets.Split, *data.train.code())
     return [compute_digest(*roots, *inputs), models.compute_code_digest(experiment.model)]

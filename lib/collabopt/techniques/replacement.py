@@ -39,15 +39,7 @@ class Replacement:
 
 
 def replace_layers(model: keras.Model, find_replacement: Callable) -> keras.Model:
-    """Replace layers of a model.
-
-    Args:
-        model: A plain model; it stays as it is.
-        find_replacement: A function from a layer to its replacement; None keeps the layer.
-
-    Returns:
-        A model with copies of the kept layers; the given one if no layer is replaced.
-    """
+    """Return `model` with layers replaced by what `find_replacement` returns, or itself if that is None for all."""
     found = {layer.name: find_replacement(layer) for layer in model.layers}
     if not any(found.values()):
         return model
@@ -75,25 +67,10 @@ def replace_layers(model: keras.Model, find_replacement: Callable) -> keras.Mode
 
 
 def list_nodes(model: keras.Model) -> list:
-    """List the calls of a model's layers.
-
-    Args:
-        model: Plain or fake-quantized.
-
-    Returns:
-        Keras's nodes, from the inputs to the outputs.
-    """
+    """Return the calls of the layers of `model` as Keras's nodes, from the inputs to the outputs."""
     return [node for depth in sorted(model._nodes_by_depth, reverse=True) for node in model._nodes_by_depth[depth]]
 
 
 def copy_layer(layer: keras.layers.Layer, **changes) -> keras.layers.Layer:
-    """Create a layer like another one, without its weights.
-
-    Args:
-        layer: The other layer.
-        **changes: Arguments of the constructor that differ.
-
-    Returns:
-        The layer.
-    """
+    """Return a layer like `layer`, without its weights, and with `changes` of its constructor's arguments."""
     return type(layer).from_config(layer.get_config() | changes)

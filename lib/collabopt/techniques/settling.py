@@ -13,12 +13,7 @@ SETTLING = 0.2
 
 
 def set_reassigning(model: keras.Model, reassigns: bool) -> None:
-    """Set whether training steps assign weights to centroids again.
-
-    Args:
-        model: A wrapped model, changed in place.
-        reassigns: Whether they do.
-    """
+    """Set whether training steps of a wrapped `model` assign weights to centroids again, which `reassigns` says."""
     for variable in model.non_trainable_variables:
         if variable.name.endswith("_reassigns:0"):
             variable.assign(reassigns)
@@ -36,42 +31,24 @@ class _Settling(keras.optimizers.schedules.LearningRateSchedule):
 
 
 class Settling(keras.callbacks.Callback):
-    """Lets training steps assign weights again (`kernel_state`), except for the last ones.
-
-    Attributes:
-        section: How the model is trained.
-    """
+    """Lets training steps assign weights again (`kernel_state`), except for the last ones."""
 
     def __init__(self, section: Training) -> None:
         super().__init__()
         self.section, self.reassigns = section, None
 
     def on_train_begin(self, logs: dict | None = None) -> None:  # noqa: ARG002
-        """Let the learning rate fall to zero at the end.
-
-        Args:
-            logs: Not used.
-        """
+        """Let the learning rate fall to zero at the end."""
         steps = self.params["steps"]
         schedule = training.make_learning_rate(self.section, steps)
         self.model.optimizer.learning_rate = _Settling(schedule, steps * self.params["epochs"])
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:  # noqa: ARG002
-        """Note where the epoch begins.
-
-        Args:
-            epoch: Its number, from 0.
-            logs: Not used.
-        """
+        """Note where the epoch begins."""
         self.first_step = epoch * self.params["steps"]
 
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:  # noqa: ARG002
-        """Freeze the assignments in the last steps.
-
-        Args:
-            batch: Number of the step within its epoch, from 0.
-            logs: Not used.
-        """
+        """Freeze the assignments in the last steps."""
         reassigns = self.first_step + batch < (1 - SETTLING) * self.params["steps"] * self.params["epochs"]
         if reassigns != self.reassigns:
             self.reassigns = reassigns

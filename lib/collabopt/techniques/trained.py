@@ -24,19 +24,8 @@ def write_trained(
     checkpoint: Path,
     get_model: Callable[[str], keras.Model],
 ) -> keras.Model:
-    """Train a stage, and write weights.npz, history.csv and fit.json.
-
-    Args:
-        directory: An existing directory.
-        stage: The stage.
-        build_start: Builds the model that it starts from.
-        data: The data set.
-        experiment: The experiment.
-        checkpoint: The file where training continues from and saves its state.
-        get_model: Returns the Keras model of a finished stage.
-
-    Returns:
-        The trained model.
+    """Train a stage from what `build_start` returns or a `checkpoint`, write weights.npz, history.csv and fit.json to a
+    `directory`, and return the model. `get_model` returns that of a finished stage.
     """
     tensorflow.seed_everything(experiment.seed)
     with devices.make_scope(experiment.devices):

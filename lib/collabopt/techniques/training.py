@@ -40,44 +40,29 @@ class Fit:
 
 
 def list_history_columns(score: Score) -> list[str]:
-    """Return the columns of a history. Epochs count from 1.
-
-    Args:
-        score: Score of the task, whose columns carry its name.
-    """
+    """Return the columns of a history; those of the `score` carry its name. Epochs count from 1."""
     return ["epoch", "loss", score.name, "val_loss", f"val_{score.name}", "seconds"]
 
 
 def train(
     stage: Stage, model: keras.Model, data: Data, experiment: Experiment, checkpoint: Checkpoint
 ) -> tuple[keras.Model, Fit]:
-    """Train a stage that changes only the weights, such as the baseline.
+    """Train a stage that changes only the weights, such as the baseline. Return it with the record of its training.
 
-    Args:
-        stage: The stage, which names the experiment's training section.
-        model: A plain model, trained in place.
-        data: Training and validation splits.
-        experiment: Gives the training section and the seed.
-        checkpoint: Where training continues from and saves its state.
-
-    Returns:
-        The model, and the record of its training.
+    A trainer (`registry.find_trainer`) by the settings of `experiment`, from `checkpoint` on. `model` changes in place.
     """
     section, clock = experiment.training(stage.name), progress.Clock()
     return model, fit(model, data, section, experiment.seed, stage.name, clock, checkpoint=checkpoint)
 
 
 def make_learning_rate(section: Training, steps_per_epoch: int) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Make the learning rate by step: a linear warm-up to the peak, then constant or a cosine to zero.
+    """Return the learning rate by step from 0: a linear warm-up to the peak, then constant or a cosine to zero.
 
     The cosine is that of Loshchilov and Hutter 2017 (arXiv:1608.03983), without restarts.
 
     Args:
         section: Gives the peak rate, the schedule, and the epochs of warm-up and in all.
         steps_per_epoch: Training steps per epoch.
-
-    Returns:
-        A Keras schedule. Steps count from 0.
     """
     warmup = round(section.warmup_epochs * steps_per_epoch)
     return keras.optimizers.schedules.CosineDecay(
@@ -90,15 +75,7 @@ def make_learning_rate(section: Training, steps_per_epoch: int) -> keras.optimiz
 
 
 def make_optimizer(section: Training, steps_per_epoch: int) -> keras.optimizers.Optimizer:
-    """Make Adam, or SGD with momentum. Weight decay applies to kernels only, not to batch norm, biases or centroids.
-
-    Args:
-        section: Gives the optimizer, its settings and its learning rate.
-        steps_per_epoch: Training steps per epoch.
-
-    Returns:
-        A Keras optimizer without variables yet.
-    """
+    """Return the optimizer of a `section` at `steps_per_epoch`, without variables. Weight decay is for kernels only."""
     settings = {
         "learning_rate": make_learning_rate(section, steps_per_epoch),
         "weight_decay": section.weight_decay or None,
@@ -120,15 +97,8 @@ def _add_augmentation(split: Split, augmentation: Callable[[tf.Tensor, tf.Tensor
 
 
 def compile_model(model: keras.Model, data: Data, section: Training) -> keras.Model:
-    """Compile a model with the section's optimizer and loss, and create the optimizer's variables.
-
-    Args:
-        model: The model, compiled in place.
-        data: Gives the task and the number of training examples.
-        section: How to train.
-
-    Returns:
-        The same model.
+    """Compile a `model` in place by `section` for the task of `data`, create the optimizer's variables, and return
+    it.
     """
     steps = math.ceil(len(data.train) / section.batch_size)
     score = keras.metrics.MeanMetricWrapper(objectives.make_score(data.task), name=data.task.score.name)
@@ -214,7 +184,7 @@ def fit(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> Fit:
-    """Train a model in place on the training split, and validate it after each epoch.
+    """Train a model in place, validate it after each epoch, and return the record.
 
     The order and augmentation of a batch depend on the seed and the epoch alone, so a training that continues from a
     checkpoint ends with the same weights as one that was never stopped.
@@ -228,9 +198,6 @@ def fit(
         clock: Started before the model was wrapped, so that wrapping counts as set-up.
         callbacks: Further Keras callbacks, such as those of a technique.
         checkpoint: Where training continues from and saves its state.
-
-    Returns:
-        The record of the training.
 
     Raises:
         FloatingPointError: The loss of an epoch is not finite.

@@ -1,12 +1,4 @@
-"""A user's own stage: a function from Keras model to Keras model becomes a node of the deployment tree.
-
-@collabopt.stage("mine", parent="pruned", keeps_zeros=True)
-def halve(model):
-    model.set_weights([array / 2 for array in model.get_weights()])
-    return model
-
-run.stage("mine")
-"""
+"""A user's own stage: a function from Keras model to Keras model becomes a node of the deployment tree."""
 
 import re
 from collections.abc import Callable
@@ -29,7 +21,7 @@ _COLOURS = ("#117733", "#882255", "#999933", "#332288", "#aa4499", "#44aa99")
 
 
 def stage(name: str, parent: str = BASELINE, keeps_zeros: bool = False) -> Callable[[Callable], Callable]:
-    """Register a function from Keras model to Keras model as a stage.
+    """Return a decorator that registers a function from Keras model to Keras model as a stage, and leaves it unchanged.
 
     The function gets a copy of the parent's model, which it may change, and returns a model with the same inputs and
     outputs. `stages.<name>.epochs` in the settings trains the result further; by default nothing does. Before any
@@ -40,9 +32,6 @@ def stage(name: str, parent: str = BASELINE, keeps_zeros: bool = False) -> Calla
         name: Name of the stage: lower-case letters, digits and underscores.
         parent: Name of the stage that it starts from, before quantization.
         keeps_zeros: Whether the zeros of the parent must survive.
-
-    Returns:
-        A decorator, which returns the function unchanged.
 
     Raises:
         ExperimentError: The name, the parent or the function is not suitable.
@@ -76,17 +65,9 @@ def stage(name: str, parent: str = BASELINE, keeps_zeros: bool = False) -> Calla
 def train(
     stage: Stage, parent: keras.Model, data: Data, experiment: Experiment, checkpoint: Checkpoint
 ) -> tuple[keras.Model, training.Fit]:
-    """Apply the function of a user's stage, and train the result further if its section has epochs.
+    """Return what a user's function makes of the parent, trained if its section has epochs, and the record.
 
-    Args:
-        stage: The stage.
-        parent: The parent's plain model; it stays as it is.
-        data: Training and validation splits.
-        experiment: Gives the training section and the seed.
-        checkpoint: Where training continues from and saves its state.
-
-    Returns:
-        The plain model, and the record of its training.
+    A trainer (`registry.find_trainer`) by the settings of `experiment`, from `checkpoint` on. `parent` stays as it is.
     """
     section, clock = experiment.training(stage.name), progress.Clock()
     progress.advance("applying the function", stage.name)
@@ -95,14 +76,7 @@ def train(
 
 
 def apply(stage: Stage, parent: keras.Model) -> keras.Model:
-    """Apply the function of a user's stage to a copy of a model, and check what it returns.
-
-    Args:
-        stage: The stage.
-        parent: A plain model; it stays as it is.
-
-    Returns:
-        The function's model.
+    """Return what a user's function makes of a copy of the plain model `parent`, checked.
 
     Raises:
         ExperimentError: The function fails, or returns no model that can take the parent's place.
@@ -118,15 +92,7 @@ def apply(stage: Stage, parent: keras.Model) -> keras.Model:
 
 
 def restore(parent: keras.Model, stored: dict[str, np.ndarray]) -> keras.Model:  # noqa: ARG001 - as other stages
-    """Rebuild the model of a user's stage.
-
-    Args:
-        parent: Not used: the architecture is stored.
-        stored: What `read_arrays` returned.
-
-    Returns:
-        The model.
-    """
+    """Return the model of a user's stage from arrays `stored` by `read_arrays`; `parent` is not used."""
     arrays = dict(stored)
     model = keras.models.model_from_json(str(arrays.pop(_ARCHITECTURE)))
     weights.assign(model, arrays)
@@ -134,14 +100,7 @@ def restore(parent: keras.Model, stored: dict[str, np.ndarray]) -> keras.Model: 
 
 
 def describe_architecture(model: keras.Model) -> dict[str, np.ndarray]:
-    """Describe the layers of a model, to be stored with its weights.
-
-    Args:
-        model: A plain model.
-
-    Returns:
-        The one array, by its key.
-    """
+    """Return an array, by its key, with the layers of a plain `model`, to be stored with its weights."""
     return {_ARCHITECTURE: np.array(model.to_json())}
 
 

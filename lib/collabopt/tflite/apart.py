@@ -13,15 +13,7 @@ from collabopt.tflite import convert, interpreter
 
 
 def main(directory: str, format: str) -> int:
-    """Convert the SavedModel, and run the file once, since LiteRT may crash as well.
-
-    Args:
-        directory: Its directory.
-        format: "int8" or "int16x8".
-
-    Returns:
-        The exit status.
-    """
+    """Convert the SavedModel in `directory` to `format`, run the file, since LiteRT may crash; return the status."""
     with np.load(Path(directory) / "calibration.npz") as file:
         calibration = dict(file)
     converter = tf.lite.TFLiteConverter.from_saved_model(directory)

@@ -39,7 +39,7 @@ def convert(
     activations: Sequence[str | None] = (),
     apart: bool = False,
 ) -> bytes:
-    """Convert a float model to a file by post-training quantization (PTQ).
+    """Return a float model after post-training quantization. Its signature names several inputs and outputs.
 
     float32 keeps the weights. float16 stores them in 16 bits and computes in float32. dynamic_range has int8 weights
     and quantizes activations at run time. These three have float32 inputs and outputs.
@@ -53,9 +53,6 @@ def convert(
         activations: "softmax", "sigmoid" or None, to be appended to each output; empty appends nothing.
         apart: Whether to calibrate in another process. The converter crashes for some layers, such as the loop of a
             GRU, and LiteRT for others, such as layer normalization in int16x8.
-
-    Returns:
-        The content of the file. The names of several inputs and outputs are in its signature.
 
     Raises:
         ValueError: For an unknown format, or if calibration inputs are missing.
@@ -80,13 +77,7 @@ def convert(
 
 
 def set_calibration(converter: tf.lite.TFLiteConverter, format: str, calibration: dict[str, np.ndarray]) -> None:
-    """Let a converter take activation ranges from model inputs.
-
-    Args:
-        converter: The converter, changed in place.
-        format: "int8" or "int16x8".
-        calibration: Model inputs (n, ...) by name.
-    """
+    """Let a `converter` to `format` ("int8" or "int16x8") take ranges from `calibration`, inputs (n, ...) by name."""
     converter.representative_dataset = lambda: _list_examples(calibration)
     dtype, operators = _CALIBRATED[format]
     converter.inference_input_type = converter.inference_output_type = dtype
@@ -132,29 +123,17 @@ def _unroll(model: keras.Model) -> keras.Model:
 
 
 def convert_to_int8(model: keras.Model, calibration: Inputs, activations: Sequence[str | None] = ()) -> bytes:
-    """Convert a float model to an int8 file by full-integer post-training quantization.
-
-    Args:
-        model: The float model.
-        calibration: Model inputs (n, ...) float32 for activation ranges.
-        activations: As in `convert`.
-
-    Returns:
-        The content of the file.
-    """
+    """Return a float `model` in int8 by PTQ with `calibration` (n, ...) float32; `activations` as in `convert`."""
     return convert(model, "int8", calibration, activations)
 
 
 def convert_as_trained(model: keras.Model, activations: Sequence[str | None] = ()) -> bytes:
-    """Convert a model after quantization-aware training to an int8 file, with the ranges from training.
+    """Return the int8 file of a model after quantization-aware training, with the ranges from training.
 
     Args:
         model: The model, still wrapped for quantization-aware training.
         activations: As in `convert`. LiteRT gives softmax and sigmoid a fixed int8 range, scale 1/256 and zero point
             −128.
-
-    Returns:
-        The content of the file.
     """
     progress.advance("converting to int8")
     infer, module = trace(model, activations)
@@ -164,7 +143,7 @@ def convert_as_trained(model: keras.Model, activations: Sequence[str | None] = (
 
 
 def trace(model: keras.Model, activations: Sequence[str | None]) -> tuple[Any, tf.Module]:
-    """Trace the inference function of one example.
+    """Return the concrete inference function of one example, and what holds its variables.
 
     Files with a dynamic batch compute shapes at run time, which NPUs leave to the CPU. The converter then leaves
     dilated convolutions and dense layers on more than two axes in float32 (tensorflow/tensorflow #50241, #54261).
@@ -174,9 +153,6 @@ def trace(model: keras.Model, activations: Sequence[str | None]) -> tuple[Any, t
     Args:
         model: The float model.
         activations: As in `convert`.
-
-    Returns:
-        The concrete function, and what holds its variables.
     """
     signature = [tf.TensorSpec([1, *one.shape[1:]], one.dtype, one.name.partition(":")[0]) for one in model.inputs]
 
@@ -209,14 +185,7 @@ def _list_examples(calibration: dict[str, np.ndarray]) -> Iterator[list[np.ndarr
 
 
 def run_converter(converter: tf.lite.TFLiteConverter, format: str) -> bytes:
-    """Convert, without messages that appear for every model.
-
-    Args:
-        converter: The converter.
-        format: One of `STANDARD`.
-
-    Returns:
-        The content of the file.
+    """Convert to `format` by `converter`, without messages that appear for every model, and return the file.
 
     Raises:
         ConversionRefused: The converter fails.

@@ -18,16 +18,13 @@ BIASES = {"CONV_2D": 2, "DEPTHWISE_CONV_2D": 2, "FULLY_CONNECTED": 2, "TRANSPOSE
 def read_layer_kernels(
     tflite: bytes, shapes: dict[str, tuple[int, ...]], in_float: Collection[str] = ()
 ) -> dict[str, np.ndarray]:
-    """Read the int8 kernels of layers in Keras's layout.
+    """Return the int8 kernels of layers in Keras's layout, by layer name.
 
     Args:
         tflite: The content of the file.
         shapes: Shape of the Keras kernel by layer name: (height, width, in, out), depthwise (height, width, in,
             multiplier) or dense (in, out).
         in_float: Layers whose kernels need not be int8.
-
-    Returns:
-        int8 values by layer name, in these shapes.
 
     Raises:
         ValueError: If the file has no int8 kernel for a layer.
@@ -41,7 +38,7 @@ def read_layer_kernels(
 
 
 def rewrite_ranges(tflite: bytes, kernels: dict[str, np.ndarray], of: Literal["tensor", "channel"]) -> bytes:
-    """Quantize kernels in an int8 file anew, with one range per tensor instead of per channel, or the reverse.
+    """Return an int8 file with kernels quantized anew: one range per tensor instead of per channel, or the reverse.
 
     Post-training quantization gives each channel the range of its own largest weight, so a centroid becomes different
     int8 values in channels with different largest centroids. With one range per tensor, a kernel has as many int8
@@ -52,9 +49,6 @@ def rewrite_ranges(tflite: bytes, kernels: dict[str, np.ndarray], of: Literal["t
         tflite: The content of the file, with ranges of the other kind.
         kernels: float32 kernels by layer name, in Keras's layout.
         of: What gets one range: the tensor or each channel.
-
-    Returns:
-        The content of the new file.
     """
     file = bytearray(tflite)
     file_kernels, written = list(list_kernels(file)), set()
@@ -83,17 +77,9 @@ def rewrite_ranges(tflite: bytes, kernels: dict[str, np.ndarray], of: Literal["t
 
 
 def resize_batch(tflite: bytes, batch_size: int) -> bytes:
-    """Make a file for a batch of one example ready for larger batches.
+    """Return `tflite` with its constant shapes, those of one example, for `batch_size`. Inputs must still be resized.
 
     LiteRT resizes tensors, but not the shapes that some operators take as a constant.
-
-    Args:
-        tflite: The content of the file.
-        batch_size: Examples per batch.
-
-    Returns:
-        The content of the new file, in which the first dimension of these shapes is `batch_size` times as large. The
-        inputs must still be resized.
     """
     file, resized = bytearray(tflite), set()
     model, (graph, *_) = open_graphs(file)
@@ -111,14 +97,7 @@ def resize_batch(tflite: bytes, batch_size: int) -> bytes:
 
 
 def run_elu_in_int8(tflite: bytes) -> bytes:
-    """Let ELU operators take and return int8, as LiteRT can and the converter does not know.
-
-    Args:
-        tflite: The content of the file, in which DEQUANTIZE comes before and QUANTIZE after ELU.
-
-    Returns:
-        The content of the new file; the given one if there is no such ELU.
-    """
+    """Return `tflite` with ELU operators that take and return int8, without DEQUANTIZE and QUANTIZE around them."""
     import flatbuffers
 
     kinds, packed = schema.BuiltinOperator, schema.Model.GetRootAs(tflite, 0)
@@ -146,15 +125,7 @@ def run_elu_in_int8(tflite: bytes) -> bytes:
 
 
 def list_float_operators(tflite: bytes) -> list[tuple[str, str]]:
-    """List the operators of a file that compute in float32.
-
-    Args:
-        tflite: The content of the file.
-
-    Returns:
-        Kind and name of the output tensor of each operator with a float32 tensor. Conversions from and to float32 are
-        left out.
-    """
+    """Return kind and output's name of each operator of `tflite` with a float32 tensor, conversions left out."""
     (model, graphs), found = open_graphs(tflite), []
     for graph in graphs:
         for kind, operator in list_operators(model, graph):
@@ -166,14 +137,7 @@ def list_float_operators(tflite: bytes) -> list[tuple[str, str]]:
 
 
 def read_weights(tflite: bytes) -> list[np.ndarray]:
-    """Read all int8 constants of a file. These are its weights, since biases are int32, int64 or float32.
-
-    Args:
-        tflite: The content of the file.
-
-    Returns:
-        The int8 values (n,) of each constant; none for a float file.
-    """
+    """Return the int8 constants (n,) of `tflite`, which are its weights: biases are int32, int64 or float32."""
     model, graphs = open_graphs(tflite)
     tensors = itertools.chain.from_iterable(map(list_tensors, graphs))
     buffers = {tensor.Buffer() for tensor in tensors if tensor.Type() == schema.TensorType.INT8}
@@ -202,11 +166,7 @@ class Kernel:
     bias: np.ndarray | None
 
     def in_keras_layout(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Return the int8 values in Keras's layout.
-
-        Args:
-            shape: Shape of the Keras kernel.
-        """
+        """Return the int8 values in the layout of a Keras kernel of this `shape`."""
         if self.operator == "DEPTHWISE_CONV_2D":  # (1, height, width, in * multiplier)
             return self.int8_values.reshape(shape)
         if len(shape) == 2:  # (out, in)
@@ -214,25 +174,14 @@ class Kernel:
         return self.int8_values.transpose(1, 2, 3, 0).reshape(shape)  # (out, height, width, in)
 
     def in_file_layout(self, values: np.ndarray) -> np.ndarray:
-        """Return values of a convolution or a dense layer in the file's layout.
-
-        Args:
-            values: The values in Keras's layout.
-        """
+        """Return `values` in Keras's layout, of a convolution or a dense layer, in the file's layout."""
         if values.ndim == 2:
             return values.T.reshape(self.int8_values.shape)
         return values.transpose(3, 0, 1, 2).reshape(self.int8_values.shape)
 
 
 def list_kernels(tflite: bytes | bytearray) -> Iterator[Kernel]:
-    """List the int8 kernels of a file's operators.
-
-    Args:
-        tflite: The content of the file.
-
-    Yields:
-        One kernel per operator, so a tensor that two operators share comes twice.
-    """
+    """Yield the int8 kernel of each operator of `tflite`. A tensor that two operators share comes twice."""
     model, (graph, *_) = open_graphs(tflite)
     integers = {schema.TensorType.INT8: np.int8, schema.TensorType.INT32: np.int32, schema.TensorType.INT64: np.int64}
 

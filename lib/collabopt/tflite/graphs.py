@@ -7,40 +7,18 @@ from ai_edge_litert import schema_py_generated as schema
 
 
 def open_graphs(tflite: bytes | bytearray) -> tuple[Any, list[Any]]:
-    """Open a file with TensorFlow's schema.
-
-    Args:
-        tflite: The content of the file.
-
-    Returns:
-        `Model`, and its subgraphs; loops and branches are graphs of their own.
-    """
+    """Return `tflite` as TensorFlow's `Model`, and its subgraphs: loops and branches are graphs of their own."""
     model = schema.Model.GetRootAs(tflite, 0)
     return model, [model.Subgraphs(index) for index in range(model.SubgraphsLength())]
 
 
 def list_tensors(graph: Any) -> list[Any]:
-    """List the tensors of a graph.
-
-    Args:
-        graph: A subgraph.
-
-    Returns:
-        The tensors in the order of their indices.
-    """
+    """Return the tensors of a subgraph `graph` in the order of their indices."""
     return [graph.Tensors(index) for index in range(graph.TensorsLength())]
 
 
 def list_operators(model: Any, graph: Any) -> Iterator[tuple[str, Any]]:
-    """List the operators of a graph. Old files have the kind in another field.
-
-    Args:
-        model: `Model` of TensorFlow's schema.
-        graph: One of its subgraphs.
-
-    Yields:
-        Kind, such as CONV_2D, and operator.
-    """
+    """Yield kind, such as CONV_2D, and operator of a `graph` of `model`. Old files have the kind in another field."""
     names = {code: name for name, code in vars(schema.BuiltinOperator).items()}
     for operator in (graph.Operators(index) for index in range(graph.OperatorsLength())):
         code = model.OperatorCodes(operator.OpcodeIndex())

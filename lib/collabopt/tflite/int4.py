@@ -12,16 +12,10 @@ from collabopt.tflite.graphs import list_tensors, open_graphs
 
 
 def quantize_to_int4(dense: bytes) -> bytes:
-    """Quantize the weights of a float32 file to 4 bits, with one scale per output channel.
+    """Return the float32 file `dense` with weights of 4 bits, with one scale per output channel.
 
     Activations stay float32 in the file. LiteRT quantizes them at run time, as for dynamic range. The library has no
     4-bit weights for depthwise convolutions, which stay float32.
-
-    Args:
-        dense: The content of the file.
-
-    Returns:
-        The content of the file with 4-bit weights.
 
     Raises:
         ConversionRefused: The library fails, or finds no weights that it can quantize.
@@ -39,25 +33,14 @@ def quantize_to_int4(dense: bytes) -> bytes:
 
 
 def count_int4_tensors(tflite: bytes) -> int:
-    """Return the number of 4-bit tensors of a file.
-
-    Args:
-        tflite: The content of the file.
-    """
+    """Return the number of 4-bit tensors of `tflite`."""
     kind = schema.TensorType.INT4
     _, graphs = open_graphs(tflite)
     return sum(tensor.Type() == kind for graph in graphs for tensor in list_tensors(graph))
 
 
 def unpack_int4(tflite: bytes) -> bytes:
-    """Store 4-bit weights in int8 tensors, which every runtime takes: the same values, scales and biases.
-
-    Args:
-        tflite: The content of the file.
-
-    Returns:
-        The content of the file without 4-bit tensors; the given one if it has none.
-    """
+    """Return `tflite` with its 4-bit weights in int8 tensors, which every runtime takes; values and scales stay."""
     import flatbuffers
 
     if not count_int4_tensors(tflite):

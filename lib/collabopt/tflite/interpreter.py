@@ -27,20 +27,16 @@ _PROVED = 3
 def score_examples(
     tflite: bytes, split: Split, score: Callable[[Any, np.ndarray], Any], threads: int = 1, batch_size: int = 16
 ) -> np.ndarray:
-    """Score each example with a file of any format.
+    """Return the score of each example with a file of any format (n, ...) float32.
 
     Each thread has its own interpreter: LiteRT releases Python's lock while it runs, and threads inside one interpreter
     would wait for each other after every operator. Batches, and so results, do not depend on the number of threads.
 
     Args:
         tflite: The content of the file.
-        split: The examples.
         score: Function (labels, outputs) -> scores (batch, ...).
         threads: Number of threads.
         batch_size: Examples per run. DS-CNN-L is fastest with 8 to 32, by about 4 % over 1 and 128.
-
-    Returns:
-        The scores (n, ...) float32.
     """
     # Preparing several batches per call saves the overhead of calls.
     batches = split.batches(4 * batch_size).as_numpy_iterator()
@@ -64,29 +60,18 @@ def score_examples(
 
 
 def compute_outputs(tflite: bytes, split: Split) -> np.ndarray:
-    """Compute the outputs of a file of any format.
-
-    Args:
-        tflite: The content of the file.
-        split: The examples.
-
-    Returns:
-        The outputs (n, ...) float32.
-    """
+    """Return the outputs (n, ...) float32 of `tflite`, a file of any format."""
     return score_examples(tflite, split, lambda _, outputs: outputs)
 
 
 def open_interpreter(tflite: bytes, batch_size: int = 1, reference: bool = False) -> "Interpreter":
-    """Open a file in LiteRT's interpreter, with one thread. A file for another runtime opens in that, with batch 1.
+    """Return a file in LiteRT's interpreter, with one thread, or in the other runtime that it is for, with batch 1.
 
     Args:
         tflite: The content of the file.
         batch_size: First dimension of the inputs.
         reference: Whether to compute without XNNPACK, by LiteRT's reference kernels as far as it has them, and keep all
             tensors. XNNPACK is faster and rounds some values differently.
-
-    Returns:
-        The interpreter with its tensors allocated.
 
     Raises:
         RuntimeError: The file cannot run with this batch size.
@@ -113,15 +98,7 @@ def open_interpreter(tflite: bytes, batch_size: int = 1, reference: bool = False
 
 
 def run(interpreter: "Interpreter", inputs: Inputs) -> np.ndarray:
-    """Run examples.
-
-    Args:
-        interpreter: The opened file.
-        inputs: Model inputs (n, ...) float32.
-
-    Returns:
-        The outputs (n, ...) float32.
-    """
+    """Return the outputs (n, ...) float32 that an `interpreter` has for `inputs` (n, ...) float32."""
     (output,) = interpreter.get_output_details()
     outputs = [interpreter.get_tensor(output["index"]) for _ in _run_batches(interpreter, inputs)]
     number = len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs)
@@ -129,14 +106,7 @@ def run(interpreter: "Interpreter", inputs: Inputs) -> np.ndarray:
 
 
 def run_or_refuse(tflite: bytes, inputs: Inputs) -> np.ndarray:
-    """Run examples one by one with a file that may not run.
-
-    Args:
-        tflite: The content of the file.
-        inputs: Model inputs (n, ...) float32.
-
-    Returns:
-        The outputs (n, ...) float32.
+    """Return the outputs (n, ...) float32 of `inputs`, one by one, with a file `tflite` that may not run.
 
     Raises:
         ConversionRefused: It does not run.
@@ -148,12 +118,7 @@ def run_or_refuse(tflite: bytes, inputs: Inputs) -> np.ndarray:
 
 
 def check_equal(tflite: bytes, dense: bytes, inputs: Inputs) -> None:
-    """Check that a file computes the same as the float32 file that it was made of.
-
-    Args:
-        tflite: The content of the file.
-        dense: The content of the float32 file.
-        inputs: Model inputs (n, ...) float32 on which both are run.
+    """Check that `tflite` computes the same as the float32 file `dense` that it was made of, on `inputs` (n, ...).
 
     Raises:
         ConversionRefused: It does not run, or an output differs.
@@ -167,15 +132,12 @@ def check_equal(tflite: bytes, dense: bytes, inputs: Inputs) -> None:
 
 
 def record(interpreter: "Interpreter", inputs: Inputs, tensors: Sequence[int]) -> list[np.ndarray]:
-    """Run examples one by one, and keep some of the tensors.
+    """Return real values (n, ...) float32 of some tensors, examples run one by one.
 
     Args:
         interpreter: Opened with reference kernels.
         inputs: Model inputs (n, ...).
         tensors: Indices of the tensors.
-
-    Returns:
-        Real values (n, ...) float32 of each tensor.
     """
     details = {one["index"]: one for one in interpreter.get_tensor_details()}
     kept: list[list[np.ndarray]] = [[] for _ in tensors]
@@ -186,17 +148,11 @@ def record(interpreter: "Interpreter", inputs: Inputs, tensors: Sequence[int]) -
 
 
 def make_test_vectors(tflite: bytes, inputs: Inputs) -> dict[str, np.ndarray]:
-    """Compute what a file must return on any device, by LiteRT's reference kernels.
-
-    Args:
-        tflite: The content of the file.
-        inputs: Model inputs (n, ...) float32.
-
-    Returns:
-        `input` and `output` (n, ...) in the types of the file; with several inputs "input_<name>" for each.
+    """Return `inputs` as `input` (several: "input_<name>"), and `output` of `tflite` by reference kernels, in its
+    types.
     """
     interpreter = open_interpreter(tflite, reference=True)
-    entries, (output,) = _find_inputs(interpreter, inputs), interpreter.get_output_details()
+    entries, (output,) = find_inputs(interpreter, inputs), interpreter.get_output_details()
     names = [f"input_{name}" for name in inputs] if isinstance(inputs, dict) and len(inputs) > 1 else ["input"]
     arrays = [_quantize(np.asarray(values), details) for values, details in entries]
     outputs = [interpreter.get_tensor(output["index"]) for _ in _run_batches(interpreter, inputs)]
@@ -229,7 +185,7 @@ def _make_batched(tflite: bytes, batch_size: int, inputs: Inputs) -> tuple[bytes
 
 def _run_batches(interpreter: "Interpreter", inputs: Inputs) -> Iterator[None]:
     """Run batch after batch. Zeros fill up the last one."""
-    entries = _find_inputs(interpreter, inputs)
+    entries = find_inputs(interpreter, inputs)
     values = [_quantize(np.asarray(array), details) for array, details in entries]
     batch_size = entries[0][1]["shape"][0]
     missing = -len(values[0]) % batch_size
@@ -242,8 +198,8 @@ def _run_batches(interpreter: "Interpreter", inputs: Inputs) -> Iterator[None]:
         yield
 
 
-def _find_inputs(interpreter: "Interpreter", inputs: Inputs) -> list[tuple[np.ndarray, dict[str, Any]]]:
-    """Each array with the details of its input tensor; a file orders several inputs as it likes."""
+def find_inputs(interpreter: "Interpreter", inputs: Inputs) -> list[tuple[np.ndarray, dict[str, Any]]]:
+    """Return each of `inputs` with the details of its tensor; the file of `interpreter` orders them as it likes."""
     details = interpreter.get_input_details()
     if not isinstance(inputs, dict):
         return [(inputs, details[0])]

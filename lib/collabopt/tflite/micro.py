@@ -37,34 +37,19 @@ float32, int8 and int16x8 on a 64-bit host. On boards of 32 bits, pointers take 
 
 
 def list_operator_kinds(tflite: bytes) -> list[str]:
-    """Return the kinds of operators of a file, each once, in order of appearance.
-
-    Args:
-        tflite: The content of the file.
-    """
+    """Return the kinds of operators of `tflite`, each once, in order of appearance."""
     model, graphs = open_graphs(tflite)
     return list(dict.fromkeys(kind for graph in graphs for kind, _ in list_operators(model, graph)))
 
 
 def get_method(operator: str) -> str:
-    """Return the method of TFLM's `MicroMutableOpResolver` that adds an operator: "AddConv2D" for CONV_2D.
-
-    Args:
-        operator: Kind of the operator.
-    """
+    """Return the method of TFLM's `MicroMutableOpResolver` that adds an `operator`: "AddConv2D" for CONV_2D."""
     name = "".join(part.capitalize() for part in operator.split("_"))
     return "Add" + _IRREGULAR.get(name, re.sub(r"(?<=\d)d", "D", name))
 
 
 def list_obstacles(tflite: bytes) -> list[str]:
-    """List why TFLM cannot run a file.
-
-    Args:
-        tflite: The content of the file.
-
-    Returns:
-        One reason per kind of operator; empty if nothing is known against it.
-    """
+    """Return why TFLM cannot run `tflite`, one reason per kind of operator."""
     model, graphs = open_graphs(tflite)
     types, known, found = schema.TensorType, set(_OPERATORS.split()), []
     for graph in graphs:
@@ -82,10 +67,7 @@ def list_obstacles(tflite: bytes) -> list[str]:
 
 
 def estimate_arena(tflite: bytes) -> tuple[int, int]:
-    """Estimate the memory ("tensor arena") that TFLM needs for a file, with its reference kernels.
-
-    Args:
-        tflite: The content of the file.
+    """Estimate the memory ("tensor arena") that TFLM needs for `tflite`, with its reference kernels.
 
     Returns:
         Bytes in all, and those of them that tensors take: every tensor from the operator that writes it to the last one
@@ -105,13 +87,8 @@ def estimate_arena(tflite: bytes) -> tuple[int, int]:
 
 
 def plan_memory(buffers: Sequence[tuple[int, int, int]]) -> int:
-    """Place buffers in memory as TFLM's GreedyMemoryPlanner does: the largest first, each into the first gap.
-
-    Args:
-        buffers: Size in bytes, and the numbers of the first and the last operator that uses it, of each buffer.
-
-    Returns:
-        The bytes that they take together.
+    """Return the bytes of `buffers` (size, first and last operator that uses it), placed as TFLM's
+    GreedyMemoryPlanner does.
     """
     placed: list[tuple[int, int, int, int]] = []
     order = sorted(range(len(buffers)), key=lambda index: (buffers[index][0], index), reverse=True)

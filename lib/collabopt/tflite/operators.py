@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from ai_edge_litert import schema_py_generated as schema
 
 from collabopt.tflite.flatbuffer import BIASES
 from collabopt.tflite.graphs import list_operators, open_graphs
@@ -17,14 +18,14 @@ _CONTROL = "WHILE", "IF", "CALL_ONCE"
 _OVER_OUTPUT = "CONV_2D", "DEPTHWISE_CONV_2D", "CONV_3D"
 """Operators that multiply their whole kernel at each place of the output. TRANSPOSE_CONV does at each of its input."""
 
+_INTEGERS = schema.TensorType.INT32, schema.TensorType.INT64
+"""The types of shapes and indices, and of biases in int8 files."""
+
 COLUMNS = ["tensor", "kernel", "operator", "shape", "parameters", "multiplications", "bytes", "gzip_bytes"]
 
 
 def list_weighted_operators(tflite: bytes) -> pd.DataFrame:
-    """List the operators of a file that have weights.
-
-    Args:
-        tflite: The content of the file.
+    """List the operators of `tflite` that have weights.
 
     Returns:
         One row per operator with a kernel: `tensor`, name of its output ("output" for that of the file); `kernel`, name
@@ -48,7 +49,7 @@ def _list_rows(model: Any, graph: Any, is_main: bool) -> Iterator[dict[str, Any]
         constants = [
             (tensor, content)
             for index, (tensor, content) in enumerate(held)
-            if content is not None and (tensor.Type() not in _integers() or index == BIASES.get(kind))
+            if content is not None and (tensor.Type() not in _INTEGERS or index == BIASES.get(kind))
         ]
         matrices = [tensor for tensor, _ in constants if len(tensor.ShapeAsNumpy()) > 1]
         if kind in (*_CONVERSIONS, *_CONTROL) or not matrices:
@@ -74,13 +75,6 @@ def _read(model: Any, graph: Any, place: int) -> bytes | None:
     """The bytes of a constant tensor; None for one that is computed."""
     content = model.Buffers(graph.Tensors(place).Buffer()).DataAsNumpy()
     return content.tobytes() if isinstance(content, np.ndarray) else None
-
-
-def _integers() -> tuple[int, int]:
-    """The types of shapes and indices, and of biases in int8 files."""
-    from tensorflow.lite.python import schema_py_generated as schema
-
-    return schema.TensorType.INT32, schema.TensorType.INT64
 
 
 def _count(tensor: Any) -> int:

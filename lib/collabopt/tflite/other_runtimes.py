@@ -31,16 +31,13 @@ _OPENVINO_SETTINGS = {
 
 
 def convert_to_openvino(dense: bytes, name: str, calibration: Inputs | None = None) -> bytes:
-    """Convert a float32 `.tflite` file for OpenVINO.
+    """Return a float32 `.tflite` file as an archive for OpenVINO.
 
     Args:
         dense: The content of the file.
         name: "openvino" (float32 weights), "openvino_fp16" (16-bit weights, computed in float32), or "openvino_int8"
             (quantized by NNCF's post-training quantization).
         calibration: Model inputs (n, ...) float32 for the ranges of activations; only for "openvino_int8".
-
-    Returns:
-        The content of the archive.
 
     Raises:
         ConversionRefused: OpenVINO or NNCF fails, or NNCF is to quantize a model with several inputs.
@@ -63,13 +60,7 @@ def convert_to_openvino(dense: bytes, name: str, calibration: Inputs | None = No
 
 
 def convert_to_onnx(dense: bytes) -> bytes:
-    """Convert a float32 `.tflite` file to ONNX, by tf2onnx.
-
-    Args:
-        dense: The content of the file.
-
-    Returns:
-        The content of the ONNX file.
+    """Return the float32 `.tflite` file `dense` as ONNX, by tf2onnx.
 
     Raises:
         ConversionRefused: tf2onnx fails.
@@ -87,11 +78,7 @@ def convert_to_onnx(dense: bytes) -> bytes:
 
 
 def is_tflite(content: bytes) -> bool:
-    """Return whether a file is for LiteRT, rather than one of this module.
-
-    Args:
-        content: The content of the file.
-    """
+    """Return whether `content` is a file for LiteRT, rather than one of this module."""
     return content[:4] != _ARCHIVE and (content[4:8] == _TFLITE or content[:1] != b"\x08")
 
 
@@ -99,12 +86,8 @@ class Interpreter:
     """A file opened in another runtime, with one thread and batch 1, and the methods of LiteRT's interpreter."""
 
     def __init__(self, inputs: list[np.ndarray], outputs: list[np.ndarray], compute: Callable[[], None]) -> None:
-        """Keep what a runtime reads and writes.
-
-        Args:
-            inputs: Arrays that it reads, batch first.
-            outputs: Arrays that it writes.
-            compute: Function that computes the outputs.
+        """Keep what a runtime reads, `inputs`, and writes, `outputs`, batch first, and the function that computes,
+        `compute`.
         """
         self.invoke = compute
         self._arrays, self._number = [*inputs, *outputs], len(inputs)
@@ -118,20 +101,11 @@ class Interpreter:
         return [self._describe(index) for index in range(self._number, len(self._arrays))]
 
     def set_tensor(self, index: int, values: np.ndarray) -> None:
-        """Set an input.
-
-        Args:
-            index: Its index.
-            values: Its values, batch first.
-        """
+        """Set the input at `index` to `values`, batch first."""
         self._arrays[index][:] = values
 
     def get_tensor(self, index: int) -> np.ndarray:
-        """Return a copy of an input or output.
-
-        Args:
-            index: Its index.
-        """
+        """Return a copy of the input or output at `index`."""
         return self._arrays[index].copy()
 
     def _describe(self, index: int) -> dict[str, Any]:
@@ -140,13 +114,7 @@ class Interpreter:
 
 
 def open_interpreter(content: bytes) -> Interpreter:
-    """Open a file of this module in its runtime.
-
-    Args:
-        content: The content of the file.
-
-    Returns:
-        The interpreter.
+    """Return `content`, a file of this module, opened in its runtime.
 
     Raises:
         ValueError: The model has several inputs, whose names these files do not keep.

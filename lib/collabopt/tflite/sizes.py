@@ -12,20 +12,12 @@ _ZSTD_LEVEL = 19  # the highest level that needs little memory to decompress: wi
 
 
 def raw(path: Path) -> int:
-    """Return the size of a file in bytes.
-
-    Args:
-        path: The file.
-    """
+    """Return the size of a file in bytes."""
     return path.stat().st_size
 
 
 def gzipped(path: Path) -> int:
-    """Return the size of a file in bytes after gzip at level 9.
-
-    Args:
-        path: The file.
-    """
+    """Return the size of a file in bytes after gzip at level 9."""
     return len(gzip.compress(path.read_bytes(), compresslevel=9, mtime=0))
 
 
@@ -33,9 +25,6 @@ def zipped(path: Path) -> int:
     """Return the size in bytes of a ZIP archive with the file, by deflate at level 6.
 
     TFMOT's guides publish this size, though they call it gzip.
-
-    Args:
-        path: The file.
     """
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -44,35 +33,17 @@ def zipped(path: Path) -> int:
 
 
 def zstd(path: Path) -> int:
-    """Return the size of a file in bytes after Zstandard (RFC 8878) at level 19.
-
-    Args:
-        path: The file.
-    """
+    """Return the size of a file in bytes after Zstandard (RFC 8878) at level 19."""
     return len(zstandard.compress(path.read_bytes(), _ZSTD_LEVEL))
 
 
 def compute_entropy_bytes(kernels: list[np.ndarray]) -> float:
-    """Compute the zero-order entropy of kernels: a lower bound for codes that treat each value by itself.
-
-    Args:
-        kernels: int8 kernels of any shape.
-
-    Returns:
-        The sum of the kernels' entropies in bytes.
-    """
+    """Return the zero-order entropy of int8 `kernels` in bytes: a lower bound for codes of single values."""
     return sum(kernel.size * _compute_entropy(kernel) / 8 for kernel in kernels)
 
 
 def compute_gzip_bytes(kernels: list[np.ndarray]) -> int:
-    """Compute the size of kernels in bytes after gzip at level 9.
-
-    Args:
-        kernels: int8 kernels, compressed one after another.
-
-    Returns:
-        Bytes.
-    """
+    """Return the bytes of int8 `kernels`, one after another, after gzip at level 9."""
     return len(gzip.compress(b"".join(kernel.tobytes() for kernel in kernels), compresslevel=9, mtime=0))
 
 

@@ -15,7 +15,7 @@ from collabopt.tflite.graphs import list_tensors, open_graphs
 def convert_to_sparse(
     model: keras.Model, dense: bytes, inputs: convert.Inputs, activations: Sequence[str | None] = ()
 ) -> bytes:
-    """Convert a float model to a float32 file with sparse tensors.
+    """Return a float model as a float32 file with sparse tensors.
 
     The converter decides by kernel. It stores a kernel sparsely if enough of its weights are zero.
 
@@ -24,9 +24,6 @@ def convert_to_sparse(
         dense: The content of its float32 file.
         inputs: Model inputs (n, ...) float32 on which both files are run.
         activations: As in `convert.convert`.
-
-    Returns:
-        The content of the file.
 
     Raises:
         ConversionRefused: No kernel becomes sparse, the file is not smaller than the dense one, LiteRT cannot run it,
@@ -47,10 +44,6 @@ def convert_to_sparse(
 
 
 def count_sparse_tensors(tflite: bytes) -> int:
-    """Return the number of sparse tensors of a file.
-
-    Args:
-        tflite: The content of the file.
-    """
+    """Return the number of sparse tensors of `tflite`."""
     _, graphs = open_graphs(tflite)
     return sum(tensor.Sparsity() is not None for graph in graphs for tensor in list_tensors(graph))

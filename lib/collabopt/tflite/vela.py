@@ -92,13 +92,6 @@ def _list_cpu_operators(count: int, operators: int, rejected: list[tuple[str, st
 
 
 def make_note(reason: str) -> dict[str, Any]:
-    """Make the row of a file without estimates.
-
-    Args:
-        reason: Why there are none.
-
-    Returns:
-        The columns of `estimate`, all None but for `npu_note`.
-    """
+    """Return the columns of `estimate` for a file without estimates, all None but for `npu_note`, the `reason`."""
     columns = ("npu_cycles", "npu_ms", "npu_sram_kib", "npu_flash_kib", "npu_weight_bytes", "npu_operators")
     return dict.fromkeys(columns) | {"npu_note": reason}

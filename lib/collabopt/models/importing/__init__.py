@@ -63,10 +63,7 @@ class Imported:
         return found.pop() if len(found) == 1 else None
 
     def select(self, head: str) -> "Imported":
-        """Return the model of one output, without the layers that only other outputs need.
-
-        Args:
-            head: Name of the output.
+        """Return the model of the output `head`, without the layers that only other outputs need.
 
         Raises:
             ImportRefused: There is no such output.
@@ -115,12 +112,7 @@ def import_model(
 
 
 def write_import(imported: Imported, directory: Path) -> None:
-    """Write an import, so that a later process can read it without the original and without the proof.
-
-    Args:
-        imported: The imported model.
-        directory: An existing directory.
-    """
+    """Write what was `imported` to a `directory`, so that a process can read it without original and proof."""
     stored.write(
         directory,
         imported.graph,
@@ -133,14 +125,7 @@ def write_import(imported: Imported, directory: Path) -> None:
 
 
 def read_import(directory: Path, custom_objects: dict[str, Any]) -> Imported:
-    """Read what `write_import` wrote.
-
-    Args:
-        directory: Its directory.
-        custom_objects: Classes of the user's own layers by name, as a class or as "module:Class".
-
-    Returns:
-        The imported model.
+    """Return what `write_import` wrote to `directory`, with `custom_objects` as in `import_model`.
 
     Raises:
         ImportRefused: A class cannot be imported.

@@ -18,23 +18,11 @@ class Augmentation:
     """Random changes of a batch of model inputs. They depend on nothing but a seed."""
 
     def __init__(self, layers: list[keras.layers.Layer]) -> None:
-        """Keep the layers.
-
-        Args:
-            layers: Augmentation layers of Keras 2, and rescaling in between, in the order of their calls.
-        """
+        """Keep `layers` of augmentation and rescaling of Keras 2, in the order of their calls."""
         self._layers = layers
 
     def __call__(self, inputs: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """Change a batch at random.
-
-        Args:
-            inputs: Model inputs (batch, height, width, channels) float32.
-            seed: int32 (2,).
-
-        Returns:
-            Inputs of the same shape.
-        """
+        """Return `inputs` (batch, height, width, channels) float32, changed at random by `seed` (2,) int32."""
         for number, layer in enumerate(self._layers):
             if hasattr(layer, "_random_generator"):
                 layer._random_generator = _Draws(tf.random.experimental.stateless_fold_in(seed, number))
@@ -63,15 +51,9 @@ class _Draws:
 
 
 def take_off(graph: Graph) -> list[str]:
-    """Move the augmentation layers at the start of a graph to its `augmentation`, and drop all others.
+    """Move augmentation layers at the start of `graph` to its `augmentation`, drop all others. Return a line each.
 
     Rescaling before an augmentation layer is undone after it, so that the augmentation maps inputs to inputs.
-
-    Args:
-        graph: The graph. It is changed in place, and its outputs in inference stay equal.
-
-    Returns:
-        One line for the layers that act in training, and one for those that were dropped.
     """
     inputs = [layer for layer in graph.layers if layer.kind == "InputLayer"]
     chain = _follow(graph, inputs[0]) if len(inputs) == 1 else []

@@ -13,14 +13,7 @@ _FOLDED_BEFORE = ("Dense", "Conv2D", "DepthwiseConv2D")
 
 
 def fold_into_linear(graph: Graph) -> list[str]:
-    """Fold batch norm into the dense or transposed layer before it, or into the linear layer after it.
-
-    Args:
-        graph: The graph. It is changed in place, and its outputs stay equal.
-
-    Returns:
-        One line, if there is such batch norm.
-    """
+    """Fold batch norm of `graph` into a dense or transposed layer before, or a linear one after. Return a line."""
     found = []
     for norm in _select(graph):
         scale, offset = _compute_affine(norm)
@@ -39,14 +32,7 @@ def fold_into_linear(graph: Graph) -> list[str]:
 
 
 def convert_to_depthwise(graph: Graph) -> list[str]:
-    """Turn the remaining batch norm that no convolution precedes into 1×1 depthwise convolutions.
-
-    Args:
-        graph: The graph. It is changed in place, and its outputs stay equal.
-
-    Returns:
-        One line, if there is such batch norm.
-    """
+    """Turn batch norm of `graph` that no convolution precedes into 1×1 depthwise layers. Return a line, if any."""
     found = [norm for norm in _select(graph) if len(norm.shape) in (2, 3, 4)]
     for norm in found:
         scale, offset = _compute_affine(norm)

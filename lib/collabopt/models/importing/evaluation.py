@@ -43,14 +43,9 @@ class Original:
 
 
 def draw_inputs(data: dict, seed: int = 0) -> list[np.ndarray]:
-    """Draw random inputs: half of them standard normal, half uniform in [0, 255]; valid indices for embeddings.
+    """Return random inputs (32, …) for `data` of `extract` by `seed`: half standard normal, half uniform in [0, 255].
 
-    Args:
-        data: What `extract` returned.
-        seed: Seed of the generator.
-
-    Returns:
-        One array (32, …) per input.
+    Embeddings get valid indices.
     """
     generator = np.random.default_rng(seed)
     drawn = []
@@ -110,12 +105,7 @@ def compute_outputs(model, inputs: list[np.ndarray]) -> tuple[list[np.ndarray], 
 
 
 def arrange(model, arrays: list[np.ndarray]):
-    """Arrange one array per input as the model takes them: alone, in a list or in a dict.
-
-    Args:
-        model: The model.
-        arrays: One array per input.
-    """
+    """Arrange `arrays`, one per input, as the `model` takes them: alone, in a list or in a dict."""
     if len(arrays) == 1:
         return arrays[0]
     structure = model._inputs_struct if hasattr(model, "_inputs_struct") else model._nested_inputs
@@ -124,15 +114,7 @@ def arrange(model, arrays: list[np.ndarray]):
 
 
 def map_batches(predict: Callable, inputs: list[np.ndarray]) -> list[np.ndarray]:
-    """Apply a function to batches of examples, small ones for large examples, and join its results.
-
-    Args:
-        predict: Takes one array per input and returns a list of arrays.
-        inputs: One array per input.
-
-    Returns:
-        The arrays that `predict` returns, over all examples.
-    """
+    """Return the arrays of `predict` over `inputs` (an array each), in batches, small ones for large examples."""
     values = sum(array[0].size for array in inputs)
     size = max(1, min(EXAMPLES, _BATCH_VALUES // values))
     results = [predict([array[start : start + size] for array in inputs]) for start in range(0, len(inputs[0]), size)]
@@ -140,15 +122,7 @@ def map_batches(predict: Callable, inputs: list[np.ndarray]) -> list[np.ndarray]
 
 
 def compute_intermediates(model, inputs: list[np.ndarray]) -> dict[str, np.ndarray]:
-    """Compute the outputs of each layer by calling them one after the other.
-
-    Args:
-        model: The model.
-        inputs: One array per input.
-
-    Returns:
-        The first output of each layer that `extract` lists, by its name there, float32.
-    """
+    """Return the first output (float32) of each layer of `model` that `extract` lists, by name, for `inputs`."""
     walk = Walk()
     names = [walk.add_input(tensor) for tensor in model.inputs]
     walk.add_model(model, names)

@@ -64,42 +64,21 @@ class Graph:
     augmentation: list[Layer] = dataclasses.field(default_factory=list)
 
     def get(self, tensor: str) -> Layer:
-        """Return the layer that computes a tensor.
-
-        Args:
-            tensor: Name of the tensor.
-        """
+        """Return the layer that computes a `tensor`, given by name."""
         name = tensor.partition(":")[0]
         return next(layer for layer in self.layers if layer.name == name)
 
     def find_users(self, layer: Layer) -> list[Layer]:
-        """Find the layers that are called on a layer's outputs.
-
-        Args:
-            layer: The layer.
-
-        Returns:
-            The layers, in the order of their calls.
-        """
+        """Return the layers that are called on a layer's outputs, in the order of their calls."""
         return [user for user in self.layers if any(_is_output_of(tensor, layer) for tensor in user.inputs)]
 
     def has_one_user(self, layer: Layer) -> bool:
-        """Return whether exactly one layer, and no output of the model, uses a layer's output, once.
-
-        Args:
-            layer: The layer.
-        """
+        """Return whether exactly one layer, and no output of the model, uses a layer's output, once."""
         uses = sum(tensor == layer.name for user in self.layers for tensor in user.inputs)
         return uses == 1 and not any(_is_output_of(tensor, layer) for tensor in self.outputs)
 
     def replace(self, layer: Layer, chain: list[Layer]) -> None:
-        """Put layers in the place of one.
-
-        Args:
-            layer: The layer to be replaced.
-            chain: Layers in the order of their calls, the last of which computes the layer's output. An empty chain
-                connects the layer's users with its only input.
-        """
+        """Put a `chain` of layers in the place of `layer`; an empty one connects its users with its only input."""
         position = next(index for index, other in enumerate(self.layers) if other is layer)
         self.layers[position : position + 1] = chain
         output = chain[-1].name if chain else layer.inputs[0]
@@ -115,15 +94,7 @@ class Graph:
 
 
 def make_chain(layer: Layer, *steps: Layer) -> list[Layer]:
-    """Connect layers in a row that takes the place of a layer.
-
-    Args:
-        layer: The layer. The first step is called on its inputs, and the last step equals it.
-        *steps: The layers, which are changed in place.
-
-    Returns:
-        The steps.
-    """
+    """Connect `steps` in a row that takes the place of `layer`, and return them, changed in place."""
     steps[0].inputs = list(layer.inputs)
     for previous, following in itertools.pairwise(steps):
         following.inputs = [previous.name]
@@ -132,26 +103,15 @@ def make_chain(layer: Layer, *steps: Layer) -> list[Layer]:
 
 
 def make_reshape(name: str, shape: tuple[int | None, ...]) -> Layer:
-    """Make a layer that gives a tensor another shape.
-
-    Args:
-        name: Name of the layer.
-        shape: The new shape with the batch; at most one other axis is None.
-
-    Returns:
-        The layer, not yet connected.
-    """
+    """Return an unconnected layer `name` with outputs of `shape`: batch included, at most one other axis None."""
     sizes = [-1 if size is None else size for size in shape[1:]]
     return Layer(name, "Reshape", {"target_shape": sizes}, shape=shape)
 
 
 def rename(graph: Graph) -> None:
-    """Replace automatic names by our own, numbered in the order of the calls, so that two builds agree.
+    """Replace automatic names in `graph` by our own, numbered in the order of the calls, so that two builds agree.
 
     Names that a user chose stay.
-
-    Args:
-        graph: The graph. It is changed in place.
     """
     chosen = {layer.name for layer in graph.layers}
     automatic = {layer.name for layer in graph.layers if _is_automatic(layer, chosen)}
@@ -172,31 +132,14 @@ def rename(graph: Graph) -> None:
 
 
 def list_names(layers: Iterable[Layer], limit: int = 4) -> str:
-    """List the names of layers, shortened where there are many.
-
-    Args:
-        layers: The layers.
-        limit: Names to list.
-
-    Returns:
-        The names, with commas in between.
-    """
+    """Return the names of the first `limit` of `layers`, with commas, and how many follow."""
     names = [layer.name for layer in layers]
     rest = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + rest
 
 
 def select(graph: Graph, *kinds: str, where: Callable[[Layer], bool] = lambda _: True) -> list[Layer]:
-    """Select the layers of some kinds that meet a condition.
-
-    Args:
-        graph: The graph.
-        *kinds: Class names.
-        where: The condition.
-
-    Returns:
-        The layers, in the order of their calls.
-    """
+    """Return the layers of `graph` of these `kinds` that meet the condition `where`, in the order of their calls."""
     return [layer for layer in graph.layers if layer.kind in kinds and where(layer)]
 
 

@@ -26,7 +26,6 @@ def open_file(
     """Open a file with Keras 3 for the time of the block. Its outputs are computed while the block runs.
 
     Args:
-        path: The file.
         examples: One array of real inputs per input, or None.
         trust_code: Whether code inside the file may run.
         custom_objects: Classes by name, or "module:Class".

@@ -71,14 +71,7 @@ def _open_with_keras_3(path: Path, examples: list | None, trust_code: bool, clas
 
 
 def open_model(model: Any, examples: list[np.ndarray] | None) -> Original:
-    """Read a model of Keras 2 or 3 in this process.
-
-    Args:
-        model: The model.
-        examples: One array of real inputs per input, or None.
-
-    Returns:
-        The original.
+    """Return a `model` of Keras 2 or 3, opened in this process, with real inputs as `examples`, or None.
 
     Raises:
         ImportRefused: The model is no graph of layers.
@@ -108,11 +101,7 @@ def open_model(model: Any, examples: list[np.ndarray] | None) -> Original:
 
 
 def load_weights(model: Any, file: Path) -> None:
-    """Load weights into a model.
-
-    Args:
-        model: A model of Keras 2 or 3.
-        file: Weights, or a whole model, that Keras saved.
+    """Load weights, or those of a whole model, from a `file` that Keras saved into a `model`.
 
     Raises:
         ImportRefused: The file is missing, or does not fit the model.
@@ -129,25 +118,12 @@ def load_weights(model: Any, file: Path) -> None:
 
 
 def import_classes(custom_objects: dict[str, Any]) -> dict[str, type]:
-    """Import the classes that are given by their place.
-
-    Args:
-        custom_objects: Classes by name, or "module:Class".
-
-    Returns:
-        Classes by name.
-    """
+    """Return `custom_objects`, classes by name or "module:Class", as classes by name."""
     return {name: import_object(place) if isinstance(place, str) else place for name, place in custom_objects.items()}
 
 
 def import_object(place: str) -> Any:
-    """Import an object of a user's module.
-
-    Args:
-        place: "module:name". The module is found as in `user_modules`.
-
-    Returns:
-        The object.
+    """Return the object at a `place`, "module:name", found as in `user_modules`.
 
     Raises:
         ImportRefused: There is no such module, or nothing of that name in it.

@@ -25,16 +25,10 @@ _SIZES = ("kernel_size", "strides", "pool_size", "dilation_rate", "size", "outpu
 
 
 def convert_to_2d(graph: Graph) -> list[str]:
-    """Turn 1-D convolutions, poolings, paddings, crops and upsamplings into 2-D layers of height 1.
+    """Turn 1-D convolutions, poolings, paddings, crops and upsamplings of `graph` into 2-D ones. Return a line, if any.
 
     Layers in between that act on each value work on the same images, so that a row of such layers needs one reshape at
     each end.
-
-    Args:
-        graph: The graph. It is changed in place, and its outputs stay equal.
-
-    Returns:
-        One line, if there are such layers.
     """
     found = select(graph, *_WINDOWS, where=_is_one_dimensional)
     if found:

@@ -8,15 +8,7 @@ from collabopt.runtime import optional_imports
 
 
 def load(path: str, classes: dict[str, type], trust_code: bool):
-    """Load a model with Keras 3.
-
-    Args:
-        path: The file, whose configuration was checked.
-        classes: Classes of the user's own layers, by name.
-        trust_code: Whether code inside the file may run.
-
-    Returns:
-        The model.
+    """Return the checked file at `path`, loaded with Keras 3, with the user's `classes` by name and `trust_code`.
 
     Raises:
         ExtractionError: Keras 3 cannot load it.

@@ -26,11 +26,7 @@ _ACTIVATIONS = {"sigmoid", "tanh", "softmax", "softplus", "selu", "gelu", "elu"}
 
 
 def mark(graph: Graph) -> None:
-    """Give operations of both versions of Keras the same kinds, "op:add" for example.
-
-    Args:
-        graph: The graph. It is changed in place.
-    """
+    """Give operations in `graph` of both versions of Keras the same kinds, "op:add" for example."""
     for layer in graph.layers:
         if layer.kind.startswith("op:"):
             function = layer.kind.removeprefix("op:").lower()
@@ -42,13 +38,7 @@ def mark(graph: Graph) -> None:
 
 
 def convert_to_layers(graph: Graph) -> list[str]:
-    """Replace the marked operations of a graph by layers.
-
-    Args:
-        graph: The graph. It is changed in place.
-
-    Returns:
-        One line per kind of operation.
+    """Replace the marked operations of `graph` by layers. Return a line per kind of operation.
 
     Raises:
         ImportRefused: An operation has no layer.
@@ -64,11 +54,7 @@ def convert_to_layers(graph: Graph) -> list[str]:
 
 
 def is_known(function: str) -> bool:
-    """Return whether a function of TensorFlow can be turned into a layer.
-
-    Args:
-        function: Its name, such as "math.add".
-    """
+    """Return whether a `function` of TensorFlow, such as "math.add", can be turned into a layer."""
     return _NAMES.get(function, function) in _MAKERS or _NAMES.get(function) == "identity"
 
 

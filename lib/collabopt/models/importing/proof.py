@@ -10,16 +10,10 @@ from collabopt.runtime.tensorflow import keras, tf
 TOLERANCE = 1e-4  # of the largest output
 
 
-def compute_difference(expected: np.ndarray, found: np.ndarray, scale: float = 0.0) -> float:
-    """Compute the largest difference between two arrays, relative to the largest expected value.
+def _compute_difference(expected: np.ndarray, found: np.ndarray, scale: float = 0.0) -> float:
+    """The largest difference relative to the largest expected value, or to `scale` if that is larger.
 
-    Args:
-        expected: Outputs of the original.
-        found: Outputs of the imported model.
-        scale: Least value to which the difference is relative.
-
-    Returns:
-        The difference; infinity where the shapes differ or one array alone is not finite.
+    Infinity where the shapes differ or one array alone is not finite.
     """
     if expected.shape != found.shape or not np.array_equal(np.isfinite(expected), np.isfinite(found)):
         return float("inf")
@@ -31,15 +25,7 @@ def compute_difference(expected: np.ndarray, found: np.ndarray, scale: float = 0
 
 
 def predict(model: keras.Model, inputs: list[np.ndarray]) -> list[np.ndarray]:
-    """Compute the outputs of a model on examples in order.
-
-    Args:
-        model: A model of Keras 2.
-        inputs: One array per input.
-
-    Returns:
-        One array per output.
-    """
+    """Return the outputs of a Keras 2 `model`, one array each, on `inputs`, one array each, in order."""
 
     def compute(batch: list[np.ndarray]) -> list[np.ndarray]:
         outputs = model(batch[0] if len(batch) == 1 else batch, training=False)
@@ -48,37 +34,23 @@ def predict(model: keras.Model, inputs: list[np.ndarray]) -> list[np.ndarray]:
     return evaluation.map_batches(compute, inputs)
 
 
-def apply_activation(name: str | None, outputs: np.ndarray) -> np.ndarray:
-    """Apply the activation that was taken off an output.
-
-    Args:
-        name: "softmax", "sigmoid" or None.
-        outputs: The logits.
-
-    Returns:
-        Outputs of the same shape.
-    """
+def _apply_activation(name: str | None, outputs: np.ndarray) -> np.ndarray:
+    """The logits with the activation that was taken off an output: "softmax", "sigmoid" or None."""
     return getattr(tf.nn, name)(outputs).numpy() if name else outputs
 
 
 def compare(model: keras.Model, activations: list[str | None], expected: evaluation.Outputs) -> float:
-    """Compare an imported model with the original's outputs, with and without the activations at the end.
+    """Return the largest difference of a `model` with logits and the original, with and without `activations`.
 
-    Args:
-        model: The imported model, which returns logits.
-        activations: The activation that was taken off each output.
-        expected: Inputs and outputs of the original.
-
-    Returns:
-        The largest relative difference. Probabilities are compared relative to 1.
+    It is relative to the `expected` outputs, or to 1 for probabilities.
     """
     differences = []
     outputs = zip(predict(model, expected.inputs), activations, expected.given, expected.logits, strict=True)
     for found, activation, complete, plain in outputs:
         scale = 1.0 if activation else 0.0
-        differences.append(compute_difference(complete, apply_activation(activation, found), scale))
+        differences.append(_compute_difference(complete, _apply_activation(activation, found), scale))
         if activation and not np.array_equal(plain, complete):
-            differences.append(compute_difference(plain, found))
+            differences.append(_compute_difference(plain, found))
     return max(differences)
 
 
@@ -104,21 +76,13 @@ def find_first_difference(
     probe = keras.Model(symbolic, [tensors[layer.name] for layer in layers])
     for layer, found in zip(layers, predict(probe, inputs), strict=True):
         original = expected[layer.equals]
-        if compute_difference(original.reshape(-1), found.reshape(-1)) > TOLERANCE:
+        if _compute_difference(original.reshape(-1), found.reshape(-1)) > TOLERANCE:
             return layer.equals
     return None
 
 
 def make_refusal(first: str | None, difference: float) -> ImportRefused:
-    """Make the refusal of a model whose outputs differ.
-
-    Args:
-        first: Name of the first layer that differs, if it is known.
-        difference: The largest relative difference.
-
-    Returns:
-        The refusal, to be raised.
-    """
+    """Return the refusal, to be raised, of a model that differs by `difference` from layer `first` on, if known."""
     where = f"; the first layer that differs is {first}" if first else ""
     return ImportRefused(
         f"the imported model computes other outputs than yours, by {difference:.2g} of the largest value{where}",

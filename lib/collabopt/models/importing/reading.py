@@ -85,11 +85,7 @@ def read(path: Path, trust_code: bool = False, custom_objects: tuple[str, ...] =
 
 
 def is_mixed(config: dict) -> bool:
-    """Return whether a layer computes in half precision.
-
-    Args:
-        config: Configuration of a model.
-    """
+    """Return whether a layer of the model with this `config` computes in half precision."""
     return any("float16" in json.dumps(part.get("dtype"), default=str) for part in _iterate(config))
 
 

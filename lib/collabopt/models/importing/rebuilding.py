@@ -11,15 +11,7 @@ _ON_LISTS = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Co
 
 
 def build(graph: Graph, name: str = "model", custom_objects: dict[str, type] | None = None) -> keras.Model:
-    """Build the functional model of a graph, in float32.
-
-    Args:
-        graph: The graph, whose layers exist in Keras 2.
-        name: Name of the model.
-        custom_objects: Classes of the user's own layers, by name.
-
-    Returns:
-        The model with its weights.
+    """Return the functional model `name` of a `graph` of Keras 2 layers, in float32, with `custom_objects` by name.
 
     Raises:
         ImportRefused: Keras 2 cannot build a layer.
@@ -30,24 +22,13 @@ def build(graph: Graph, name: str = "model", custom_objects: dict[str, type] | N
 
 
 def build_augmentation(graph: Graph) -> Augmentation | None:
-    """Build the layers that change the inputs in training.
-
-    Args:
-        graph: The graph.
-
-    Returns:
-        The augmentation; None if there are no such layers.
-    """
+    """Return the layers of `graph` that change the inputs in training, or None."""
     layers = [_create(layer, None) for layer in graph.augmentation]
     return Augmentation(layers) if layers else None
 
 
 def compute_tensors(graph: Graph, custom_objects: dict[str, type] | None = None) -> tuple[dict[str, Any], Any]:
-    """Call the layers of a graph on symbolic tensors.
-
-    Args:
-        graph: The graph, whose layers exist in Keras 2.
-        custom_objects: Classes of the user's own layers, by name.
+    """Call the layers of a `graph` on symbolic tensors, with `custom_objects` by name.
 
     Returns:
         The symbolic tensor of each name, and the input or the list of inputs.

@@ -20,19 +20,12 @@ _HARD = ("hard_sigmoid_3", "hard_swish", "hard_silu")
 
 
 def rewrite(graph: Graph) -> list[str]:
-    """Apply all rewrites but the removal of the output activations.
-
-    Args:
-        graph: The graph. It is changed in place, and its outputs stay equal.
-
-    Returns:
-        One line per rewrite that applied.
-    """
+    """Apply all rewrites to `graph` but the removal of the output activations. Return a line per rewrite."""
     lines: list[str] = []
     for step in (
-        split_activations,
-        expand_activations,
-        split_separable,
+        _split_activations,
+        _expand_activations,
+        _split_separable,
         one_dimensional.convert_to_2d,
         batch_norm.fold_into_linear,
         batch_norm.convert_to_depthwise,
@@ -42,18 +35,11 @@ def rewrite(graph: Graph) -> list[str]:
 
 
 def remove_output_activations(graph: Graph) -> list[str | None]:
-    """Remove softmax and sigmoid from the outputs.
-
-    Args:
-        graph: The graph. It is changed in place, and returns logits afterwards.
-
-    Returns:
-        The activation of each output: "softmax", "sigmoid" or None.
-    """
+    """Remove the outputs' activations of `graph`, and return them: "softmax", "sigmoid" or None for each."""
     removed: list[str | None] = []
     for position, tensor in enumerate(graph.outputs):
         layer = graph.get(tensor)
-        name = get_output_activation(layer)
+        name = _get_output_activation(layer)
         removed.append(name)
         if name is None:
             continue
@@ -73,27 +59,16 @@ def remove_output_activations(graph: Graph) -> list[str | None]:
     return removed
 
 
-def get_output_activation(layer: Layer) -> str | None:
-    """Return the activation that a layer ends with, if it is one that is taken off an output.
-
-    Args:
-        layer: The layer.
-    """
+def _get_output_activation(layer: Layer) -> str | None:
+    """The activation that a layer ends with, if it is one that is taken off an output."""
     if layer.kind == "Softmax":
         return "softmax" if layer.config.get("axis", -1) == -1 else None
     name = layer.config.get("activation") if layer.kind in (*_LINEAR_KINDS, "Activation") else None
     return name if name in OUTPUT_ACTIVATIONS else None
 
 
-def split_activations(graph: Graph) -> list[str]:
-    """Move activations other than ReLU out of convolutions and dense layers, into layers of their own.
-
-    Args:
-        graph: The graph. It is changed in place, and its outputs stay equal.
-
-    Returns:
-        One line, if there are such layers.
-    """
+def _split_activations(graph: Graph) -> list[str]:
+    """Move activations other than ReLU out of convolutions and dense layers, into layers of their own."""
     found = select(graph, *_LINEAR_KINDS, where=lambda layer: layer.config.get("activation", "linear") not in _FUSED)
     for layer in found:
         activation = layer.config["activation"]
@@ -105,15 +80,8 @@ def split_activations(graph: Graph) -> list[str]:
     return [f"Activation of a layer became a layer: {list_names(found)}"] if found else []
 
 
-def expand_activations(graph: Graph) -> list[str]:
-    """Turn activations that have a layer of their own into it, and those that Keras 2 lacks into arithmetic.
-
-    Args:
-        graph: The graph. It is changed in place, and its outputs stay equal.
-
-    Returns:
-        One line, if there are activations that Keras 2 lacks.
-    """
+def _expand_activations(graph: Graph) -> list[str]:
+    """Turn activations that have a layer of their own into it, and those that Keras 2 lacks into arithmetic."""
     found = []
     for layer in select(graph, "Activation"):
         name = layer.config["activation"]
@@ -140,15 +108,8 @@ def _expand_hard(graph: Graph, layer: Layer, gates: bool) -> None:
     graph.replace(layer, chain)
 
 
-def split_separable(graph: Graph) -> list[str]:
-    """Split separable convolutions into a depthwise and a 1×1 convolution.
-
-    Args:
-        graph: The graph. It is changed in place, and its outputs stay equal.
-
-    Returns:
-        One line, if there are such layers.
-    """
+def _split_separable(graph: Graph) -> list[str]:
+    """Split separable convolutions into a depthwise and a 1×1 convolution."""
     found = select(graph, "SeparableConv2D", "SeparableConv1D")
     for layer in found:
         dimensions = layer.kind[-2]

@@ -12,54 +12,26 @@ _LISTS = ("layers", "augmentation")
 
 
 def encode(graph: Graph) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Turn a graph into data.
-
-    Args:
-        graph: The graph, after all rewrites.
-
-    Returns:
-        JSON data, and the weights by "layer/number".
-    """
+    """Return a rewritten `graph` as JSON data, and its weights by "layer/number"."""
     arrays: dict[str, np.ndarray] = {}
     data = vars(graph) | {key: [_encode_layer(layer, arrays) for layer in getattr(graph, key)] for key in _LISTS}
     return json.loads(json.dumps(data, default=lambda value: np.asarray(value).tolist())), arrays
 
 
 def decode(data: dict[str, Any], arrays: dict[str, np.ndarray]) -> Graph:
-    """Turn data into a graph.
-
-    Args:
-        data: JSON data of `encode`.
-        arrays: The weights.
-
-    Returns:
-        The graph.
-    """
+    """Return the graph of JSON `data` of `encode`, with its weights `arrays`."""
     return Graph(**data | {key: [_decode_layer(entry, arrays) for entry in data[key]] for key in _LISTS})
 
 
 def write(directory: Path, graph: Graph, about: dict[str, Any]) -> None:
-    """Write a graph.
-
-    Args:
-        directory: An existing directory.
-        graph: The graph.
-        about: JSON values to keep with it.
-    """
+    """Write a `graph`, with JSON values `about` it, to an existing `directory`."""
     data, arrays = encode(graph)
     (directory / "graph.json").write_text(json.dumps({"graph": data, "about": about}))
     np.savez(directory / "weights.npz", **arrays)
 
 
 def read(directory: Path) -> tuple[Graph, dict[str, Any]]:
-    """Read what `write` wrote.
-
-    Args:
-        directory: Its directory.
-
-    Returns:
-        The graph, and the values that were kept with it.
-    """
+    """Return the graph that `write` wrote to `directory`, and the values that were kept with it."""
     stored = json.loads((directory / "graph.json").read_text())
     with np.load(directory / "weights.npz") as arrays:
         return decode(stored["graph"], dict(arrays)), stored["about"]

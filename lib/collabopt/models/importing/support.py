@@ -16,12 +16,5 @@ WITH_QAT = frozenset(
 
 
 def find_layers_without_qat(graph: Graph) -> dict[str, str]:
-    """Find the layers of a graph that have no quantization-aware training.
-
-    Args:
-        graph: The graph, after all rewrites.
-
-    Returns:
-        The class of each such layer, by name.
-    """
+    """Return the class of each layer of a rewritten `graph` that has no quantization-aware training, by name."""
     return {layer.name: layer.kind for layer in graph.layers if layer.kind not in WITH_QAT}

@@ -14,14 +14,7 @@ _RENAMED = {"LeakyReLU": {"negative_slope": "alpha"}}
 
 
 def to_graph(data: dict, custom_objects: dict[str, type] | None = None) -> tuple[Graph, list[str]]:
-    """Turn extracted data into a graph of Keras 2 layers with names of our own.
-
-    Args:
-        data: What `extraction.extract` returned.
-        custom_objects: Classes of the user's own layers, by name.
-
-    Returns:
-        The graph, and one line per kind of layer that was exchanged or dropped.
+    """Return `data` of `extract` with `custom_objects` as a graph of Keras 2, and a line per kind exchanged or dropped.
 
     Raises:
         ImportRefused: A layer or operation has no equivalent.
@@ -54,15 +47,7 @@ def to_graph(data: dict, custom_objects: dict[str, type] | None = None) -> tuple
 
 
 def find_class(kind: str, custom_objects: dict[str, type] | None = None) -> type | None:
-    """Find the class of a layer: the user's, ours, or that of Keras 2.
-
-    Args:
-        kind: Class name.
-        custom_objects: Classes of the user's own layers, by name.
-
-    Returns:
-        The class; None if there is none.
-    """
+    """Return the class `kind` of a layer: the user's from `custom_objects`, ours, or that of Keras 2; else None."""
     own = {**own_layers.CLASSES, **(custom_objects or {})}
     return own.get(kind) or getattr(keras.layers, kind, None)
 

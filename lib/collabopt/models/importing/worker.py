@@ -33,19 +33,15 @@ from collabopt.models.importing import evaluation, extraction, opening  # noqa: 
 
 
 def main(request: dict) -> None:
-    """Answer a request.
-
-    Args:
-        request: See the module's docstring.
-    """
+    """Answer a `request` (see the module's docstring)."""
     folder = Path(request["folder"])
     try:
         sys.path[:] = request["search_path"]  # custom classes are looked up as the caller would
         classes = {name: _import(place) for name, place in request["custom_objects"].items()}
         model = opening.load(request["file"], classes, request["trust_code"])
         data = extraction.extract(model)
-        write_model(data, folder)
-        write_outputs(data, model, request, folder)
+        _write_model(data, folder)
+        _write_outputs(data, model, request, folder)
     except extraction.ExtractionError as error:
         (folder / "refusal.part").write_text(json.dumps(error.args))
         (folder / "refusal.part").rename(folder / "refusal.json")
@@ -56,13 +52,8 @@ def _import(place: str):
     return getattr(__import__(module, fromlist=[name]), name)
 
 
-def write_model(data: dict, folder: Path) -> None:
-    """Write a model's data to `weights.npz` and `model.json`.
-
-    Args:
-        data: What `extraction.extract` returned.
-        folder: Folder of the files.
-    """
+def _write_model(data: dict, folder: Path) -> None:
+    """Write what `extraction.extract` returned to `weights.npz` and `model.json`."""
     weights = {
         f"{index}/{number}": weight
         for index, entry in enumerate(data["layers"])
@@ -74,15 +65,8 @@ def write_model(data: dict, folder: Path) -> None:
     (folder / "model.part").rename(folder / "model.json")
 
 
-def write_outputs(data: dict, model, request: dict, folder: Path) -> None:
-    """Write a model's outputs to `outputs.npz`, or the outputs of its layers to `intermediates.npz`.
-
-    Args:
-        data: What `extraction.extract` returned.
-        model: The model.
-        request: See the module's docstring.
-        folder: Folder of the files.
-    """
+def _write_outputs(data: dict, model, request: dict, folder: Path) -> None:
+    """Write a model's outputs to `outputs.npz`, or the outputs of its layers to `intermediates.npz`."""
     groups = {"random": evaluation.draw_inputs(data)}
     if request["intermediates"]:
         first = [array[:2] for array in groups["random"]]
