@@ -234,22 +234,35 @@ def test_a_filter_shows_the_rows_with_every_word(reports, visit):
 def test_a_preset_shows_its_columns_and_headings_span_only_these(reports, visit):
     page = visit(reports / RELEASED.name / "index.html")
     heads = page.locator("table:has(#variants-caption) thead tr:last-child th:visible")
+    columns = page.locator("#variants-columns")
+    columns.select_option("all")
     every = heads.count()
-    page.get_by_label("Columns").select_option("NPU")
+    columns.select_option("NPU")
     assert 2 < heads.count() < every
     assert heads.filter(has_text="Cycles").count() == 1
     spans = page.locator("table:has(#variants-caption) thead tr:first-child").evaluate(
         "row => [...row.cells].filter(cell => !cell.hidden).reduce((sum, cell) => sum + cell.colSpan, 0)"
     )
     assert spans == heads.count()
-    page.get_by_label("Columns").select_option("all")
+    columns.select_option("all")
     assert heads.count() == every
+
+
+def test_tables_with_presets_begin_with_columns_that_fit_under_heads_of_three_lines(reports, visit):
+    page = visit(reports / RELEASED.name / "index.html")
+    for name in ("results", "variants"):
+        table = page.locator(f".table:has(#{name}-caption)")
+        assert table.evaluate("box => box.scrollWidth <= box.clientWidth"), name
+        for preset in ("small", "all"):
+            page.locator(f"#{name}-columns").select_option(preset)
+            heads = table.locator("thead tr:last-child")
+            assert heads.evaluate("row => row.clientHeight") < 90, "three lines and the padding"
 
 
 def test_a_table_is_copied_as_csv(reports, visit):
     page = visit(reports / RELEASED.name / "index.html")
     page.context.grant_permissions(["clipboard-read"])
-    page.get_by_label("Columns").select_option("small")
+    page.locator("#variants-columns").select_option("small")
     page.locator(".table:has(#variants-caption) + button.copy").click()
     head, *rows = page.evaluate("navigator.clipboard.readText()").splitlines()
     assert head.startswith("Stage,Format,") and "ZIP" not in head

@@ -14,7 +14,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from collabopt.batch.plan import list_notebooks
+from collabopt.batch.plan import NOTEBOOKS, list_notebooks
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -159,6 +159,30 @@ def test_a_notebook_runs_by_the_menu_to_its_last_cell(lab, browser, name, tmp_pa
     drawn = sum(len(re.findall(r"figures\.draw_|explorer\.show_", cell.source)) for cell in code)
     assert sum("image/png" in output.get("data", {}) for output in outputs) == drawn > 0
     assert code[-1].outputs
+
+
+def test_the_overview_shows_its_tables_and_form_within_the_window(lab, browser, tmp_path):
+    url, root = lab
+    shutil.copy(NOTEBOOKS / "overview.ipynb", root)
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    try:
+        page.goto(f"{url}lab/tree/overview.ipynb?token={TOKEN}&reset")
+        page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(timeout=120_000)
+        run_all(page)
+        notebook = executed(page, root / "overview.ipynb")
+        form, reports = (
+            page.locator(".widget-vbox").first,
+            page.locator(".widget-html", has_text="Reports, the newest first"),
+        )
+        for shown in (form, reports):
+            shown.scroll_into_view_if_needed(timeout=60_000)
+            assert shown.evaluate("box => box.scrollWidth <= box.clientWidth")
+        assert form.get_by_label("experiment").input_value() == "digits"
+        page.screenshot(path=tmp_path / "overview.png")
+    finally:
+        page.close()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert [output.output_type for output in outputs] == ["execute_result"] * 3
 
 
 EXPLORING = """import pandas as pd

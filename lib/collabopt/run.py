@@ -51,7 +51,9 @@ def start(name: str, reports: str | None = None, **overrides: Any) -> Run:
         mobilenet.ensure_imagenet_weights(datasets.locate(experiment.initial_weights.path, loading.DATA))
     progress.attach(os.environ.get("COLLABOPT_NOTEBOOK", experiment.name))
     directory = loading.ROOT / reports if reports else loading.find_report_directory(name, **overrides)
-    return Run(experiment, directory, loading.find_experiment(name), loading.DATA / "stages")
+    run = Run(experiment, directory, loading.find_experiment(name), loading.DATA / "stages")
+    run.settings = loading.list_overrides(name, **overrides)
+    return run
 
 
 class Run:
@@ -61,7 +63,7 @@ class Run:
         directory: Where rows, files and pages go; None leaves no report.
         source: The experiment's file.
         store_directory: The store.
-        given: The experiment as the run was started with; this run may have another scheme or seed.
+        given, settings: Experiment and overrides as the run was started with; it may have another scheme or seed.
         reads_test: Whether stages are measured on the test split.
     """
 
@@ -69,7 +71,7 @@ class Run:
         self.experiment, self.directory, self.source = experiment, directory, source
         self.store_directory, self.given, self.reads_test = store_directory, experiment, True
         retention.hold(store_directory, experiment.name)
-        self.began = progress.now()
+        self.began, self.settings = progress.now(), dict[str, Any]()
         self._finished, self._trained_here = dict[str, Finished](), set[str]()
 
     @functools.cached_property
@@ -149,19 +151,18 @@ class Run:
         from collabopt.analysis import preflight
 
         tensorflow.seed_everything(self.experiment.seed)
-        model = registry.build_initial_model(self.experiment, self.data)
-        return preflight.find_problems(model, self.data, self.experiment, self.store_directory)
+        return preflight.find_problems(self._build_start(None), self.data, self.experiment, self.store_directory)
 
     def describe(self) -> dict[str, Any]:
         """Return the content of run.json."""
         data = {"name": self.data.name, "fingerprint": self.data.fingerprint}
         data |= {split: len(getattr(self.data, split)) for split in ("train", "validation", "test")}
-        return results.describe_run(self.given, self.source, data, self.began)
+        return results.describe_run(self.given, self.settings, self.source, data, self.began)
 
     def without_test(self) -> Run:
         """Return the same run with stages measured on validation only. Both share the store and the report."""
         other = self._copy()
-        other.reads_test, other.__dict__["data"] = False, self.data
+        other.reads_test = False
         return other
 
     def without_report(self, **settings: Any) -> Run:
@@ -170,9 +171,7 @@ class Run:
 
     def with_scheme(self, scheme: str) -> Run:
         """Return the same run with another `scheme`, "collabopt" or "tfmot". Both share the store and the report."""
-        other = self._copy(scheme=scheme)
-        other.__dict__["data"] = self.data
-        return other
+        return self._copy(scheme=scheme)
 
     def with_every_seed(self) -> list[Run]:
         """Return this run, and one for each of `repeat_seeds`. All share the store and the report."""
@@ -180,7 +179,8 @@ class Run:
 
     def _copy(self, **changes: Any) -> Run:
         other = Run(self.experiment.model_copy(update=changes), self.directory, self.source, self.store_directory)
-        other.given, other.reads_test = self.given, self.reads_test
+        other.given, other.settings, other.reads_test = self.given, self.settings, self.reads_test
+        other.__dict__ |= {} if "seed" in changes else {"data": self.data}  # the seed decides what validation is
         return other
 
     def _finish(self, stage: Stage) -> Finished:

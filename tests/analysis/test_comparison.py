@@ -186,7 +186,7 @@ def test_verify_all_lists_each_figure_once_by_source(rows, tmp_path, monkeypatch
         some.to_csv(tmp_path / name / "comparison.csv", index=False)
     __main__.main(["verify", "--experiment", "all"])
     out = capsys.readouterr().out
-    judged = verification.judge_reports(tmp_path)
+    judged = verification.judge_reports(verification.read_comparisons(tmp_path))
     heads = [line.removeprefix("## ") for line in out.splitlines() if line.startswith("## ")]
     comparable = judged[judged["verdict"] != comparison.INCOMPARABLE]
     assert heads == [*comparable["source"].unique(), "Not comparable"]

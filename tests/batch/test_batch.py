@@ -110,11 +110,19 @@ def refused(tmp_path, monkeypatch, capsys) -> Callable:
         ("cluster_per_channel=1", ["cluster_per_channel=1", "expected a valid boolean"]),
         ("seed=-1", ["seed=-1", "expected greater than or equal to 0"]),
         ("train_fraction=0", ["train_fraction=0", "expected greater than 0"]),
+        ("weight_bits={conv_9: 4}", ["weight_bits: {'conv_9': 4}", "write {default: …, conv_9: 4}"]),
+        ("weight_bits={default: 8, conv_1: 3}", ["weight_bits.conv_1=3", "expected 4 or 8"]),
     ],
 )
 def test_a_wrong_parameter_is_an_error_of_one_line_before_anything_is_made(refused, settings, words):
     line = refused("--experiment", "digits", "--set", settings)
     assert all(word in line for word in words), line
+
+
+@pytest.mark.parametrize("cores", ["0", "-1", "1.5", "two", ""])
+def test_a_wrong_number_of_cores_is_an_error_of_one_line_before_anything_is_made(refused, cores):
+    line = refused("--cores", cores)
+    assert line == f"CORES={cores}: expected a number of CPU cores, from 1, or all, such as CORES=2\n"
 
 
 @pytest.mark.parametrize("name", ["digit", "nowhere/mine.yaml"])

@@ -73,7 +73,8 @@ def test_the_file_is_written_once_model_and_data_fit(capsys):
     ("changes", "words"),
     [
         ({"x_train": np.zeros((60, 5)), "x_test": np.zeros((60, 5))}, ["input shape=(None, 6)", "(None, 5)"]),
-        ({"y_train": np.arange(60) % 3 + 1}, ["y_train has labels up to 3 but no 0"]),
+        ({"y_train": np.arange(60) % 3 + 1}, ["y_train has labels 1 to 3 but no 0"]),
+        ({"y_train": np.arange(60) % 3 + 5}, ["y_train has labels 5 to 7 but no 0", "renumber the labels"]),
         ({"y_test": np.full(60, 9)}, ["y_test has the label 9; expected 0 to 2"]),
         (
             {"y_train": np.arange(60) % 2, "y_test": np.arange(60) % 2},
@@ -81,7 +82,7 @@ def test_the_file_is_written_once_model_and_data_fit(capsys):
         ),
         ({"x_train": np.full((60, 6), np.nan)}, ["x_train has NaN or infinity in 60 examples"]),
     ],
-    ids=["shape", "first label", "label", "classes", "nan"],
+    ids=["shape", "first label", "first label 5", "label", "classes", "nan"],
 )
 def test_data_that_does_not_fit_is_refused_and_leaves_no_file(workbook, capsys, changes, words):
     save(workbook, **changes)
@@ -200,6 +201,19 @@ def test_a_recommendation_says_how_many_examples_it_rests_on(tmp_path, count, er
     assert bool(shrunk.warning) == is_warned
     assert ("too few for this choice" in shrunk._repr_html_()) == is_warned
     assert not is_warned or f"{count} validation examples" in shrunk.warning
+
+
+def test_the_last_line_names_the_deployed_file_and_only_the_batch_names_the_report(tmp_path, monkeypatch, capsys):
+    for name in ("models/b", "deployed/mine"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / f"{name}.tflite").write_bytes(b"file")
+    shrunk = shrink.recommend(make_variants(tmp_path, 8, 0.0))
+    monkeypatch.setattr(shrink, "shrink", lambda: shrunk)
+    monkeypatch.chdir(tmp_path)
+    assert shrink.print_shrunk() == 0
+    recommended, caution, file = capsys.readouterr().out.splitlines()
+    assert recommended.startswith("Recommended: PCQAT int8") and caution.startswith("Caution: 8 validation examples")
+    assert file == "file: deployed/mine.tflite"
 
 
 def test_the_index_page_begins_with_the_recommendation(tmp_path):

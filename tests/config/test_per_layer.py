@@ -60,8 +60,9 @@ def test_rows_of_other_settings_have_another_key(small):
 
 
 def test_values_per_layer_are_parameters_of_a_batch():
-    grid = plan.parse_settings("'sparsity={default: 0.5, conv_1: 0},0.8' seed=0,1")
-    assert grid == {"sparsity": [{"default": 0.5, "conv_1": 0}, 0.8], "seed": [0, 1]}
+    words = "sparsity={default: 0.5, conv_1: 0},0.8"
+    for text in (f"'{words}' seed=0,1", f"{words} seed=0,1"):  # blanks in braces do not separate words
+        assert plan.parse_settings(text) == {"sparsity": [{"default": 0.5, "conv_1": 0}, 0.8], "seed": [0, 1]}
     with pytest.raises(ExperimentError, match="a value is given twice"):
         plan.parse_settings("'sparsity={default: 0.5, conv_1: 0},{default: 0.5, conv_1: 0}'")
     directory = loading.find_report_directory("digits", sparsity={"default": 0.5, "conv_1": 0})

@@ -44,7 +44,7 @@ WITH_NAN[17] = np.nan
         ({"x_validation": np.zeros((1, 1))}, "no y_validation; it has"),
         ({"x_train": WITH_NAN}, "x_train has NaN or infinity in 1 examples, first in number 17"),
         ({"y_train": np.arange(59) % 3}, "x_train has 60 examples and y_train 59 labels"),
-        ({"y_train": np.arange(60) % 3 * 2}, "y_train has labels up to 4 but no 1"),
+        ({"y_train": np.arange(60) % 3 * 2}, "y_train has labels 0 to 4 but no 1"),
         ({"y_train": np.arange(60) % 3 - 1}, "y_train has the label -1"),
         ({"y_test": np.arange(60) % 4}, "y_test has the label 3; expected 0 to 2"),
         ({"y_train": np.zeros(60, int), "y_test": np.zeros(60, int)}, "1 class; expected at least two"),

@@ -91,7 +91,7 @@ def test_multilabel_reconstruction_and_custom_tasks() -> None:
         ("classification", ["a", "a"], "y_train has 1 class; expected at least two"),
         ("binary", [0, 1, 2], "y_train has 3 classes; task=binary needs two, so use task: classification"),
         ("binary", [-1, 1], "has the label -1"),
-        ("binary", [1, 1], "has labels up to 1 but no 0"),
+        ("binary", [1, 1], "has labels 1 to 1 but no 0"),
         ("multilabel", [0, 1], r"int64 of shape \(2,\); expected 0 and 1 of shape \(n, labels\)"),
         ("multilabel", [[0, 2]], "y_train has the label 2; expected 0 and 1"),
         ("regression", ["a"], "y_train is of type <U1; expected numbers"),

@@ -39,7 +39,7 @@ def test_the_page_shows_what_differs_and_by_how_much():
     for name in ("settings", "stages"):
         lines = page.select(f"#{name}-caption ~ tbody tr")
         rows[name] = [[cell.get_text() for cell in line.find_all(["th", "td"])] for line in lines]
-    assert [row[0] for row in rows["settings"]] == ["experiment.sparsity", "experiment.note"]
+    assert [row[0] for row in rows["settings"]] == ["sparsity", "note"]
     baseline, pruned = rows["stages"]
     assert baseline[-2:] == ["0.00 ± 2.83 points ≈", "1.000"]
     assert pruned[-2:] == ["−5.00 ± 2.83 points", "0.500"]
@@ -51,7 +51,7 @@ def test_the_page_shows_what_differs_and_by_how_much():
 def test_a_report_that_is_not_there_is_named(capsys):
     assert __main__.main(["compare", "one", "two/sparsity=0.9"]) == 2
     assert "two/sparsity=0.9: no such report; did you mean two/sparsity=0.8?" in capsys.readouterr().err
-    with pytest.raises(ExperimentError, match="expected two reports or more"):
+    with pytest.raises(ExperimentError, match="expected two or more: make compare"):
         report_comparison.write(["one", "one"])
 
 

@@ -2,6 +2,7 @@
 
 import json
 
+from collabopt import run as run_module
 from collabopt.batch import plan
 from collabopt.config import loading
 from collabopt.report import provenance
@@ -25,14 +26,35 @@ def test_only_the_stages_of_the_tree_have_epochs(tmp_path):
     assert found["filter sparsity"] == "0.5"
 
 
-def test_the_command_of_a_report_has_its_parameters(tmp_path, monkeypatch):
-    monkeypatch.setattr(loading, "REPORTS", tmp_path)
+def test_the_command_of_a_report_has_its_parameters(tmp_path):
     assert provenance.format_command(tmp_path / "digits", "digits") == "make report EXPERIMENT=digits"
-    changed = tmp_path / "digits" / "sparsity=0.8,exclude.pruning=conv_1+fc"
-    command = provenance.format_command(changed, "digits", "max_gzip_bytes=9000")
-    words = 'SET="sparsity=0.8 exclude.pruning=[conv_1,fc] max_gzip_bytes=9000"'
-    assert command == f"make report EXPERIMENT=digits {words}"
-    # These words lead back to the same directory.
-    overrides = {name: values[0] for name, values in plan.parse_settings(words[5:-1]).items()}
-    del overrides["max_gzip_bytes"]
-    assert loading.find_report_directory("digits", **overrides) == changed
+    settings = {
+        "sparsity": {"default": 0.8, "conv_1": 0.0},
+        "cluster_per_channel": True,
+        "sparsity_pattern": "2:4",
+        "exclude.pruning": ["conv_1", "fc"],
+        "stages.pruned.learning_rate": 1e-05,
+    }
+    run = {"settings": settings}
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    command = provenance.format_command(tmp_path, "digits", "max_gzip_bytes=9000")
+    words = command.removeprefix('make report EXPERIMENT=digits SET="').removesuffix('"')
+    # The words say the same, and the title names them.
+    found = {name: values[0] for name, values in plan.parse_settings(words).items()}
+    assert found == settings | {"max_gzip_bytes": 9000}
+    assert provenance.describe_setting(tmp_path).endswith(
+        "exclude.pruning [conv_1,fc], stages.pruned.learning rate 1e-05"
+    )
+
+
+def test_a_run_records_what_it_overrides(tmp_path, monkeypatch):
+    monkeypatch.setattr(loading, "REPORTS", tmp_path)
+    overrides = {
+        "sparsity": {"default": 0.8, "conv_1": 0.0},
+        "exclude": {"pruning": ["conv_1"]},
+        "number_of_clusters": 8,
+    }
+    run = run_module.start("digits", **overrides)
+    for one in (run, run.without_test(), run.with_scheme("tfmot")):
+        described = json.loads(json.dumps(one.describe()))["settings"]
+        assert described == {"sparsity": overrides["sparsity"], "exclude.pruning": ["conv_1"]}, "8 is the default"

@@ -109,7 +109,7 @@ def verdicts_table() -> str:
         counts = comparison.judge(comparison.read(REPORTS / name))["verdict"].value_counts()
         texts = [f"{counts[verdict]} {verdict}" for verdict in comparison.VERDICTS[:-1] if verdict in counts]
         lines.append(f"| `{name}` | {', '.join(texts)} |")
-    judged = verification.judge_reports(REPORTS)
+    judged = verification.judge_reports(verification.read_comparisons(REPORTS))
     counted = verification.count_verdicts(judged[judged["verdict"] != comparison.INCOMPARABLE])
     lines.append(f"| all reports, each figure once | {counted.rpartition(', ')[0]} |")
     return "\n".join(lines)

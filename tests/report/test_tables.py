@@ -175,7 +175,7 @@ def test_a_failing_kernel_is_red_and_an_empty_column_is_left_out():
     assert find_red(sound) == []
     defect = "9 values in a tensor instead of 8"
     failing = tables.layers(make_finished("cqat", False, defect=defect, quantizer="none"))
-    assert {"Quantizer", "Not preserved", "Unique values per tensor"} <= set(failing.to_frame().columns)
+    assert {"Quantizer", "Not preserved", "Unique values: Per tensor"} <= set(failing.to_frame().columns)
     assert find_red(failing) == [defect]
 
 

@@ -72,11 +72,49 @@ def test_alternatives_say_what_they_cost(tmp_path):
     assert "More accurate, but: baseline int8, 9.00 kB after gzip (12 % more); on validation, accuracy rises by" in text
 
 
+def test_the_next_smaller_files_are_all_named_with_the_reason_against_each(tmp_path):
+    # The smallest file is as good as the next smaller one, which once hid it.
+    stages, bytes_ = ["baseline", "pqat", "sparse_clustered", "pcqat"], [9000, 8000, 7950, 7990]
+    write_report(tmp_path, stage=stages, gzip_bytes=bytes_, validation_accuracy=[0.95, 0.95, 0.90, 0.90])
+    others = [get_text(one) for one in read_verdict(tmp_path).select(".other")]
+    assert others[0].startswith("Smaller, but: PCQAT int8, 7.99 kB after gzip (0.1 % less)")
+    assert others[0].endswith("accuracy drops by 5.00 ± 2.00 points: more than the tolerance of 1.00 points.")
+
+
+def test_targets_do_not_silence_the_doubts_about_validation(tmp_path):
+    few = {"validation_examples": 50, "validation_drop_error": [0.0, 0.01, 0.01, 0.01]}
+    doubt = "50 validation examples are too few for this choice, where chance alone makes a difference of 2.00 points"
+    for name, limits, allowed in (
+        ("none", {}, "The choice allows a drop of 1.00 points"),
+        ("drop", {"max_accuracy_drop": 0.015}, "The choice allows a drop of 1.50 points"),
+        ("size", {"max_gzip_bytes": 8500}, "No target bounds the drop"),
+    ):
+        text = get_text(read_verdict(write_report(tmp_path / name, limits, **few)))
+        assert doubt in text and allowed in text
+    text = get_text(read_verdict(write_report(tmp_path / "enough", {"max_accuracy_drop": 0.05}, **few)))
+    assert doubt not in text, "a drop of five points would be seen"
+
+
+def test_targets_say_what_a_smaller_file_misses(tmp_path):
+    text = get_text(read_verdict(write_report(tmp_path, {"max_accuracy_drop": 0.01, "max_gzip_bytes": 9500})))
+    assert "Smaller, but: PQAT int8" in text and ": it takes more techniques." in text
+    assert ": it misses accuracy drop 4.00 points over." in text
+
+
+def test_the_deployed_file_is_linked_if_it_is_the_recommended_one(tmp_path):
+    for name in ("models", "deployed"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "models" / "c.tflite").write_bytes(b"new")
+    for content, address in ((b"new", "deployed/mine.tflite"), (b"old", "models/c.tflite")):
+        (tmp_path / "deployed" / "mine.tflite").write_bytes(content)
+        assert read_verdict(write_report(tmp_path)).find("a", string="the file")["href"] == address
+
+
 def test_a_file_worse_than_chance_explains_is_not_recommended(tmp_path):
     write_report(tmp_path, validation_drop_error=[0.0, 0.004, 0.0005, 0.01], validation_examples=5000)
     text = get_text(read_verdict(tmp_path))
     assert "Deploy baseline int8" in text
-    assert "Smaller, but: PQAT int8" in text and "drops by 0.20 ± 0.10 points." in text
+    assert "Smaller, but: PQAT int8" in text and "drops by 0.20 ± 0.10 points: more than chance explains." in text
 
 
 def test_a_baseline_that_has_seen_the_validation_examples_is_doubted(tmp_path):

@@ -32,7 +32,11 @@ validation, in the unit that readers see; `bytes` is the zero-order entropy of i
 
 def measure(run) -> pd.DataFrame:
     """Return `measure_layers` of the stored baseline of `run`, which is trained if the store does not hold it."""
-    return measure_layers(sensitivity.restore_baseline(run), run.data.validation, run.experiment, run.data.task)
+    model, clock = sensitivity.restore_baseline(run), progress.Clock()
+    table = measure_layers(model, run.data.validation, run.experiment, run.data.task)
+    took = progress.format_duration(clock.seconds())
+    progress.log(f"allocation: {table['layer'].nunique()} layers took {took}", "allocation", last=True)
+    return table
 
 
 def measure_layers(

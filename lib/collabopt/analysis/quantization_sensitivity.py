@@ -69,7 +69,7 @@ class Diagnosis:
         return self.answer
 
     def _repr_html_(self) -> str:
-        return f"<p>{html.escape(self.answer)}</p>"
+        return f'<p class="answer">{html.escape(self.answer)}</p>'
 
 
 def diagnose(run, name: str | None = None) -> Diagnosis:

@@ -70,11 +70,13 @@ def list_reports(experiment: str | None = None) -> Table:
 
 def _describe_report(report: Report) -> dict[str, Cell]:
     return {
-        "Experiment": Cell(report.place.parts[0], href=_link(loading.REPORTS / report.page) if report.page else ""),
+        "Experiment": Cell(
+            report.place.parts[0], href=_link(loading.REPORTS / report.page) if report.page else "", kind="wrap"
+        ),
         "Changed parameters": Cell(report.setting, kind="wrap"),
-        "Model and data": Cell(report.subject),
+        "Model and data": Cell(report.subject, kind="wrap"),
         "Best int8 file": Cell(describe_trade_off(report.find_trade_off(), report.score), kind="wrap"),
-        "Made": Cell(", ".join(describe_origin(report))),
+        "Made": Cell(", ".join(describe_origin(report)), kind="wrap"),
     }
 
 
@@ -88,7 +90,7 @@ class Browser:
     def __init__(self) -> None:
         names = sorted({one.place.parts[0] for one in find_reports(loading.REPORTS)})
         self.experiment = ipywidgets.Dropdown(options=[_ALL, *names], description="Show")
-        self._table = ipywidgets.HTML()
+        self._table = ipywidgets.HTML(layout={"overflow": "auto"})
         self.widget = ipywidgets.VBox([self.experiment, self._table])
         self.experiment.observe(self.refresh, "value")
         self.refresh()
@@ -109,7 +111,7 @@ class Form:
     """A form that starts `make report` for an experiment, and shows its log. An empty field keeps the own value."""
 
     def __init__(self) -> None:
-        wide = {"layout": {"width": "44em"}, "style": {"description_width": "12em"}}
+        wide = {"layout": {"width": "44em", "max_width": "98%"}, "style": {"description_width": "12em"}}
         self.experiment = ipywidgets.Dropdown(options=[*_list_experiments()], description="experiment", **wide)
         self.fields = {name: ipywidgets.Text(description=name, **wide) for name in _FIELDS}
         more = {"description": "more parameters", "placeholder": "stages.pruned.epochs=3 exclude.pruning=[conv_1]"}

@@ -82,7 +82,7 @@ def parse_settings(text: str) -> sweep.Grid:
         ExperimentError: A word is malformed, no notebook has the parameter, or a name or value is given twice.
     """
     try:
-        words = shlex.split(text)
+        words = _split_words(text)
     except ValueError as error:
         raise ExperimentError(f"SET: {text}: {error}; expected name=value, separated by blanks") from None
     known = set().union(*(read_parameters(notebook) for notebook in list_notebooks() if words)) - _NOT_OF_EXPERIMENTS
@@ -102,6 +102,15 @@ def parse_settings(text: str) -> sweep.Grid:
         if len({*map(repr, grid[name])}) < len(grid[name]):
             raise ExperimentError(f"SET: {word!r}: a value is given twice; keep one")
     return grid
+
+
+def _split_words(text: str) -> list[str]:
+    """Words separated by blanks. Blanks in brackets or braces do not separate."""
+    words: list[str] = []
+    for word in shlex.split(text):
+        is_open = words and len(re.findall(r"[\[{]", words[-1])) > len(re.findall(r"[\]}]", words[-1]))
+        words[-1:] = [f"{words[-1]} {word}"] if is_open else [*words[-1:], word]
+    return words
 
 
 def find_workplace(report: Path) -> Path:
@@ -136,7 +145,7 @@ def plan_work(name: str, grid: sweep.Grid, chosen: list[str]) -> Work:
     if len(cells) == 1:
         notebooks = chosen or stages.list_core_notebooks(experiments[0].tree)
         if EVERY_NOTEBOOK in chosen:
-            notebooks = _list_every_notebook(experiments[0])
+            notebooks = published.list_notebooks(experiments[0])
         elif experiments[0].has_targets and not chosen:  # the search decides which stages are trained
             notebooks = [SETTINGS_NOTEBOOK if experiments[0].search.is_given else SEARCH_NOTEBOOK]
         pages = loading.find_report_directory(name, **cells[0])
@@ -164,10 +173,3 @@ def _refuse_without_subject(notebooks: list[str], experiment: Experiment, pages:
     others = {path.parent for path in home.rglob("results.csv")} - {pages}
     if "compare" in notebooks and not others:
         raise ExperimentError(f"NOTEBOOKS: compare: {home} has no other report; make one first, with other parameters")
-
-
-def _list_every_notebook(experiment: Experiment) -> list[str]:
-    """All notebooks that have something to show. Further seeds are trained by `published` in any case."""
-    has_figures = len(published.read_of_model(experiment)) or experiment.repeat_seeds
-    empty = [*([] if has_figures else ["published"]), *([] if experiment.search.is_given else [SETTINGS_NOTEBOOK])]
-    return [name for name in stages.list_notebooks(experiment.tree) if name not in empty]

@@ -121,7 +121,8 @@ def _report_missed_targets(work: Work) -> int:
     nearest = recommendation.recommend(work.pages)
     if nearest is None or not nearest.misses:
         return 0
-    print(f"{nearest}\nfile: {os.path.relpath(nearest.tflite)}", file=sys.stderr)
+    caution = f"\nCaution: {nearest.warning}" if nearest.warning else ""
+    print(f"{nearest}{caution}\nfile: {os.path.relpath(nearest.tflite)}", file=sys.stderr)
     return MISSED_TARGETS
 
 
@@ -135,6 +136,8 @@ def _refuse_braces(*paths: Path) -> None:
 def _list_options(cores: str, profile: str | None) -> list[str]:
     """Snakemake's options that say where jobs run."""
     if profile is None:
+        if cores != "all" and not (cores.isdecimal() and int(cores)):
+            raise ExperimentError(f"CORES={cores}: expected a number of CPU cores, from 1, or all, such as CORES=2")
         return ["--cores", cores]
     if not (Path(profile) / "config.yaml").is_file():
         raise ExperimentError(f"PROFILE={profile}: expected a directory with a config.yaml, such as profiles/slurm")
@@ -249,7 +252,7 @@ def _lock(place: Path) -> contextlib.AbstractContextManager:
 
 @contextlib.contextmanager
 def _follow(log: Path, remaining: int) -> Iterator[None]:
-    """Print the lines of the log as they come; in a terminal above a bar of the remaining notebooks."""
+    """Print the lines of the log as they come; in a terminal above a bar of notebooks with the current epoch."""
     ended = threading.Event()
 
     def follow() -> None:
@@ -260,6 +263,8 @@ def _follow(log: Path, remaining: int) -> Iterator[None]:
                 is_over = ended.is_set()
                 for line in file:
                     bar.write(line, file=sys.stdout, end="")
+                    if found := re.search(r"(\w+): epoch (\d+/\d+)", line):
+                        bar.set_postfix_str(f"{found[1]}, epoch {found[2]}", refresh=False)
                     bar.update(bool(re.search(r" notebook (\S+|of the cell) (finished|FAILED) ", line)))
                 if is_over:
                     return

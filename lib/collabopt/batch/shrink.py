@@ -115,8 +115,9 @@ def print_shrunk(*arguments: Any, **options: Any) -> int:
     except RuntimeError as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"{shrunk}\n" + (f"Caution: {shrunk.warning}\n" if shrunk.warning else ""), end="")
-    print(f"file: {os.path.relpath(shrunk.tflite)}\nreport: {os.path.relpath(shrunk.report)}")
+    caution = f"\nCaution: {shrunk.warning}" if shrunk.warning else ""
+    if not shrunk.misses:  # the batch has named the report, and the nearest file
+        print(f"{shrunk}{caution}\nfile: {os.path.relpath(shrunk.tflite)}")
     return scheduler.MISSED_TARGETS if shrunk.misses else 0
 
 

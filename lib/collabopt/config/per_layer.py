@@ -21,7 +21,10 @@ def make_type(kind: Any) -> Any:
 
 def _simplify(setting: Any) -> Any:
     if isinstance(setting, Mapping) and DEFAULT not in setting:
-        raise ValueError(f"{setting}: expected a value for {DEFAULT}, which all other layers have")
+        given = ", ".join(f"{layer}: {value}" for layer, value in setting.items())
+        raise ValueError(
+            f"{setting}: expected a value for {DEFAULT}, which all other layers have; write {{{DEFAULT}: …, {given}}}"
+        )
     return setting[DEFAULT] if isinstance(setting, Mapping) and len(setting) == 1 else setting
 
 

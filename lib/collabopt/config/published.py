@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from collabopt.config import stages
 from collabopt.config.experiment import Experiment
 
 
@@ -32,3 +33,14 @@ def find_value(rows: pd.DataFrame, stage: str, metric: str) -> float | None:
     """Return the one value of `stage` and `metric` in `rows` of `read`; None if there is none or more than one."""
     found = rows[(rows["stage"] == stage) & (rows["metric"] == metric)]["value"]
     return float(found.iloc[0]) if len(found) == 1 else None
+
+
+def list_notebooks(experiment: Experiment) -> list[str]:
+    """Return the notebooks that have something to show for an experiment, in the order of reading.
+
+    Args:
+        experiment: The experiment. `published` also compares its `repeat_seeds`.
+    """
+    has_figures = len(read_of_model(experiment)) or experiment.repeat_seeds
+    empty = [*([] if has_figures else ["published"]), *([] if experiment.search.is_given else ["search"])]
+    return [name for name in stages.list_notebooks(experiment.tree) if name not in empty]

@@ -196,8 +196,8 @@ def _name_by_index(task: Task, train: np.ndarray, width: int | None, name: str) 
         gaps = np.setdiff1d(np.arange(count), present)
         if len(gaps) and task.name != "segmentation":
             raise DatasetError(
-                f"{name} has labels up to {present[-1]} but no {gaps[0]}; expected 0 to number of classes - 1. If a "
-                "class has no examples, add an array `classes` with the names of all. Else renumber the labels "
+                f"{name} has labels {present[0]} to {present[-1]} but no {gaps[0]}; expected 0 to number of classes - 1"
+                ". If a class has no examples, add an array `classes` with the names of all. Else renumber the labels "
                 "(np.unique(y, return_inverse=True)[1]), or choose another task than classification"
             )
         width = count

@@ -1,4 +1,4 @@
-"""What changed from the baseline to the chosen file: classes, predictions of examples, confusions, and layers.
+"""What changed from the float32 baseline to the chosen file: classes, predictions of examples, confusions, and layers.
 
 Everything is on validation, by which the file was chosen.
 """
@@ -12,7 +12,6 @@ import pandas as pd
 
 from collabopt.analysis import file_comparison, scoring
 from collabopt.config.formats import FORMATS
-from collabopt.config.stages import BASELINE
 from collabopt.datasets import presentation
 from collabopt.deploy import targets
 from collabopt.deploy.search import Search
@@ -38,7 +37,7 @@ class Changes:
             first 20: `example` (its place in the split), `file, picture, features` (`presentation.describe`), `class,
             before, after` (predicted classes), `verdict, count` (of all such examples).
         confusion: One row per file, class and predicted class that occurs: `file, class, predicted, count`. The first
-            file is the int8 baseline or, if that is the chosen file, the float32 baseline; the last is the chosen file.
+            file is the float32 baseline, the last is the chosen file.
         layers: One row per operator with weights of the chosen file: `layer` and the columns of
             `list_weighted_operators`; `baseline_bytes` of the same layer in the float32 baseline; `snr_db` of its
             output against that of the float32 baseline, `chosen` (name of the chosen file).
@@ -53,14 +52,11 @@ class Changes:
 def compute(found: Search) -> Changes:
     """Compute what changed in a `found` file, write it to the report, and return it."""
     base, chosen = found.tried[str(targets.find_baseline(found.table))], found.tried[found.nearest]
-    int8 = found.tried.get(f"{BASELINE}-int8", base)
-    first = base if int8 is chosen else int8
     name = targets.format_variant(found.table.loc[found.nearest])
     changes = Changes(pd.DataFrame(), pd.DataFrame(), pd.DataFrame(), _compare_layers(found, base, chosen, name))
     if found.run.data.task.name in _TASKS:
-        predicted = {id(one): _predict(found, one) for one in (base, first, chosen)}
-        before, after = predicted[id(base)], predicted[id(chosen)]
-        files = {targets.format_variant(found.table.loc[first.name]): predicted[id(first)], name: after}
+        before, after = (_predict(found, one) for one in (base, chosen))
+        files = {targets.format_variant(found.table.loc[base.name]): before, name: after}
         changes = Changes(
             _compare_classes(found, before, after, name),
             _list_flips(found, before, after),

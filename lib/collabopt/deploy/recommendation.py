@@ -15,8 +15,8 @@ from collabopt.config.metrics import get_metric
 from collabopt.config.scores import Score, find_score
 from collabopt.deploy import targets
 
-_SMALLER = 0.95
-"""A file is worth naming as smaller if it has at most this share of the recommended file's bytes."""
+_MOST = 3
+"""Smaller files that are named."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,15 +24,16 @@ class Recommendation:
     """The recommended file of a finished report. A notebook shows it as a sentence with links.
 
     Attributes:
-        tflite: The file.
+        tflite: The file: the one in `deployed/` if it was written there, else that of the variant.
         variant: Its row of variants.csv.
         baseline: The row of the float32 baseline.
         report: The index page of the report.
-        warning: A sentence if there are too few validation examples for this choice, else empty.
+        warning: Sentences if there are too few validation examples for this choice, or if the given model seems to
+            have been trained on them; else empty.
         experiment: The experiment file, if it is known.
         limits: The targets, by name.
         misses: By how much the file exceeds targets. It is then the nearest file, and not recommended.
-        smaller: The row of the most accurate file that is smaller; None if there is none.
+        smaller: The rows of up to three smaller files, the nearest in size first.
         more_accurate: The row of the most accurate file, if it is more accurate; else None.
     """
 
@@ -44,7 +45,7 @@ class Recommendation:
     experiment: Path | None = None
     limits: dict[str, float] = dataclasses.field(default_factory=dict)
     misses: dict[str, float] = dataclasses.field(default_factory=dict)
-    smaller: dict[str, Any] | None = None
+    smaller: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     more_accurate: dict[str, Any] | None = None
 
     @property
@@ -69,7 +70,22 @@ class Recommendation:
 
     def describe_misses(self) -> str:
         """Return what the file misses: "gzip 2.1 kB over"; empty if it meets all targets."""
-        return ", ".join(targets.describe_miss(name, excess) for name, excess in self.misses.items())
+        return _join_misses(self.misses)
+
+    def explain_refusal(self, row: dict[str, Any]) -> str:
+        """Return why a smaller file is not recommended: "more than the tolerance of 1.00 points".
+
+        Args:
+            row: Row of variants.csv.
+        """
+        base = self.baseline[self.score.validation]
+        if self.limits:
+            misses = targets.find_misses(row, Targets(**self.limits), base)
+            return f"it misses {_join_misses(misses)}" if misses else "it takes more techniques"
+        tolerance, (drop, noise) = self.score.get_tolerance(base), self.get_drop(row)
+        if drop > tolerance:
+            return f"more than the tolerance of {self.score.format_drop(tolerance)}"
+        return "more than chance explains" if drop > noise else ""
 
     def __str__(self) -> str:
         score, size = self.score, get_metric("gzip_bytes")
@@ -114,12 +130,15 @@ def recommend(report: Path) -> Recommendation | None:
     label = targets.find_nearest(rows, limits) if chosen is None else chosen
     row, base = rows.loc[label].to_dict(), rows.loc[targets.find_baseline(rows)].to_dict()
     smaller, more_accurate = _find_alternatives(rows, row)
+    cautions = targets.find_noise(rows, label, limits), _find_seen_validation(base)
+    file = report / row["tflite"]
+    deployed = (one for one in (report / "deployed").glob("*.tflite") if one.read_bytes() == file.read_bytes())
     return Recommendation(
-        report / row["tflite"],
+        next(deployed, file),
         row,
         base,
         report / "index.html",
-        ". ".join(filter(None, ["" if wanted else targets.find_noise(rows, label), _find_seen_validation(base)])),
+        ". ".join(filter(None, cautions)),
         limits=targets.list_targets(limits),
         misses=targets.find_misses(row, limits, targets.get_baseline_score(rows)),
         smaller=smaller,
@@ -153,13 +172,18 @@ def _read_targets(report: Path) -> Targets:
         return Targets()
 
 
-def _find_alternatives(rows: pd.DataFrame, chosen: dict[str, Any]) -> tuple[dict[str, Any] | None, ...]:
-    """The most accurate of the smaller files, and the most accurate of all if it is better than the chosen one."""
+def _join_misses(misses: dict[str, float]) -> str:
+    return ", ".join(targets.describe_miss(name, excess) for name, excess in misses.items())
+
+
+def _find_alternatives(
+    rows: pd.DataFrame, chosen: dict[str, Any]
+) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    """The next smaller files, and the most accurate of all if it is better than the chosen one."""
     score = find_score(rows)
     usable = rows[[targets.is_usable(row) for row in rows.to_dict("records")]]
-    ranked = usable.assign(_drop=score.compute_drop(0.0, usable[score.validation])).sort_values(["_drop", "gzip_bytes"])
-    is_smaller = ranked["gzip_bytes"] <= _SMALLER * chosen["gzip_bytes"]
-    is_better = ranked["_drop"] < score.compute_drop(0.0, chosen[score.validation])
-    return tuple(
-        next(iter(ranked[choice].drop(columns="_drop").to_dict("records")), None) for choice in (is_smaller, is_better)
-    )
+    drops = score.compute_drop(0.0, usable[score.validation])
+    smaller = usable[usable["gzip_bytes"] < chosen["gzip_bytes"]].nlargest(_MOST, "gzip_bytes")
+    better = usable[drops < score.compute_drop(0.0, chosen[score.validation])]
+    best = better.assign(_drop=drops).sort_values(["_drop", "gzip_bytes"]).drop(columns="_drop").to_dict("records")
+    return smaller.to_dict("records"), next(iter(best), None)

@@ -128,18 +128,19 @@ def find_drop_noise(variant: Mapping[str, Any], score: Score) -> float:
     return score.get_noise(variant.get("validation_drop_error", math.nan), variant.get("validation_examples", 0))
 
 
-def find_noise(variants: pd.DataFrame, label: Hashable) -> str:
-    """Return a sentence if chance moves the drop of `label` in `variants` by more than `recommend` tolerates."""
-    score, row = find_score(variants), variants.loc[label]
+def find_noise(variants: pd.DataFrame, label: Hashable, limits: Targets) -> str:
+    """Return a sentence if chance moves the drop of `label` in `variants` by more than `limits` or tolerance allow."""
+    score, row, given = find_score(variants), variants.loc[label], list_targets(limits)
     count, noise = int(row["validation_examples"]), find_drop_noise(row, score)
-    tolerance = score.get_tolerance(get_baseline_score(variants))
-    if count > 1 and noise <= tolerance:
+    allowed = next((given[name] for name in DROPS if name in given), score.get_tolerance(get_baseline_score(variants)))
+    if count > 1 and noise <= allowed:
         return ""
     known = f", where chance alone makes a difference of {score.format_drop(noise)}" if count > 1 else ""
+    is_bounded = not given or {*DROPS} & {*given}
+    bound = f"The choice allows a drop of {score.format_drop(allowed)}" if is_bounded else "No target bounds the drop"
     return (
-        f"{count:,} validation examples are too few for this choice{known} (two standard errors). The choice "
-        f"allows a drop of {score.format_drop(tolerance)}. Give more examples, or raise validation_fraction in the "
-        "experiment file"
+        f"{count:,} validation examples are too few for this choice{known} (two standard errors). {bound}. Give more "
+        "examples, or raise validation_fraction in the experiment file"
     )
 
 

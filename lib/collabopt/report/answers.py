@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ import pandas as pd
 
 from collabopt.analysis import comparison
 from collabopt.config.metrics import get_metric
-from collabopt.config.scores import find_score
+from collabopt.config.scores import SCORES, find_score
 from collabopt.deploy import recommendation, targets
 from collabopt.report.verdict import describe_drop
 
@@ -118,7 +118,7 @@ def describe_sensitivity(table: pd.DataFrame) -> Answer:
     """
     from collabopt.analysis import sensitivity
 
-    texts = []
+    texts, unit = [], SCORES[table["score"].iloc[0]].drop_unit if len(table) else ""
     for prefix, technique in sensitivity.TECHNIQUES.items():
         known = table.dropna(subset=f"{prefix}_drop")
         if known.empty:
@@ -128,10 +128,24 @@ def describe_sensitivity(table: pd.DataFrame) -> Answer:
         within = ", within noise of nothing" if abs(drop) <= noise else ""
         share = 100 * row["weights"] / table["weights"].sum()
         texts.append(
-            f"{row['layer']} pays most for {technique}: a drop of {drop:.2f} ± {noise:.2f}{within}, with {share:.1f} % "
-            "of the weights"
+            f"{row['layer']} pays most for {technique}: a drop of {drop:.2f} ± {noise:.2f} {unit}".rstrip()
+            + f"{within}, with {share:.1f} % of the weights"
         )
     return Answer(f"{'; '.join(texts)}." if texts else "No layer is pruned or clustered.")
+
+
+def describe_few_values(baseline: Finished, clustered: Mapping[str, Finished]) -> Answer:
+    """Return what kernels of few values cost and save.
+
+    Args:
+        baseline: The baseline.
+        clustered: Clustered stages by the name of their values, such as "binary".
+    """
+    told = [
+        f"{name} kernels {_describe_cost(baseline, one, 'the float32 baseline')}, and takes {_format_gzip(one)}"
+        for name, one in clustered.items()
+    ]
+    return Answer(f"The network with {'; with '.join(told)} (baseline: {_format_gzip(baseline)}).")
 
 
 def describe_reproduction(compared: pd.DataFrame) -> Answer:

@@ -41,6 +41,7 @@ def write(directory: Path) -> Path:
     """
     with store.lock(loading.DATA / "locks" / "front_page.lock"):
         reports = find_reports(directory)
+        compared = {one.place.as_posix(): read_comparison(one.directory) for one in reports}
         rows = [_make_row(report, row) for report in reports for row in report.table.to_dict("records")]
         experiments: dict[str, list[dict[str, Any]]] = {}
         for report in reports:
@@ -52,8 +53,8 @@ def write(directory: Path) -> Path:
             "Experiments in collaborative model optimization: what each stage costs, and what it saves",
             experiments=experiments,
             columns=[_get_score_head(reports), format_head(_SIZE)],
-            published=_tabulate_published(reports),
-            verdicts=_count_verdicts(directory),
+            published=_tabulate_published(reports, compared),
+            verdicts=_count_verdicts(compared),
             compared=_list_compared(reports),
             stages=Table("Every stage of every report", rows, _NOTE),
         )
@@ -143,8 +144,8 @@ def _make_row(report: Report, row: dict[str, Any]) -> dict[str, Cell | str]:
     page, model = map(report.find_file, find_links(report.directory, row, report.scheme))
     varied = format_setting(row, find_varied_settings(report.table))
     return {
-        "Experiment": Cell(report.place.parts[0], href=report.page),
-        "Run": f"sweep: {varied}".removesuffix(": ") if report.is_sweep else report.setting,
+        "Experiment": Cell(report.place.parts[0], href=report.page, kind="wrap"),
+        "Run": Cell(f"sweep: {varied}".removesuffix(": ") if report.is_sweep else report.setting, kind="wrap"),
         "Stage": Cell.from_stage(row["stage"], page, name),
         **{format_head(metric): _make_cell(row, column, metric) for column, metric in _list_metrics(report).items()},
         "Preserved": Cell.from_preserved(row["preserved"]),
@@ -174,12 +175,12 @@ def _get_score_head(reports: list[Report]) -> str:
     return format_head(get_metric(scores.pop().test_int8)) if len(scores) == 1 else "INT8 score"
 
 
-def _count_verdicts(directory: Path) -> str:
-    judged = verification.judge_reports(directory)
+def _count_verdicts(compared: dict[str, pd.DataFrame]) -> str:
+    judged = verification.judge_reports({name: rows for name, rows in compared.items() if "/" not in name})
     return verification.count_verdicts(judged) if len(judged) else ""
 
 
-def _tabulate_published(reports: list[Report]) -> Table | None:
-    compared = [read_comparison(one.directory).assign(report=one.place.as_posix(), page=one.page) for one in reports]
-    rows = pd.concat([pd.DataFrame(), *compared])
+def _tabulate_published(reports: list[Report], compared: dict[str, pd.DataFrame]) -> Table | None:
+    pages = {one.place.as_posix(): one.page for one in reports}
+    rows = pd.concat([pd.DataFrame(), *(one.assign(report=name, page=pages[name]) for name, one in compared.items())])
     return tables.compared(rows) if "published" in rows else None

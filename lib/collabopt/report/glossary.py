@@ -29,6 +29,8 @@ GLOSSARY = {
     "Operators on NPU": "Share of the file's operators that run on the NPU; the others run on the CPU.",
     "Sparsity": "Share of zeros among the weights that pruning may touch.",
     "Unique weights": "Largest count of distinct values in a clusterable kernel.",
+    "Entropy bits": "Bits per int8 weight that a coder of single weights needs at least (zero-order entropy).",
+    "Lookup bits": "Bits per int8 weight as an index into a table of its kernel's distinct values; without the table.",
     "Gained zeros": "Zeros that clustering added to those of pruning.",
     "Rounded to zero": "Weights that int8 rounding made zero, apart from those of pruning.",
     "Preserved": "Whether every zero and cluster of the parent stage is still present.",

@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
+from pydantic import ValidationError
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import YamlLexer
 
+from collabopt.config import published
+from collabopt.config.experiment import Experiment
 from collabopt.config.metrics import get_metric
-from collabopt.config.stages import STAGES, list_notebooks, sort_notebooks
+from collabopt.config.stages import sort_notebooks
 from collabopt.figures import draw_confusion, draw_layer_properties, draw_sizes, draw_timeline, draw_tree
 from collabopt.figures.timeline import select_batch
 from collabopt.report import change_tables, html, navigation, provenance, tables
@@ -42,7 +45,7 @@ def write(
     variants = read_rows(directory / "variants.csv", "format", seed)
     names = [*results.get("experiment", [])[:1], run.get("experiment"), directory.resolve().name]
     title = next(name for name in names if isinstance(name, str) and name)
-    comment, published = re.match(r"(?:#.*\n?)*", experiment_text).group(), read_comparison(directory)
+    comment, compared = re.match(r"(?:#.*\n?)*", experiment_text).group(), read_comparison(directory)
     lead = [line.lstrip("#").strip() for line in comment.splitlines()]
     setting, confusion = provenance.describe_setting(directory), change_tables.read_rows(directory, "confusion")
     times = select_batch(timeline.read(directory), run.get("start"))
@@ -60,14 +63,14 @@ def write(
         tree=html.make_picture(draw_tree, results, "The deployment tree", "results.csv"),
         scatter=html.make_picture(draw_sizes, results, "Size against quality", "results.csv"),
         variants=tables.variants(variants, directory) if len(variants) else None,
-        published=tables.compared(published) if len(published) else None,
+        published=tables.compared(compared) if len(compared) else None,
         changes=change_tables.read(directory),
         confusion=html.make_picture(draw_confusion, confusion, "Confusions on validation", "changed_confusion.csv"),
         layers=html.make_picture(draw_layer_properties, layers, "Sparsity and unique weights by layer", "layers.csv"),
         notebooks=_list_notebooks(directory, status or {}),
         timeline=html.make_picture(draw_timeline, times, "What ran when", "timeline.csv"),
         command=provenance.format_command(directory, title),
-        more=[name for name in list_notebooks(STAGES) if not (directory / f"{name}.html").is_file()],
+        more=_list_missing(directory, run),
         groups=_group_parameters(run),
         experiment_text=_highlight(experiment_text),
         files=_list_files(directory),
@@ -89,6 +92,15 @@ def _list_notebooks(directory: Path, status: dict[str, str]) -> list[dict[str, s
             page["failure"] = re.sub(r"(?i)^failed:?\s*", "", status[name]) or "no reason given"
         pages.append(page)
     return pages
+
+
+def _list_missing(directory: Path, run: dict[str, Any]) -> list[str]:
+    """The notebooks without a page that have something to show."""
+    try:
+        experiment = Experiment.model_validate(run["experiment"])
+    except (KeyError, ValidationError):  # run.json is missing, or of another version
+        return []
+    return [name for name in published.list_notebooks(experiment) if not (directory / f"{name}.html").is_file()]
 
 
 def _highlight(text: str) -> Markup:

@@ -53,7 +53,10 @@ def layers(finished: Finished) -> Table:
     rows = [
         {
             **{title: row[title.lower()] for title in ("Layer", "Kind", "Shape")},
-            **{head: Cell.from_number(row[column], metric) for column, (head, metric) in _KERNEL_COLUMNS.items()},
+            **{
+                head.replace(" per ", ": Per "): Cell.from_number(row[column], metric)
+                for column, (head, metric) in _KERNEL_COLUMNS.items()
+            },
             "Quantizer": row["quantizer"],
             "Skipped because": Cell(row["skipped"], kind="wrap"),
             "Not preserved": Cell(row["defect"], kind="no wrap"),

@@ -68,7 +68,7 @@ def write_page(notebook: Path, page: Path, links: dict[str, str], download: str 
         str(body),
         contents,
         title=f"{title} ({setting})" if setting else title,
-        description=textwrap.shorten(first.get_text(), 200, placeholder=" …") if first else "",
+        description=textwrap.shorten(first.get_text(), 400, placeholder=" …") if first else "",
         links=links,
         foldable=body.select_one("details.code") is not None,
         failure=failure,

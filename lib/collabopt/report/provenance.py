@@ -4,7 +4,6 @@ import datetime
 from pathlib import Path
 from typing import Any
 
-from collabopt.config import loading
 from collabopt.config.experiment import Experiment
 from collabopt.config.stages import OPTIONAL_STAGES
 from collabopt.report.directory import read_run
@@ -50,14 +49,15 @@ def format_command(directory: Path, experiment: str, more: str = "") -> str:
     """Return the command that makes a report again.
 
     Args:
-        directory: The report directory, whose name holds the parameters that differ from the experiment's.
+        directory: The report directory, whose run.json holds the parameters that differ from the experiment's.
         experiment: Name of the experiment.
         more: A further parameter, such as "max_gzip_bytes=9000".
 
     Returns:
         `make report` with EXPERIMENT and SET.
     """
-    words = " ".join([*map(_format_override, _list_overrides(directory)), *filter(None, [more])])
+    given = [f"{name}={_format_value(value)}" for name, value in read_run(directory).get("settings", {}).items()]
+    words = " ".join([*given, *filter(None, [more])])
     return f"make report EXPERIMENT={experiment}" + (f' SET="{words}"' if words else "")
 
 
@@ -65,23 +65,19 @@ def describe_setting(directory: Path) -> str:
     """Return what a report overrides in its experiment: "sparsity 0.8, number of clusters 32"; empty if nothing.
 
     Args:
-        directory: The report directory, which is named by its overrides (`loading.find_report_directory`).
+        directory: The report directory, with run.json.
     """
-    return ", ".join(word.replace("_", " ").replace("=", " ", 1) for word in _list_overrides(directory))
+    settings = read_run(directory).get("settings", {})
+    return ", ".join(f"{name.replace('_', ' ')} {_format_value(value)}" for name, value in settings.items())
 
 
-def _list_overrides(directory: Path) -> list[str]:
-    """The overrides in the name of a report directory: ["sparsity=0.8", "exclude.pruning=conv_1+fc"]."""
-    place, root = directory.resolve(), loading.REPORTS.resolve()
-    parts = place.relative_to(root).parts[1:] if place.is_relative_to(root) else ()
-    return parts[-1].split(",") if parts and "=" in parts[-1] else []
-
-
-def _format_override(override: str) -> str:
-    """An override as a word of SET: "exclude.pruning=conv_1+fc" becomes "exclude.pruning=[conv_1,fc]"."""
-    name, _, value = override.partition("=")
-    is_list = name.startswith("exclude.") or "+" in value
-    return f"{name}=[{value.replace('+', ',')}]" if is_list else override
+def _format_value(value: Any) -> str:
+    """A value as in SET: "[conv_1,fc]", "{default: 0.5, conv_1: 0}" or "true"."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {_format_value(one)}' for key, one in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{','.join(map(_format_value, value))}]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _list_parameters(experiment: dict[str, Any]) -> dict[str, Any]:

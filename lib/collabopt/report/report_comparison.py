@@ -57,9 +57,10 @@ def find_reports(names: Sequence[str]) -> dict[str, Path]:
     Raises:
         ExperimentError: There are fewer than two reports, or one does not exist.
     """
-    names = list(dict.fromkeys(name.removeprefix("reports/").strip("/") for name in names))
+    names = list(dict.fromkeys(name.removeprefix("reports/").strip("/") for name in names if name))
     if len(names) < 2:
-        raise ExperimentError('compare: expected two reports or more: make compare A=digits B="digits/sparsity=0.8"')
+        given = f"A={names[0]}: only one report" if names else "no report given"
+        raise ExperimentError(f'compare: {given}; expected two or more: make compare A=digits B="digits/sparsity=0.8"')
     for name in names:
         if not (loading.REPORTS / name / "results.csv").is_file():
             known = sorted(path.parent.relative_to(loading.REPORTS).as_posix() for path in _list_results())
@@ -153,8 +154,12 @@ def tabulate_settings(places: dict[str, Path]) -> Table:
     runs = {name: _flatten(read_run(place)) for name, place in places.items()}
     hidden = ("start", "end", "experiment.name")
     keys = [key for key in dict.fromkeys(key for run in runs.values() for key in run) if key not in hidden]
-    different = [key for key in keys if len({str(run.get(key)) for run in runs.values()}) > 1]
-    lines = [{"Key": key, **{name: str(run.get(key, "")) for name, run in runs.items()}} for key in different]
+    different = [key for key in keys if len({run.get(key, "null") for run in runs.values()}) > 1]
+    lines = [
+        {"Key": key.removeprefix("experiment.")}
+        | {name: Cell(run.get(key, ""), kind="wrap") for name, run in runs.items()}
+        for key in different
+    ]
     return Table("Settings that differ" if lines else "All settings are the same.", lines)
 
 

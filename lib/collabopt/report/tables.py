@@ -47,6 +47,8 @@ _SWEEP_NOTE = (
     "good on validation, and better in one of the two. The links lead to the first cell that has the stage."
 )
 _FAKE_NOTE = "* with fake quantization."
+_SMALL = "gzip_bytes", "sparsity", "unique_weights"
+"""Metrics besides the score of the int8 file in the preset of few columns."""
 _POINTS = get_metric("accuracy_drop")
 _COMPARED_NOTE = (
     "A drop is the FP32 accuracy of each side's own baseline minus that of the stage, in points. Ours is the mean ± "
@@ -193,7 +195,7 @@ def compared(rows: pd.DataFrame, *figures: str) -> Table:
         verdict = comparison.judge_figure(row) if row["figure"] in comparison.TOLERANCES else ""
         text = comparison.format_verdict({**row, "verdict": verdict}) if verdict else ""
         cells = {
-            **({"Report": Cell(row["report"], href=row["page"])} if "report" in row else {}),
+            **({"Report": Cell(row["report"], href=row["page"], kind="wrap")} if "report" in row else {}),
             "Table": get_label(row["table"]),
             "Stage": Cell(comparison.format_setting(row), mark=Cell.from_stage(row["stage"]).mark),
             "Figure": comparison.NAMES[row["figure"]],
@@ -253,7 +255,11 @@ def _make_stage_table(
             "File": Cell.from_file(model, stage.text),
         }
         lines.append(cells)
-    return Table(caption, lines, note).drop_empty_columns()
+    table = Table(caption, lines, note).drop_empty_columns()
+    few = *_SMALL, score.test_int8, score.validation_int8
+    more = {"Parent", *(format_head(metric) for metric in metrics if metric.name not in few)}
+    presets = {"small": [column for column in table.columns if column not in more]} if directory else {}
+    return dataclasses.replace(table, presets=presets)
 
 
 def _make_metric_cell(row: dict[str, Any], metric: Metric, with_star: bool) -> tuple[str, Cell]:

@@ -12,7 +12,6 @@ from collabopt.deploy.recommendation import Recommendation
 from collabopt.report import provenance
 
 _LINKS = {
-    ".tflite": "the file",
     ".md": "model card",
     ".json": "model card as JSON",
     ".h": "C header",
@@ -41,8 +40,8 @@ def make_verdict(directory: Path, experiment: str) -> dict[str, Any]:
     limit = f"max_gzip_bytes={0.9 * found.variant['gzip_bytes']:.0f}"
     if found.smaller:  # it was refused for its drop, which whoever wants it has to allow
         target = "max_accuracy_drop" if found.score.name == "accuracy" else "max_metric_drop"
-        drop = math.ceil(1000 * max(found.get_drop(found.smaller)[0], 0)) / 1000
-        limit = f"{target}={drop:g} max_gzip_bytes={found.smaller['gzip_bytes']:.0f}"
+        drop = math.ceil(1000 * max(found.get_drop(found.smaller[0])[0], 0)) / 1000
+        limit = f"{target}={drop:g} max_gzip_bytes={found.smaller[0]['gzip_bytes']:.0f}"
     return {
         "name": found.name,
         "misses": found.describe_misses(),
@@ -153,27 +152,28 @@ def _list_targets(found: Recommendation) -> list[tuple[str, str, str, bool]]:
 def _list_others(found: Recommendation) -> list[tuple[str, str, str]]:
     """Title, name and description of the alternatives."""
     size, lines = get_metric("gzip_bytes"), []
-    for title, row in (("Smaller, but", found.smaller), ("More accurate, but", found.more_accurate)):
-        if row is not None:
-            text = f"{size.format(row[size.name])} {size.unit} after gzip ({_format_change(found, row)}); on "
-            text += f"validation, {found.score.title} {describe_drop(found, row)}"
-            lines.append((title, targets.format_variant(row), text))
+    others = [("Smaller, but", row) for row in found.smaller]
+    others += [("More accurate, but", found.more_accurate)] if found.more_accurate else []
+    for title, row in others:
+        text = f"{size.format(row[size.name])} {size.unit} after gzip ({_format_change(found, row)}); on "
+        text += f"validation, {found.score.title} {describe_drop(found, row)}"
+        reason = found.explain_refusal(row) if title.startswith("Smaller") else ""
+        lines.append((title, targets.format_variant(row), f"{text}: {reason}" if reason else text))
     return lines
 
 
 def _format_change(found: Recommendation, row: dict[str, Any]) -> str:
-    ratio = row["gzip_bytes"] / found.variant["gzip_bytes"]
-    return f"{100 * (1 - ratio):.0f} % less" if ratio < 1 else f"{100 * (ratio - 1):,.0f} % more"
+    percent = 100 * (row["gzip_bytes"] / found.variant["gzip_bytes"] - 1)
+    return f"{abs(percent):,.{0 if abs(percent) >= 1 else 1}f} % {'less' if percent < 0 else 'more'}"
 
 
 def _list_links(directory: Path, found: Recommendation) -> list[tuple[str, str]]:
     """Address and label of the file, its card and sources, and the page of the search."""
-    deployed = [path for path in sorted((directory / "deployed").glob("*")) if path.is_file()]
-    deployed.sort(key=lambda path: [*_LINKS, path.suffix].index(path.suffix))
-    shown = [(path.relative_to(directory).as_posix(), _name_link(path)) for path in deployed]
-    links = shown if any(label == "the file" for _, label in shown) else [(found.file, "the file"), *shown]
+    more = [path for path in sorted((directory / "deployed").glob("*")) if path.is_file() and path.suffix != ".tflite"]
+    more.sort(key=lambda path: [*_LINKS, path.suffix].index(path.suffix))
+    shown = [(path.relative_to(directory).as_posix(), _name_link(path)) for path in more]
     pages = [page for page in ("search.html", "deployment_tree.html") if (directory / page).is_file()]
-    return [*links, *((page, "how it was chosen") for page in pages[:1])]
+    return [(found.file, "the file"), *shown, *((page, "how it was chosen") for page in pages[:1])]
 
 
 def _name_link(path: Path) -> str:

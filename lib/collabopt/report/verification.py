@@ -1,6 +1,7 @@
 """`make verify`: the verdicts on published figures, of one report or of all of them."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -47,7 +48,7 @@ def verify(name: str) -> int:
 
 def _verify_all() -> int:
     """Print the comparable figures of every report by source, and why others are not comparable."""
-    judged = judge_reports(loading.REPORTS)
+    judged = judge_reports(read_comparisons(loading.REPORTS))
     if judged.empty:
         print(f"{loading.REPORTS}: no report has a comparison with published figures", file=sys.stderr)
         return UNDECIDED
@@ -62,16 +63,27 @@ def _verify_all() -> int:
     return compute_exit_status(judged)
 
 
-def judge_reports(directory: Path) -> pd.DataFrame:
-    """Judge the published figures of every report. Reports that share stages have the same figures, which count once.
+def read_comparisons(directory: Path) -> dict[str, pd.DataFrame]:
+    """Read the comparison of every report that overrides nothing.
 
     Args:
         directory: Directory of all reports.
 
     Returns:
+        Rows of `read_comparison` by name of the report.
+    """
+    return {path.name: read_comparison(path) for path in sorted(directory.glob("*/"))}
+
+
+def judge_reports(compared: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Judge the published figures of every report. Reports that share stages have the same figures, which count once.
+
+    Args:
+        compared: Rows of `read_comparison` by name of the report.
+
+    Returns:
         Rows of `judge` with a column `report`. A figure that no report can compare has one row.
     """
-    compared = {path.name: read_comparison(path) for path in sorted(directory.glob("*/"))}
     judged = [comparison.judge(rows).assign(report=name) for name, rows in compared.items() if len(rows)]
     rows = pd.concat([pd.DataFrame(), *judged], ignore_index=True)
     if rows.empty:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pydantic_core import to_jsonable_python
 
 from collabopt.config import loading, per_layer
 from collabopt.config.experiment import Experiment
@@ -183,11 +184,14 @@ def select_first_setting(rows: pd.DataFrame, *key: str) -> pd.DataFrame:
     return kept.sort_values("_at").drop(columns=["_at", "_stock"])
 
 
-def describe_run(experiment: Experiment, source: Path, data: dict[str, Any], began: str) -> dict[str, Any]:
-    """Return the content of run.json: parameters, data, versions, commit, start and end.
+def describe_run(
+    experiment: Experiment, settings: dict[str, Any], source: Path, data: dict[str, Any], began: str
+) -> dict[str, Any]:
+    """Return the content of run.json: parameters, overrides, data, versions, commit, start and end.
 
     Args:
         experiment: The experiment as the run was started with.
+        settings: What it overrides in the experiment's file, by name of the parameter.
         source: The experiment's file.
         data: Name, fingerprint and counts of the data set.
         began: When the run began, ISO 8601. `STARTED` in the environment overrides it.
@@ -198,6 +202,7 @@ def describe_run(experiment: Experiment, source: Path, data: dict[str, Any], beg
     versions = tensorflow.read_versions() | {package: metadata.version(package) for package in packages}
     return {
         "experiment": experiment.model_dump(mode="json"),
+        "settings": to_jsonable_python(settings),
         "experiment_sha256": loading.compute_digest(str(source)),
         "seed": experiment.seed,
         "data": data,

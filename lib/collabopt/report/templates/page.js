@@ -102,7 +102,7 @@ document.querySelectorAll("table[data-sortable]").forEach((table) => {
   const columns = tools.querySelector("select");
   if (columns) {
     columns.addEventListener("change", () => choose(table, columns.value));
-    columns.value = window.innerWidth < 720 ? columns.options[0].value : "all";
+    if (table.parentElement.scrollWidth > table.parentElement.clientWidth) columns.value = columns.options[0].value;
     choose(table, columns.value);
   }
   field.addEventListener("input", () => {
