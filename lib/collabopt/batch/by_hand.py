@@ -55,11 +55,7 @@ def write_pages(notebook: Path, after: int | None = None) -> Path | None:
 
 
 def read_values(cells: nbformat.NotebookNode) -> dict[str, Any]:
-    """Return the values of a notebook's parameters: its own, and those that papermill injected.
-
-    Args:
-        cells: The notebook.
-    """
+    """Return the values of a notebook's parameters in its `cells`: its own, and those that papermill injected."""
     values = {}
     for cell in cells.cells:
         if {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", [])):

@@ -48,16 +48,9 @@ def run_check(name: str, overrides: dict[str, Any], done: Path) -> int:
 
 
 def find_mistakes(experiment: Experiment, data: datasets.Data | None = None) -> list[str]:
-    """Find what is wrong with the data and the model of an experiment.
+    """Return what is wrong with `data`, if it is loaded, and the model of an `experiment`, one line per mistake.
 
     The model is checked in spite of wrong data, where its shapes are known.
-
-    Args:
-        experiment: The experiment.
-        data: Its data set, if it is loaded.
-
-    Returns:
-        One line per mistake.
     """
     mistakes: list[str] = []
     shapes: Shapes | datasets.Data | None = None
@@ -131,14 +124,7 @@ def _check_inputs(split: datasets.Split, name: str, input_shape: Any) -> None:
 
 
 def describe_error(error: Exception) -> str:
-    """Describe an unexpected error in a line, with its place in the user's code if it has one there.
-
-    Args:
-        error: The error.
-
-    Returns:
-        The line.
-    """
+    """Return an unexpected `error` in a line, with its place in the user's code if it has one there."""
     frames = traceback.extract_tb(error.__traceback__)
     library = str(Path(collabopt.__file__).parent)
     own = [one for one in frames if "site-packages" not in one.filename and not one.filename.startswith(library)]

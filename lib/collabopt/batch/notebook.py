@@ -84,12 +84,7 @@ def run_notebook(
 
 
 def list_links(pages: Path, links: Mapping[str, str] = _BELOW_INDEX) -> dict[str, str]:
-    """Return the links at the top of a page, from the page of all reports down.
-
-    Args:
-        pages: Directory of the page.
-        links: The links below the page of all reports.
-    """
+    """Return the links at the top of a page in `pages`, from the page of all reports down to `links`."""
     if not pages.is_relative_to(loading.REPORTS):
         return {**links}
     return {quote(Path(os.path.relpath(loading.REPORTS / "index.html", pages)).as_posix()): "All reports", **links}
@@ -104,16 +99,9 @@ def _select(overrides: dict[str, Any], known: set[str]) -> dict[str, Any]:
 
 
 def run_cell(experiment: str, overrides: dict[str, Any], pages: Path, done: Path) -> int:
-    """Run the deployment tree of one cell of a sweep, and write its page.
+    """Run a sweep's cell of `experiment` with `overrides`, write its page, and return the exit status.
 
-    Args:
-        experiment: Name or path of the experiment.
-        overrides: Parameters of the cell.
-        pages: Directory of the sweep's pages.
-        done: The file that marks success; a failure is written beside it.
-
-    Returns:
-        The exit status.
+    `pages` is the sweep's directory. `done` marks success; a failure is written beside it.
     """
     place, label = done.with_suffix(""), sweep.format_name(overrides)
     place.mkdir(parents=True, exist_ok=True)

@@ -29,11 +29,7 @@ _FIELDS = ("sparsity", "number_of_clusters", "seed", "max_accuracy_drop", "max_g
 
 
 def list_notebooks() -> Table:
-    """Tabulate the notebooks in the order of reading, with their questions and their latest answers.
-
-    Returns:
-        One row per notebook. A notebook without a page has no answer.
-    """
+    """Return the notebooks in the order of reading, one row each, with questions and latest answers, if any."""
     paths = {path.stem: path for path in plan.list_notebooks()}
     rows = [_describe_notebook(paths[name]) for name in stages.sort_notebooks(paths)]
     return Table("Notebooks in the order of reading", rows)
@@ -55,14 +51,7 @@ def _describe_notebook(path: Path) -> dict[str, Cell]:
 
 
 def list_reports(experiment: str | None = None) -> Table:
-    """Tabulate the reports and sweeps, the newest first.
-
-    Args:
-        experiment: Name of an experiment; None takes all.
-
-    Returns:
-        One row per report, with its best file and a link to its page.
-    """
+    """Return the reports and sweeps of an `experiment`, or of all, the newest first, with best file and page."""
     reports = [one for one in find_reports(loading.REPORTS) if experiment in (None, one.place.parts[0])]
     reports.sort(key=lambda one: str(one.run.get("end", "")), reverse=True)
     return Table("Reports, the newest first", [_describe_report(one) for one in reports])

@@ -44,11 +44,7 @@ class Work:
 
 
 def list_sources(name: str) -> list[str]:
-    """Return the files of the library and of an experiment, on which every job depends.
-
-    Args:
-        name: Name or path of the experiment.
-    """
+    """Return the files of the library and of the experiment `name`, on which every job depends."""
     library = sorted(path for path in Path(collabopt.__file__).parent.rglob("*") if path.suffix in _SUFFIXES)
     return [str(path) for path in (*loading.list_files(name), *library)]
 
@@ -59,24 +55,14 @@ def list_notebooks() -> list[Path]:
 
 
 def read_parameters(notebook: Path) -> set[str]:
-    """Return the names in the parameters cell of a notebook.
-
-    Args:
-        notebook: Path of the notebook.
-    """
+    """Return the names in the parameters cell of a `notebook`."""
     import papermill
 
     return set(papermill.inspect_notebook(str(notebook)))
 
 
 def parse_settings(text: str) -> sweep.Grid:
-    """Parse `sparsity=0.8 seed=0,1` as {"sparsity": [0.8], "seed": [0, 1]}.
-
-    Args:
-        text: Words name=value or name=value,value.
-
-    Returns:
-        Values by parameter.
+    """Return the `text` "sparsity=0.8 seed=0,1" as {"sparsity": [0.8], "seed": [0, 1]}.
 
     Raises:
         ExperimentError: A word is malformed, no notebook has the parameter, or a name or value is given twice.
@@ -114,11 +100,7 @@ def _split_words(text: str) -> list[str]:
 
 
 def find_workplace(report: Path) -> Path:
-    """Return where a batch keeps executed notebooks, its log and marks.
-
-    Args:
-        report: The report directory.
-    """
+    """Return where a batch of a `report` directory keeps executed notebooks, its log and marks."""
     below = report.relative_to(loading.REPORTS)
     return loading.DATA / "runs" / (below if len(below.parts) > 1 else below / "as_given")
 

@@ -78,13 +78,7 @@ def shrink(
 
 
 def parse_dataset(text: str) -> dict[str, Any]:
-    """Parse keys of the `dataset` section: "image_size=96 pixel_range=[0,1]".
-
-    Args:
-        text: Words key=value.
-
-    Returns:
-        Values by key.
+    """Return keys of the `dataset` section from a `text` "image_size=96 pixel_range=[0,1]".
 
     Raises:
         ExperimentError: A word is malformed.
@@ -99,14 +93,9 @@ def parse_dataset(text: str) -> dict[str, Any]:
 
 
 def print_shrunk(*arguments: Any, **options: Any) -> int:
-    """Shrink a model, and print the recommendation.
+    """Shrink a model with `arguments` and `options` of `shrink`, print the recommendation, and return the exit status.
 
-    Args:
-        *arguments: As in `shrink`.
-        **options: As in `shrink`.
-
-    Returns:
-        The exit status: 0, 1 if a notebook failed, or 3 if no file meets the targets of the experiment.
+    It is 0, 1 if a notebook failed, or 3 if no file meets the targets of the experiment.
     """
     from collabopt.batch import scheduler
 
@@ -130,21 +119,11 @@ def write_experiment(
     custom_objects: Sequence[str] = (),
     **dataset: Any,
 ) -> Path:
-    """Write a commented experiment file, once model and data pass the check of a report.
+    """Write a commented experiment file, once model and data pass the check of a report, and return it.
+
+    Arguments are those of `shrink`: `model`, `data`, `task`, `name`, `trust_code`, `custom_objects` and `dataset`.
 
     One that exists stays as it is, since its values are the user's.
-
-    Args:
-        model: As in `shrink`.
-        data: As in `shrink`.
-        task: As in `shrink`.
-        name: As in `shrink`.
-        trust_code: As in `shrink`.
-        custom_objects: As in `shrink`.
-        **dataset: As in `shrink`.
-
-    Returns:
-        The file in notebooks/experiments/.
 
     Raises:
         ExperimentError: The model or the data cannot be used, or the file is of another model.

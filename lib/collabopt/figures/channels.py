@@ -13,15 +13,7 @@ from collabopt.figures.style import INK, get_colour, use_style
 
 @use_style()
 def draw_channels(channels: pd.DataFrame, csv: Path | None = None) -> Figure:
-    """Draw the number of output channels of each layer, one bar per stage.
-
-    Args:
-        channels: One row per layer, one column per stage; NaN where a stage does not have the layer.
-        csv: File for the data.
-
-    Returns:
-        The figure.
-    """
+    """Draw and return the output `channels` (layers, stages; NaN where there is no layer). `csv` is for the data."""
     figure = style.make_figure(7.4, 1.2 + 0.24 * max(channels.shape) * channels.shape[1] ** 0.5)
     axes = figure.subplots()
     height = 0.8 / channels.shape[1]

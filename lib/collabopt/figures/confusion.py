@@ -20,14 +20,9 @@ _LONGEST = 22  # characters of a name
 
 @use_style()
 def draw_confusion(rows: pd.DataFrame, csv: Path | None = None) -> Figure | None:
-    """Draw the confusion matrices of two files side by side; of more than 12 classes, the most confused pairs.
+    """Draw and return the confusion matrices of `Changes.confusion` or such `rows` side by side; None without rows.
 
-    Args:
-        rows: Rows of `file, class, predicted, count`, such as `Changes.confusion`.
-        csv: File for the data.
-
-    Returns:
-        The figure; None without rows, because the task has no class per example.
+    Of more than 12 classes, the most confused pairs are drawn. `csv` is for the data.
     """
     if rows.empty:
         return None

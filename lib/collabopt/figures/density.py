@@ -45,11 +45,7 @@ def compute_distribution(weights: np.ndarray, bins: int = _BINS) -> pd.DataFrame
 
 
 def compute_entropy(values: np.ndarray) -> float:
-    """Return the zero-order entropy of a kernel, in bits per weight.
-
-    Args:
-        values: int8 values of any shape.
-    """
+    """Return the zero-order entropy of int8 `values`, in bits per weight."""
     return 8 * abs(sizes.compute_entropy_bytes([values])) / values.size if values.size else 0.0
 
 

@@ -28,14 +28,10 @@ _LOG_ABOVE = 10.0
 
 @use_style()
 def draw_drops(rows: pd.DataFrame, csv: Path | None = None) -> Figure | None:
-    """Draw the published and our drop of each stage against its own baseline, of Keras models and of int8 files.
+    """Draw and return the published and our drop of each stage against its baseline, of Keras models and int8 files.
 
-    Args:
-        rows: Rows of `comparison.compare_figures`. Our drops have a bar of two standard errors.
-        csv: File for the data.
-
-    Returns:
-        The figure; None if no drop is published.
+    `rows` are those of `comparison.compare_figures`; None if no drop is published. Our bars are two standard errors.
+    `csv` is for the data.
     """
     shown = rows[rows["figure"].isin(comparison.DROPS) & rows["published"].notna()]
     if shown.empty:
@@ -62,15 +58,9 @@ def draw_drops(rows: pd.DataFrame, csv: Path | None = None) -> Figure | None:
 
 @use_style()
 def draw_layer_drops(table: pd.DataFrame, tolerance: float | None = None, csv: Path | None = None) -> Figure:
-    """Draw what each layer costs on validation if it alone is compressed, and its share of the weights.
+    """Draw and return what each layer of `sensitivity.measure`'s `table` costs on validation alone, and its weights.
 
-    Args:
-        table: Rows of `sensitivity.measure`, one per layer. Empty drops are not drawn.
-        tolerance: Drop for a dashed line, in the unit of the drops.
-        csv: File for the data.
-
-    Returns:
-        The figure.
+    `tolerance`, in the unit of the drops, is a dashed line. `csv` is for the data.
 
     Raises:
         ValueError: The table has no rows.
@@ -110,14 +100,9 @@ def draw_layer_drops(table: pd.DataFrame, tolerance: float | None = None, csv: P
 
 @use_style()
 def draw_quantization(diagnosis: Diagnosis, csv: Path | None = None) -> Figure:
-    """Draw the signal-to-noise ratio and the cost of int8 of each layer.
+    """Draw and return the signal-to-noise ratio and the cost of int8 of each layer in a `diagnosis`.
 
-    Args:
-        diagnosis: Of `quantization_sensitivity.diagnose`.
-        csv: File for the data.
-
-    Returns:
-        The figure. Names of layers that are proposed to stay in float32 are red.
+    Names of layers that are proposed to stay in float32 are red. `csv` is for the data.
     """
     table, score = diagnosis.table, diagnosis.score
     heights, labels = np.arange(len(table)), list(map(style.escape, table["layer"]))

@@ -77,14 +77,7 @@ class Explorer:
 
 
 def show_kernels(finished: Sequence, kernel: str | None = None) -> Explorer:
-    """Show the density of a kernel, of the model and of the int8 file, with controls for the stage and the kernel.
-
-    Args:
-        finished: Finished stages of `Run.stages`. The last is shown first.
-        kernel: Layer of the first kernel. By default the eligible kernel with the most weights.
-
-    Returns:
-        The explorer.
+    """Return an explorer of the density of a `kernel`, by default the largest, of `finished` stages, the last first.
 
     Raises:
         ValueError: There is no stage, or no such kernel.
@@ -115,16 +108,9 @@ def show_kernels(finished: Sequence, kernel: str | None = None) -> Explorer:
 
 
 def show_targets(variants: pd.DataFrame, wanted: Targets) -> Explorer:
-    """Show the variants against the targets, with a slider for each target.
+    """Return an explorer of `variants` against the targets, first `wanted`, with a slider for each target.
 
     A target counts only if it is ticked. One that is not set has no slider if no variant has a value for it.
-
-    Args:
-        variants: Rows of variants.csv.
-        wanted: The first targets.
-
-    Returns:
-        The explorer.
     """
     base, first, lines = targets.get_baseline_score(variants), targets.list_targets(wanted), []
     unused = "max_metric_drop" if find_score(variants) is ACCURACY else "max_accuracy_drop"  # they would say the same

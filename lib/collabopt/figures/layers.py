@@ -16,15 +16,10 @@ from collabopt.storage.results import select_first_setting, to_numbers
 
 @use_style()
 def draw_layer_properties(layers: pd.DataFrame, csv: Path | None = None) -> Figure:
-    """Draw sparsity and unique weights, layer by stage, of the Keras models and, if known, of the int8 files.
+    """Draw and return sparsity and unique weights, layer by stage, of Keras models and, if known, of int8 files.
 
-    Args:
-        layers: Rows of layers.csv, at least with the columns `stage, layer, kind, sparsity, unique_tensor`. One setting
-            per stage is drawn.
-        csv: File for the data.
-
-    Returns:
-        The figure.
+    `layers` are rows of layers.csv: `stage, layer, kind, sparsity, unique_tensor`, one setting per stage. `csv` is for
+    the data.
 
     Raises:
         ValueError: There are no rows.

@@ -20,14 +20,9 @@ _ACROSS, _FEW = 4, 40
 
 @use_style()
 def draw_curves(histories: dict[str, pd.DataFrame], csv: Path | None = None) -> Figure | None:
-    """Draw the score on validation per epoch, one panel per stage of all reports and one line per report.
+    """Draw and return the validation score per epoch of `histories` by report, a panel per shared stage, or None.
 
-    Args:
-        histories: By report, rows with `stage`, `epoch` and `val_<score>`.
-        csv: File for the data.
-
-    Returns:
-        The figure; None if no stage has a curve in every report.
+    Rows have `stage`, `epoch` and `val_<score>`. `csv` is for the data.
     """
     column = f"val_{find_score(next(iter(histories.values()))).name}"
     trained = set.intersection(*({*rows["stage"]} for rows in histories.values()))
@@ -47,14 +42,9 @@ def draw_curves(histories: dict[str, pd.DataFrame], csv: Path | None = None) -> 
 
 @use_style()
 def draw_densities(densities: dict[str, pd.DataFrame], csv: Path | None = None) -> Figure | None:
-    """Draw how the weights of a kernel are distributed, one panel per model of all reports.
+    """Draw and return weight `densities` by report, one panel per model; None if no model is in every report.
 
-    Args:
-        densities: By report, rows with `label` (the model), `value`, `width` and `share` of weights.
-        csv: File for the data.
-
-    Returns:
-        The figure; None if no model is in every report.
+    Rows have `label` (the model), `value`, `width` and `share` of weights. `csv` is for the data.
     """
     first, *others = ([*dict.fromkeys(rows["label"])] for rows in densities.values())
     labels = [label for label in first if all(label in other for other in others)]

@@ -26,14 +26,9 @@ _LOG_RANGE = 5
 
 
 def draw_costs(variants: pd.DataFrame, csv: Path | None = None) -> Figure:
-    """Draw the score on validation against sizes, latency and NPU costs, one panel per cost.
+    """Draw and return the score on validation against sizes, latency and NPU costs of `variants`, one panel per cost.
 
-    Args:
-        variants: Rows of variants.csv. One setting per stage and format is drawn.
-        csv: File for the data.
-
-    Returns:
-        The figure.
+    One setting per stage and format is drawn. `csv` is for the data.
 
     Raises:
         ValueError: No variant has a score and a cost.
@@ -46,14 +41,9 @@ def draw_costs(variants: pd.DataFrame, csv: Path | None = None) -> Figure:
 
 
 def draw_sizes(results: pd.DataFrame, csv: Path | None = None) -> Figure | None:
-    """Draw the score of the int8 files against their size after gzip, every point with its stage.
+    """Draw and return the score of int8 files in `results` against size after gzip; None if no file has both.
 
-    Args:
-        results: Rows of results.csv. The score is on test, or on validation if no row has one on test.
-        csv: File for the data.
-
-    Returns:
-        The figure; None if no file has a score and a size.
+    The score is on test, or on validation if no row has one on test. `csv` is for the data.
     """
     score = find_score(results)
     unread = to_numbers(results, [score.test_int8])[score.test_int8].isna().all()
@@ -118,16 +108,7 @@ def draw_pareto(
 
 
 def find_front(cost: pd.Series, scores: pd.Series, score: Score = ACCURACY) -> pd.Series:
-    """Mark the Pareto front: no other is at least as cheap and as good, and better in one of the two.
-
-    Args:
-        cost: Cost of each variant, NaN if not known.
-        scores: Score of each variant, with the same index.
-        score: What the scores are.
-
-    Returns:
-        Booleans. Equal variants are all on the front; a variant without a cost is not.
-    """
+    """Return what is on the Pareto front of `cost` (NaN never) and `scores` of a `score`; equal ones are all on it."""
     order = pd.DataFrame({"cost": cost, "loss": score.compute_drop(0.0, scores)}).dropna().sort_values(["cost", "loss"])
     best = order["loss"].cummin()
     # The first that reaches a loss is the cheapest that does; its equals share cost and loss.

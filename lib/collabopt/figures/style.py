@@ -38,45 +38,26 @@ def use_style() -> Iterator[None]:
 
 
 def find_stage(label: str) -> Stage | None:
-    """Return the stage that a label begins with, or None.
-
-    Args:
-        label: Text such as "PCQAT int8" or "sparse_clustered".
-    """
+    """Return the stage that a `label`, such as "PCQAT int8" or "sparse_clustered", begins with, or None."""
     text = str(label).lower().replace("_", " ").replace("-", " ")
     fitting = [stage for stage in list_stages().values() if text.startswith(stage.label.lower())]
     return max(fitting, key=lambda stage: len(stage.label), default=None)
 
 
 def get_colour(label: str) -> str:
-    """Return the colour of the stage that a label begins with, or grey.
-
-    Args:
-        label: Text as for `find_stage`.
-    """
+    """Return the colour of the stage that a `label` begins with, or grey."""
     stage = find_stage(label)
     return stage.colour if stage else MUTED
 
 
 def get_marker(label: str) -> str:
-    """Return the marker of a label's stage: a square for quantization-aware training, else a circle.
-
-    Args:
-        label: Text as for `find_stage`.
-    """
+    """Return the marker of the stage of a `label`: a square for quantization-aware training, else a circle."""
     stage = find_stage(label)
     return "s" if stage and stage.quantizes else "o"
 
 
 def escape(text: str) -> str:
-    """Escape dollar signs, between which matplotlib reads mathematics.
-
-    Args:
-        text: Any text.
-
-    Returns:
-        The escaped text.
-    """
+    """Return a `text` with dollar signs escaped, between which matplotlib reads mathematics."""
     return str(text).replace("$", r"\$")
 
 
@@ -135,12 +116,7 @@ class Described(Figure):
 
 
 def add_hover(artist: Artist, text: str) -> None:
-    """Let a page show a text where the pointer is over a part of a figure.
-
-    Args:
-        artist: The part, already in its figure.
-        text: The text.
-    """
+    """Let a page show a `text` where the pointer is over an `artist`, which is already in its figure."""
     figure = artist.get_figure(root=True)
     name = f"hover{len(figure.hovers)}"
     artist.set_gid(name)
@@ -148,28 +124,12 @@ def add_hover(artist: Artist, text: str) -> None:
 
 
 def number_ids(svg: str, name: str) -> str:
-    """Make the ids of an SVG figure unique on a page.
-
-    Args:
-        svg: What `Described.svg` returned.
-        name: A name that no other figure of the page has.
-
-    Returns:
-        The element with ids that begin with the name.
-    """
+    """Return `svg` of `Described.svg` with ids that begin with `name`, which no other figure of the page has."""
     return re.sub(r'(\bid="|href="#|url\(#)svg-', rf"\1{name}-", svg)
 
 
 def make_figure(width: float, height: float) -> Described:
-    """Make an empty figure.
-
-    Args:
-        width: Inches.
-        height: Inches.
-
-    Returns:
-        The figure.
-    """
+    """Return an empty figure, `width` × `height` inches."""
     # pyplot makes it, or a notebook would not show it. pyplot forgets it at once, or a notebook would show it twice and
     # a batch would keep every figure in memory.
     figure = plt.figure(figsize=(width, height), layout="constrained", FigureClass=Described)

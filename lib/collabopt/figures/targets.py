@@ -19,17 +19,9 @@ _ROW, _COLUMN, _NAMES = 0.24, 1.05, 2.3  # inches: height of a line, width of a 
 
 @use_style()
 def draw_verdicts(variants: pd.DataFrame, wanted: Targets, csv: Path | None = None) -> Figure:
-    """Draw one line per variant, in the order of the search, and one column per target with ✗ at every miss.
+    """Draw and return a line per row of `variants`, a column per `wanted` target, ✗ at a miss. `csv` is for the data.
 
     The chosen variant (`targets.choose`) has a frame. If no variant meets all targets, the nearest has a dashed one.
-
-    Args:
-        variants: Rows of variants.csv.
-        wanted: The targets.
-        csv: File for the data.
-
-    Returns:
-        The figure.
     """
     rows, limits = targets.judge(variants, wanted), targets.list_targets(wanted)
     base, score = targets.get_baseline_score(variants), find_score(variants)

@@ -15,15 +15,7 @@ _UNITS = (("s", 1, 180), ("min", 60, 3 * 3600), ("h", 3600, float("inf")))
 
 
 def select_batch(rows: pd.DataFrame, start: str) -> pd.DataFrame:
-    """Select what ran since the last batch began. Notebooks that were up to date did not run.
-
-    Args:
-        rows: Rows of timeline.csv as text.
-        start: When the batch began, ISO 8601.
-
-    Returns:
-        The rows with `began` and `ended` in seconds since the first of them; none if a time cannot be read.
-    """
+    """Return `rows` of timeline.csv since `start`, `began` and `ended` in seconds; none if a time cannot be read."""
     times = {
         name: pd.to_datetime(rows[name], errors="coerce", utc=True, format="ISO8601") for name in ("began", "ended")
     }
@@ -36,15 +28,7 @@ def select_batch(rows: pd.DataFrame, start: str) -> pd.DataFrame:
 
 @use_style()
 def draw_timeline(rows: pd.DataFrame, csv: Path | None = None) -> Figure:
-    """Draw when each notebook ran, and which stages it trained or took from the store.
-
-    Args:
-        rows: Rows of `select_batch`.
-        csv: File for the data.
-
-    Returns:
-        The figure.
-    """
+    """Draw and return when notebooks in `rows` of `select_batch` ran, and what they trained. `csv` is for the data."""
     names = list(dict.fromkeys(rows["notebook"]))
     end = rows["ended"].max()
     unit, seconds, _ = next(one for one in _UNITS if end <= one[2])

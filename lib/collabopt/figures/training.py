@@ -17,15 +17,10 @@ from collabopt.figures.style import INK, MUTED, get_colour, use_style
 
 @use_style()
 def draw_training(histories: dict[str, pd.DataFrame], csv: Path | None = None) -> Figure:
-    """Draw the score over the loss per stage, on training (solid) and validation examples (dashed).
+    """Draw and return score over loss per stage of `histories`, on training (solid) and validation (dashed).
 
-    Args:
-        histories: By stage, one row per epoch, with the columns of `training.list_history_columns`. A stage that was
-            not trained has no rows.
-        csv: File for the data.
-
-    Returns:
-        The figure.
+    They have the columns of `training.list_history_columns`; a stage that was not trained has none. `csv` is for the
+    data.
 
     Raises:
         ValueError: There is no stage.

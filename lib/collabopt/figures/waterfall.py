@@ -23,16 +23,10 @@ _ROOM = 0.1
 
 @use_style()
 def draw_waterfall(variants: pd.DataFrame, stage: str | None = None, csv: Path | None = None) -> Figure:
-    """Draw the sizes on the way to a stage's int8 file, in kB of 1,000 bytes.
+    """Draw and return the sizes of `variants` on the way to a stage's int8 file, in kB of 1,000 bytes.
 
-    Args:
-        variants: Rows of variants.csv. One setting per stage and format is drawn.
-        stage: Name of the stage. By default the farthest stage on the longest path that has a variant. If a search
-            ended before its int8 file, the smallest quantized file takes its place.
-        csv: File for the data.
-
-    Returns:
-        The figure.
+    `stage` is by default the farthest on the longest path that has a variant. If a search ended before its int8 file,
+    the smallest quantized file takes its place. `csv` is for the data.
 
     Raises:
         ValueError: A variant on the way is missing.

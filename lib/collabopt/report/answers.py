@@ -46,12 +46,7 @@ class Answer:
 
 
 def describe_quantization(baseline: Finished, qat: Finished) -> Answer:
-    """Return what plain int8 quantization costs and saves.
-
-    Args:
-        baseline: The baseline.
-        qat: The baseline after quantization-aware training.
-    """
+    """Return what plain int8 quantization of the `baseline` costs and saves, after `qat`."""
     if baseline.tflite is None:
         return Answer(f"The baseline has no int8 file: {baseline.result['unavailable']}.")
     weights, size = _FLOAT_BYTES * int(baseline.layers["weights"].sum()), get_metric("tflite_bytes")
@@ -64,13 +59,7 @@ def describe_quantization(baseline: Finished, qat: Finished) -> Answer:
 
 
 def describe_preservation(parent: Finished, stage: Finished, baseline: Finished) -> Answer:
-    """Return whether a stage kept the zeros and clusters of its parent, and what that costs and saves.
-
-    Args:
-        parent: The stage that it starts from.
-        stage: The stage.
-        baseline: The baseline.
-    """
+    """Return whether `stage` kept zeros and clusters of `parent`, and what that costs and saves against `baseline`."""
     if stage.unavailable or parent.unavailable:
         return Answer(f"Not known: {stage.stage.label} is not available ({stage.unavailable or parent.unavailable}).")
     if stage.stage.keeps_zeros and not parent.result["sparsity"]:
@@ -92,12 +81,7 @@ def describe_preservation(parent: Finished, stage: Finished, baseline: Finished)
 
 
 def describe_losses(ours: Sequence[Finished], theirs: Sequence[Finished]) -> Answer:
-    """Return which stages lose zeros or clusters by TFMOT's schemes and by ours.
-
-    Args:
-        ours: Finished stages by our scheme.
-        theirs: The same stages by TFMOT's.
-    """
+    """Return which of the finished stages lose zeros or clusters by TFMOT's schemes (`theirs`) and by `ours`."""
     texts = []
     for name, stages in (("TFMOT's schemes", theirs), ("ours", ours)):
         failing = [one for one in stages if one.result["preserved"] is False]
@@ -111,11 +95,7 @@ def describe_losses(ours: Sequence[Finished], theirs: Sequence[Finished]) -> Ans
 
 
 def describe_sensitivity(table: pd.DataFrame) -> Answer:
-    """Return which layer pays most for pruning and for clustering.
-
-    Args:
-        table: The table of `sensitivity.measure`.
-    """
+    """Return which layer of the `table` of `sensitivity.measure` pays most for pruning and for clustering."""
     from collabopt.analysis import sensitivity
 
     texts, unit = [], SCORES[table["score"].iloc[0]].drop_unit if len(table) else ""
@@ -149,11 +129,7 @@ def describe_few_values(baseline: Finished, clustered: Mapping[str, Finished]) -
 
 
 def describe_reproduction(compared: pd.DataFrame) -> Answer:
-    """Return how many published figures the run reproduces.
-
-    Args:
-        compared: Rows of `comparison.compare`.
-    """
+    """Return how many published figures in `comparison.compare`'s rows, `compared`, the run reproduces."""
     rows = compared[compared["published"].notna()]
     if rows.empty:
         return Answer("Nothing is published for this model and data set.")
@@ -163,22 +139,14 @@ def describe_reproduction(compared: pd.DataFrame) -> Answer:
 
 
 def describe_deployment(found: Search) -> Answer:
-    """Return which file to deploy, or by how much the nearest one misses its targets.
-
-    Args:
-        found: A finished search.
-    """
+    """Return which file of a search, `found`, to deploy, or by how much the nearest one misses its targets."""
     if found.run.directory is None:
         return Answer(targets.describe(targets.judge(found.table, found.targets), found.targets))
     return Answer(f"{recommendation.recommend(found.run.directory)}.")
 
 
 def describe_comparison(places: dict[str, Path]) -> Answer:
-    """Return which report recommends the smallest file, and what that costs.
-
-    Args:
-        places: Directories of the reports by name.
-    """
+    """Return which report of `places` (by name) recommends the smallest file, and what that costs."""
     found = {name: recommendation.recommend(place) for name, place in places.items()}
     known = {name: one for name, one in found.items() if one}
     if len(known) < 2:
@@ -198,11 +166,7 @@ def describe_comparison(places: dict[str, Path]) -> Answer:
 
 
 def describe_search(found: SettingsSearch) -> Answer:
-    """Return which file a search over settings found, after how many trainings, and why it ended.
-
-    Args:
-        found: A finished search over settings.
-    """
+    """Return which file a search over settings `found`, after how many trainings, and why it ended."""
     best, size = found.trials[found.trials["best"]], get_metric("gzip_bytes")
     path = f"No file met all targets in {len(found.trials)} trainings"
     if len(best):

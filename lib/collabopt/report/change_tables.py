@@ -25,29 +25,14 @@ _LAYERS_NOTE = (
 
 
 def read(directory: Path) -> dict[str, Table]:
-    """Tabulate what changed from the files that a search left in a report.
-
-    Args:
-        directory: The report directory.
-
-    Returns:
-        The tables `classes`, `flips` and `layers` with rows; none without such files.
-    """
+    """Return the tables `classes`, `flips` and `layers` that a search left in `directory` and that have rows."""
     made = {"classes": classes, "flips": flips, "layers": changed_layers}
     tables = {name: make(read_rows(directory, name)) for name, make in made.items()}
     return {name: table for name, table in tables.items() if table.rows}
 
 
 def read_rows(directory: Path, name: str) -> pd.DataFrame:
-    """Read a table of `deploy.changes` as text.
-
-    Args:
-        directory: The report directory.
-        name: Name of the table.
-
-    Returns:
-        Its rows; none if the file cannot be read.
-    """
+    """Return the table `name` of `deploy.changes` in `directory` as text; no rows if it cannot be read."""
     try:
         return pd.read_csv(directory / f"changed_{name}.csv", dtype=str, keep_default_na=False)
     except (OSError, ValueError):
@@ -55,14 +40,7 @@ def read_rows(directory: Path, name: str) -> pd.DataFrame:
 
 
 def classes(rows: pd.DataFrame) -> Table:
-    """Tabulate accuracy per class on validation, of the float32 baseline and of the chosen file.
-
-    Args:
-        rows: `Changes.classes`.
-
-    Returns:
-        The table, one row per class; without rows if the task has no class per example.
-    """
+    """Return `Changes.classes` as a table, one row per class; `rows` are none if the task has no class per example."""
     if rows.empty:
         return Table("The task has no class per example, so there is no accuracy per class.", [])
     rows = to_numbers(rows, ["examples", "before", "after", "newly_wrong", "newly_right"])
@@ -84,15 +62,7 @@ def classes(rows: pd.DataFrame) -> Table:
 
 
 def flips(rows: pd.DataFrame) -> Table:
-    """Tabulate the validation examples for which the float32 baseline and the chosen file predict different classes.
-
-    Args:
-        rows: `Changes.flips`.
-
-    Returns:
-        The table, one row per example: its place in the split, its picture, file or values, its class and both
-        predictions.
-    """
+    """Return `Changes.flips`, `rows`, as a table: place in the split, picture, file or values, class, predictions."""
     if rows.empty:
         return Table("No prediction of an example flipped.", [])
     found = []
@@ -116,14 +86,7 @@ def flips(rows: pd.DataFrame) -> Table:
 
 
 def changed_layers(rows: pd.DataFrame) -> Table:
-    """Tabulate the layers of the chosen file beside those of the float32 baseline.
-
-    Args:
-        rows: `Changes.layers`.
-
-    Returns:
-        The table, one row per layer with weights, and their sum; without rows for a file of another runtime.
-    """
+    """Return `Changes.layers`, `rows`, as a table beside the float32 baseline's, with their sum."""
     if rows.empty:
         return Table("The chosen file is for another runtime, so its layers are not compared.", [])
     numbers = ["parameters", "multiplications", "bytes", "gzip_bytes", "baseline_bytes", "snr_db"]

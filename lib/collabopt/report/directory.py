@@ -21,14 +21,7 @@ from collabopt.storage import results
 
 
 def read_run(directory: Path) -> dict[str, Any]:
-    """Read run.json.
-
-    Args:
-        directory: A report directory.
-
-    Returns:
-        Its content; empty if it cannot be read.
-    """
+    """Return run.json of a report `directory`; empty if it cannot be read."""
     try:
         content = json.loads((directory / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -42,11 +35,7 @@ def read_run(directory: Path) -> dict[str, Any]:
 
 
 def get_scheme(run: dict[str, Any]) -> str:
-    """Return the scheme of a run.
-
-    Args:
-        run: Content of run.json.
-    """
+    """Return the scheme of a `run`, the content of run.json."""
     return _get_experiment(run).get("scheme") or Experiment.model_fields["scheme"].default
 
 
@@ -72,14 +61,7 @@ def read_rows(path: Path, needed: str, seed: object) -> pd.DataFrame:
 
 
 def read_comparison(directory: Path) -> pd.DataFrame:
-    """Read comparison.csv.
-
-    Args:
-        directory: A report directory.
-
-    Returns:
-        The rows of published figures; empty if the file cannot be read.
-    """
+    """Return the rows of published figures in comparison.csv of `directory`; empty if it cannot be read."""
     try:
         rows = comparison.read(directory)
         comparison.judge(rows)
@@ -89,14 +71,7 @@ def read_comparison(directory: Path) -> pd.DataFrame:
 
 
 def read_head(page: Path) -> dict[str, str]:
-    """Read the head of a page.
-
-    Args:
-        page: The page.
-
-    Returns:
-        `name` and `title`; if the page exists, also `href`, and `description` and `failure` if it has them.
-    """
+    """Return `name` and `title` of a `page`; if it exists, also `href`, `description` and `failure`, if it has them."""
     try:
         text = page.read_text(encoding="utf-8").partition("</head>")[0]
     except OSError:
@@ -118,12 +93,9 @@ def find_file(directory: Path, name: str) -> str:
 
 
 def find_links(directory: Path, row: Mapping[str, Any], own_scheme: str) -> tuple[str, str]:
-    """Return the page that shows a stage and its int8 file, relative to the directory; "" for a missing file.
+    """Return the page of a stage and its int8 file in a `row`, relative to `directory`; "" for a missing file.
 
-    Args:
-        directory: A report directory.
-        row: A row of results.csv; in a sweep with its `cell`.
-        own_scheme: Scheme of the run. The cells of a sweep have their own.
+    The cells of a sweep have schemes of their own, others `own_scheme`.
     """
     stage = row["stage"]
     scheme, cell = ("" if pd.isna(row.get(name)) else row[name] for name in ("scheme", "cell"))
@@ -218,11 +190,9 @@ class Report:
         return find_file(self.root, (self.place / name).as_posix())
 
     def find_trade_off(self) -> list[dict[str, Any]]:
-        """Find the rows of the baseline and of the best file.
+        """Return the row of the baseline, and that of the best file, or none.
 
-        Returns:
-            No row, the baseline, or both. The best file is the smallest by the report's own scheme that loses at most
-            `Score.get_tolerance` on validation.
+        The best file is the smallest by the report's own scheme that loses at most `Score.get_tolerance` on validation.
         """
         table = self.table
         if BASELINE not in set(table.get("stage", [])):
@@ -236,12 +206,7 @@ class Report:
 
 
 def find_reports(root: Path, below: Path = Path()) -> list[Report]:
-    """Return the reports and sweeps of a directory. The cells of a sweep belong to it.
-
-    Args:
-        root: Directory of all reports.
-        below: Where to look, relative to `root`.
-    """
+    """Return the reports and sweeps of `root` in `below`. The cells of a sweep belong to it."""
     found = []
     for path in sorted(path for path in (root / below).glob("[!.]*") if path.is_dir()):
         report = Report(root, below / path.name)

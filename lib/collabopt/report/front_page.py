@@ -31,14 +31,7 @@ _NOTE = (
 
 
 def write(directory: Path) -> Path:
-    """Write the page of all reports and sweeps. Batches that end at the same time wait for each other.
-
-    Args:
-        directory: Directory of all reports.
-
-    Returns:
-        Path of the page.
-    """
+    """Write the page of all reports and sweeps in `directory`, and return it. Batches that end together take turns."""
     with store.lock(loading.DATA / "locks" / "front_page.lock"):
         reports = find_reports(directory)
         compared = {one.place.as_posix(): read_comparison(one.directory) for one in reports}
@@ -93,14 +86,7 @@ def _describe(report: Report) -> dict[str, Any]:
 
 
 def describe_origin(report: Report) -> list[str]:
-    """Describe where a report comes from.
-
-    Args:
-        report: The report.
-
-    Returns:
-        Seeds, date and commit, as far as they are known.
-    """
+    """Return seeds, date and commit of a `report`, as far as they are known."""
     names = [str(seed).removesuffix(".0") for seed in sorted(set(report.rows["seed"].dropna()))]
     seeds = f"seed{'s' * (len(names) > 1)} {', '.join(names)}" if names else ""
     commit, _, changed = str(report.run.get("commit", "")).partition("+")
@@ -119,15 +105,7 @@ def _describe_row(row: dict[str, Any], score: Score) -> dict[str, Any]:
 
 
 def describe_trade_off(rows: list[dict[str, Any]], score: Score) -> str:
-    """Describe a trade-off in words: "PCQAT saves 58.1 % and loses 0.3 points".
-
-    Args:
-        rows: What `Report.find_trade_off` returned.
-        score: Score of the task.
-
-    Returns:
-        The words.
-    """
+    """Return `rows` of `Report.find_trade_off` in words: "PCQAT saves 58.1 % and loses 0.3 points", by a `score`."""
     if len(rows) < 2:
         return "no results yet" if not rows else "no smaller file is as good"
     best, lost = rows[1], rows[1]["lost"] / score.scale

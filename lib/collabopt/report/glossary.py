@@ -40,11 +40,7 @@ GLOSSARY = {
 
 
 def explain(column: str) -> str:
-    """Return the definition of a table's column; empty if there is none.
-
-    Args:
-        column: The head of the column, with its group and unit: "file: gzip (kB)".
-    """
+    """Return the definition of a table's `column`, its head with group and unit; empty if there is none."""
     title = column.rpartition(": ")[2].partition(" (")[0]
     if column.startswith("INT8 file →"):
         return "The full-integer file: bytes before and after gzip, and the share that gzip saves."

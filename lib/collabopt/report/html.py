@@ -31,15 +31,7 @@ UNSEEN = 8
 
 
 def render(template: str, **values: Any) -> str:
-    """Render one of the package's templates.
-
-    Args:
-        template: File name of the template.
-        **values: Its variables. Text is escaped unless it is `markupsafe.Markup`.
-
-    Returns:
-        The HTML.
-    """
+    """Return the HTML of one of the package's templates, `template`, with variables `values`, which are escaped."""
     return _ENVIRONMENT.get_template(template).render(**values)
 
 
@@ -109,14 +101,7 @@ def make_picture(draw: Callable[[Any], Figure | None], rows: Any, caption: str, 
 
 
 def shrink_png(png: bytes) -> bytes:
-    """Reduce a figure to 256 colours, a third of its bytes.
-
-    Args:
-        png: Content of a PNG file.
-
-    Returns:
-        The smaller file. A photograph, which has more colours, and a transparent picture are returned unchanged.
-    """
+    """Return a `png` in 256 colours, a third of its bytes; a photograph or transparent picture stays as it is."""
     with Image.open(io.BytesIO(png)) as picture:
         dpi, before = picture.info.get("dpi"), picture.convert("RGB")
         if picture.convert("RGBA").getextrema()[3][0] < 255:  # transparency would be lost

@@ -27,16 +27,10 @@ from collabopt.storage import timeline
 def write(
     directory: Path, experiment_text: str, status: dict[str, str] | None = None, home: Path | None = None
 ) -> Path:
-    """Write `index.html` of a report directory. The page says what is missing.
+    """Write `index.html` of a report `directory`, and return its path. The page says what is missing.
 
-    Args:
-        directory: The report directory.
-        experiment_text: The experiment's YAML. Its first comment introduces the page.
-        status: By name of a notebook, "ok" or why its page is not complete.
-        home: The page of all reports.
-
-    Returns:
-        Path of the page.
+    `experiment_text` is YAML, whose first comment introduces the page. `status` is, by notebook, "ok" or why its page
+    is not complete. `home` is the page of all reports.
     """
     run = read_run(directory)
     seed = run.get("seed")  # the tables show the first of several seeds; comparison.csv covers all of them

@@ -42,14 +42,7 @@ _KERNEL_COLUMNS = {
 
 
 def layers(finished: Finished) -> Table:
-    """Tabulate sparsity and unique values in Keras and in the int8 file, one row per kernel.
-
-    Args:
-        finished: A finished stage.
-
-    Returns:
-        The table.
-    """
+    """Return the table of sparsity and unique values of a stage `finished`, in Keras and int8, one row per kernel."""
     rows = [
         {
             **{title: row[title.lower()] for title in ("Layer", "Kind", "Shape")},
@@ -69,15 +62,7 @@ def layers(finished: Finished) -> Table:
 
 
 def kernel_by_kernel(ours: Finished, theirs: Finished) -> Table:
-    """Tabulate each eligible kernel after TFMOT's scheme and after ours.
-
-    Args:
-        ours: A stage by our scheme.
-        theirs: The same stage by TFMOT's.
-
-    Returns:
-        The table, one row per kernel.
-    """
+    """Return the table of eligible kernels of one stage after TFMOT's scheme, `theirs`, and `ours`."""
     tables = {"TFMOT": theirs.layers, "ours": ours.layers}
     kernels = ours.eligible_layers()  # TFMOT's stage may not be available, and then has no rows
     sides = {
@@ -96,14 +81,7 @@ def kernel_by_kernel(ours: Finished, theirs: Finished) -> Table:
 
 
 def verdicts(finished: Sequence[Finished]) -> Table:
-    """Tabulate the stages that must keep zeros or clusters, and whether they do.
-
-    Args:
-        finished: Finished stages. Those with nothing to keep are left out.
-
-    Returns:
-        The table, one row per stage.
-    """
+    """Return the table of `finished` stages that must keep zeros or clusters, and whether they do."""
     rows = []
     for one in finished:
         duties = ["every zero of its parent"] * one.stage.keeps_zeros + ["the number of clusters"] * one.stage.clusters
@@ -123,13 +101,9 @@ def verdicts(finished: Sequence[Finished]) -> Table:
 
 
 def activations(finished: Sequence[Finished]) -> Table:
-    """Tabulate how the ranges of activations were set, and whether they fit the data, one row per stage.
+    """Return the table of how activation ranges of `finished` stages were set, and whether they fit the data.
 
-    Args:
-        finished: Finished stages, also of both schemes.
-
-    Returns:
-        The table. A factor above 1.5 is flagged: the learnt range is too wide or too narrow by as much.
+    A factor above 1.5 is flagged: the learnt range is too wide or too narrow by as much.
     """
     rows, both = [], len({one.key["scheme"] for one in finished} - {""}) > 1
     for one in finished:
@@ -152,14 +126,7 @@ def activations(finished: Sequence[Finished]) -> Table:
 
 
 def coding(finished: Sequence[Finished]) -> Table:
-    """Tabulate the bytes of the int8 kernels raw, after gzip and at their zero-order entropy, one row per stage.
-
-    Args:
-        finished: Finished stages.
-
-    Returns:
-        The table.
-    """
+    """Return the table of int8 kernel bytes of `finished` stages: raw, after gzip and at their zero-order entropy."""
     rows = [
         {"Stage": Cell.from_stage(one.stage.name)}
         | _make_coding_cells(_select_eligible(one, one.int8_values()))
@@ -171,14 +138,7 @@ def coding(finished: Sequence[Finished]) -> Table:
 
 
 def ranges(finished: Sequence[Finished]) -> Table:
-    """Compare one int8 range per tensor with one per channel.
-
-    Args:
-        finished: Finished stages. Those without a range per tensor are left out.
-
-    Returns:
-        The table, two rows per stage.
-    """
+    """Return the table of one int8 range per tensor beside one per channel, of `finished` stages with both."""
     rows = []
     for one in finished:
         metrics = (find_score(one.result).test_int8, "gzip_bytes")

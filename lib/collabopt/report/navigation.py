@@ -13,27 +13,13 @@ _BLOCK = re.compile(r"<!-- (pages|steps) -->.*?<!-- /\1 -->", re.DOTALL)
 
 
 def list_pages(directory: Path) -> list[dict[str, str]]:
-    """List the notebooks' pages of a report in the order of reading, without the index.
-
-    Args:
-        directory: The report directory.
-
-    Returns:
-        What `read_head` returns of each page.
-    """
+    """Return `read_head` of the notebooks' pages in `directory` in the order of reading, without the index."""
     names = {path.stem for path in directory.glob("*.html")} - {"index"}
     return [read_head(directory / f"{name}.html") for name in sort_notebooks(names)]
 
 
 def describe(page: Path) -> dict[str, Any]:
-    """Describe the place of a page among those of its report.
-
-    Args:
-        page: A notebook's page, or the index, which need not exist yet.
-
-    Returns:
-        `pages`: label, address and whether it is this page; `previous` and `next`: label and address, or None.
-    """
+    """Return the place of a `page`: `pages` (label, address, whether it is this), `previous` and `next`."""
     entries = [("Verdict and results", "index.html")]
     entries += [(entry["title"].partition(":")[0], entry["href"]) for entry in list_pages(page.parent)]
     at = [href for _, href in entries].index(page.name)
@@ -45,11 +31,7 @@ def describe(page: Path) -> dict[str, Any]:
 
 
 def refresh(directory: Path) -> None:
-    """Let the notebooks' pages of a report list all pages that there are now.
-
-    Args:
-        directory: The report directory.
-    """
+    """Let the notebooks' pages of a report `directory` list all pages that there are now."""
     for entry in list_pages(directory):
         page = directory / entry["href"]
         before, place = page.read_text(encoding="utf-8"), describe(page)

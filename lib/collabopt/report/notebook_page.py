@@ -89,15 +89,7 @@ def _insert_head(body: bs4.BeautifulSoup, directory: Path, setting: str, seconds
 
 
 def copy_notebook(notebook: Path, page: Path) -> str:
-    """Put an executed notebook beside its page, without paths of this machine.
-
-    Args:
-        notebook: The notebook.
-        page: Path of its page.
-
-    Returns:
-        Name of the copy.
-    """
+    """Put an executed `notebook` beside its `page`, without paths of this machine, and return its name."""
     copied, cells = page.with_suffix(".ipynb"), nbformat.read(notebook, as_version=4)
     for name in ("input_path", "output_path"):
         if name in cells.metadata.get("papermill", {}):

@@ -46,15 +46,9 @@ def describe(directory: Path, seconds: float | None = None) -> list[tuple[str, s
 
 
 def format_command(directory: Path, experiment: str, more: str = "") -> str:
-    """Return the command that makes a report again.
+    """Return `make report` with EXPERIMENT and SET, which makes the report `directory` of an `experiment` again.
 
-    Args:
-        directory: The report directory, whose run.json holds the parameters that differ from the experiment's.
-        experiment: Name of the experiment.
-        more: A further parameter, such as "max_gzip_bytes=9000".
-
-    Returns:
-        `make report` with EXPERIMENT and SET.
+    `more` is a further parameter, such as "max_gzip_bytes=9000".
     """
     given = [f"{name}={_format_value(value)}" for name, value in read_run(directory).get("settings", {}).items()]
     words = " ".join([*given, *filter(None, [more])])
@@ -62,11 +56,7 @@ def format_command(directory: Path, experiment: str, more: str = "") -> str:
 
 
 def describe_setting(directory: Path) -> str:
-    """Return what a report overrides in its experiment: "sparsity 0.8, number of clusters 32"; empty if nothing.
-
-    Args:
-        directory: The report directory, with run.json.
-    """
+    """Return what a report `directory` overrides in its experiment: "sparsity 0.8, number of clusters 32"."""
     settings = read_run(directory).get("settings", {})
     return ", ".join(f"{name.replace('_', ' ')} {_format_value(value)}" for name, value in settings.items())
 

@@ -17,14 +17,7 @@ _DECIBELS, _TIMES = Metric("decibels", "SNR", digits=1), Metric("times", "ratio"
 
 
 def quantization(diagnosis: Diagnosis) -> Table:
-    """Tabulate what int8 costs, one row per input and layer.
-
-    Args:
-        diagnosis: Of `quantization_sensitivity.diagnose`.
-
-    Returns:
-        The table.
-    """
+    """Return the table of what int8 costs in a `diagnosis`, one row per input and layer."""
     score, group = diagnosis.score, f"Drop ({diagnosis.score.drop_unit or diagnosis.score.title})"
     drop = Metric("drop", "drop", digits=score.digits)
     metrics = {
@@ -54,14 +47,7 @@ def quantization(diagnosis: Diagnosis) -> Table:
 
 
 def tensors(compared: FileComparison) -> Table:
-    """Tabulate the tensors that two files have in common, one row per operator of the second file.
-
-    Args:
-        compared: Of `file_comparison.compare`.
-
-    Returns:
-        The table.
-    """
+    """Return the table of `compared` tensors of two files, one row per operator of the second."""
     rows = [
         {
             "Tensor": Cell(row.tensor, kind="wrap"),

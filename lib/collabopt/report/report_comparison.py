@@ -30,13 +30,7 @@ _CURVES, _DENSITIES = "*-training.csv", "*-density.csv"
 
 
 def compare(names: list[str]) -> int:
-    """Write the page that compares reports, and print where it is.
-
-    Args:
-        names: As in `find_reports`.
-
-    Returns:
-        The exit status, 0.
+    """Write the page that compares the reports `names`, print where it is, and return the exit status, 0.
 
     Raises:
         ExperimentError: There are fewer than two reports, or one does not exist.
@@ -46,13 +40,7 @@ def compare(names: list[str]) -> int:
 
 
 def find_reports(names: Sequence[str]) -> dict[str, Path]:
-    """Find the directories of reports.
-
-    Args:
-        names: Their directories relative to that of all reports: "digits", "digits/sparsity=0.8".
-
-    Returns:
-        The directories by name.
+    """Return report directories by name; `names` are relative to that of all: "digits", "digits/sparsity=0.8".
 
     Raises:
         ExperimentError: There are fewer than two reports, or one does not exist.
@@ -103,22 +91,12 @@ def find_others(run: Any, others: Sequence[str | dict[str, Any]] | None) -> dict
 
 
 def name_page(names: Sequence[str]) -> str:
-    """Return the name of the page that compares reports, in `compare/` of the directory of all reports.
-
-    Args:
-        names: Names of the reports.
-    """
+    """Return the name of the page that compares the reports `names`, in `compare/` of the directory of all reports."""
     return re.sub(r"[^\w.,=+-]", "_", "+".join(names))[:150] + ".html"
 
 
 def write(names: Sequence[str]) -> Path:
-    """Write the page that compares reports.
-
-    Args:
-        names: As in `find_reports`.
-
-    Returns:
-        Path of the page.
+    """Write the page that compares the reports `names`, and return its path.
 
     Raises:
         ExperimentError: There are fewer than two reports, or one does not exist.
@@ -143,14 +121,7 @@ def write(names: Sequence[str]) -> Path:
 
 
 def tabulate_settings(places: dict[str, Path]) -> Table:
-    """Tabulate the settings, data and versions that are not the same in all reports.
-
-    Args:
-        places: Directories of the reports by name.
-
-    Returns:
-        The table, one row per key; without rows if all are the same.
-    """
+    """Return settings, data and versions that differ between `places` (directories by name), one row per key."""
     runs = {name: _flatten(read_run(place)) for name, place in places.items()}
     hidden = ("start", "end", "experiment.name")
     keys = [key for key in dict.fromkeys(key for run in runs.values() for key in run) if key not in hidden]
@@ -173,15 +144,7 @@ def _flatten(values: Any, above: str = "") -> dict[str, Any]:
 
 
 def tabulate_verdicts(places: dict[str, Path], page: Path) -> Table:
-    """Tabulate the recommended file of each report.
-
-    Args:
-        places: Directories of the reports by name.
-        page: Directory of the page that shows the table, for its links.
-
-    Returns:
-        The table, one row per report.
-    """
+    """Return the recommended file of each report of `places`, by name, with links from the directory `page`."""
     lines, size = [], get_metric("gzip_bytes")
     for name, place in places.items():
         found = recommendation.recommend(place)
@@ -201,14 +164,7 @@ def tabulate_verdicts(places: dict[str, Path], page: Path) -> Table:
 
 
 def tabulate_stages(places: dict[str, Path]) -> Table:
-    """Tabulate the int8 files of the reports, and how they differ from those of the first.
-
-    Args:
-        places: Directories of the reports by name.
-
-    Returns:
-        The table, one row per stage.
-    """
+    """Return int8 files of `places`, directories by name, and their difference from the first's, a row per stage."""
     rows = {name: results.read(place / "results.csv") for name, place in places.items()}
     first = next(iter(rows))
     score, size = find_score(rows[first]), get_metric("gzip_bytes")
@@ -243,28 +199,12 @@ def tabulate_stages(places: dict[str, Path]) -> Table:
 
 
 def draw_curves(places: dict[str, Path], csv: Path | None = None) -> Figure | None:
-    """Draw the training curves of the reports over one another.
-
-    Args:
-        places: Directories of the reports by name.
-        csv: File for the data.
-
-    Returns:
-        The figure; None if the reports have no curve in common.
-    """
+    """Return the training curves of `places`, directories by name; None without a common one. `csv` is for the data."""
     return _draw(overlays.draw_curves, places, _CURVES, csv)
 
 
 def draw_densities(places: dict[str, Path], csv: Path | None = None) -> Figure | None:
-    """Draw the weight densities of the reports over one another.
-
-    Args:
-        places: Directories of the reports by name.
-        csv: File for the data.
-
-    Returns:
-        The figure; None if the reports have no density in common.
-    """
+    """Return the densities of `places`, directories by name; None without a common one. `csv` is for the data."""
     return _draw(overlays.draw_densities, places, _DENSITIES, csv)
 
 

@@ -31,24 +31,13 @@ SETTINGS = {
 
 
 def list_metrics(rows: pd.DataFrame) -> list[Metric]:
-    """Return the metrics that tables of stages show, in the order of their columns.
-
-    Args:
-        rows: Rows of results.csv.
-
-    Returns:
-        The metrics. Balanced accuracy is among them where it differs from accuracy by a point or more.
-    """
+    """Return the metrics that tables of stages show; balanced accuracy where it differs by a point in `rows`."""
     hidden = (*TIMES, "rounded_to_zero", *(() if is_unbalanced(rows) else results.BALANCED))
     return [metric for name, metric in METRICS.items() if name in rows and name not in hidden]
 
 
 def is_unbalanced(rows: pd.DataFrame) -> bool:
-    """Return whether accuracy and balanced accuracy differ by a point or more in any row.
-
-    Args:
-        rows: Rows of results.csv or variants.csv.
-    """
+    """Return whether accuracy and balanced accuracy differ by a point or more in any of the `rows`."""
     pairs = {"accuracy": "balanced_accuracy", "validation_accuracy": "validation_balanced_accuracy"}
     columns = [(one, other) for one, other in pairs.items() if {one, other} <= {*rows}]
     numbers = results.to_numbers(rows, [name for pair in columns for name in pair])
@@ -56,26 +45,14 @@ def is_unbalanced(rows: pd.DataFrame) -> bool:
 
 
 def find_varied_settings(rows: pd.DataFrame) -> list[str]:
-    """Return the settings that have more than one value.
-
-    Args:
-        rows: Rows of results.csv or sweep.csv.
-    """
+    """Return the settings that have more than one value in `rows` of results.csv or sweep.csv."""
     # Without options a stage has the defaults, so one text is enough to differ.
     most = {column: 0 if column == "options" else 1 for column in SETTINGS if column in rows}
     return [column for column in most if len({*rows[column].dropna()} - {""}) > most[column]]
 
 
 def format_setting(row: dict[str, Any], settings: list[str]) -> str:
-    """Format settings: "sparsity 0.5, clusters 8".
-
-    Args:
-        row: A row of results.csv or sweep.csv.
-        settings: The columns.
-
-    Returns:
-        The text; empty settings are left out.
-    """
+    """Return `settings` of a `row`: "sparsity 0.5, clusters 8"; empty ones are left out."""
     return ", ".join(
         f"{SETTINGS[column]} {row[column]}" for column in settings if not pd.isna(row[column]) and row[column] != ""
     )
@@ -117,10 +94,7 @@ def average_over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def compare_with_baseline(table: pd.DataFrame) -> pd.DataFrame:
-    """Compare each row with the first baseline that has the same share of the training data.
-
-    Args:
-        table: Rows of `average_over_seeds`.
+    """Compare each row of `average_over_seeds`' `table` with the first baseline of the same share of training data.
 
     Returns:
         The rows with `lost` and `validation_lost` (drop of the INT8 score) and `saved` (fraction of the gzipped
@@ -138,14 +112,7 @@ def compare_with_baseline(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def sort_by_stage(rows: pd.DataFrame) -> pd.DataFrame:
-    """Sort rows in the order of the tree.
-
-    Args:
-        rows: A table with the column `stage`.
-
-    Returns:
-        The sorted rows.
-    """
+    """Return `rows`, which have the column `stage`, in the order of the tree."""
     order = {stage: position for position, stage in enumerate(list_stages())}
     return rows.sort_values("stage", key=lambda stages: stages.map(order), kind="stable", ignore_index=True)
 

@@ -19,16 +19,9 @@ _IN_COLUMNS = ("sparsity", *results.KEY, *results.OPTIONAL_KEY)
 
 
 def write(directory: Path, experiment: str, states: dict[str, str], home: Path | None = None) -> Path:
-    """Write index.html, sweep.csv and results.csv of a sweep.
+    """Write index.html, sweep.csv and results.csv of a sweep of `experiment` to `directory`, and return the page.
 
-    Args:
-        directory: Directory of the sweep.
-        experiment: Name or file of the experiment.
-        states: By name of the cell, "ok" or why it is not complete.
-        home: The page of all reports.
-
-    Returns:
-        Path of the page.
+    `states` is "ok" or why it is not complete, by cell. `home` is the page of all reports.
     """
     rows = _read_rows(directory, list(states))
     name = loading.find_experiment(experiment).stem

@@ -66,32 +66,18 @@ class Cell:
 
     @classmethod
     def from_stage(cls, name: str, href: str = "", text: str = "") -> "Cell":
-        """Return a stage with its mark. Stages sort in the order of the tree.
-
-        Args:
-            name: Name of the stage.
-            href: Page of the stage.
-            text: Text; empty takes the stage's label.
-        """
+        """Return the stage `name` with its mark, `text` or label, and a link to `href`. Stages sort as in the tree."""
         order = [*list_stages(), name].index(name)
         return cls(text or get_label(name), order, href, mark=(get_colour(name), get_marker(name)))
 
     @classmethod
     def from_preserved(cls, value: object) -> "Cell":
-        """Return whether a stage kept its zeros and clusters: "yes", "NO" in red, or empty.
-
-        Args:
-            value: Value of the column `preserved`.
-        """
+        """Return whether a stage kept zeros and clusters, a `value` of `preserved`: "yes", "NO" in red, or empty."""
         return {True: cls("yes"), False: cls("NO", kind="no"), None: cls()}[parse_preserved(value)]
 
     @classmethod
     def from_warnings(cls, row: Mapping[str, Any]) -> "Cell":
-        """Return in red what is wrong with the int8 file of a row; empty if nothing is.
-
-        Args:
-            row: A row of results.csv or variants.csv.
-        """
+        """Return in red what is wrong with the int8 file of a `row`; empty if nothing is."""
         faults = row.get("int8_faults")
         found = [faults] if isinstance(faults, str) and faults else []
         found += [f"predicts {ONE_CLASS}"] if is_constant(row) else []
@@ -99,21 +85,12 @@ class Cell:
 
     @classmethod
     def from_reason(cls, value: object) -> "Cell":
-        """Return why a stage or variant is not available; empty if it is.
-
-        Args:
-            value: Value of the column `unavailable`.
-        """
+        """Return why a stage or variant is not available, the `value` of `unavailable`; empty if it is."""
         return cls() if pd.isna(value) or not value else cls(f"not available: {value}", kind="wrap")
 
     @classmethod
     def from_file(cls, href: str, name: str) -> "Cell":
-        """Return a link to a `.tflite` file; empty without a file.
-
-        Args:
-            href: Path of the file; empty if there is none.
-            name: Name of the stage or variant, for screen readers.
-        """
+        """Return a link to a `.tflite` file `href` of the stage or variant `name`; empty without a file."""
         return cls(".tflite", href=href, about=f" of {name}") if href else cls()
 
 
@@ -156,27 +133,15 @@ class Table:
         return spans if any(name for name, _ in spans) else []
 
     def explain(self, column: str) -> str:
-        """Return the definition of a column's head; empty if there is none.
-
-        Args:
-            column: The column.
-        """
+        """Return the definition of the head of a `column`; empty if there is none."""
         return glossary.explain(column)
 
     def list_presets(self, column: str) -> list[str]:
-        """Return the presets that show a column.
-
-        Args:
-            column: The column.
-        """
+        """Return the presets that show a `column`."""
         return [name for name, columns in self.presets.items() if column in columns]
 
     def is_number(self, column: str) -> bool:
-        """Return whether a column holds numbers.
-
-        Args:
-            column: The column.
-        """
+        """Return whether a `column` holds numbers."""
         return any({"number", "missing"} & set(row[column].kind.split()) for row in self.rows)
 
     def drop_empty_columns(self) -> "Table":
@@ -205,25 +170,12 @@ class Table:
 
 
 def format_head(metric: Metric, group: str = "") -> str:
-    """Format the column of a metric: "Accuracy (%)", or "File: ZIP (kB)".
-
-    Args:
-        metric: The metric.
-        group: Heading above the column.
-
-    Returns:
-        Group, title and unit.
-    """
+    """Return the column of a `metric` below a heading `group`: "Accuracy (%)", or "File: ZIP (kB)"."""
     return ": ".join(map(_capitalize, filter(None, (group, metric.heading))))
 
 
 def make_metric_cells(values: dict[str, float | None], group: str = "") -> dict[str, Cell]:
-    """Return the cell of each metric by its column, as a part of a row.
-
-    Args:
-        values: Values by name of the metric.
-        group: Heading above the columns.
-    """
+    """Return the cell of each metric in `values` by its column, below a heading `group`, as a part of a row."""
     return {format_head(METRICS[name], group): Cell.from_number(values[name], METRICS[name]) for name in values}
 
 

@@ -58,70 +58,33 @@ _COMPARED_NOTE = (
 
 
 def stages(finished: Sequence[Finished]) -> Table:
-    """Tabulate score, size, sparsity and preservation, one row per stage.
-
-    Args:
-        finished: Finished stages, also of several runs. The settings that differ become columns.
-
-    Returns:
-        The table.
-    """
+    """Return score, size, sparsity and preservation of `finished` stages. Settings that differ are columns."""
     rows = _collect(finished)
     return _make_stage_table("Stages", rows, list_metrics(rows), f"{_FAKE_NOTE} {_RESULTS_NOTE}")
 
 
 def schemes(ours: Sequence[Finished], theirs: Sequence[Finished]) -> Table:
-    """Tabulate the stages by TFMOT's scheme and by ours, with their training times.
-
-    Args:
-        ours: Finished stages by our scheme.
-        theirs: The same stages by TFMOT's.
-
-    Returns:
-        The table, two rows per stage.
-    """
+    """Return the table of stages by TFMOT's scheme, `theirs`, and `ours`, with training times, two rows per stage."""
     rows = _collect([one for pair in zip(theirs, ours, strict=True) for one in pair])
     metrics = [*list_metrics(rows), *map(get_metric, TIMES)]
     return _make_stage_table("TFMOT's scheme and ours", rows, metrics, f"{_FAKE_NOTE} {PRESERVED}")
 
 
 def times(finished: Sequence[Finished]) -> Table:
-    """Tabulate epochs, set-up and fit time, one row per stage.
-
-    Args:
-        finished: Finished stages.
-
-    Returns:
-        The table.
-    """
+    """Return the table of epochs, set-up and fit time of `finished` stages."""
     rows = _collect(finished).drop(columns="preserved")
     return _make_stage_table("Training time", rows, [*map(get_metric, TIMES)])
 
 
 def results(rows: pd.DataFrame, directory: Path) -> Table:
-    """Tabulate a report or a sweep on a page, one row per stage and setting.
-
-    Args:
-        rows: Rows of results.csv as text, or of `average_over_seeds`.
-        directory: Directory of the report or sweep, to whose pages and models the rows link.
-
-    Returns:
-        The table.
-    """
+    """Return `rows` of results.csv (text) or `average_over_seeds` as a table with links into `directory`."""
     of, note = ("cell", _SWEEP_NOTE) if "seeds" in rows else ("stage", _RESULTS_NOTE)
     note += _ONE_SEED if "seed" in rows and len({*rows["seed"]}) == 1 else ""
     return _make_stage_table(f"Results of every {of}", rows, list_metrics(rows), note, directory)
 
 
 def findings(found: Sequence[Finding]) -> Table:
-    """Tabulate the pre-flight check, one row per finding.
-
-    Args:
-        found: Findings of `Run.preflight`.
-
-    Returns:
-        The table.
-    """
+    """Return the table of findings `found` by `Run.preflight`."""
     rows = [
         {"Layer": one.layer, "Finding": Cell(one.reason, kind="wrap"), "Remedy": Cell(one.remedy, kind="wrap")}
         for one in found
@@ -131,14 +94,7 @@ def findings(found: Sequence[Finding]) -> Table:
 
 
 def imported(run: Run) -> Table | None:
-    """Tabulate what the import changed in the user's model, one row per rewrite.
-
-    Args:
-        run: The run.
-
-    Returns:
-        The table; None for a built-in model.
-    """
+    """Return the table of what the import of a user's model changed, one row per rewrite; None for a built-in model."""
     found = run.imported()
     if found is None:
         return None
@@ -154,15 +110,7 @@ def imported(run: Run) -> Table | None:
 
 
 def guide(run: Run, name: str) -> Table:
-    """Tabulate a stage as TFMOT's guide to it does, with the published figures of the same model and data.
-
-    Args:
-        run: The run.
-        name: Name of a stage with a guide.
-
-    Returns:
-        The table, one row per figure and source.
-    """
+    """Return stage `name` as TFMOT's guide tabulates it, with published figures, one row per figure and source."""
     columns, known = STAGES[name].guide, published.read_table(run.experiment, name)
     known = known.replace({"metric": {"compressed_bytes": "zip_bytes"}})
     theirs = {stage: {one: published.find_value(known, stage, one) for one in known["metric"]} for stage in columns}
@@ -180,14 +128,9 @@ def guide(run: Run, name: str) -> Table:
 
 
 def compared(rows: pd.DataFrame, *figures: str) -> Table:
-    """Tabulate published figures beside ours, one row per figure.
+    """Return `rows` of `comparison.compare` as a table of `figures`, or of those that get a verdict.
 
-    Args:
-        rows: Rows of `comparison.compare`. On a page of several reports, `report` and `page` name the report of a row.
-        *figures: The figures; none selects those that get a verdict.
-
-    Returns:
-        The table.
+    On a page of several reports, `report` and `page` name the report of a row.
     """
     shown = rows[rows["published"].notna() & rows["figure"].isin(figures or comparison.TOLERANCES)]
     lines = []
@@ -210,13 +153,7 @@ def compared(rows: pd.DataFrame, *figures: str) -> Table:
 
 
 def make_compression_cell(raw: float | None, compressed: float | None, metric: Metric) -> Cell:
-    """Return sizes before and after compression, with the share saved: "528.1 → 434.9 (17.7 %)".
-
-    Args:
-        raw: Bytes of the file; None or NaN if not known.
-        compressed: Bytes after compression; None or NaN if not known.
-        metric: Metric of the compressed size.
-    """
+    """Return bytes `raw` and `compressed` with the share saved: "528.1 → 434.9 (17.7 %)"; empty if unknown."""
     texts = [get_metric("tflite_bytes").format(raw), metric.format(compressed)]
     saved = f" ({get_metric('saved').format(1 - compressed / raw)} %)" if all(texts) else ""
     return Cell(" → ".join(filter(None, texts)) + saved, compressed if texts[1] else MISSING, kind="number")

@@ -39,14 +39,7 @@ _NOTE = (
 
 
 def search(found: Search) -> Table:
-    """Tabulate the variants in the order of the search, with their values for each target and the verdict.
-
-    Args:
-        found: A finished search.
-
-    Returns:
-        The table, one row per variant.
-    """
+    """Return the variants that a search `found`, in its order, with their values for each target and the verdict."""
     score = find_score(found.table)
     limits, base = targets.list_targets(found.targets), targets.get_baseline_score(found.table)
     rows, tree = [], found.run.experiment.tree
@@ -75,14 +68,7 @@ def search(found: Search) -> Table:
 
 
 def trials(found: SettingsSearch) -> Table:
-    """Tabulate the files of a search over settings in the order of training, with what was predicted of each.
-
-    Args:
-        found: A finished search.
-
-    Returns:
-        The table, one row per trained stage.
-    """
+    """Return the files that a search over settings `found`, in the order of training, with their predictions."""
     score, size, rows = found.run.data.task.score, get_metric("gzip_bytes"), []
     drop, smallest = get_metric(score.drop), found.trials.index[found.trials["best"]].max()
     for row in found.trials.itertuples():
@@ -105,27 +91,13 @@ def trials(found: SettingsSearch) -> Table:
 
 
 def shape(rows: pd.DataFrame) -> Table:
-    """Tabulate what stages that change the shape of the network save, one row per stage and format.
-
-    Args:
-        rows: Rows of `shape.measure`.
-
-    Returns:
-        The table.
-    """
+    """Return `rows` of `shape.measure` as a table, one row per stage and format."""
     metrics = [METRICS[name] for name in (find_score(rows).test, *_SHAPE_METRICS)]
     return _make_variant_table("The shape of the network", rows, [*_SHAPE, *metrics])
 
 
 def sizes(found: Search) -> Table:
-    """Tabulate the score, file sizes, and int8 weights with their zero-order entropy, one row per variant.
-
-    Args:
-        found: A finished search.
-
-    Returns:
-        The table.
-    """
+    """Return score, file sizes, and int8 weights with zero-order entropy of the variants that a search `found`."""
     rows = found.table.assign(**{_RATIO.name: found.table["zstd_bytes"] / found.table["entropy_bytes"]})
     metrics = [metric for metric in METRICS.values() if metric.group in (find_score(rows).title, *_SIZE_GROUPS)]
     metrics = [metric for metric in metrics if metric.name in rows]
@@ -133,28 +105,13 @@ def sizes(found: Search) -> Table:
 
 
 def inference(found: Search) -> Table:
-    """Tabulate latency on this host and Vela's estimates for the NPU, one row per variant.
-
-    Args:
-        found: A finished search.
-
-    Returns:
-        The table.
-    """
+    """Return latency on this host and Vela's estimates for the NPU of the variants that a search `found`."""
     metrics = [metric for metric in METRICS.values() if metric.group not in _SIZE_GROUPS and metric.name in found.table]
     return _make_variant_table("Inference of each variant", found.table, metrics)
 
 
 def variants(rows: pd.DataFrame, directory: Path) -> Table:
-    """Tabulate variants.csv on a page, one row per variant.
-
-    Args:
-        rows: Its rows as text.
-        directory: The report directory, to whose pages and files the rows link.
-
-    Returns:
-        The table.
-    """
+    """Return `rows` of variants.csv, as text, as a table with links into the report `directory`."""
     metrics = [metric for name, metric in METRICS.items() if metric.description or name in rows]
     return _make_variant_table("Accuracy and cost of every variant", rows, metrics, directory)
 

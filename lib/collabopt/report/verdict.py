@@ -25,14 +25,9 @@ _NPU = "npu_ms", "npu_sram_kib", "npu_flash_kib"
 
 
 def make_verdict(directory: Path, experiment: str) -> dict[str, Any]:
-    """Make the variables of `verdict.html.j2`.
+    """Return the variables of `verdict.html.j2` for a report `directory` and commands on its `experiment`.
 
-    Args:
-        directory: The report directory.
-        experiment: Name of the experiment, for commands.
-
-    Returns:
-        The variables. Without a table of files they only say how to get one.
+    Without a table of files they only say how to get one.
     """
     found = recommendation.recommend(directory)
     if found is None:
@@ -56,15 +51,9 @@ def make_verdict(directory: Path, experiment: str) -> dict[str, Any]:
 
 
 def make_sweep_verdict(directory: Path, experiment: str, cells: list[str]) -> dict[str, Any]:
-    """Make the variables of `verdict.html.j2` for a sweep: those of the cell whose recommended file is the smallest.
+    """Return `make_verdict` of the cell in `cells` of a sweep in `directory` whose recommended file is the smallest.
 
-    Args:
-        directory: Directory of the sweep.
-        experiment: Name of the experiment.
-        cells: Names of the cells.
-
-    Returns:
-        The variables.
+    `experiment` is named in commands.
     """
     sizes = {}
     for cell in cells:
@@ -80,12 +69,7 @@ def make_sweep_verdict(directory: Path, experiment: str, cells: list[str]) -> di
 
 
 def describe_drop(found: Recommendation, row: dict[str, Any]) -> str:
-    """Return the drop of a file on validation: "drops by 0.46 ± 0.93 points, within noise of the float32 baseline".
-
-    Args:
-        found: The recommendation.
-        row: Row of variants.csv.
-    """
+    """Return the drop on validation of a `row` of what is `found`: "drops by 0.46 ± 0.93 points, within noise …"."""
     drop, noise = found.get_drop(row)
     verb = "drops" if drop > 0 else "rises"
     if found.score.lower_is_better:

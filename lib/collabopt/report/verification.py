@@ -21,14 +21,7 @@ _FIGURE = ["table", "source", "stage", "clusters", "cluster_per_channel", "spars
 
 
 def verify(name: str) -> int:
-    """Print the verdicts on a finished report, or on all of them.
-
-    Args:
-        name: The experiment, or "all".
-
-    Returns:
-        The exit status (`compute_exit_status`).
-    """
+    """Print the verdicts on the report `name`, or on "all", and return the exit status (`compute_exit_status`)."""
     if name == EVERY_REPORT:
         return _verify_all()
     try:
@@ -98,21 +91,13 @@ def judge_reports(compared: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def count_verdicts(judged: pd.DataFrame) -> str:
-    """Return how many figures got each verdict: "14 reproduced, 0 better, 1 worse, …".
-
-    Args:
-        judged: Rows of `judge`.
-    """
+    """Return how many figures of `judged` got each verdict: "14 reproduced, 0 better, 1 worse, …"."""
     counts = judged["verdict"].value_counts()
     return ", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in VERDICTS)
 
 
 def format_markdown(judged: pd.DataFrame) -> str:
-    """Return a Markdown table in points and per cent, ours ± the standard deviation over seeds.
-
-    Args:
-        judged: Rows of `judge` or `judge_reports`.
-    """
+    """Return `judged` figures as Markdown in points and per cent, ours ± the standard deviation over seeds."""
     heads = [*(["report"] if "report" in judged else []), "table", "stage", "figure", "published", "ours", "2 SE"]
     lines = [f"| {' | '.join([*heads, 'verdict'])} |", "| --- " * (len(heads) + 1) + "|"]
     for row in _select_shown(judged).to_dict("records"):
@@ -133,10 +118,6 @@ def _select_shown(judged: pd.DataFrame) -> pd.DataFrame:
 
 
 def compute_exit_status(judged: pd.DataFrame) -> int:
-    """Return `WORSE` if a figure is worse, 0 if one is reproduced or better, else `UNDECIDED`.
-
-    Args:
-        judged: Rows of `judge`.
-    """
+    """Return `WORSE` if a figure in `judged` is worse, 0 if one is reproduced or better, else `UNDECIDED`."""
     verdicts = set(judged["verdict"])
     return WORSE if "worse" in verdicts else 0 if verdicts & {"reproduced", "better"} else UNDECIDED
