@@ -68,3 +68,9 @@ def test_a_sweep_shares_the_branches_that_a_nested_key_does_not_decide():
 
 def test_values_are_formatted_for_names_of_directories():
     assert [overriding.format_value(value) for value in (0.8, True, ("a", "b"))] == ["0.8", "True", "a+b"]
+
+
+def test_a_key_of_a_section_that_the_file_does_not_have_is_an_override():
+    name = "stages.pruned.distill.temperature"
+    teacher = {"temperature": 2.0, "weight": 0.5}
+    assert loading.list_overrides("digits", stages={"pruned": {"distill": teacher}})[name] == 2.0

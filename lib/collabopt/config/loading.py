@@ -166,10 +166,10 @@ def list_overrides(name: str, **overrides: Any) -> dict[str, Any]:
 
 
 def get_value(experiment: Experiment, key: str) -> Any:
-    """Return the value of a `key`, one of `PARAMETERS` or a dotted name."""
+    """Return the value of a `key`, one of `PARAMETERS` or a dotted name; None in a section that is not given."""
     found: Any = experiment.targets if key in Targets.model_fields else experiment
     for part in key.split("."):
-        found = getattr(found, part)
+        found = None if found is None else getattr(found, part)
     return list(found) if isinstance(found, tuple) else found
 
 
