@@ -17,14 +17,14 @@ PUBLISHED = {  # model, stage: table, metric and its unit in bytes
 def measure_figures() -> list[dict]:
     """One row per file: our bytes ÷ the published ones."""
     from collabopt import models
-    from collabopt.config import published
+    from collabopt.config import published, sections
     from collabopt.techniques import quantization
     from collabopt.tflite import convert
 
     rows, known = [], published.read()
     pictures = np.random.default_rng(0).uniform(-1, 1, (2, 224, 224, 3)).astype(np.float32)
     for (name, stage), (source, metric, unit) in PUBLISHED.items():
-        model = models.build(models.experiment.Model(name=name), (224, 224, 3), (1000,))
+        model = models.build(sections.Model(name=name), (224, 224, 3), (1000,))
         if stage == "qat":
             content = convert.convert_as_trained(quantization.wrap(model, quantization.Preservation()))
         else:

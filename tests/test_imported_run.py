@@ -8,7 +8,7 @@ from ai_edge_litert.interpreter import Interpreter
 from user_networks import keras_3
 
 from collabopt import datasets
-from collabopt.config import experiment, loading
+from collabopt.config import experiment, loading, sections
 from collabopt.config.stages import STAGES
 from collabopt.deploy import model_card, search, variants
 from collabopt.report import tables
@@ -118,7 +118,7 @@ def test_pictures_without_channels_get_the_axis_that_the_model_has(run, tmp_path
     (images,) = [batch for batch, _ in run.data.test.batches(10_000).as_numpy_iterator()]
     arrays = {"x": images[..., 0], "y": run.data.test.labels}
     np.savez(tmp_path / "flat.npz", **{f"{name}_{part}": arrays[name] for name in "xy" for part in ("train", "test")})
-    own = experiment.Dataset(path=str(tmp_path / "flat.npz"))
+    own = sections.Dataset(path=str(tmp_path / "flat.npz"))
     changed = run.experiment.model_copy(update={"dataset": own})
     data = registry.fit_to_model(datasets.load(changed), changed)
     assert data.input_shape == data.test.take(slice(1)).examples.shape[1:] == (8, 8, 1)

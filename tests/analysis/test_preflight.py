@@ -3,7 +3,7 @@
 import pytest
 
 from collabopt.analysis import preflight
-from collabopt.config import experiment, loading
+from collabopt.config import experiment, loading, sections
 from collabopt.runtime.tensorflow import keras
 
 layers = keras.layers
@@ -14,7 +14,7 @@ def make_experiment(tiny):
     """Makes the tiny experiment with overrides, and with excluded layers."""
 
     def make(pruning=(), clustering=(), quantization=(), **overrides) -> experiment.Experiment:
-        exclude = experiment.Exclude(pruning=pruning, clustering=clustering, quantization=quantization)
+        exclude = sections.Exclude(pruning=pruning, clustering=clustering, quantization=quantization)
         return loading.load(str(tiny), **overrides).model_copy(update={"exclude": exclude})
 
     return make

@@ -3,7 +3,7 @@
 import functools
 
 from collabopt import models
-from collabopt.config import experiment
+from collabopt.config import sections
 from collabopt.runtime.tensorflow import keras, seed_everything
 
 SIZES = {
@@ -21,7 +21,7 @@ SIZES = {
 def build_named(name: str, seed: int = 0) -> keras.Model:
     """Build a model with weights drawn from `seed`."""
     seed_everything(seed)
-    return models.build(experiment.Model(name=name), SIZES[name][0], (SIZES[name][1],))
+    return models.build(sections.Model(name=name), SIZES[name][0], (SIZES[name][1],))
 
 
 @functools.cache

@@ -12,7 +12,7 @@ import pytest
 from named_models import build_named
 
 from collabopt import models
-from collabopt.config import experiment
+from collabopt.config import sections
 from collabopt.config.tasks import TASKS
 from collabopt.datasets.dataset import Shapes
 from collabopt.models import weights
@@ -25,17 +25,17 @@ def function(tmp_path, monkeypatch):
     """A function that writes net(input_shape, classes) to a new module and returns its model section."""
     monkeypatch.chdir(tmp_path)
 
-    def write(body: str) -> experiment.Model:
+    def write(body: str) -> sections.Model:
         name = f"custom_{tmp_path.name}"
         source = "from collabopt.runtime.tensorflow import keras, tf\nlayers = keras.layers\n\n"
         source += "def net(input_shape, classes):\n"
         (tmp_path / f"{name}.py").write_text(source + textwrap.indent(textwrap.dedent(body), "    "))
-        return experiment.Model(function=f"{name}:net")
+        return sections.Model(function=f"{name}:net")
 
     return write
 
 
-def get_output_activations(section: experiment.Model, task: str = "classification") -> list[str | None]:
+def get_output_activations(section: sections.Model, task: str = "classification") -> list[str | None]:
     """The activations that the deployed file of a model of images (8, 8, 1) and ten outputs has after the logits."""
     shapes = Shapes((8, 8, 1), (10,), TASKS[task])
     return registry.get_output_activations(types.SimpleNamespace(model=section), shapes)
@@ -118,7 +118,7 @@ def test_a_function_may_take_no_arguments(function, name):
     module = section.function.partition(":")[0]
     with Path(f"{module}.py").open("a") as file:
         file.write(NO_ARGUMENTS)
-    assert models.build(experiment.Model(function=f"{module}:{name}"), (8, 8, 1), (10,)).count_params() == 650
+    assert models.build(sections.Model(function=f"{module}:{name}"), (8, 8, 1), (10,)).count_params() == 650
 
 
 def test_fresh_weights_come_from_the_seed(function):
@@ -267,7 +267,7 @@ def test_missing_functions_are_named(function, monkeypatch):
         ("__main__:net", "no module __main__"),
     ):
         with pytest.raises(models.ModelError, match=f"^function={given}: .*{message}"):
-            models.build(experiment.Model(function=given), (8, 8, 1), (10,))
+            models.build(sections.Model(function=given), (8, 8, 1), (10,))
 
 
 def test_a_function_with_other_parameters_is_named(function):
@@ -276,7 +276,7 @@ def test_a_function_with_other_parameters_is_named(function):
     with Path(f"{module}.py").open("a") as file:
         file.write("\n\ndef one(units):\n    return net((8, 8, 1), units)\n")
     with pytest.raises(models.ModelError, match=r"one: takes \(units\); expected two parameters without a default"):
-        models.build(experiment.Model(function=f"{module}:one"), (8, 8, 1), (10,))
+        models.build(sections.Model(function=f"{module}:one"), (8, 8, 1), (10,))
 
 
 def test_errors_of_the_function_are_passed_on(function):
@@ -297,7 +297,7 @@ def test_a_function_that_changed_after_its_import_is_rejected(function):
 def test_a_saved_model_keeps_its_weights(tmp_path, ending):
     saved, path = build_named("digits_cnn", 3), tmp_path / f"model.{ending}"
     saved.save(path)
-    section = experiment.Model(path=str(path))
+    section = sections.Model(path=str(path))
     loaded = weights.get_arrays(models.build(section, (8, 8, 1), (10,)))
     assert all(np.array_equal(array, loaded[key]) for key, array in weights.get_arrays(saved).items())
     assert models.compute_code_digest(section).startswith(hashlib.sha256(path.read_bytes()).hexdigest())
@@ -309,7 +309,7 @@ def test_a_saved_model_keeps_its_weights(tmp_path, ending):
 @pytest.mark.parametrize("ending", ["keras", "h5"])
 def test_files_that_cannot_be_loaded_are_named(tmp_path, ending):
     path = tmp_path / f"model.{ending}"
-    section = experiment.Model(path=str(path))
+    section = sections.Model(path=str(path))
     for use in (models.compute_code_digest, lambda section: models.build(section, (8, 8, 1), (10,))):
         with pytest.raises(models.ModelError, match=f"^path=.*{ending}: no such file"):
             use(section)
@@ -324,12 +324,12 @@ def test_a_softmax_model_of_keras_3_is_imported_with_its_softmax_taken_off(tmp_p
     layers = [keras_3.layers.Flatten(), keras_3.layers.Dense(10, activation="softmax")]
     original = keras_3.Sequential([keras_3.Input((8, 8, 1)), *layers])
     original.save(path)
-    model = models.build(experiment.Model(path=str(path)), (8, 8, 1), (10,))
+    model = models.build(sections.Model(path=str(path)), (8, 8, 1), (10,))
     inputs = np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype("float32")
     logits = model.predict(inputs, verbose=0)
     expected = original.predict(inputs, verbose=0)
     np.testing.assert_allclose(np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True), expected, atol=1e-5)
-    section = experiment.Model(path=str(path))
+    section = sections.Model(path=str(path))
     assert get_output_activations(section) == ["softmax"]
     logits = section.model_copy(update={"output": "logits"})
     assert get_output_activations(logits) == []
@@ -361,9 +361,9 @@ def test_custom_classes_and_weights_are_part_of_the_digest(function, tmp_path):
         built.save_weights(tmp_path / "own.weights.h5")
         (tmp_path / f"{module}.py").write_text(CUSTOM_LAYER.format(factor=2 + change))
         for values in ({"weights": str(tmp_path / "own.weights.h5")}, {"custom_objects": [f"{module}:Doubling"]}):
-            digests.add(models.compute_code_digest(experiment.Model(function=section.function, **values)))
+            digests.add(models.compute_code_digest(sections.Model(function=section.function, **values)))
     assert len(digests) == 5
-    section = experiment.Model(function=section.function, weights=str(tmp_path / "own.weights.h5"))
+    section = sections.Model(function=section.function, weights=str(tmp_path / "own.weights.h5"))
     model = models.build(section, (8, 8, 1), (10,))
     np.testing.assert_array_equal(model.get_weights()[0], built.get_weights()[0])
     with pytest.raises(models.ModelError, match=r"^weights=absent\.h5: no such file"):
@@ -373,6 +373,6 @@ def test_custom_classes_and_weights_are_part_of_the_digest(function, tmp_path):
 def test_weights_of_another_model_are_refused(function, tmp_path):
     section = function(GRAPH.format("x = layers.Dense(classes)(x)"))
     keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]).save_weights(tmp_path / "other.weights.h5")
-    section = experiment.Model(function=section.function, weights=str(tmp_path / "other.weights.h5"))
+    section = sections.Model(function=section.function, weights=str(tmp_path / "other.weights.h5"))
     with pytest.raises(models.ModelError, match=r"they do not fit the model.*Let the function build"):
         models.build(section, (8, 8, 1), (10,))

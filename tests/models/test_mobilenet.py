@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from collabopt import models
-from collabopt.config import experiment
+from collabopt.config import sections
 from collabopt.models import ModelError, mobilenet
 from collabopt.runtime.tensorflow import keras
 
@@ -13,19 +13,19 @@ from collabopt.runtime.tensorflow import keras
     ("name", "side", "stride"), [("mobilenet_v1", 63, 1), ("mobilenet_v1", 64, 2), ("mobilenet_v2", 32, 1)]
 )
 def test_the_stem_keeps_the_size_of_small_images(name, side, stride):
-    model = models.build(experiment.Model(name=name), (side, side, 3), (10,))
+    model = models.build(sections.Model(name=name), (side, side, 3), (10,))
     stem = model.get_layer(mobilenet.APPLICATIONS[name][1])
     assert stem.strides == (stride, stride)
     assert stem.output_shape[1:3] == (side // stride, side // stride)
 
 
 def test_the_smallest_image_has_a_last_map_of_one_pixel():
-    model = models.build(experiment.Model(name="mobilenet_v1"), (mobilenet.SMALLEST, mobilenet.SMALLEST, 3), (10,))
+    model = models.build(sections.Model(name="mobilenet_v1"), (mobilenet.SMALLEST, mobilenet.SMALLEST, 3), (10,))
     assert model.get_layer("pool").input_shape[1:3] == (1, 1)
 
 
 def test_mobilenet_v2_pads_by_the_sizes_of_its_maps():
-    model = models.build(experiment.Model(name="mobilenet_v2"), (36, 36, 3), (10,))
+    model = models.build(sections.Model(name="mobilenet_v2"), (36, 36, 3), (10,))
     pads = [layer for layer in model.layers if isinstance(layer, keras.layers.ZeroPadding2D)]
     assert len(pads) == 4
     for pad in pads:

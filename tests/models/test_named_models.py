@@ -8,7 +8,7 @@ import pytest
 from named_models import SIZES, build_named, build_once
 
 from collabopt import models
-from collabopt.config import experiment
+from collabopt.config import sections
 from collabopt.config.loading import DATA
 from collabopt.datasets import mfcc, speech_commands
 from collabopt.models import weights
@@ -20,7 +20,7 @@ def compute_accuracy(model: keras.Model, inputs: np.ndarray, labels: np.ndarray)
 
 
 def test_every_name_of_an_experiment_has_a_model():
-    names = typing.get_args(typing.get_args(experiment.Model.model_fields["name"].annotation)[0])
+    names = typing.get_args(typing.get_args(sections.Model.model_fields["name"].annotation)[0])
     assert set(models.FAMILIES) == set(names) == set(SIZES)
 
 
@@ -125,11 +125,11 @@ def test_inputs_that_do_not_fit_a_named_model():
         ("mobilenet_v1", (8, 8, 3), "expected sides of at least 16 pixels"),
     ):
         with pytest.raises(models.ModelError, match=rf"^name={name}, input_shape=\({shape[0]}, .*: .*{message}"):
-            models.build(experiment.Model(name=name), shape, (10,))
+            models.build(sections.Model(name=name), shape, (10,))
 
 
 def test_the_code_digest_tells_models_apart():
-    sections = [experiment.Model(name=name) for name in SIZES]
+    sections = [sections.Model(name=name) for name in SIZES]
     digests = [models.compute_code_digest(section) for section in sections]
     assert len(set(digests)) == len(sections)
     assert digests == [models.compute_code_digest(section) for section in sections]

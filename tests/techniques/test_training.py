@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from collabopt import datasets, models
-from collabopt.config import experiment
+from collabopt.config import sections
 from collabopt.config.scores import ACCURACY
 from collabopt.config.sections import Training
 from collabopt.config.tasks import TASKS
@@ -97,7 +97,7 @@ def test_label_smoothing_spreads_its_share_evenly_over_all_classes():
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_weight_decay_shrinks_only_kernels(optimizer):
     seed_everything(0)
-    model = models.build(experiment.Model(name="digits_cnn"), (8, 8, 1), (10,))
+    model = models.build(sections.Model(name="digits_cnn"), (8, 8, 1), (10,))
     for variable in model.trainable_variables:  # biases and betas start at zero, which would hide a decay
         variable.assign(variable + 0.5)
     before = [variable.numpy() for variable in model.trainable_variables]
