@@ -415,6 +415,16 @@ def test_index_of_results_with_few_columns(tmp_path):
     assert "nan" not in page.get_text() + "".join(figure["aria-label"] for figure in page.select("figure svg"))
 
 
+def test_the_index_offers_notebooks_that_have_something_to_show(tmp_path):
+    def offer(**settings) -> str:
+        (tmp_path / "run.json").write_text(json.dumps({"experiment": {"name": "digits"}, "settings": settings}))
+        return read(tmp_path, text="").get_text()
+
+    assert "sensitivity" in offer()
+    assert "shape" not in offer()
+    assert "shape" in offer(filter_sparsity=0.5)
+
+
 def test_index_is_the_same_twice(report):
     first = index_page.write(report, "seed: 0").read_bytes()
     assert index_page.write(report, "seed: 0").read_bytes() == first

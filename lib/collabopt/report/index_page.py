@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
-from pydantic import ValidationError
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import YamlLexer
 
-from collabopt.config import published
-from collabopt.config.experiment import Experiment
+from collabopt.config import loading, published
+from collabopt.config.experiment import ExperimentError
 from collabopt.config.metrics import get_metric
-from collabopt.config.stages import sort_notebooks
+from collabopt.config.stages import STAGES, list_notebooks, sort_notebooks
 from collabopt.figures import draw_confusion, draw_layer_properties, draw_sizes, draw_timeline, draw_tree
 from collabopt.figures.timeline import select_batch
 from collabopt.report import change_tables, html, navigation, provenance, tables
@@ -89,12 +88,12 @@ def _list_notebooks(directory: Path, status: dict[str, str]) -> list[dict[str, s
 
 
 def _list_missing(directory: Path, run: dict[str, Any]) -> list[str]:
-    """The notebooks without a page that have something to show."""
+    """The notebooks without a page that have something to show, as far as an experiment of that name is found."""
     try:
-        experiment = Experiment.model_validate(run["experiment"])
-    except (KeyError, ValidationError):  # run.json is missing, or of another version
-        return []
-    return [name for name in published.list_notebooks(experiment) if not (directory / f"{name}.html").is_file()]
+        names = published.list_notebooks(loading.load(run["experiment"]["name"], **run["settings"]))
+    except (KeyError, TypeError, ExperimentError):
+        names = list_notebooks(STAGES)
+    return [name for name in names if not (directory / f"{name}.html").is_file()]
 
 
 def _highlight(text: str) -> Markup:
