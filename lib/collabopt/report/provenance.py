@@ -83,7 +83,7 @@ def _list_parameters(experiment: dict[str, Any]) -> dict[str, Any]:
     return {
         "sparsity": experiment.get("sparsity"),
         "clusters": experiment.get("number_of_clusters"),
-        **{name.replace("_", " "): value for name, value in changed.items()},
+        **{name.replace("_", " "): _format_value(value) for name, value in changed.items()},
         "seed" if len(seeds) == 1 else "seeds": ", ".join(map(str, seeds)),
         "epochs": ", ".join(f"{name.replace('_', ' ')} {one.get('epochs')}" for name, one in trained.items()),
         "left out": "; ".join(f"of {name}: {', '.join(layers)}" for name, layers in excluded.items() if layers),

@@ -40,6 +40,7 @@ _RESULTS_NOTE = (
     "Scores are on the test split unless the head says validation; ± is two standard errors over its examples. INT8 is "
     f"the full-integer .tflite file. kB are 1,000 bytes; gzip saves the given share of the file. {PRESERVED}"
 )
+_FIRST_SEED = " Rows are of the first seed: the page of published figures has means over all seeds."
 _ONE_SEED = " Each stage was trained once, with one seed: the spread between trainings is not known."
 _SWEEP_NOTE = (
     "Mean ± standard deviation over seeds, or ± two standard errors of one seed, on the test split. INT8 is the "
@@ -79,7 +80,9 @@ def times(finished: Sequence[Finished]) -> Table:
 def results(rows: pd.DataFrame, directory: Path) -> Table:
     """Return `rows` of results.csv (text) or `average_over_seeds` as a table with links into `directory`."""
     of, note = ("cell", _SWEEP_NOTE) if "seeds" in rows else ("stage", _RESULTS_NOTE)
-    note += _ONE_SEED if "seed" in rows and len({*rows["seed"]}) == 1 else ""
+    if "seed" in rows and len({*rows["seed"]}) == 1:
+        experiment = read_run(directory).get("experiment")
+        note += _FIRST_SEED if isinstance(experiment, dict) and experiment.get("repeat_seeds") else _ONE_SEED
     return _make_stage_table(f"Results of every {of}", rows, list_metrics(rows), note, directory)
 
 
