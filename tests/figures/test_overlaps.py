@@ -109,16 +109,16 @@ DRAWN = {
     "sizes": lambda: figures.draw_sizes(make_results()),
     "sizes of a report": lambda: figures.draw_sizes(read("results.csv").query("seed == 0")),
     "costs": lambda: figures.draw_costs(make_variants()),
-    "costs of a report": lambda: figures.draw_costs(read("leaves.csv")),
+    "costs of a report": lambda: figures.draw_costs(read("variants.csv")),
     "costs of a crowd": lambda: figures.draw_costs(make_crowd(near=False)),
     "costs of nearly equals": lambda: figures.draw_costs(make_crowd(near=True)),
     "pareto of a sweep": lambda: figures.draw_pareto(
         make_results(), labels=pd.Series([f"sparsity 0.{number}, clusters 16" for number in range(7)])
     ),
     "waterfall": lambda: figures.draw_waterfall(make_variants()),
-    "waterfall of a report": lambda: figures.draw_waterfall(read("leaves.csv")),
+    "waterfall of a report": lambda: figures.draw_waterfall(read("variants.csv")),
     "verdicts": lambda: figures.draw_verdicts(make_variants(), WANTED),
-    "verdicts of a report": lambda: figures.draw_verdicts(read("leaves.csv"), Targets()),
+    "verdicts of a report": lambda: figures.draw_verdicts(read("variants.csv"), Targets()),
     "density": lambda: figures.draw_density(make_kernels(), "conv_1"),
     "density grid": lambda: figures.draw_density_grid(
         {label: {"conv_1": weights, "conv_2_pointwise": weights} for label, weights in make_kernels().items()}

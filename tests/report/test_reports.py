@@ -122,7 +122,7 @@ def test_the_verdicts_in_the_readme_are_those_of_the_reports():
 def gain_line() -> str:
     """What PCQAT gains for DS-CNN-L: size after gzip and INT8 accuracy on test, and flash by Vela; seed 0."""
     report = REPORTS / "speech_commands-ds_cnn_l"
-    rows, variants = results.read(report / "results.csv"), pd.read_csv(report / "leaves.csv")
+    rows, variants = results.read(report / "results.csv"), pd.read_csv(report / "variants.csv")
     rows = rows[rows["seed"].eq(0) & rows["scheme"].ne("tfmot")].set_index("stage")
     of_int8 = variants["format"].eq("int8") & variants["seed"].eq(0) & variants["scheme"].ne("tfmot")
     flash = variants[of_int8].set_index("stage")["npu_flash_kib"]
@@ -301,7 +301,7 @@ def test_every_benchmark_with_a_goal_is_in_a_table():
 
 def npu_table() -> str:
     """Vela's estimates for the int8 files of DS-CNN-L with our scheme, seed 0."""
-    variants = pd.read_csv(REPORTS / "speech_commands-ds_cnn_l" / "leaves.csv")
+    variants = pd.read_csv(REPORTS / "speech_commands-ds_cnn_l" / "variants.csv")
     rows = variants[variants["format"].eq("int8") & variants["seed"].eq(0) & variants["scheme"].ne("tfmot")]
     columns = "entropy of weights (bytes)", "weights, encoded (bytes)", "file, gzip (bytes)"
     lines = [f"| int8 file | {' | '.join(columns)} | flash (KiB) | SRAM (KiB) | cycles | inference (ms) |"]

@@ -179,11 +179,16 @@ def _join_misses(misses: dict[str, float]) -> str:
 def _find_alternatives(
     rows: pd.DataFrame, chosen: dict[str, Any]
 ) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
-    """The next smaller files, and the most accurate of all if it is better than the chosen one."""
-    score = find_score(rows)
-    usable = rows[[targets.is_usable(row) for row in rows.to_dict("records")]]
-    drops = score.compute_drop(0.0, usable[score.validation])
-    smaller = usable[usable["gzip_bytes"] < chosen["gzip_bytes"]].nlargest(_MOST, "gzip_bytes")
-    better = usable[drops < score.compute_drop(0.0, chosen[score.validation])]
-    best = better.assign(_drop=drops).sort_values(["_drop", "gzip_bytes"]).drop(columns="_drop").to_dict("records")
-    return smaller.to_dict("records"), next(iter(best), None)
+    """The next smaller files that no smaller one equals, and the most accurate of all if the chosen one is worse."""
+    score, size = find_score(rows), "gzip_bytes"
+
+    def compute_drop(row: dict[str, Any]) -> float:
+        return score.compute_drop(0.0, row[score.validation])
+
+    usable = sorted(filter(targets.is_usable, rows.to_dict("records")), key=lambda row: (row[size], compute_drop(row)))
+    front = []
+    for row in usable:
+        if row[size] < chosen[size] and all(compute_drop(row) < compute_drop(one) for one in front):
+            front.append(row)
+    better = [row for row in usable if compute_drop(row) < compute_drop(chosen)]
+    return front[: -_MOST - 1 : -1], min(better, key=compute_drop, default=None)

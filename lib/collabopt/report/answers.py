@@ -152,13 +152,17 @@ def describe_comparison(places: dict[str, Path]) -> Answer:
     if len(known) < 2:
         return Answer("Fewer than two of these reports recommend a file, so the notebook deployment_tree is missing.")
     size = get_metric("gzip_bytes")
-    best = min(known, key=lambda name: known[name].variant[size.name])
+    recommended = {name: one for name, one in known.items() if not one.misses}
+    if not recommended:
+        return Answer("None of these reports has a file that meets all of its targets.")
+    best = min(recommended, key=lambda name: recommended[name].variant[size.name])
+    verbs = {True: "has no file that meets all targets, and is nearest with", False: "recommends"}
     told = [
-        f"{name} recommends {one.name}, {size.format(one.variant[size.name])} {size.unit} after gzip, whose "
-        f"{one.score.title} on validation {describe_drop(one, one.variant)}"
+        f"{name} {verbs[bool(one.misses)]} {one.name}, {size.format(one.variant[size.name])} {size.unit} after "
+        f"gzip, whose {one.score.title} on validation {describe_drop(one, one.variant)}"
         for name, one in known.items()
     ]
-    sizes = [one.variant[size.name] for one in known.values()]
+    sizes = [one.variant[size.name] for one in recommended.values()]
     head = (
         f"{best} has the smallest recommended file" if sizes.count(min(sizes)) == 1 else "The smallest files are equal"
     )

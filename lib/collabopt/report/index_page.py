@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from markupsafe import Markup
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
@@ -16,10 +17,12 @@ from collabopt.config.metrics import get_metric
 from collabopt.config.stages import STAGES, list_notebooks, sort_notebooks
 from collabopt.figures import draw_confusion, draw_layer_properties, draw_sizes, draw_timeline, draw_tree
 from collabopt.figures.timeline import select_batch
-from collabopt.report import change_tables, html, navigation, provenance, tables
+from collabopt.report import change_tables, html, navigation, provenance, summary, tables
 from collabopt.report.directory import read_comparison, read_head, read_rows, read_run
 from collabopt.report.glossary import GLOSSARY
+from collabopt.report.table import Table
 from collabopt.report.verdict import make_verdict
+from collabopt.storage import results as stored
 from collabopt.storage import timeline
 
 
@@ -53,6 +56,7 @@ def write(
         provenance=provenance.describe(directory),
         glossary=GLOSSARY,
         results=tables.results(results, directory) if len(results) else None,
+        means=_tabulate_means(directory) if len(results) else None,
         tree=html.make_picture(draw_tree, results, "The deployment tree", "results.csv"),
         scatter=html.make_picture(draw_sizes, results, "Size against quality", "results.csv"),
         variants=tables.variants(variants, directory) if len(variants) else None,
@@ -85,6 +89,15 @@ def _list_notebooks(directory: Path, status: dict[str, str]) -> list[dict[str, s
             page["failure"] = re.sub(r"(?i)^failed:?\s*", "", status[name]) or "no reason given"
         pages.append(page)
     return pages
+
+
+def _tabulate_means(directory: Path) -> Table | None:
+    """The table of means over seeds; None if there is only one."""
+    rows = stored.read(directory / "results.csv")
+    if rows.get("seed", pd.Series()).nunique() < 2:
+        return None
+    means = summary.average_over_seeds(rows)
+    return tables.results(means[means["seeds"] > 1].drop(columns="front"), directory)
 
 
 def _list_missing(directory: Path, run: dict[str, Any]) -> list[str]:

@@ -40,8 +40,9 @@ _RESULTS_NOTE = (
     "Scores are on the test split unless the head says validation; ± is two standard errors over its examples. INT8 is "
     f"the full-integer .tflite file. kB are 1,000 bytes; gzip saves the given share of the file. {PRESERVED}"
 )
-_FIRST_SEED = " Rows are of the first seed: the page of published figures has means over all seeds."
+_FIRST_SEED = " Rows are of the first seed; means over all seeds are below if they are trained."
 _ONE_SEED = " Each stage was trained once, with one seed: the spread between trainings is not known."
+_MEANS_NOTE = "Mean ± standard deviation over seeds, on the test split. INT8 is the full-integer .tflite file."
 _SWEEP_NOTE = (
     "Mean ± standard deviation over seeds, or ± two standard errors of one seed, on the test split. INT8 is the "
     "full-integer .tflite file; kB are 1,000 bytes. On the Pareto front (●): no other file is at least as small and as "
@@ -79,11 +80,13 @@ def times(finished: Sequence[Finished]) -> Table:
 
 def results(rows: pd.DataFrame, directory: Path) -> Table:
     """Return `rows` of results.csv (text) or `average_over_seeds` as a table with links into `directory`."""
-    of, note = ("cell", _SWEEP_NOTE) if "seeds" in rows else ("stage", _RESULTS_NOTE)
+    title, note = "Results of every stage", _RESULTS_NOTE
+    if "seeds" in rows:
+        title, note = ("Results of every cell", _SWEEP_NOTE) if "cell" in rows else ("Means over seeds", _MEANS_NOTE)
     if "seed" in rows and len({*rows["seed"]}) == 1:
         experiment = read_run(directory).get("experiment")
         note += _FIRST_SEED if isinstance(experiment, dict) and experiment.get("repeat_seeds") else _ONE_SEED
-    return _make_stage_table(f"Results of every {of}", rows, list_metrics(rows), note, directory)
+    return _make_stage_table(title, rows, list_metrics(rows), note, directory)
 
 
 def findings(found: Sequence[Finding]) -> Table:

@@ -31,10 +31,10 @@ _VELA = "ethos-u-vela"
 _QUARTILES = "latency_q1_ms", "latency_q3_ms"
 _DROP = "Validation drop"
 _NOTE = (
-    "A variant is a stage in a format, that is a file to deploy. Choices use validation; test is read for the "
-    "chosen variant only. Entropy is the least that a coder of single weights can reach. NPU figures are Vela's "
-    "estimates, with the weights as it encodes them. kB are 1,000 bytes, KiB 1,024. ± is two standard errors, paired "
-    "by example for a drop; ≈: within noise of the float32 baseline."
+    "A variant is a stage in a format, that is a file to deploy. Choices use validation; with targets, test is "
+    "read for the chosen variant only. Entropy is the least that a coder of single weights can reach. NPU figures are "
+    "Vela's estimates, with the weights as it encodes them. kB are 1,000 bytes, KiB 1,024. ± is two standard errors, "
+    "paired by example for a drop; ≈: within noise of the float32 baseline."
 )
 
 

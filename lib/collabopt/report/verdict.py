@@ -47,6 +47,7 @@ def make_verdict(directory: Path, experiment: str) -> dict[str, Any]:
         "others": _list_others(found),
         "links": _list_links(directory, found),
         "command": "" if found.limits else provenance.format_command(directory, experiment, limit),
+        "force": provenance.format_command(directory, experiment, "deploy_nearest=true") if found.misses else "",
     }
 
 
