@@ -125,6 +125,10 @@ def test_a_wrong_number_of_cores_is_an_error_of_one_line_before_anything_is_made
     assert line == f"CORES={cores}: expected a number of CPU cores, from 1, or all, such as CORES=2\n"
 
 
+def test_a_notebook_with_nothing_to_show_is_refused(refused):
+    assert "NOTEBOOKS: published: nothing is published for digits" in refused("--notebooks", "published")
+
+
 @pytest.mark.parametrize("name", ["digit", "nowhere/mine.yaml"])
 def test_an_unknown_experiment_is_an_error_of_one_line_before_anything_is_made(refused, name):
     assert "'digits'" in refused("--experiment", name)
