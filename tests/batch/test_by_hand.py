@@ -18,7 +18,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setattr(loading, "DATA", tmp_path / "data")
     report = tmp_path / "reports" / "digits" / "sparsity=0.8"
     report.mkdir(parents=True)
-    (report / "run.json").write_text(json.dumps({"experiment": {"name": "digits"}}))
+    (report / "run.json").write_text(json.dumps({"experiment": {"name": "digits"}, "settings": {"sparsity": 0.8}}))
     return tmp_path
 
 

@@ -129,7 +129,7 @@ def test_inputs_that_do_not_fit_a_named_model():
 
 
 def test_the_code_digest_tells_models_apart():
-    sections = [sections.Model(name=name) for name in SIZES]
-    digests = [models.compute_code_digest(section) for section in sections]
-    assert len(set(digests)) == len(sections)
-    assert digests == [models.compute_code_digest(section) for section in sections]
+    given = [sections.Model(name=name) for name in SIZES]
+    digests = [models.compute_code_digest(section) for section in given]
+    assert len(set(digests)) == len(given)
+    assert digests == [models.compute_code_digest(section) for section in given]
