@@ -155,7 +155,8 @@ def clusters_table() -> str:
         rows = results.read(REPORTS / name / "results.csv")
         of = rows[rows["scheme"] == "collabopt"].groupby("stage")
         mean, deviation = 100 * of["accuracy_int8"].mean(), 100 * of["accuracy_int8"].std()
-        cells = [f"{mean[stage]:.2f} ± {deviation[stage]:.2f}" for stage in stages]
+        spread = {stage: f" ± {one:.2f}" for stage, one in deviation.dropna().items()}
+        cells = [f"{mean[stage]:.2f}{spread.get(stage, '')}" for stage in stages]
         lines.append(f"| {title} | {' | '.join(cells)} | {of['gzip_bytes'].mean()['pcqat'] / 1000:.1f} |")
     return "\n".join(lines)
 

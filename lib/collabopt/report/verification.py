@@ -69,7 +69,7 @@ def read_comparisons(directory: Path) -> dict[str, pd.DataFrame]:
 
 
 def judge_reports(compared: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Judge the published figures of every report. Reports that share stages have the same figures, which count once.
+    """Judge the published figures of every report, each once: that of the report with most seeds.
 
     Args:
         compared: Rows of `read_comparison` by name of the report.
@@ -83,11 +83,10 @@ def judge_reports(compared: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         return rows
     is_comparable = rows["verdict"] != INCOMPARABLE
     names = pd.Series([*rows[_FIGURE].astype(object).fillna("").itertuples(index=False, name=None)], rows.index)
-    shown = pd.Series(
-        [(*name, *map(format_points, of)) for name, *of in zip(names, rows["ours"], rows["error"], strict=True)]
-    )
+    by_seeds = rows[is_comparable].assign(name=names).sort_values("seeds", ascending=False, kind="stable")
+    best = by_seeds.drop_duplicates("name").index
     is_new = ~names.isin(names[is_comparable]) & ~names.duplicated()
-    return rows[(is_comparable & ~shown.duplicated()) | is_new].reset_index(drop=True)
+    return rows[rows.index.isin(best) | is_new].reset_index(drop=True)
 
 
 def count_verdicts(judged: pd.DataFrame) -> str:
