@@ -121,8 +121,7 @@ def _report_missed_targets(work: Work) -> int:
     nearest = recommendation.recommend(work.pages)
     if nearest is None or not nearest.misses:
         return 0
-    caution = f"\nCaution: {nearest.warning}" if nearest.warning else ""
-    print(f"{nearest}{caution}\nfile: {os.path.relpath(nearest.tflite)}", file=sys.stderr)
+    print(nearest.format_lines(), file=sys.stderr)
     return MISSED_TARGETS
 
 

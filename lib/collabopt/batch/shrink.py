@@ -104,9 +104,8 @@ def print_shrunk(*arguments: Any, **options: Any) -> int:
     except RuntimeError as error:
         print(error, file=sys.stderr)
         return 1
-    caution = f"\nCaution: {shrunk.warning}" if shrunk.warning else ""
     if not shrunk.misses:  # the batch has named the report, and the nearest file
-        print(f"{shrunk}{caution}\nfile: {os.path.relpath(shrunk.tflite)}")
+        print(shrunk.format_lines())
     return scheduler.MISSED_TARGETS if shrunk.misses else 0
 
 

@@ -87,6 +87,11 @@ class Recommendation:
             return f"more than the tolerance of {self.score.format_drop(tolerance)}"
         return "more than chance explains" if drop > noise else ""
 
+    def format_lines(self) -> str:
+        """Return what a terminal shows: the recommendation, the caution if there is one, and the path of the file."""
+        caution = [f"Caution: {self.warning}"] if self.warning else []
+        return "\n".join([str(self), *caution, f"file: {os.path.relpath(self.tflite)}"])
+
     def __str__(self) -> str:
         score, size = self.score, get_metric("gzip_bytes")
         small, large = (f"{size.format(row[size.name])} {size.unit}" for row in (self.variant, self.baseline))
@@ -188,7 +193,7 @@ def _find_alternatives(
     usable = sorted(filter(targets.is_usable, rows.to_dict("records")), key=lambda row: (row[size], compute_drop(row)))
     front = []
     for row in usable:
-        if row[size] < chosen[size] and all(compute_drop(row) < compute_drop(one) for one in front):
+        if row[size] < chosen[size] and (not front or compute_drop(row) < compute_drop(front[-1])):
             front.append(row)
     better = [row for row in usable if compute_drop(row) < compute_drop(chosen)]
     return front[: -_MOST - 1 : -1], min(better, key=compute_drop, default=None)
