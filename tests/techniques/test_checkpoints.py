@@ -106,12 +106,11 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_is_reported_and_training_starts_again(
-    uninterrupted, tiny_data, tmp_path, caplog, monkeypatch, damage
+    uninterrupted, tiny_data, tmp_path, caplog, damage
 ):
     settings, weights, _, saved = uninterrupted
     path = tmp_path / "epoch.npz"
     path.write_bytes(DAMAGES[damage](saved.read_bytes()))
-    monkeypatch.setattr(progress.logger, "propagate", True)
     with caplog.at_level(logging.INFO, progress.logger.name):
         assert are_equal(train(tiny_data, settings, Checkpoint(path))[0], weights)
     (line,) = [line for line in caplog.messages if "cannot use this checkpoint" in line]
