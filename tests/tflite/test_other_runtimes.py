@@ -1,6 +1,8 @@
 """Files for other runtimes compute the same as the float32 file, in the same interface as LiteRT."""
 
+import nbformat
 import numpy as np
+import papermill
 import pytest
 from example_files import make_file, make_inputs, make_network
 
@@ -57,3 +59,24 @@ def test_nncf_quantizes_models_with_one_input():
     inputs = {"a": np.zeros((2, 3), np.float32), "b": np.zeros((2, 3), np.float32)}
     with pytest.raises(convert.ConversionRefused, match="several inputs are not quantized"):
         other_runtimes.convert_to_openvino(make_file("float32"), "openvino_int8", inputs)
+
+
+def test_nncf_shows_no_widget_in_a_notebook(tmp_path):
+    pytest.importorskip("nncf")
+    np.save(tmp_path / "inputs.npy", make_inputs(make_network(), 20))
+    (tmp_path / "float32.tflite").write_bytes(make_file("float32"))
+    cell = (
+        "import numpy as np, pathlib, rich\n"
+        "from collabopt.tflite import other_runtimes\n"
+        "content = pathlib.Path('float32.tflite').read_bytes()\n"
+        "other_runtimes.convert_to_openvino(content, 'openvino_int8', np.load('inputs.npy'))\n"
+        "print(rich.get_console().is_jupyter)"
+    )
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])
+    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, tmp_path / "quantize.ipynb")
+    done = tmp_path / "done.ipynb"
+    papermill.execute_notebook(str(tmp_path / "quantize.ipynb"), str(done), cwd=str(tmp_path), progress_bar=False)
+    executed = nbformat.read(done, as_version=4)
+    assert "widgets" not in executed.metadata
+    assert [output.get("text") for output in executed.cells[-1].outputs] == ["True\n"]

@@ -162,12 +162,17 @@ def _quantize(model: "openvino.Model", calibration: Inputs) -> "openvino.Model":
     parts = list(calibration.values()) if isinstance(calibration, dict) else [calibration]
     if len(parts) > 1:
         raise ValueError("models with several inputs are not quantized by NNCF here")
-    with contextlib.redirect_stdout(io.StringIO()):  # progress bars
-        import nncf
+    import nncf
+    import rich
 
-        nncf.set_log_level(logging.ERROR)
-        examples = nncf.Dataset([example[None] for example in parts[0]])
+    nncf.set_log_level(logging.ERROR)
+    examples = nncf.Dataset([example[None] for example in parts[0]])
+    # Its progress bars become widgets in a notebook, and papermill stops at a widget that is closed.
+    rich.reconfigure(quiet=True, force_jupyter=False)
+    try:
         return nncf.quantize(model, examples, subset_size=len(parts[0]))
+    finally:
+        rich.reconfigure()
 
 
 @contextlib.contextmanager
