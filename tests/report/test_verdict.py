@@ -130,6 +130,22 @@ def test_a_baseline_that_has_seen_the_validation_examples_is_doubted(tmp_path):
     assert "The float32 baseline has accuracy 95.00% on validation and 91.00% on test" in text and seen in text
 
 
+def test_classes_with_few_examples_are_a_caution_in_the_verdict_and_where_classes_are_compared(tmp_path):
+    few = {"validation": {HOSTILE: 3}, "test": {"a": 4, HOSTILE: 0, "B": 1, "d": 9, "e": 8}}
+    told = f"test has no examples of {HOSTILE}, 1 example of B, 4 examples of a, few of 2 more classes"
+    for scarce in ({}, few):
+        run = json.loads((write_report(tmp_path) / "run.json").read_text())
+        (tmp_path / "run.json").write_text(json.dumps(run | {"data": {"scarce_classes": scarce}}))
+        (tmp_path / "changed_classes.csv").write_text(
+            "class,examples,before,after,newly_wrong,newly_right,file\na,4,1,1,0,0,x\n"
+        )
+        verdict = get_text(read_verdict(tmp_path))
+        page = bs4.BeautifulSoup((tmp_path / "index.html").read_text(), "html.parser")
+        changed = get_text(page.find(id="changes").find_next_sibling("p"))
+        for text in (verdict, changed):
+            assert (f"validation has 3 examples of {HOSTILE}; {told}." in text) is bool(scarce)
+
+
 def test_the_next_command_allows_the_drop_of_the_smaller_file(tmp_path):
     text = get_text(read_verdict(write_report(tmp_path)))
     assert 'SET="max_accuracy_drop=0.05 max_gzip_bytes=5000"' in text
