@@ -99,9 +99,9 @@ class Recommendation:
         before, after = (score.format(row[score.validation]) for row in (self.baseline, self.variant))
         head = f"No file meets all targets. The nearest, which misses {self.describe_misses()}" if self.misses else ""
         text = (
-            f"{head or 'Recommended'}: {self.name}, {small} after gzip instead of {large} ({factor:.1f} "
-            f"times smaller); {score.title} on {self.variant['validation_examples']:,.0f} validation examples {after} "
-            f"instead of {before}"
+            f"{head or 'Recommended'}: {self.name}, {small} after gzip instead of {large} of the float32 "
+            f"baseline ({factor:.1f} times smaller); {score.title} on {self.variant['validation_examples']:,.0f} "
+            f"validation examples {after} instead of {before}"
         )
         on_test, before_on_test = self.variant[score.test], self.baseline[score.test]
         instead = "" if pd.isna(before_on_test) else f" instead of {score.format(before_on_test)}"

@@ -22,7 +22,8 @@ _LINKS = {
 _SOURCES = ".h", ".c", ".cc"
 _AGAINST_FLOAT = {"gzip_bytes": "file after gzip", "tflite_bytes": "file", "latency_ms": "latency on this host"}
 _NPU = "npu_ms", "npu_sram_kib", "npu_flash_kib"
-_BASE, _NPU_BASE = "the float32 baseline", "the int8 baseline, as an NPU runs no float32"
+_BASE, _NPU_BASE = "the float32 baseline", "the int8 baseline"
+"""The second is for an NPU, which runs no float32."""
 
 
 def make_verdict(directory: Path, experiment: str) -> dict[str, Any]:
@@ -38,12 +39,14 @@ def make_verdict(directory: Path, experiment: str) -> dict[str, Any]:
         target = "max_accuracy_drop" if found.score.name == "accuracy" else "max_metric_drop"
         drop = math.ceil(1000 * max(found.get_drop(found.smaller[0])[0], 0)) / 1000
         limit = f"{target}={drop:g} max_gzip_bytes={found.smaller[0]['gzip_bytes']:.0f}"
+    figures = _list_figures(found, directory)
     return {
         "name": found.name,
         "misses": found.describe_misses(),
         "sentence": _describe(found),
         "warning": found.warning,
-        "figures": _list_figures(found, directory),
+        "figures": figures,
+        "has_npu_baseline": any(_NPU_BASE in against for _, _, against in figures),
         "targets": _list_targets(found),
         "others": _list_others(found),
         "links": _list_links(directory, found),
