@@ -118,6 +118,13 @@ def test_the_deployed_file_is_linked_if_it_is_the_recommended_one(tmp_path):
         assert read_verdict(write_report(tmp_path)).find("a", string="the file")["href"] == address
 
 
+def test_the_deployed_file_is_linked_where_the_files_of_variants_are_not_there(tmp_path):
+    (tmp_path / "deployed").mkdir()
+    for size, address in ((12_000, "deployed/mine.tflite"), (11_999, "models/c.tflite")):
+        (tmp_path / "deployed" / "mine.tflite").write_bytes(bytes(size))
+        assert read_verdict(write_report(tmp_path)).find("a", string="the file")["href"] == address
+
+
 def test_a_file_worse_than_chance_explains_is_not_recommended(tmp_path):
     write_report(tmp_path, validation_drop_error=[0.0, 0.004, 0.0005, 0.01], validation_examples=5000)
     text = get_text(read_verdict(tmp_path))

@@ -137,7 +137,7 @@ def recommend(report: Path) -> Recommendation | None:
     smaller, more_accurate = _find_alternatives(rows, row)
     cautions = targets.find_noise(rows, label, limits), _find_seen_validation(base), find_scarce_classes(report)
     file = report / row["tflite"]
-    deployed = (one for one in (report / "deployed").glob("*.tflite") if one.read_bytes() == file.read_bytes())
+    deployed = (one for one in (report / "deployed").glob("*.tflite") if _is_same(one, file, row["tflite_bytes"]))
     return Recommendation(
         next(deployed, file),
         row,
@@ -160,6 +160,11 @@ def find_scarce_classes(report: Path) -> str:
         more = [f"few of {len(counts) - _MOST} more classes"] if len(counts) > _MOST else []
         parts.append(f"{split} has {', '.join([*named, *more])}")
     return f"Too few examples tell how accurate a class is: {'; '.join(parts)}" if parts else ""
+
+
+def _is_same(deployed: Path, file: Path, size: int) -> bool:
+    """Whether a deployed file is a variant's, whose `size` is known. Committed reports have no files of variants."""
+    return deployed.read_bytes() == file.read_bytes() if file.is_file() else deployed.stat().st_size == size
 
 
 def _find_seen_validation(base: dict[str, Any]) -> str:
