@@ -34,7 +34,8 @@ def make_run(seed: int = 0, wrong: int = 10, name: str = "speech_commands-ds_cnn
         } | SIZES
         return SimpleNamespace(stage=STAGES[name], result=result, scores=lambda: scores, unavailable="")
 
-    return SimpleNamespace(experiment=loading.load(name, seed=seed, **overrides), stage=stage)
+    experiment = loading.load(name, seed=seed, **overrides)
+    return SimpleNamespace(experiment=experiment, stage=stage, data=SimpleNamespace(classes=range(20)))
 
 
 def find_row(rows: pd.DataFrame, table: str, stage: str, figure: str, **setting) -> pd.Series:
@@ -236,3 +237,11 @@ def test_the_plot_shows_every_published_drop(rows, tmp_path):
     assert (tmp_path / "drops.png").stat().st_size > 10_000
     assert f"for {len(drawn)} figures. " in figure.alt
     assert f"Of {drawn['ours'].notna().sum()} that can be compared: " in figure.alt
+
+
+def test_a_part_of_the_classes_is_named():
+    rows = comparison.judge(comparison.compare_figures([make_run(name="imagenet20-mobilenet_v1")]))
+    judged = rows[rows["verdict"] != comparison.INCOMPARABLE].to_dict("records")
+    assert len(judged) > 5
+    assert all(comparison.format_verdict(row).endswith("20 of 1,000 classes") for row in judged)
+    assert set(comparison.compare_figures([make_run()])["subset"]) == {""}

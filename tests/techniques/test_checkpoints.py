@@ -105,9 +105,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_reported_and_training_starts_again(
-    uninterrupted, tiny_data, tmp_path, caplog, damage
-):
+def test_a_damaged_checkpoint_is_reported_and_training_starts_again(uninterrupted, tiny_data, tmp_path, caplog, damage):
     settings, weights, _, saved = uninterrupted
     path = tmp_path / "epoch.npz"
     path.write_bytes(DAMAGES[damage](saved.read_bytes()))

@@ -38,9 +38,9 @@ VERDICTS = ("reproduced", "better", "worse", UNDECIDABLE, INCOMPARABLE)
 _SETTING = ["stage", "clusters", "cluster_per_channel", "sparsity_pattern"]
 
 COLUMNS = ["table", *_SETTING, "figure", "published", "ours", "deviation", "error", "examples", "seeds"]
-COLUMNS += ["train_fraction", "incomparable", "source"]
+COLUMNS += ["train_fraction", "subset", "incomparable", "source"]
 """comparison.csv. `deviation` is the standard deviation over seeds, `error` the standard error of the mean over test
-`examples`."""
+`examples`. `subset` says which part of the published classes is ours, if not all of them."""
 
 
 def compare_figures(runs: Sequence) -> pd.DataFrame:
@@ -52,6 +52,7 @@ def compare_figures(runs: Sequence) -> pd.DataFrame:
     """
     experiment, rows = runs[0].experiment, []
     known = published.read_of_model(experiment)
+    subset = _describe_subset(runs[0])
     keys = ["table", "source", *_SETTING, "sparsity"]
     for key, cells in known.groupby(keys, sort=False, dropna=False):
         setting = dict(zip(keys, key, strict=True))
@@ -60,7 +61,7 @@ def compare_figures(runs: Sequence) -> pd.DataFrame:
         theirs = _derive_figures(dict(zip(cells["metric"], cells["value"], strict=True)), baseline["value"])
         difference = _find_difference(experiment, setting)
         ours = {} if difference else _measure_figures(runs, setting["stage"])
-        shared = setting | {"seeds": len(runs), "train_fraction": experiment.train_fraction}
+        shared = setting | {"seeds": len(runs), "train_fraction": experiment.train_fraction, "subset": subset}
         for figure in NAMES:
             row = {"figure": figure, "published": theirs.get(figure), **ours.get(figure, {})}
             rows.append(shared | row | {"incomparable": difference or _explain_missing(theirs, figure)})
@@ -89,6 +90,12 @@ def _derive_figures(values: dict[str, float], baseline: pd.Series) -> dict[str, 
     if {"tflite_bytes", "compressed_bytes"} <= set(values):
         figures["zip_saved"] = 1 - values["compressed_bytes"] / values["tflite_bytes"]
     return figures
+
+
+def _describe_subset(run) -> str:
+    """Which part of the published classes the data of `run` have, or nothing if all."""
+    theirs = published.CLASSES.get(run.experiment.dataset.name)
+    return f"{len(run.data.classes):,} of {theirs:,} classes" if theirs and len(run.data.classes) < theirs else ""
 
 
 def _measure_figures(runs: Sequence, stage: str) -> dict[str, dict[str, float | None]]:
@@ -176,15 +183,17 @@ def format_points(fraction: float) -> str:
 
 
 def format_verdict(row: pd.Series | dict) -> str:
-    """Return the verdict of a `row` of `judge`, why the figure is not comparable, or what would decide it."""
+    """Return the verdict of a `row` of `judge` and its part of the classes, why the figure is not comparable, or what
+    would decide it.
+    """
     verdict, examples = row["verdict"], row.get("examples")
     if row["incomparable"]:
         return f"{verdict}: {row['incomparable']}"
     if verdict == UNDECIDABLE and row["published"] > 0 and pd.notna(examples):
         # The error falls with the root of the number of examples.
         needed = math.ceil(examples * (2 * row["error"] / row["published"]) ** 2)
-        return f"{verdict}: {needed:,} test examples would decide it, instead of {int(examples):,}"
-    return verdict
+        verdict = f"{verdict}: {needed:,} test examples would decide it, instead of {int(examples):,}"
+    return ", ".join(filter(None, (verdict, row.get("subset"))))
 
 
 def format_setting(row: pd.Series | dict) -> str:
@@ -204,5 +213,6 @@ def read(directory: Path) -> pd.DataFrame:
     path = directory / "comparison.csv"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not there; `make report EXPERIMENT={directory.name}` makes it")
-    rows = pd.read_csv(path, dtype={"incomparable": object}).fillna({"incomparable": ""})
-    return rows.reindex(columns=COLUMNS)  # those that older versions did not write are empty
+    rows = pd.read_csv(path, dtype={"incomparable": object})
+    rows = rows.reindex(columns=COLUMNS)  # those that older versions did not write are empty
+    return rows.astype({"subset": object}).fillna({"incomparable": "", "subset": ""})

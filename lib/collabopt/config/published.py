@@ -7,6 +7,9 @@ import pandas as pd
 from collabopt.config import stages
 from collabopt.config.experiment import Experiment
 
+CLASSES = {"imagenet": 1000}
+"""Classes of a published data set of which an experiment may have a part."""
+
 
 def read() -> pd.DataFrame:
     """Return published values: table, model, dataset, stage, clusters, cluster_per_channel, sparsity,
@@ -16,11 +19,15 @@ def read() -> pd.DataFrame:
 
 
 def read_of_model(experiment: Experiment) -> pd.DataFrame:
-    """Return the values published for the model (a saved one goes by its file's name) and data of the `experiment`."""
-    rows = read()
-    if experiment.model.path:
-        return rows[rows["model"] + "_" + rows["dataset"] == Path(experiment.model.path).stem]
-    return rows[(rows["model"] == experiment.model.name) & (rows["dataset"] == experiment.dataset.name)]
+    """Return the values published for the model and data of the `experiment`.
+
+    A saved model goes by its file's name, such as resnet8_cifar10, and one that a function builds by the function's.
+    """
+    rows, model = read(), experiment.model
+    if model.path:
+        return rows[rows["model"] + "_" + rows["dataset"] == Path(model.path).stem]
+    name = model.function.rpartition(":")[2] if model.function else model.name
+    return rows[(rows["model"] == name) & (rows["dataset"] == experiment.dataset.name)]
 
 
 def read_table(experiment: Experiment, table: str) -> pd.DataFrame:
