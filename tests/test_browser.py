@@ -1,6 +1,7 @@
 """The pages of a finished batch in a real browser: nothing fetched or broken, sorted, filtered, accessible, printed."""
 
 import functools
+import io
 import itertools
 import shutil
 from collections.abc import Callable, Iterator
@@ -8,8 +9,10 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from collabopt.config import loading
 from collabopt.report import front_page, index_page, notebook_page, sweep_page
@@ -339,6 +342,26 @@ def test_the_index_shows_what_changed_and_what_ran_when(reports, visit):
     assert any(title.startswith("PQAT ") and "kB" in title for title in titles), "a point or a card"
     # A text does not take the pointer from the card or the point below it.
     assert page.locator("figure svg text").first.evaluate("text => getComputedStyle(text).pointerEvents") == "none"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_figure_has_the_ground_of_the_page_and_a_shadow_where_it_goes_on(reports, visit, scheme):
+    for name in ("index", "baseline"):  # of SVG, and of PNG files
+        page = visit(reports / "tiny" / f"{name}.html", 400, scheme)
+        box = page.locator(".drawn .scroll:has(> img)" if name == "baseline" else ".drawn .scroll:has(> svg)").first
+        box.scroll_into_view_if_needed()
+        assert box.evaluate("box => box.scrollWidth > box.clientWidth")
+        ground = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
+
+        def look(at: int, box=box) -> list[int]:
+            """The colour of the figure's top row, a place from the left or, if negative, from the right."""
+            with Image.open(io.BytesIO(box.screenshot())) as picture:
+                return list(picture.convert("RGB").getpixel((at % picture.width, 1)))
+
+        assert np.allclose(look(2), ground, atol=3), name
+        assert not np.allclose(look(-2), ground, atol=20), f"{name}: no shadow"
+        box.evaluate("box => { box.scrollLeft = box.scrollWidth }")
+        assert np.allclose(look(-2), ground, atol=3), name
 
 
 def test_all_code_opens_by_its_button(reports, visit):

@@ -138,6 +138,17 @@ def test_our_scheme_preserves_in_every_stage_that_must(finished):
         assert one.result["preserved"], (name, list(one.layers["defect"]))
 
 
+def test_run_json_names_the_classes_of_which_a_split_has_few_examples(tiny, tiny_data, place):
+    run = run_of(tiny, place, "scarce")
+    labels = tiny_data.test.labels
+    few = np.concatenate([np.flatnonzero(labels == 3)[:2], np.flatnonzero((labels != 3) & (labels != 7))])
+    run.__dict__["data"] = dataclasses.replace(tiny_data, test=tiny_data.test.take(few))
+    scarce = run.describe()["data"]["scarce_classes"]
+    assert scarce["test"]["3"] == 2 and scarce["test"]["7"] == 0
+    run.__dict__["data"] = dataclasses.replace(tiny_data, validation=tiny_data.train, test=tiny_data.train)
+    assert "scarce_classes" not in run.describe()["data"]
+
+
 def test_run_json_records_experiment_data_and_versions(finished):
     about = json.loads((finished.directory / "run.json").read_text())
     assert about["seed"] == 0

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from collabopt.models.importing import Imported
 
 
+_SCARCE = 10
+"""Fewer examples of a class than this tell little of its accuracy."""
+
+
 def start(name: str, reports: str | None = None, **overrides: Any) -> Run:
     """Start a run of an experiment and return it. Sets the threads of this process and shows progress.
 
@@ -157,6 +161,8 @@ class Run:
         """Return the content of run.json."""
         data = {"name": self.data.name, "fingerprint": self.data.fingerprint}
         data |= {split: len(getattr(self.data, split)) for split in ("train", "validation", "test")}
+        if scarce := _count_scarce_classes(self.data):
+            data["scarce_classes"] = scarce
         return results.describe_run(self.given, self.settings, self.source, data, self.began)
 
     def without_test(self) -> Run:
@@ -257,3 +263,18 @@ class Run:
             is_other = self.experiment.scheme != self.given.scheme and one.stage.has_schemes
             name = f"{one.stage.name}-{self.experiment.scheme}" if is_other else one.stage.name
             atomic.write(self.directory / "models" / f"{name}.tflite", one.tflite.read_bytes())
+
+
+def _count_scarce_classes(data: datasets.Data) -> dict[str, dict[str, int]]:
+    """Per split, the examples of each class that has too few; splits without such a class are left out."""
+    if not data.task.has_classes or data.validation.labels.ndim > 2:  # one class per pixel
+        return {}
+    counts = {
+        split: np.bincount(getattr(data, split).labels.reshape(-1).astype(int), minlength=len(data.classes))
+        for split in ("validation", "test")
+    }
+    scarce = {
+        split: {str(name): int(count) for name, count in zip(data.classes, found, strict=False) if count < _SCARCE}
+        for split, found in counts.items()
+    }
+    return {split: found for split, found in scarce.items() if found}

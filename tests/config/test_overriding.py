@@ -57,6 +57,21 @@ def test_set_takes_nested_keys_and_lists():
         plan.parse_settings("exclude.pruning=[conv_1],[pw_2]")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sparsity={conv_9:0.5}", "expected a space after the colon: conv_9: 0.5"),
+        ("number_of_clusters={default: 8,fc:16}", "expected a space after the colon: fc: 16"),
+        ("exclude.pruning=[conv_1", r"expected a value, such as 0.5, true, .* close every bracket"),
+        ("epochs=3", "expected stages.<stage>.epochs, where <stage> is one of baseline, .*pqat"),
+        ("pruned.epochs=3", "expected stages.pruned.epochs$"),
+    ],
+)
+def test_set_says_what_would_be_right(text, message):
+    with pytest.raises(ExperimentError, match=f"^SET: {text.partition('=')[0]}.*{message}"):
+        plan.parse_settings(text)
+
+
 def test_a_sweep_shares_the_branches_that_a_nested_key_does_not_decide():
     grid = plan.parse_settings("stages.pruned.epochs=9,10")
     shared = sweep.find_shared_branches(grid)

@@ -102,8 +102,16 @@ def test_the_page_shows_every_report(reports):
     assert "cnn on my.npz · seed 0 · 2026-05-04" in cards[0].get_text()
     assert "seeds 0, 1 · 2026-05-04 · commit 0123456789 with changes" in cards[1].get_text()
     others = [line.get_text() for line in cards[0].select("li")]
-    assert others[0].startswith("sparsity=0.8: clustered saves 50.0 % and loses 0.9 points")
+    assert others[0].startswith("sparsity=0.8: clustered saves 50.0 % and loses 0.9 points on test")
     assert others[1].startswith("sweep number_of_clusters=8+16: clustered saves 50.0 %")
+
+
+def test_a_card_shows_validation_which_decides_beside_test(reports):
+    card = write(reports).select_one(".card")
+    heads = [[head.get_text() for head in row.find_all("th")] for row in card.select("thead tr")]
+    assert heads == [["Stage", "INT8 accuracy (%)", "gzip (kB)"], ["validation", "test"]]
+    rows = [[cell.get_text(" ").split()[0] for cell in row.find_all(["th", "td"])] for row in card.select("tbody tr")]
+    assert rows == [["baseline", "95.00", "93.00", "1.00"], ["clustered", "94.10", "92.10", "0.500"]]
 
 
 def test_all_stages_are_in_one_table(reports):

@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import re
+import shutil
 from pathlib import Path
 
 import bs4
@@ -313,6 +314,19 @@ def test_the_index_links_the_page_of_all_reports(report, tmp_path):
     page = bs4.BeautifulSoup((report / "index.html").read_text(encoding="utf-8"), "html.parser")
     assert [link["href"] for link in page.select("nav.links a")] == ["../index.html"]
     assert read(report).select("nav.links a") == []
+
+
+def test_a_report_of_overrides_links_that_of_its_experiment(report, tmp_path):
+    home, below = tmp_path / "index.html", report / "sparsity=0.9"
+    shutil.copytree(report, below)
+
+    def list_links() -> list[tuple[str, str]]:
+        page = bs4.BeautifulSoup(index_page.write(below, "", home=home).read_text(encoding="utf-8"), "html.parser")
+        return [(link["href"], link.get_text()) for link in page.select("nav.links a")]
+
+    assert list_links() == [("../../index.html", "All reports")], "it has no report yet"
+    index_page.write(report, "", home=home)
+    assert list_links() == [("../../index.html", "All reports"), ("../index.html", report.name)]
 
 
 def make_variant(stage: str, **values: object) -> dict:

@@ -57,19 +57,21 @@ def test_the_index_begins_with_the_file_its_cost_and_how_certain_that_is(tmp_pat
     text = get_text(read_verdict(write_report(tmp_path)))
     assert "Deploy PQAT int8" in text
     assert "8.00 kB after gzip, 5.0 times smaller than the float32 baseline" in text
-    assert "accuracy drops by 0.20 ± 0.60 points, within noise of the float32 baseline" in text
+    assert "accuracy drops by 0.20 ± 0.60 points against the float32 baseline, within noise." in text
     assert "93.50 ± 1.00% (n = 2,000)" in text
     assert "drop 0.50 ± 0.60 points against 94.00% of the float32 baseline, within noise" in text
     assert "0.020 ms 0.20 times the float32 baseline" in text
     assert "0.100 ms 0.50 times the int8 baseline" in text
+    assert "An NPU runs no float32, so its figures are compared with the int8 baseline." in text
 
 
 def test_alternatives_say_what_they_cost(tmp_path):
     text = get_text(read_verdict(write_report(tmp_path)))
     assert (
-        "Smaller, but: PCQAT int8, 5.00 kB after gzip (38 % less); on validation, accuracy drops by 5.00 ± 2.00" in text
-    )
-    assert "More accurate, but: baseline int8, 9.00 kB after gzip (12 % more); on validation, accuracy rises by" in text
+        "Smaller, but: PCQAT int8, 5.00 kB after gzip (38 % less than PQAT int8); on validation, accuracy drops by "
+        "5.00 ± 2.00 points against the float32 baseline: more than the tolerance"
+    ) in text
+    assert "More accurate, but: baseline int8, 9.00 kB after gzip (12 % more than PQAT int8); on validation" in text
 
 
 def test_the_next_smaller_files_are_named_unless_a_smaller_one_is_as_good(tmp_path):
@@ -81,7 +83,7 @@ def test_the_next_smaller_files_are_named_unless_a_smaller_one_is_as_good(tmp_pa
         return [text for text in texts if text.startswith("Smaller")]
 
     first, second = list_others(0.92)
-    assert first.startswith("Smaller, but: PCQAT int8, 7.99 kB after gzip (0.1 % less)")
+    assert first.startswith("Smaller, but: PCQAT int8, 7.99 kB after gzip (0.1 % less than ")
     assert ": more than the tolerance of 1.00 points." in first
     assert second.startswith("Smaller, but: sparse clustered int8, 7.95 kB")
     assert [one.split(",")[1] for one in list_others(0.90)] == [" but: sparse clustered int8"]
@@ -116,11 +118,20 @@ def test_the_deployed_file_is_linked_if_it_is_the_recommended_one(tmp_path):
         assert read_verdict(write_report(tmp_path)).find("a", string="the file")["href"] == address
 
 
+def test_the_deployed_file_is_linked_where_the_files_of_variants_are_not_there(tmp_path):
+    (tmp_path / "deployed").mkdir()
+    for size, address in ((12_000, "deployed/mine.tflite"), (11_999, "models/c.tflite")):
+        (tmp_path / "deployed" / "mine.tflite").write_bytes(bytes(size))
+        assert read_verdict(write_report(tmp_path)).find("a", string="the file")["href"] == address
+
+
 def test_a_file_worse_than_chance_explains_is_not_recommended(tmp_path):
     write_report(tmp_path, validation_drop_error=[0.0, 0.004, 0.0005, 0.01], validation_examples=5000)
     text = get_text(read_verdict(tmp_path))
     assert "Deploy baseline int8" in text
-    assert "Smaller, but: PQAT int8" in text and "drops by 0.20 ± 0.10 points: more than chance explains." in text
+    assert (
+        "Smaller, but: PQAT int8" in text and "drops by 0.20 ± 0.10 points against the float32 baseline: more" in text
+    )
 
 
 def test_a_baseline_that_has_seen_the_validation_examples_is_doubted(tmp_path):
@@ -128,6 +139,22 @@ def test_a_baseline_that_has_seen_the_validation_examples_is_doubted(tmp_path):
     assert seen not in get_text(read_verdict(write_report(tmp_path)))
     text = get_text(read_verdict(write_report(tmp_path, accuracy=[0.91, 0.9, 0.9, 0.9])))
     assert "The float32 baseline has accuracy 95.00% on validation and 91.00% on test" in text and seen in text
+
+
+def test_classes_with_few_examples_are_a_caution_in_the_verdict_and_where_classes_are_compared(tmp_path):
+    few = {"validation": {HOSTILE: 3}, "test": {"a": 4, HOSTILE: 0, "B": 1, "d": 9, "e": 8}}
+    told = f"test has no examples of {HOSTILE}, 1 example of B, 4 examples of a, few of 2 more classes"
+    for scarce in ({}, few):
+        run = json.loads((write_report(tmp_path) / "run.json").read_text())
+        (tmp_path / "run.json").write_text(json.dumps(run | {"data": {"scarce_classes": scarce}}))
+        (tmp_path / "changed_classes.csv").write_text(
+            "class,examples,before,after,newly_wrong,newly_right,file\na,4,1,1,0,0,x\n"
+        )
+        verdict = get_text(read_verdict(tmp_path))
+        page = bs4.BeautifulSoup((tmp_path / "index.html").read_text(), "html.parser")
+        changed = get_text(page.find(id="changes").find_next_sibling("p"))
+        for text in (verdict, changed):
+            assert (f"validation has 3 examples of {HOSTILE}; {told}." in text) is bool(scarce)
 
 
 def test_the_next_command_allows_the_drop_of_the_smaller_file(tmp_path):
@@ -166,6 +193,8 @@ def test_a_sweep_names_the_cell_with_the_smallest_recommended_file(tmp_path):
     verdict = bs4.BeautifulSoup(page.read_text(), "html.parser").find(id="verdict")
     assert "Deploy PQAT int8 of sparsity=0.8" in get_text(verdict)
     assert verdict.find("a", string="the file")["href"] == "sparsity%3D0.8/models/c.tflite"
+    following = [get_text(one) for one in verdict.select(".other") if get_text(one).startswith("Next:")]
+    assert [one.count('EXPERIMENT=mine SET="max_accuracy_drop=') for one in following] == [1]
 
 
 def test_a_report_without_a_search_says_how_to_get_a_verdict(tmp_path):

@@ -120,7 +120,9 @@ class Allocation:
         return f"{self.rows.to_string(index=False)}\n{self.note}"
 
     def _repr_html_(self) -> str:
-        return f"{self.rows.style.hide(axis='index').format(escape='html', precision=2).to_html()}<p>{self.note}</p>"
+        heads = {"layer": "Layer", "value": self.setting.replace("_", " ").capitalize(), "drop": "Drop"}
+        rows = self.rows.rename(columns=heads | {"bytes": "Entropy (bytes)"})
+        return f"{rows.style.hide(axis='index').format(escape='html', precision=2).to_html()}<p>{self.note}</p>"
 
 
 def allocate(table: pd.DataFrame, setting: str, experiment: Experiment, budget: float | None = None) -> Allocation:

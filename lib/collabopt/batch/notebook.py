@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import quote
 
 from collabopt.batch.plan import NOTEBOOKS, SEARCH_NOTEBOOK, read_parameters
 from collabopt.config import loading, overriding, sweep
@@ -85,9 +84,11 @@ def run_notebook(
 
 def list_links(pages: Path, links: Mapping[str, str] = _BELOW_INDEX) -> dict[str, str]:
     """Return the links at the top of a page in `pages`, from the page of all reports down to `links`."""
+    from collabopt.report import html
+
     if not pages.is_relative_to(loading.REPORTS):
         return {**links}
-    return {quote(Path(os.path.relpath(loading.REPORTS / "index.html", pages)).as_posix()): "All reports", **links}
+    return html.list_links(pages, loading.REPORTS / "index.html") | links
 
 
 def _select(overrides: dict[str, Any], known: set[str]) -> dict[str, Any]:

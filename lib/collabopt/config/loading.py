@@ -49,8 +49,13 @@ def parse_value(text: str, key: str) -> Any:
     """
     try:
         return yaml.load(text, Loader)
+    except ExperimentError as error:
+        raise ExperimentError(f"{key}={text}: {error}") from None
     except (yaml.YAMLError, ValueError):
-        raise ExperimentError(f"{key}={text}: expected a value as in an experiment file, such as 0.5 or true") from None
+        raise ExperimentError(
+            f"{key}={text}: expected a value, such as 0.5, true, [conv_1,fc] or {{default: 0.5, fc: 0}}; close every "
+            "bracket, and quote other special characters"
+        ) from None
 
 
 def find_experiment(name: str) -> Path:
@@ -119,6 +124,7 @@ def load(name: str, /, suggested: Mapping[str, Any] = MappingProxyType({}), **ov
         folders |= dict.fromkeys(own, file.parent)
         values |= own | {"stages": merge_stages(values.get("stages", {}), own.get("stages", {}))}
     overrides = overriding.flatten(overrides)
+    overridden = [*overrides]
     for key in [key for key in overrides if "." in key and overriding.is_nested(key)]:
         values = overriding.replace(values, key.split("."), overrides.pop(key))
     for key in overrides:
@@ -133,7 +139,7 @@ def load(name: str, /, suggested: Mapping[str, Any] = MappingProxyType({}), **ov
     try:
         return resolve_paths(validate({"name": path.stem, **values, **overrides}), folders)
     except ValidationError as error:
-        raise ExperimentError("\n".join(f"{path.name}: {line}" for line in explain(error))) from None
+        raise ExperimentError("\n".join(explain(error, path.name, overridden))) from None
 
 
 def change(experiment: Experiment, **settings: Any) -> Experiment:

@@ -12,15 +12,36 @@ from collabopt.config.per_layer import LAYERS, NUMBER
 
 
 def suggest(key: str, known: Iterable[str]) -> str:
-    """Return the end of an error message on an unknown `key`: the most similar `known` name, or all of them."""
+    """Return the end of an error message on an unknown `key`: the most similar `known` name, or all of them.
+
+    A setting of a stage's training is named in full.
+    """
+    stage, _, setting = key.rpartition(".")
+    sections = get_schema().model_fields["stages"].annotation.model_fields
+    stages = [name for name, section in sections.items() if setting in section.annotation.model_fields]
+    if stages and stage in ("", *stages):
+        choice = "" if stage else f", where <stage> is one of {', '.join(stages)}"
+        return f"; expected stages.{stage or '<stage>'}.{setting}{choice}"
     known = list(known)
     near = difflib.get_close_matches(key, known, 1)
     return f"; did you mean {near[0]}?" if near else f"; expected one of {', '.join(known)}"
 
 
-def explain(error: ValidationError) -> list[str]:
-    """Return the mistakes in pydantic's `error`, one line each."""
-    return [_explain(mistake) for mistake in error.errors()]
+def explain(error: ValidationError, file: str = "", overridden: Iterable[str] = ()) -> list[str]:
+    """Return the mistakes in pydantic's `error`, one line each.
+
+    Args:
+        error: The error.
+        file: Name of the experiment's file, which begins a line.
+        overridden: Dotted names of values that are not from the file. Mistakes in these do not name it.
+    """
+    given = [f"{key}." for name in overridden for key in (name, f"targets.{name}")]
+    lines = []
+    for mistake in error.errors():
+        place = "".join(f"{part}." for part in mistake["loc"])
+        is_given = place and any(place.startswith(key) or key.startswith(place) for key in given)
+        lines.append(_explain(mistake) if is_given or not file else f"{file}: {_explain(mistake)}")
+    return lines
 
 
 def _explain(mistake: dict[str, Any]) -> str:

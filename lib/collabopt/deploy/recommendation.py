@@ -16,7 +16,7 @@ from collabopt.config.scores import Score, find_score
 from collabopt.deploy import targets
 
 _MOST = 3
-"""Smaller files that are named."""
+"""Smaller files, or classes, that are named."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Recommendation:
         variant: Its row of variants.csv.
         baseline: The row of the float32 baseline.
         report: The index page of the report.
-        warning: Sentences if there are too few validation examples for this choice, or if the given model seems to
-            have been trained on them; else empty.
+        warning: Sentences if there are too few validation examples for this choice, if the given model seems to have
+            been trained on them, or if a class has too few; else empty.
         experiment: The experiment file, if it is known.
         limits: The targets, by name.
         misses: By how much the file exceeds targets. It is then the nearest file, and not recommended.
@@ -99,9 +99,9 @@ class Recommendation:
         before, after = (score.format(row[score.validation]) for row in (self.baseline, self.variant))
         head = f"No file meets all targets. The nearest, which misses {self.describe_misses()}" if self.misses else ""
         text = (
-            f"{head or 'Recommended'}: {self.name}, {small} after gzip instead of {large} ({factor:.1f} "
-            f"times smaller); {score.title} on {self.variant['validation_examples']:,.0f} validation examples {after} "
-            f"instead of {before}"
+            f"{head or 'Recommended'}: {self.name}, {small} after gzip instead of {large} of the float32 "
+            f"baseline ({factor:.1f} times smaller); {score.title} on {self.variant['validation_examples']:,.0f} "
+            f"validation examples {after} instead of {before}"
         )
         on_test, before_on_test = self.variant[score.test], self.baseline[score.test]
         instead = "" if pd.isna(before_on_test) else f" instead of {score.format(before_on_test)}"
@@ -135,9 +135,9 @@ def recommend(report: Path) -> Recommendation | None:
     label = targets.find_nearest(rows, limits) if chosen is None else chosen
     row, base = rows.loc[label].to_dict(), rows.loc[targets.find_baseline(rows)].to_dict()
     smaller, more_accurate = _find_alternatives(rows, row)
-    cautions = targets.find_noise(rows, label, limits), _find_seen_validation(base)
+    cautions = targets.find_noise(rows, label, limits), _find_seen_validation(base), find_scarce_classes(report)
     file = report / row["tflite"]
-    deployed = (one for one in (report / "deployed").glob("*.tflite") if one.read_bytes() == file.read_bytes())
+    deployed = (one for one in (report / "deployed").glob("*.tflite") if _is_same(one, file, row["tflite_bytes"]))
     return Recommendation(
         next(deployed, file),
         row,
@@ -149,6 +149,22 @@ def recommend(report: Path) -> Recommendation | None:
         smaller=smaller,
         more_accurate=more_accurate,
     )
+
+
+def find_scarce_classes(report: Path) -> str:
+    """Return a sentence on the classes of which a split of `report` has too few examples; empty if there are none."""
+    parts = []
+    for split, counts in _read_section(report, "data").get("scarce_classes", {}).items():
+        fewest = sorted(counts.items(), key=lambda one: one[1])
+        named = [f"{count or 'no'} example{'s' * (count != 1)} of {name}" for name, count in fewest[:_MOST]]
+        more = [f"few of {len(counts) - _MOST} more classes"] if len(counts) > _MOST else []
+        parts.append(f"{split} has {', '.join([*named, *more])}")
+    return f"Too few examples tell how accurate a class is: {'; '.join(parts)}" if parts else ""
+
+
+def _is_same(deployed: Path, file: Path, size: int) -> bool:
+    """Whether a deployed file is a variant's, whose `size` is known. Committed reports have no files of variants."""
+    return deployed.read_bytes() == file.read_bytes() if file.is_file() else deployed.stat().st_size == size
 
 
 def _find_seen_validation(base: dict[str, Any]) -> str:
@@ -172,9 +188,18 @@ def _find_seen_validation(base: dict[str, Any]) -> str:
 def _read_targets(report: Path) -> Targets:
     """The targets of a report, from run.json; none if it cannot be read."""
     try:
-        return Targets(**json.loads((report / "run.json").read_text(encoding="utf-8"))["experiment"]["targets"])
-    except (OSError, KeyError, TypeError, ValueError):
+        return Targets(**_read_section(report, "experiment")["targets"])
+    except (KeyError, TypeError, ValueError):
         return Targets()
+
+
+def _read_section(report: Path, name: str) -> dict[str, Any]:
+    """The section `name` of run.json; empty if it cannot be read."""
+    try:
+        section = json.loads((report / "run.json").read_text(encoding="utf-8"))[name]
+    except (OSError, KeyError, TypeError, ValueError):
+        return {}
+    return section if isinstance(section, dict) else {}
 
 
 def _join_misses(misses: dict[str, float]) -> str:

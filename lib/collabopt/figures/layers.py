@@ -41,10 +41,10 @@ def draw_layer_properties(layers: pd.DataFrame, csv: Path | None = None) -> Figu
         ends = LogNorm(1.5, max(unique.max().max(), 256))
         _draw_heat(row[1], unique, f"unique weights, {where}", "Blues_r", ends)
         row[1].set_yticks([])
-    figure.supxlabel("darker compresses better; depthwise kernels are not compressed", color=MUTED)
+    figure.supxlabel("stronger blue compresses better; depthwise kernels are not compressed", color=MUTED)
     columns = ["stage", "layer", "kind", *(f"{kind}{one}" for kind in kinds for one in ("sparsity", "unique_tensor"))]
     alt = f"Sparsity and unique weights of {names} layers at the stages {', '.join(map(get_label, stages))}"
-    return style.save(figure, layers[columns], csv, f"{alt}; darker compresses better.")
+    return style.save(figure, layers[columns], csv, f"{alt}; stronger blue compresses better.")
 
 
 def _pivot(layers: pd.DataFrame, column: str) -> pd.DataFrame:

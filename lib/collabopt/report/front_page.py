@@ -45,7 +45,7 @@ def write(directory: Path) -> Path:
             "Reports",
             "Experiments in collaborative model optimization: what each stage costs, and what it saves",
             experiments=experiments,
-            columns=[_get_score_head(reports), format_head(_SIZE)],
+            columns={"score": _get_score_head(reports), "size": format_head(_SIZE)},
             published=_tabulate_published(reports, compared),
             verdicts=_count_verdicts(compared),
             compared=_list_compared(reports),
@@ -97,7 +97,8 @@ def describe_origin(report: Report) -> list[str]:
 def _describe_row(row: dict[str, Any], score: Score) -> dict[str, Any]:
     return {
         "stage": Cell.from_stage(row["stage"]),
-        "score": _make_cell(row, score.test_int8, get_metric(score.test_int8)),
+        "validation": _make_cell(row, score.validation_int8, get_metric(score.validation_int8)),
+        "test": _make_cell(row, score.test_int8, get_metric(score.test_int8)),
         "size": _make_cell(row, "gzip_bytes", _SIZE),
         "share": f"{100 * (1 - row['saved']):.1f}",
         "saved": "" if row["stage"] == BASELINE else f"{_SAVED.format(row['saved'])} % saved",
@@ -105,7 +106,10 @@ def _describe_row(row: dict[str, Any], score: Score) -> dict[str, Any]:
 
 
 def describe_trade_off(rows: list[dict[str, Any]], score: Score) -> str:
-    """Return `rows` of `Report.find_trade_off` in words: "PCQAT saves 58.1 % and loses 0.3 points", by a `score`."""
+    """Return `rows` of `Report.find_trade_off` in words: "PCQAT saves 58.1 % and loses 0.3 points on test".
+
+    The loss is of a `score`.
+    """
     if len(rows) < 2:
         return "no results yet" if not rows else "no smaller file is as good"
     best, lost = rows[1], rows[1]["lost"] / score.scale
@@ -113,7 +117,7 @@ def describe_trade_off(rows: list[dict[str, Any]], score: Score) -> str:
     if pd.isna(lost):  # test was not read
         return saved
     amount = f"{abs(lost):.{score.digits - 1}f} {score.drop_unit or score.title}"
-    return f"{saved} and {'loses' if lost >= 0 else 'gains'} {amount}"
+    return f"{saved} and {'loses' if lost >= 0 else 'gains'} {amount} on test"
 
 
 def _make_row(report: Report, row: dict[str, Any]) -> dict[str, Cell | str]:

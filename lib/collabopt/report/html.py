@@ -72,9 +72,23 @@ def write_index(
     """
     body = render(template, title=title, description=description, **values)
     contents = [(2, *heading) for heading in re.findall(r'<h2 id="(.+?)">(.+?)</h2>', body)]
-    links = {quote(Path(os.path.relpath(home, directory)).as_posix()): "All reports"} if home else {}
+    links = list_links(directory, home) if home else {}
     about = {"title": title, "description": description, "links": links, "wide": True} | values.get("place", {})
     return write_page(directory / "index.html", body, contents, **about)
+
+
+def list_links(directory: Path, home: Path) -> dict[str, str]:
+    """Return the links at the top of a page in `directory`: label by relative address.
+
+    They lead from the page of all reports, `home`, down to the report of the experiment whose parameters it overrides.
+    """
+    above = [place for place in reversed(directory.parents) if home.parent in place.parents]
+    pages = {home: "All reports"} | {place / "index.html": place.name for place in above}
+    return {
+        quote(Path(os.path.relpath(page, directory)).as_posix()): label
+        for page, label in pages.items()
+        if page == home or page.is_file()
+    }
 
 
 def make_picture(draw: Callable[[Any], Figure | None], rows: Any, caption: str, csv: str) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ from collabopt.config import loading, published
 from collabopt.config.experiment import ExperimentError
 from collabopt.config.metrics import get_metric
 from collabopt.config.stages import STAGES, list_notebooks, sort_notebooks
+from collabopt.deploy.recommendation import find_scarce_classes
 from collabopt.figures import draw_confusion, draw_layer_properties, draw_sizes, draw_timeline, draw_tree
 from collabopt.figures.timeline import select_batch
 from collabopt.report import change_tables, html, navigation, provenance, summary, tables
@@ -62,6 +63,7 @@ def write(
         variants=tables.variants(variants, directory) if len(variants) else None,
         published=tables.compared(compared) if len(compared) else None,
         changes=change_tables.read(directory),
+        scarce=find_scarce_classes(directory),
         confusion=html.make_picture(draw_confusion, confusion, "Confusions on validation", "changed_confusion.csv"),
         layers=html.make_picture(draw_layer_properties, layers, "Sparsity and unique weights by layer", "layers.csv"),
         notebooks=_list_notebooks(directory, status or {}),

@@ -29,6 +29,8 @@ _SHAPE = Metric("parameters", "parameters"), Metric("multiplications", "multipli
 _SHAPE_METRICS = "tflite_bytes", "gzip_bytes", "latency_ms", "npu_cycles"
 _VELA = "ethos-u-vela"
 _QUARTILES = "latency_q1_ms", "latency_q3_ms"
+_ON_NPU = "npu_cycles", "npu_ms"
+"""The metrics with the mark of the footnote on why a file does not run on the NPU as a whole."""
 _DROP = "Validation drop"
 _NOTE = (
     "A variant is a stage in a format, that is a file to deploy. Choices use validation; with targets, test is "
@@ -127,7 +129,7 @@ def _make_variant_table(
     absent = [metric.title for metric in metrics if rows[metric.name].isna().all()]
     note = f"{_NOTE} Not measured in this run: {', '.join(absent)}." if absent else _NOTE
     has_notes = "npu_note" in rows and rows["npu_note"].fillna("").ne("").any()
-    metrics = [one for one in metrics if rows[one.name].notna().any() or (one.name == "npu_cycles" and has_notes)]
+    metrics = [one for one in metrics if rows[one.name].notna().any() or (one.name in _ON_NPU and has_notes)]
     processors = {*rows.get("accelerator", pd.Series()).dropna()} - {""}
     versions = read_run(directory).get("versions", {}) if directory else {_VELA: metadata.version(_VELA)}
     npu = f"{min(processors) if len(processors) == 1 else 'NPU'}, by Vela {versions.get(_VELA, '')}".rstrip()
@@ -148,8 +150,8 @@ def _make_variant_table(
             "File": Cell.from_file(file, targets.format_variant(row)),
         }
         lines.append(cells)
-    has_cycles = any(metric.name == "npu_cycles" for metric in metrics)
-    footnotes = [f"{mark} {text}" for text, mark in notes.items()] if has_cycles else []
+    has_marks = any(metric.name in _ON_NPU for metric in metrics)
+    footnotes = [f"{mark} {text}" for text, mark in notes.items()] if has_marks else []
     table = Table(caption, lines, note if directory else "", is_grouped=True, footnotes=footnotes).drop_empty_columns()
     return dataclasses.replace(table, presets=_list_presets(table.columns, score) if directory else {})
 
@@ -208,8 +210,8 @@ def _make_metric_cell(row: dict[str, Any], metric: Metric, notes: dict[str, str]
     error = row.get(f"{metric.name}_error")
     error = None if pd.isna(error) else 2 * float(error)
     cell = Cell.from_number(row[metric.name], metric, metric.missing or "not known", error)
-    if metric.name == "npu_cycles" and row.get("npu_note") in notes:
-        known = "not on NPU" if pd.isna(row["npu_cycles"]) else cell.text
+    if metric.name in _ON_NPU and row.get("npu_note") in notes:
+        known = "not on NPU" if pd.isna(row[metric.name]) else cell.text
         return dataclasses.replace(cell, text=f"{known} {notes[row['npu_note']]}", title=row["npu_note"])
     quartiles = [row[column] for column in _QUARTILES]
     if metric.name == "latency_ms" and cell.key != "" and not pd.isna(quartiles).any():

@@ -22,6 +22,8 @@ _LINKS = {
 _SOURCES = ".h", ".c", ".cc"
 _AGAINST_FLOAT = {"gzip_bytes": "file after gzip", "tflite_bytes": "file", "latency_ms": "latency on this host"}
 _NPU = "npu_ms", "npu_sram_kib", "npu_flash_kib"
+_BASE, _NPU_BASE = "the float32 baseline", "the int8 baseline"
+"""The second is for an NPU, which runs no float32."""
 
 
 def make_verdict(directory: Path, experiment: str) -> dict[str, Any]:
@@ -37,12 +39,14 @@ def make_verdict(directory: Path, experiment: str) -> dict[str, Any]:
         target = "max_accuracy_drop" if found.score.name == "accuracy" else "max_metric_drop"
         drop = math.ceil(1000 * max(found.get_drop(found.smaller[0])[0], 0)) / 1000
         limit = f"{target}={drop:g} max_gzip_bytes={found.smaller[0]['gzip_bytes']:.0f}"
+    figures = _list_figures(found, directory)
     return {
         "name": found.name,
         "misses": found.describe_misses(),
         "sentence": _describe(found),
         "warning": found.warning,
-        "figures": _list_figures(found, directory),
+        "figures": figures,
+        "has_npu_baseline": any(_NPU_BASE in against for _, _, against in figures),
         "targets": _list_targets(found),
         "others": _list_others(found),
         "links": _list_links(directory, found),
@@ -66,26 +70,26 @@ def make_sweep_verdict(directory: Path, experiment: str, cells: list[str]) -> di
     best = min(sizes, key=sizes.get)
     verdict = make_verdict(directory / best, experiment)
     links = [(f"{best}/{address}", label) for address, label in verdict["links"]]
-    return verdict | {"name": f"{verdict['name']} of {best}", "links": links, "command": ""}
+    return verdict | {"name": f"{verdict['name']} of {best}", "links": links}
 
 
 def describe_drop(found: Recommendation, row: dict[str, Any]) -> str:
-    """Return the drop on validation of a `row` of what is `found`: "drops by 0.46 ± 0.93 points, within noise …"."""
+    """Return the drop on validation of a `row` of what is `found`: "drops by 0.46 ± 0.93 points against the …"."""
     drop, noise = found.get_drop(row)
     verb = "drops" if drop > 0 else "rises"
     if found.score.lower_is_better:
         verb = "rises" if drop > 0 else "drops"
     if drop == 0:
-        return f"does not change ({found.score.format_spread(0.0, noise, is_drop=True)})"
+        return f"does not change against {_BASE} ({found.score.format_spread(0.0, noise, is_drop=True)})"
     amount = found.score.format_spread(abs(drop), noise, is_drop=True)
-    within = ", within noise of the float32 baseline" if abs(drop) <= noise else ""
-    return f"{verb} by {amount}{within}"
+    within = ", within noise" if abs(drop) <= noise else ""
+    return f"{verb} by {amount} against {_BASE}{within}"
 
 
 def _describe(found: Recommendation) -> str:
     size = get_metric("gzip_bytes")
     factor = found.baseline[size.name] / found.variant[size.name]
-    shrinks = f"{factor:.1f} times smaller than the float32 baseline" if factor > 1.05 else "as large as the baseline"
+    shrinks = f"{factor:.1f} times smaller than {_BASE}" if factor > 1.05 else f"as large as {_BASE}"
     return (
         f"{size.format(found.variant[size.name])} {size.unit} after gzip, {shrinks}. On validation, "
         f"{found.score.title} {describe_drop(found, found.variant)}."
@@ -104,15 +108,15 @@ def _list_figures(found: Recommendation, directory: Path) -> list[tuple[str, str
         drop = score.compute_drop(base[column], row[column])
         noise = score.get_noise(row.get(f"{split}_drop_error", math.nan), examples)
         against = "" if pd.isna(drop) else f"drop {score.format_spread(drop, noise, is_drop=True)} against "
-        against += "" if pd.isna(drop) else f"{score.format(base[column])} of the float32 baseline"
+        against += "" if pd.isna(drop) else f"{score.format(base[column])} of {_BASE}"
         within = ", within noise" if abs(drop) <= noise else ""
         figures.append((f"{score.title} on {split}", value, against + within))
-    figures += [_compare(name, row, base, "float32 baseline", title) for name, title in _AGAINST_FLOAT.items()]
+    figures += [_compare(name, row, base, _BASE, title) for name, title in _AGAINST_FLOAT.items()]
     rows = pd.read_csv(directory / "variants.csv")
     int8 = rows[(rows["stage"] == base["stage"]) & (rows["format"] == "int8")].to_dict("records")
     for name in _NPU:
         title = f"{get_metric(name).title.removeprefix('NPU ')} on {row.get('accelerator')}, by Vela"
-        figures.append(_compare(name, row, int8[0] if int8 else base, "int8 baseline", title))
+        figures.append(_compare(name, row, int8[0] if int8 else {}, _NPU_BASE, title))
     return [figure for figure in figures if figure[1]]
 
 
@@ -120,7 +124,7 @@ def _compare(name: str, row: dict[str, Any], base: dict[str, Any], base_name: st
     metric, value, other = get_metric(name), row.get(name, math.nan), base.get(name, math.nan)
     if pd.isna(value):
         return title, "", ""
-    against = f"{value / other:.2f} times the {base_name}" if other else ""
+    against = f"{value / other:.2f} times {base_name}" if other else ""
     return title, f"{metric.format(value)} {metric.unit}", "" if pd.isna(other) or row is base else against
 
 
@@ -149,7 +153,8 @@ def _list_others(found: Recommendation) -> list[tuple[str, str, str]]:
 
 def _format_change(found: Recommendation, row: dict[str, Any]) -> str:
     percent = 100 * (row["gzip_bytes"] / found.variant["gzip_bytes"] - 1)
-    return f"{abs(percent):,.{0 if abs(percent) >= 1 else 1}f} % {'less' if percent < 0 else 'more'}"
+    change = f"{abs(percent):,.{0 if abs(percent) >= 1 else 1}f} % {'less' if percent < 0 else 'more'}"
+    return f"{change} than {found.name}"
 
 
 def _list_links(directory: Path, found: Recommendation) -> list[tuple[str, str]]:

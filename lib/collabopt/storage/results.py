@@ -193,7 +193,7 @@ def describe_run(
         experiment: The experiment as the run was started with.
         settings: What it overrides in the experiment's file, by name of the parameter.
         source: The experiment's file.
-        data: Name, fingerprint and counts of the data set.
+        data: Name, fingerprint, counts and scarce classes of the data set.
         began: When the run began, ISO 8601. `STARTED` in the environment overrides it.
     """
     from collabopt.runtime import tensorflow  # slow to import, and only needed here
