@@ -89,3 +89,8 @@ def test_a_key_of_a_section_that_the_file_does_not_have_is_an_override():
     name = "stages.pruned.distill.temperature"
     teacher = {"temperature": 2.0, "weight": 0.5}
     assert loading.list_overrides("digits", stages={"pruned": {"distill": teacher}})[name] == 2.0
+
+
+def test_braces_around_a_list_are_refused():
+    with pytest.raises(ExperimentError, match="exclude.pruning=.*: expected a list"):
+        loading.load("digits", **{"exclude.pruning": loading.parse_value("{conv_1}", "exclude.pruning")})

@@ -29,7 +29,7 @@ def flatten(overrides: Mapping[str, Any]) -> dict[str, Any]:
             if not isinstance(value, Mapping):
                 raise ExperimentError(f'settings={value!r}: expected a dict, such as {{"stages.pruned.epochs": 3}}')
             flat |= flatten(value)
-        elif is_nested(key) and isinstance(value, Mapping):
+        elif is_nested(key) and isinstance(value, Mapping) and ("." not in key or key.startswith("stages.")):
             flat |= flatten({f"{key}.{part}": one for part, one in value.items()})
         elif value is not None:
             flat[key] = value
