@@ -152,6 +152,7 @@ class Recommendation:
     def _repr_html_(self) -> str:
         left = {"text-align": "left", "white-space": "normal"}
         table = self._to_table().style.hide(axis="index").format(escape="html").set_properties(**left)
+        table.set_table_styles([{"selector": "th", "props": "text-align: left"}])
         return (table.to_html() if len(self.rows) else "") + f"<p>{self.note}</p>"
 
     def __repr__(self) -> str:
