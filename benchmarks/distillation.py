@@ -36,7 +36,7 @@ def measure_case(name: str) -> list[dict]:
         run = start(EXPERIMENT, seed=seed, **settings).without_report()
         pairs.append((run.stage(stage), run.without_report(distill=None).stage(stage)))
     test, validation = (
-        100 * np.mean([taught.scores()[split] - plain.scores()[split] for taught, plain in pairs], axis=0)
+        100 * np.mean([taught.scores()[split] - plain.scores()[split] for taught, plain in pairs], axis=0, dtype=float)
         for split in ("test", "validation")
     )
     about = f"{EXPERIMENT}, {name}"

@@ -92,5 +92,5 @@ def test_a_key_of_a_section_that_the_file_does_not_have_is_an_override():
 
 
 def test_braces_around_a_list_are_refused():
-    with pytest.raises(ExperimentError, match="exclude.pruning=.*: expected a list"):
+    with pytest.raises(ExperimentError, match=r"exclude\.pruning=.*: expected a list"):
         loading.load("digits", **{"exclude.pruning": loading.parse_value("{conv_1}", "exclude.pruning")})
