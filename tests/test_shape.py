@@ -1,10 +1,12 @@
 """A run whose network changes its shape: every later stage starts from the smaller network, and is restored from it."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from collabopt import figures, shape
+from collabopt import answers, figures, shape
 from collabopt.analysis import preflight
 from collabopt.config import loading
 from collabopt.report import tables
@@ -57,6 +59,9 @@ def test_the_notebook_s_table_and_figure_show_the_savings(run):
     assert rows.loc[rows["format"] == "int8", "multiplications"].is_monotonic_decreasing
     assert len(tables.shape(rows).rows) == len(rows) == 6
     assert rows["accuracy"].astype(float).between(0, 1).all()
+    assert [*re.findall("([A-Za-z ]+) keeps", str(answers.describe_shape(rows)))] == ["Filter pruned", " factorized"]
+    alone = rows[rows["stage"] == "baseline"]
+    assert str(answers.describe_shape(alone)) == "No setting changes the shape of the network."
     channels = shape.count_channels(run)
     assert list(channels) == PATH[:3]
     assert "filter pruned" in figures.draw_channels(channels).alt

@@ -17,6 +17,7 @@ import pandas as pd
 from collabopt.analysis import comparison
 from collabopt.config.metrics import get_metric
 from collabopt.config.scores import SCORES, find_score
+from collabopt.config.stages import BASELINE, get_label
 from collabopt.deploy import recommendation, targets
 from collabopt.report.verdict import describe_drop
 
@@ -112,6 +113,24 @@ def describe_sensitivity(table: pd.DataFrame) -> Answer:
             + f"{within}, with {share:.1f} % of the weights"
         )
     return Answer(f"{'; '.join(texts)}." if texts else "No layer is pruned or clustered.")
+
+
+def describe_shape(table: pd.DataFrame) -> Answer:
+    """Return what the stages in the `table` of `shape.measure` save and cost, against the baseline of their format."""
+    rows = table.set_index(["stage", "format"])
+    told, score = [], find_score(table.columns)
+    for stage in [name for name in dict.fromkeys(table["stage"]) if name != BASELINE]:
+        row, base = (rows.loc[name, "float32"] for name in (stage, BASELINE))
+        drop = score.compute_drop(base[score.test], row[score.test])
+        noise = score.get_noise(row["test_drop_error"], row["test_examples"])
+        ratios = {name: row[name] / base[name] for name in ("parameters", "multiplications", "latency_ms")}
+        told.append(
+            f"{get_label(stage)} keeps {ratios['parameters']:.0%} of the parameters and "
+            f"{ratios['multiplications']:.0%} of the multiplications, takes {ratios['latency_ms']:.2f} times as long "
+            f"in float32, and costs {score.format_spread(drop, noise, is_drop=True)} of {score.title} on test"
+        )
+    text = "; ".join(told) or "no setting changes the shape of the network"
+    return Answer(f"{text[0].upper()}{text[1:]}.")
 
 
 def describe_few_values(baseline: Finished, clustered: Mapping[str, Finished]) -> Answer:
