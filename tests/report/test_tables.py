@@ -246,3 +246,12 @@ def test_a_score_shows_two_standard_errors():
     table = tables.stages([finished])
     (cell,) = [cell for head, cell in table.rows[0].items() if head.startswith("Accuracy")]
     assert cell.text.startswith("96.00 ± 1.96")
+
+
+@pytest.mark.parametrize(("options", "is_shown"), [("distilled", False), ("binary", True)])
+def test_a_setting_that_is_the_same_in_all_rows_is_not_in_the_small_table(options, is_shown, tmp_path):
+    stages = {"baseline": None, "qat": "distilled", "pqat": options}
+    rows = pd.DataFrame([KEY | RESULT | {"stage": stage, "options": one} for stage, one in stages.items()])
+    table = tables.results(rows, tmp_path)
+    assert "Settings" in table.columns
+    assert ("Settings" in table.presets["small"]) is is_shown
