@@ -193,6 +193,10 @@ def test_a_notebook_without_anything_to_do_is_refused_in_planning(tmp_path, monk
     monkeypatch.setattr(loading, "REPORTS", tmp_path)
     with pytest.raises(experiment.ExperimentError, match="NOTEBOOKS: search: nothing to search; give values"):
         plan.plan_work("digits", {}, ["search"])
+    grid = {"search.sparsity": [[0.5, 0.8]], "max_accuracy_drop": [0.01]}
+    with pytest.raises(experiment.ExperimentError, match="does not search over settings; expected search in its place"):
+        plan.plan_work("digits", grid, ["deployment_tree"])
+    assert [*plan.plan_work("digits", grid, []).jobs] == ["search"]
     with pytest.raises(experiment.ExperimentError, match=r"NOTEBOOKS: compare: .*digits has no other report"):
         plan.plan_work("digits", {}, ["compare"])
     (tmp_path / "digits" / "seed=1").mkdir(parents=True)

@@ -74,6 +74,21 @@ def test_alternatives_say_what_they_cost(tmp_path):
     assert "More accurate, but: baseline int8, 9.00 kB after gzip (12 % more than PQAT int8); on validation" in text
 
 
+def test_the_file_for_a_microcontroller_is_named_if_it_is_another(tmp_path):
+    assert "On a microcontroller" not in get_text(read_verdict(write_report(tmp_path / "int8")))
+    formats = ["float32", "int8", "dynamic_range", "int8"]
+    bytes_ = [16000, 9000, 7000, 8000]
+    text = get_text(read_verdict(write_report(tmp_path / "other", format=formats, gzip_bytes=bytes_)))
+    assert "dynamic range" in text
+    assert "On a microcontroller or NPU: " in text
+
+
+def test_a_drop_on_test_that_exceeds_noise_is_in_the_first_sentence(tmp_path):
+    assert "more than noise" not in get_text(read_verdict(write_report(tmp_path / "none")))
+    text = get_text(read_verdict(write_report(tmp_path / "drop", test_drop_error=[0.0, 0.001, 0.001, 0.001])))
+    assert "; on test it drops by 0.50 ± 0.20 points, more than noise." in text
+
+
 def test_the_next_smaller_files_are_named_unless_a_smaller_one_is_as_good(tmp_path):
     stages, bytes_ = ["baseline", "pqat", "sparse_clustered", "pcqat"], [9000, 8000, 7950, 7990]
 

@@ -130,13 +130,18 @@ def plan_work(name: str, grid: sweep.Grid, chosen: list[str]) -> Work:
             notebooks = published.list_notebooks(experiments[0])
         elif experiments[0].has_targets and not chosen:  # the search decides which stages are trained
             notebooks = [SETTINGS_NOTEBOOK if experiments[0].search.is_given else SEARCH_NOTEBOOK]
+        if experiments[0].search.is_given and SEARCH_NOTEBOOK in chosen and SETTINGS_NOTEBOOK not in chosen:
+            raise ExperimentError(
+                f"NOTEBOOKS={' '.join(chosen)}: {SEARCH_NOTEBOOK} does not search over settings; expected "
+                f"{SETTINGS_NOTEBOOK} in its place"
+            )
         pages = loading.find_report_directory(name, **cells[0])
         _refuse_without_subject(notebooks, experiments[0], pages)
         config = {"overrides": cells[0], "notebooks": notebooks}
         return Work(pages, config, {notebook: pages / f"{notebook}.html" for notebook in notebooks})
     if chosen:
         words = " ".join(chosen)
-        raise ExperimentError(f"NOTEBOOKS={words}: a sweep runs {SEARCH_NOTEBOOK} in every cell; leave it out")
+        raise ExperimentError(f"NOTEBOOKS={words}: a sweep runs {SEARCH_NOTEBOOK} in every cell; leave NOTEBOOKS out")
     if any(experiment.has_targets for experiment in experiments):
         raise ExperimentError("targets: a sweep trains every stage of its cells; give targets to one setting at a time")
     pages = sweep.find_directory(name, grid)

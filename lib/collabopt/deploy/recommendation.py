@@ -17,6 +17,8 @@ from collabopt.deploy import targets
 
 _MOST = 3
 """Smaller files, or classes, that are named."""
+_ON_DEVICE = "int8"
+"""The format that TensorFlow Lite Micro and NPUs run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Recommendation:
         misses: By how much the file exceeds targets. It is then the nearest file, and not recommended.
         smaller: The rows of up to three smaller files, the nearest in size first.
         more_accurate: The row of the most accurate file, if it is more accurate; else None.
+        on_device: The row of the file that would be recommended among those in int8, if the recommended one computes
+            in another type and there are no targets; else None. Microcontrollers and NPUs run int8.
     """
 
     tflite: Path
@@ -47,6 +51,7 @@ class Recommendation:
     misses: dict[str, float] = dataclasses.field(default_factory=dict)
     smaller: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     more_accurate: dict[str, Any] | None = None
+    on_device: dict[str, Any] | None = None
 
     @property
     def file(self) -> str:
@@ -148,6 +153,7 @@ def recommend(report: Path) -> Recommendation | None:
         misses=targets.find_misses(row, limits, targets.get_baseline_score(rows)),
         smaller=smaller,
         more_accurate=more_accurate,
+        on_device=None if wanted else _find_on_device(rows, row),
     )
 
 
@@ -204,6 +210,15 @@ def _read_section(report: Path, name: str) -> dict[str, Any]:
 
 def _join_misses(misses: dict[str, float]) -> str:
     return ", ".join(targets.describe_miss(name, excess) for name, excess in misses.items())
+
+
+def _find_on_device(rows: pd.DataFrame, chosen: dict[str, Any]) -> dict[str, Any] | None:
+    """The file to deploy where only int8 runs, if it is another than the chosen one."""
+    if chosen["format"] == _ON_DEVICE:
+        return None
+    base = rows.loc[[targets.find_baseline(rows)]]
+    label = targets.recommend(pd.concat([base, rows[rows["format"] == _ON_DEVICE]]))
+    return rows.loc[label].to_dict() if rows.loc[label, "format"] == _ON_DEVICE else None
 
 
 def _find_alternatives(

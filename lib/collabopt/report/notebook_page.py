@@ -62,7 +62,7 @@ def write_page(notebook: Path, page: Path, links: dict[str, str], download: str 
     _describe_media(body)
     title, setting = body.h1.get_text(" ", strip=True), provenance.describe_setting(page.parent)
     _insert_head(body, page.parent, setting, cells.metadata.get("papermill", {}).get("duration"))
-    first = body.select_one(".prose p")
+    first = body.select_one(".answer") or body.select_one(".prose p")
     html.write_page(
         page,
         str(body),

@@ -200,7 +200,7 @@ def _make_stage_table(
         lines.append(cells)
     table = Table(caption, lines, note).drop_empty_columns()
     few = *_SMALL, score.test_int8, score.validation_int8
-    same = [column for column in settings if column != "seeds" and rows[column].replace("", None).nunique() == 1]
+    same = [column for column in settings if column != "seeds" and len({*rows[column].dropna()} - {""}) == 1]
     more = {"Parent", *(SETTINGS.get(column, column).capitalize() for column in same)}
     more |= {format_head(metric) for metric in metrics if metric.name not in few}
     presets = {"small": [column for column in table.columns if column not in more]} if directory else {}

@@ -92,8 +92,19 @@ def _describe(found: Recommendation) -> str:
     shrinks = f"{factor:.1f} times smaller than {_BASE}" if factor > 1.05 else f"as large as {_BASE}"
     return (
         f"{size.format(found.variant[size.name])} {size.unit} after gzip, {shrinks}. On validation, "
-        f"{found.score.title} {describe_drop(found, found.variant)}."
+        f"{found.score.title} {describe_drop(found, found.variant)}{_describe_test(found)}."
     )
+
+
+def _describe_test(found: Recommendation) -> str:
+    """The drop on test, if it exceeds noise, which validation may not have shown."""
+    score, row, base = found.score, found.variant, found.baseline
+    drop = score.compute_drop(base.get(score.test, math.nan), row.get(score.test, math.nan))
+    noise = score.get_noise(row.get("test_drop_error", math.nan), row.get("test_examples", 0))
+    if not drop > noise:
+        return ""
+    verb = "rises" if score.lower_is_better else "drops"
+    return f"; on test it {verb} by {score.format_spread(drop, noise, is_drop=True)}, more than noise"
 
 
 def _list_figures(found: Recommendation, directory: Path) -> list[tuple[str, str, str]]:
@@ -141,7 +152,8 @@ def _list_targets(found: Recommendation) -> list[tuple[str, str, str, bool]]:
 def _list_others(found: Recommendation) -> list[tuple[str, str, str]]:
     """Title, name and description of the alternatives."""
     size, lines = get_metric("gzip_bytes"), []
-    others = [("Smaller, but", row) for row in found.smaller]
+    others = [("On a microcontroller or NPU", found.on_device)] if found.on_device else []
+    others += [("Smaller, but", row) for row in found.smaller]
     others += [("More accurate, but", found.more_accurate)] if found.more_accurate else []
     for title, row in others:
         text = f"{size.format(row[size.name])} {size.unit} after gzip ({_format_change(found, row)}); on "
