@@ -95,8 +95,10 @@ def refused(tmp_path, monkeypatch, capsys) -> Callable:
     ("settings", "words"),
     [
         ("sparsty=0.8", ["sparsty", "no notebook has this parameter", "did you mean sparsity?"]),
-        ("sparsity=0.8 epochs=3", ["epochs", "no notebook has this parameter", "number_of_clusters"]),
+        ("sparsity=0.8 epochs=3", ["epochs", "no notebook has this parameter", "expected stages.<stage>.epochs"]),
         ("reports=elsewhere", ["reports", "no notebook has this parameter"]),
+        ("cluster_rate=-1", ["cluster_rate", "expected this key in an experiment file"]),
+        ("distill.temprature=4", ["distill.temprature", "expected distill={temprature: value}"]),
         ("sparsity", ["'sparsity'", "expected name=value"]),
         ("sparsity=", ["'sparsity='", "expected name=value"]),
         ("sparsity 0.8", ["'sparsity'", "expected name=value"]),

@@ -81,7 +81,7 @@ def parse_settings(text: str) -> sweep.Grid:
         if len(values) > 1 and any(value.startswith("[") for value in values):
             raise ExperimentError(f"SET: {name}: a sweep over lists is not possible; give one list")
         if name not in known and not overriding.is_nested(name):
-            raise ExperimentError(f"SET: {name}: no notebook has this parameter{loading.suggest(name, sorted(known))}")
+            raise ExperimentError(f"SET: {name}: no notebook has this parameter{_suggest(name, sorted(known))}")
         if name in grid:
             raise ExperimentError(f"SET: {name}: given twice; a sweep is {name}=value,value")
         grid[name] = [loading.parse_value(value, f"SET: {name}") for value in values]
@@ -147,6 +147,16 @@ def plan_work(name: str, grid: sweep.Grid, chosen: list[str]) -> Work:
     pages = sweep.find_directory(name, grid)
     jobs = {cell: pages / cell / f"{SEARCH_NOTEBOOK}.html" for cell in map(sweep.format_name, cells)}
     return Work(pages, {"grid": grid}, jobs, "cells")
+
+
+def _suggest(name: str, known: list[str]) -> str:
+    """What to write instead of an unknown parameter."""
+    section, _, key = name.partition(".")
+    if key and section in known:
+        return f"; expected {section}={{{key}: value}}"
+    if name in Experiment.model_fields:
+        return "; expected this key in an experiment file, which can extend another (extends: digits)"
+    return loading.suggest(name, known)
 
 
 def _refuse_without_subject(notebooks: list[str], experiment: Experiment, pages: Path) -> None:
