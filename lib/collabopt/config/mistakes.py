@@ -33,13 +33,14 @@ def explain(error: ValidationError, file: str = "", overridden: Iterable[str] = 
     Args:
         error: The error.
         file: Name of the experiment's file, which begins a line.
-        overridden: Dotted names of values that are not from the file. Mistakes in these do not name it.
+        overridden: Dotted names of values that are not from the file. Mistakes in these do not name it, and neither do
+            those of several values together.
     """
     given = [f"{key}." for name in overridden for key in (name, f"targets.{name}")]
     lines = []
     for mistake in error.errors():
         place = "".join(f"{part}." for part in mistake["loc"])
-        is_given = place and any(place.startswith(key) or key.startswith(place) for key in given)
+        is_given = any(place.startswith(key) or key.startswith(place) for key in given)
         lines.append(_explain(mistake) if is_given or not file else f"{file}: {_explain(mistake)}")
     return lines
 

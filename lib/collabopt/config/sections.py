@@ -173,7 +173,7 @@ class Pruning(Training):
         if not self.begin_epoch < (self.end_epoch or self.epochs) <= self.epochs:
             raise ValueError(
                 f"begin_epoch={self.begin_epoch}, end_epoch={self.end_epoch}: expected "
-                f"begin_epoch < end_epoch <= epochs={self.epochs}"
+                f"begin_epoch < end_epoch <= epochs={self.epochs}; give end_epoch, too"
             )
         return self
 
