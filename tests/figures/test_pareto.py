@@ -100,6 +100,12 @@ def test_sizes_without_test_accuracy_show_that_on_validation(results):
     assert "baseline 94.48 % at 434.9 kB" in figure.alt
 
 
+def test_sizes_show_all_rows_if_some_were_read_on_validation_only(results):
+    some = results["accuracy_int8"].where(results["stage"] == "qat")
+    figure = figures.draw_sizes(results.assign(validation_accuracy_int8=results["accuracy_int8"], accuracy_int8=some))
+    assert figure.axes[0].get_ylabel() == "INT8 validation accuracy (%)"
+
+
 def test_pareto_draws_labels_errors_and_lost_stages(results, tmp_path):
     rows = results.assign(accuracy_int8_std=0.01)
     labels = pd.Series(["", "", "", "", "", "sparsity 0.5", ""])

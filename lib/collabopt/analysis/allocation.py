@@ -121,8 +121,9 @@ class Allocation:
 
     def _repr_html_(self) -> str:
         heads = {"layer": "Layer", "value": self.setting.replace("_", " ").capitalize(), "drop": "Drop"}
-        rows = self.rows.rename(columns=heads | {"bytes": "Entropy (bytes)"})
-        return f"{rows.style.hide(axis='index').format(escape='html', precision=2).to_html()}<p>{self.note}</p>"
+        rows = self.rows.rename(columns=heads | {"bytes": "Entropy (bytes)"}).style.hide(axis="index")
+        rows.format({"Entropy (bytes)": "{:,.0f}"}, escape="html", precision=2)
+        return f"{rows.to_html()}<p>{self.note}</p>"
 
 
 def allocate(table: pd.DataFrame, setting: str, experiment: Experiment, budget: float | None = None) -> Allocation:

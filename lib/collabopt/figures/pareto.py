@@ -43,10 +43,11 @@ def draw_costs(variants: pd.DataFrame, csv: Path | None = None) -> Figure:
 def draw_sizes(results: pd.DataFrame, csv: Path | None = None) -> Figure | None:
     """Draw and return the score of int8 files in `results` against size after gzip; None if no file has both.
 
-    The score is on test, or on validation if no row has one on test. `csv` is for the data.
+    The score is on test, or on validation if a row has one only there. `csv` is for the data.
     """
     score = find_score(results)
-    unread = to_numbers(results, [score.test_int8])[score.test_int8].isna().all()
+    read = to_numbers(results, [score.test_int8, score.validation_int8])
+    unread = (read[score.test_int8].isna() & read[score.validation_int8].notna()).any()
     up = score.validation_int8 if unread else score.test_int8
     if to_numbers(results, [up, "gzip_bytes"])[[up, "gzip_bytes"]].dropna().empty:
         return None
