@@ -142,7 +142,7 @@ def recommend(report: Path) -> Recommendation | None:
     smaller, more_accurate = _find_alternatives(rows, row)
     cautions = targets.find_noise(rows, label, limits), _find_seen_validation(base), find_scarce_classes(report)
     file = report / row["tflite"]
-    deployed = (one for one in (report / "deployed").glob("*.tflite") if _is_same(one, file, row["tflite_bytes"]))
+    deployed = (one for one in (report / "deployed").glob("*.tflite") if _is_same(one, file, row))
     return Recommendation(
         next(deployed, file),
         row,
@@ -168,9 +168,11 @@ def find_scarce_classes(report: Path) -> str:
     return f"Too few examples tell how accurate a class is: {'; '.join(parts)}" if parts else ""
 
 
-def _is_same(deployed: Path, file: Path, size: int) -> bool:
-    """Whether a deployed file is a variant's, whose `size` is known. Committed reports have no files of variants."""
-    return deployed.read_bytes() == file.read_bytes() if file.is_file() else deployed.stat().st_size == size
+def _is_same(deployed: Path, file: Path, row: dict[str, Any]) -> bool:
+    """Whether a deployed file is that of a variant's `row`. Committed reports have no files of variants."""
+    if file.is_file():
+        return deployed.read_bytes() == file.read_bytes()
+    return deployed.stat().st_size == row["tflite_bytes"]
 
 
 def _find_seen_validation(base: dict[str, Any]) -> str:
