@@ -210,6 +210,8 @@ def test_published_figures_are_beside_ours(tmp_path):
     rows = table(write(tmp_path), "published")
     assert [row[-1] for row in rows] == [comparison.format_verdict(row) for _, row in judged.iterrows()]
     assert [row[4] for row in rows] == [comparison.format_points(value) for value in judged["published"]]
+    shutil.copytree(tmp_path / "ds", tmp_path / "es")
+    assert len(table(write(tmp_path), "published")) == len(rows), "each figure once"
 
 
 def test_batches_that_end_at_once_leave_a_whole_page(reports):

@@ -34,7 +34,7 @@ def write(directory: Path) -> Path:
     """Write the page of all reports and sweeps in `directory`, and return it. Batches that end together take turns."""
     with store.lock(loading.DATA / "locks" / "front_page.lock"):
         reports = find_reports(directory)
-        compared = {one.place.as_posix(): read_comparison(one.directory) for one in reports}
+        judged = _judge(reports)
         rows = [_make_row(report, row) for report in reports for row in report.table.to_dict("records")]
         experiments: dict[str, list[dict[str, Any]]] = {}
         for report in reports:
@@ -46,8 +46,8 @@ def write(directory: Path) -> Path:
             "Experiments in collaborative model optimization: what each stage costs, and what it saves",
             experiments=experiments,
             columns={"score": _get_score_head(reports), "size": format_head(_SIZE)},
-            published=_tabulate_published(reports, compared),
-            verdicts=_count_verdicts(compared),
+            published=tables.compared(judged) if len(judged) else None,
+            verdicts=verification.count_verdicts(judged) if len(judged) else "",
             compared=_list_compared(reports),
             stages=Table("Every stage of every report", rows, _NOTE),
         )
@@ -157,12 +157,9 @@ def _get_score_head(reports: list[Report]) -> str:
     return format_head(get_metric(scores.pop().test_int8)) if len(scores) == 1 else "INT8 score"
 
 
-def _count_verdicts(compared: dict[str, pd.DataFrame]) -> str:
-    judged = verification.judge_reports({name: rows for name, rows in compared.items() if "/" not in name})
-    return verification.count_verdicts(judged) if len(judged) else ""
-
-
-def _tabulate_published(reports: list[Report], compared: dict[str, pd.DataFrame]) -> Table | None:
-    pages = {one.place.as_posix(): one.page for one in reports}
-    rows = pd.concat([pd.DataFrame(), *(one.assign(report=name, page=pages[name]) for name, one in compared.items())])
-    return tables.compared(rows) if "published" in rows else None
+def _judge(reports: list[Report]) -> pd.DataFrame:
+    """The published figures beside ours, each once, with the page of its report."""
+    own = {one.place.as_posix(): one for one in reports if len(one.place.parts) == 1}
+    judged = verification.judge_reports({name: read_comparison(one.directory) for name, one in own.items()})
+    pages = {name: one.page for name, one in own.items()}
+    return judged if judged.empty else judged.assign(page=judged["report"].map(pages))
