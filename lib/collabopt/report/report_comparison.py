@@ -123,7 +123,7 @@ def write(names: Sequence[str]) -> Path:
 def tabulate_settings(places: dict[str, Path]) -> Table:
     """Return settings, data and versions that differ between `places` (directories by name), one row per key."""
     runs = {name: _flatten(read_run(place)) for name, place in places.items()}
-    hidden = ("start", "end", "experiment.name")
+    hidden = ("start", "end", "experiment.name", "experiment_sha256")
     keys = [key for key in dict.fromkeys(key for run in runs.values() for key in run) if key not in hidden]
     different = [key for key in keys if len({run.get(key, "null") for run in runs.values()}) > 1]
     lines = [
