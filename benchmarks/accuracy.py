@@ -13,6 +13,7 @@ import argparse
 import numpy as np
 import table
 
+from collabopt.analysis.comparison import compute_standard_error
 from collabopt.analysis.finished import Finished
 from collabopt.config.stages import get_label
 from collabopt.run import Run, start
@@ -87,9 +88,8 @@ def compare(
 ) -> list[dict]:
     """The paired difference in INT8 accuracy and the ratio of sizes after gzip, as means over seeds."""
     pairs = list(zip(ones, others, strict=True))
-    differences = [one.scores()["test_int8"] - other.scores()["test_int8"] for one, other in pairs]
-    of_examples = 100 * np.mean(differences, axis=0)
-    mean, error = of_examples.mean(), of_examples.std(ddof=1) / len(of_examples) ** 0.5
+    gained = 100 * np.array([one.scores()["test_int8"] - other.scores()["test_int8"] for one, other in pairs])
+    mean, error = gained.mean(), compute_standard_error(gained)
     ratio = np.mean([one.result["gzip_bytes"] / other.result["gzip_bytes"] for one, other in pairs])
     low = mean - 1.96 * error
     figures = {

@@ -15,6 +15,7 @@ os.environ["COLLABOPT_REPORTS"] = tempfile.mkdtemp()
 import numpy as np
 import table
 
+from collabopt.analysis.comparison import compute_standard_error
 from collabopt.config import loading
 from collabopt.run import start
 
@@ -36,15 +37,13 @@ def measure_case(name: str) -> list[dict]:
         run = start(EXPERIMENT, seed=seed, **settings).without_report()
         pairs.append((run.stage(stage), run.without_report(distill=None).stage(stage)))
     test, validation = (
-        100 * np.mean([taught.scores()[split] - plain.scores()[split] for taught, plain in pairs], axis=0, dtype=float)
+        100 * np.array([taught.scores()[split] - plain.scores()[split] for taught, plain in pairs], dtype=float)
         for split in ("test", "validation")
     )
     about = f"{EXPERIMENT}, {name}"
     return [
         table.make_row("accuracy with distillation − without, test (points)", about, test.mean()),
-        table.make_row(
-            "two standard errors of that difference (points)", about, 2 * test.std(ddof=1) / len(test) ** 0.5
-        ),
+        table.make_row("two standard errors of that difference (points)", about, 2 * compute_standard_error(test)),
         table.make_row("accuracy with distillation − without, validation (points)", about, validation.mean()),
         table.make_row(
             "accuracy with distillation, test (%)", about, 100 * np.mean([one.scores()["test"] for one, _ in pairs])

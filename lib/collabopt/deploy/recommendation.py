@@ -2,7 +2,6 @@
 
 import dataclasses
 import html
-import json
 import math
 import os
 from pathlib import Path
@@ -14,6 +13,7 @@ from collabopt.config.experiment import Targets
 from collabopt.config.metrics import get_metric
 from collabopt.config.scores import Score, find_score
 from collabopt.deploy import targets
+from collabopt.storage import results
 
 _MOST = 3
 """Smaller files, or classes, that are named."""
@@ -68,10 +68,11 @@ class Recommendation:
         """Score of the task."""
         return find_score(self.variant)
 
-    def get_drop(self, row: dict[str, Any]) -> tuple[float, float]:
-        """Return how much worse a `row` is on validation than the float32 baseline, and what chance explains."""
-        drop = self.score.compute_drop(self.baseline[self.score.validation], row[self.score.validation])
-        return drop, targets.find_drop_noise(row, self.score)
+    def get_drop(self, row: dict[str, Any], split: str = "validation") -> tuple[float, float]:
+        """Return how much worse a `row` is on a `split` than the float32 baseline, and what chance explains."""
+        column = getattr(self.score, split)
+        drop = self.score.compute_drop(self.baseline[column], row[column])
+        return drop, targets.find_drop_noise(row, self.score, split)
 
     def describe_misses(self) -> str:
         """Return what the file misses: "gzip 2.1 kB over"; empty if it meets all targets."""
@@ -131,7 +132,8 @@ def recommend(report: Path) -> Recommendation | None:
     """
     if not (report / "variants.csv").is_file():
         return None
-    rows, limits = pd.read_csv(report / "variants.csv"), _read_targets(report)
+    rows, run = pd.read_csv(report / "variants.csv"), results.read_run(report)
+    limits = _get_targets(run)
     if "validation_examples" not in rows:
         return None
     rows = rows[rows["tflite"].notna()]  # the others have no file
@@ -140,7 +142,7 @@ def recommend(report: Path) -> Recommendation | None:
     label = targets.find_nearest(rows, limits) if chosen is None else chosen
     row, base = rows.loc[label].to_dict(), rows.loc[targets.find_baseline(rows)].to_dict()
     smaller, more_accurate = _find_alternatives(rows, row)
-    cautions = targets.find_noise(rows, label, limits), _find_seen_validation(base), find_scarce_classes(report)
+    cautions = targets.find_noise(rows, label, limits), _find_seen_validation(base), find_scarce_classes(run)
     file = report / row["tflite"]
     deployed = (one for one in (report / "deployed").glob("*.tflite") if _is_same(one, file, row))
     return Recommendation(
@@ -157,10 +159,10 @@ def recommend(report: Path) -> Recommendation | None:
     )
 
 
-def find_scarce_classes(report: Path) -> str:
-    """Return a sentence on the classes of which a split of `report` has too few examples; empty if there are none."""
-    parts = []
-    for split, counts in _read_section(report, "data").get("scarce_classes", {}).items():
+def find_scarce_classes(run: dict[str, Any]) -> str:
+    """Return a sentence on classes of which a split has too few examples, by run.json, `run`; empty without any."""
+    parts, data = [], run.get("data")
+    for split, counts in (data.get("scarce_classes", {}) if isinstance(data, dict) else {}).items():
         fewest = sorted(counts.items(), key=lambda one: one[1])
         named = [f"{count or 'no'} example{'s' * (count != 1)} of {name}" for name, count in fewest[:_MOST]]
         more = [f"few of {len(counts) - _MOST} more classes"] if len(counts) > _MOST else []
@@ -193,21 +195,12 @@ def _find_seen_validation(base: dict[str, Any]) -> str:
     )
 
 
-def _read_targets(report: Path) -> Targets:
-    """The targets of a report, from run.json; none if it cannot be read."""
+def _get_targets(run: dict[str, Any]) -> Targets:
+    """The targets in run.json, `run`; none if they cannot be read."""
     try:
-        return Targets(**_read_section(report, "experiment")["targets"])
+        return Targets(**run["experiment"]["targets"])
     except (KeyError, TypeError, ValueError):
         return Targets()
-
-
-def _read_section(report: Path, name: str) -> dict[str, Any]:
-    """The section `name` of run.json; empty if it cannot be read."""
-    try:
-        section = json.loads((report / "run.json").read_text(encoding="utf-8"))[name]
-    except (OSError, KeyError, TypeError, ValueError):
-        return {}
-    return section if isinstance(section, dict) else {}
 
 
 def _join_misses(misses: dict[str, float]) -> str:

@@ -123,9 +123,9 @@ def recommend(variants: pd.DataFrame) -> Hashable:
     return good.idxmin() if len(good) else drops.idxmin()
 
 
-def find_drop_noise(variant: Mapping[str, Any], score: Score) -> float:
-    """Return two standard errors of the drop of a `variant` on validation; NaN if not known."""
-    return score.get_noise(variant.get("validation_drop_error", math.nan), variant.get("validation_examples", 0))
+def find_drop_noise(variant: Mapping[str, Any], score: Score, split: str = "validation") -> float:
+    """Return two standard errors of the drop of a `variant` on a `split`, validation or test; NaN if not known."""
+    return score.get_noise(variant.get(f"{split}_drop_error", math.nan), variant.get(f"{split}_examples", 0))
 
 
 def find_noise(variants: pd.DataFrame, label: Hashable, limits: Targets) -> str:

@@ -122,7 +122,7 @@ def describe_shape(table: pd.DataFrame) -> Answer:
     for stage in [name for name in dict.fromkeys(table["stage"]) if name != BASELINE]:
         row, base = (rows.loc[name, "float32"] for name in (stage, BASELINE))
         drop = score.compute_drop(base[score.test], row[score.test])
-        noise = score.get_noise(row["test_drop_error"], row["test_examples"])
+        noise = targets.find_drop_noise(row, score, "test")
         ratios = {name: row[name] / base[name] for name in ("parameters", "multiplications", "latency_ms")}
         told.append(
             f"{get_label(stage)} keeps {ratios['parameters']:.0%} of the parameters and "

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -22,11 +21,7 @@ from collabopt.storage import results
 
 def read_run(directory: Path) -> dict[str, Any]:
     """Return run.json of a report `directory`; empty if it cannot be read."""
-    try:
-        content = json.loads((directory / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    run = content if isinstance(content, dict) else {"run": content}
+    run = results.read_run(directory)
     task = _get_experiment(run).get("task")
     if isinstance(task, dict):  # a score of the user's own is known from here on
         with contextlib.suppress(TypeError, ValueError):

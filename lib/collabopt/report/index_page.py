@@ -63,7 +63,7 @@ def write(
         variants=tables.variants(variants, directory) if len(variants) else None,
         published=tables.compared(compared) if len(compared) else None,
         changes=change_tables.read(directory),
-        scarce=find_scarce_classes(directory),
+        scarce=find_scarce_classes(run),
         confusion=html.make_picture(draw_confusion, confusion, "Confusions on validation", "changed_confusion.csv"),
         layers=html.make_picture(draw_layer_properties, layers, "Sparsity and unique weights by layer", "layers.csv"),
         notebooks=_list_notebooks(directory, status or {}),

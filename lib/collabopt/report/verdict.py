@@ -98,9 +98,7 @@ def _describe(found: Recommendation) -> str:
 
 def _describe_test(found: Recommendation) -> str:
     """The drop on test, if it exceeds noise, which validation may not have shown."""
-    score, row, base = found.score, found.variant, found.baseline
-    drop = score.compute_drop(base.get(score.test, math.nan), row.get(score.test, math.nan))
-    noise = score.get_noise(row.get("test_drop_error", math.nan), row.get("test_examples", 0))
+    score, (drop, noise) = found.score, found.get_drop(found.variant, "test")
     if not drop > noise:
         return ""
     verb = "rises" if score.lower_is_better else "drops"
@@ -116,8 +114,7 @@ def _list_figures(found: Recommendation, directory: Path) -> list[tuple[str, str
         if pd.isna(row[column]) or pd.isna(examples):
             continue
         value = f"{score.format_spread(row[column], score.get_noise(error, examples))} (n = {examples:,.0f})"
-        drop = score.compute_drop(base[column], row[column])
-        noise = score.get_noise(row.get(f"{split}_drop_error", math.nan), examples)
+        drop, noise = found.get_drop(row, split)
         against = "" if pd.isna(drop) else f"drop {score.format_spread(drop, noise, is_drop=True)} against "
         against += "" if pd.isna(drop) else f"{score.format(base[column])} of {_BASE}"
         within = ", within noise" if abs(drop) <= noise else ""

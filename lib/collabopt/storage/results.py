@@ -184,6 +184,15 @@ def select_first_setting(rows: pd.DataFrame, *key: str) -> pd.DataFrame:
     return kept.sort_values("_at").drop(columns=["_at", "_stock"])
 
 
+def read_run(directory: Path) -> dict[str, Any]:
+    """Return run.json of a report `directory`; empty if it cannot be read."""
+    try:
+        content = json.loads((directory / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {"run": content}
+
+
 def describe_run(
     experiment: Experiment, settings: dict[str, Any], source: Path, data: dict[str, Any], began: str
 ) -> dict[str, Any]:
