@@ -140,6 +140,7 @@ class _Recorder(keras.callbacks.Callback):
         record: dict | None,
     ) -> None:
         super().__init__()
+        self._supports_tf_logs = True  # as in Keras' own callbacks: no step waits for its loss
         self.stage, self.score, self.section = stage, score, section
         self.clock, self.checkpoint = clock, checkpoint
         self.record = record or {"rows": [], "setup_seconds": None, "fit_seconds": 0.0}
