@@ -75,6 +75,22 @@ def test_a_stage_with_zeros_has_a_sparse_file_or_a_reason_why_not(whole, small, 
     assert found.unavailable["unavailable"].str.contains("no smaller: |too few of its weights are zero").all()
 
 
+def test_a_slow_format_of_a_large_network_is_left_out_unless_asked_for(whole, small, place, tmp_path, monkeypatch):
+    monkeypatch.setitem(variants.LARGEST_WORK, "int16x8", 1e3)
+    shutil.copytree(place / "stages", tmp_path / "stages", ignore=shutil.ignore_patterns("baseline-int16x8-*"))
+
+    def measure(*formats):
+        wanted = loading.load(str(small)).model_copy(update={"further_formats": formats})
+        return variants.measure(
+            Run(wanted, tmp_path / "report", small, tmp_path / "stages"), STAGES["baseline"], "int16x8"
+        )
+
+    left_out, asked = measure(), measure("int16x8")
+    assert left_out.tflite is None
+    assert "limit 1e+03; further_formats=[int16x8] asks for it" in left_out.row["unavailable"]
+    assert asked.row["gzip_bytes"] == whole.table.loc["baseline-int16x8", "gzip_bytes"]
+
+
 def test_further_formats_are_measured_like_all_others_and_other_runtimes_are_not_deployed(whole, small, place):
     for package in ("ai_edge_quantizer", "openvino", "nncf", "tf2onnx", "onnxruntime"):
         pytest.importorskip(package)

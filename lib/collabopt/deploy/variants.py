@@ -18,7 +18,7 @@ import pandas as pd
 from collabopt.analysis import comparison, ptq, scoring
 from collabopt.analysis.finished import Finished
 from collabopt.config.experiment import Experiment
-from collabopt.config.formats import CALIBRATED, FORMATS, STANDARD
+from collabopt.config.formats import CALIBRATED, FORMATS, LARGEST_WORK, STANDARD
 from collabopt.config.metrics import METRICS
 from collabopt.config.scores import Score, find_score
 from collabopt.config.stages import Stage, get_level, get_lineage
@@ -27,9 +27,11 @@ from collabopt.deploy import further_formats
 from collabopt.deploy.targets import find_baseline
 from collabopt.run import Run
 from collabopt.runtime import progress
+from collabopt.runtime.tensorflow import keras
 from collabopt.storage import atomic
 from collabopt.storage.source_digest import compute_digest
 from collabopt.techniques import registry
+from collabopt.techniques.multiplications import count_multiplications
 from collabopt.tflite import convert, flatbuffer, latency, sizes, vela
 
 _MEASURED = [name for name, metric in METRICS.items() if metric.description]
@@ -116,6 +118,7 @@ def measure(run: Run, stage: Stage, name: str) -> Variant:
         "measured": finished.measured.name if name == "int8" else None,
         "format": name,
         "calibration": [experiment.calibration, experiment.calibration_examples],
+        "asked": name in experiment.further_formats,
         "output": experiment.model.output,
         "code": compute_digest(convert_it, _measure_sizes, _measure_weights, scoring.select_counted),
         "zstandard": metadata.version("zstandard"),
@@ -206,11 +209,22 @@ def _convert(run: Run, finished: Finished, name: str) -> tuple[bytes, np.ndarray
         return finished.tflite.read_bytes(), finished.scores()["validation_int8"], figures
     experiment, activations = run.experiment, registry.get_output_activations(run.experiment, run.data)
     model, apart = run.model(finished.stage.name), bool(finished.without_qat)
+    _check_work(model, name, run)
     if name in CALIBRATED:
         content, _ = ptq.convert_calibrated(model, name, run.data, experiment, activations, apart, finished.stage.name)
     else:
         content = convert.convert(model, name, activations=activations)
     return content, *_judge(run, content)
+
+
+def _check_work(model: keras.Model, name: str, run: Run) -> None:
+    """Refuse a slow format that would take long and that nobody asked for."""
+    work = sum(map(count_multiplications, model.layers)) * len(run.data.validation)
+    if work > LARGEST_WORK.get(name, math.inf) and name not in run.experiment.further_formats:
+        raise convert.ConversionRefused(
+            f"left out, because LiteRT has no fast kernels for it: the validation examples take {work:.0e} "
+            f"multiplications, limit {LARGEST_WORK[name]:.0e}; further_formats=[{name}] asks for it"
+        )
 
 
 def _convert_further(run: Run, finished: Finished, name: str) -> tuple[bytes, np.ndarray, _Figures]:
