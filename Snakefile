@@ -40,6 +40,11 @@ SOURCES = plan.list_sources(NAME)
 FILES = [path for path in loading.list_paths(EXPERIMENT) if Path(path).is_file()]
 SEEDS = [PLACE / "repeat" / f"seed={seed}.done" for seed in EXPERIMENT.repeat_seeds]
 CHECK = str(PLACE / "checked")  # not ancient: Snakemake would then run the check alone, and no notebook
+EXPLAINING = [name for name in RUN if any(name == stage.notebook for stage in EXPERIMENT.tree.values())]
+LATER = [name for name in EXPLAINING[1:] if NEEDS[name] != EXPLAINING[:1]]
+EARLY = [name for name in EXPLAINING if name not in {*LATER, *(other for one in LATER for other in NEEDS[one])}]
+# A search trains and measures only what it needs, and one core has no time to spare.
+VARIANTS = [] if EXPERIMENT.has_targets or BATCH.get("cores", 0) <= EXPERIMENT.threads else [PLACE / "variants.done"]
 COMMAND = "{sys.executable:q} -m collabopt.batch.forks collabopt"
 
 
@@ -101,6 +106,7 @@ rule notebook:
         check=CHECK,
         before=lambda wildcards: [PLACE / f"{other}.done" for other in NEEDS[wildcards.notebook]],
         seeds=lambda wildcards: SEEDS if wildcards.notebook == "published" else [],
+        variants=lambda wildcards: VARIANTS if wildcards.notebook == plan.SEARCH_NOTEBOOK else [],
     output:
         str(PLACE / "{notebook}.done"),
     wildcard_constraints:
@@ -113,6 +119,23 @@ rule notebook:
         COMMAND + " notebook {wildcards.notebook} --experiment {NAME:q}"
         " --overrides {params.overrides:q} --place {PLACE:q} --pages {PAGES:q} --position {params.position}"
         " --done {output:q}"
+
+
+# It fills the store for the deployment tree while the last stages train.
+rule variants:
+    input:
+        sources=SOURCES,
+        check=CHECK,
+        before=[PLACE / f"{name}.done" for name in EARLY],
+    output:
+        str(PLACE / "variants.done"),
+    params:
+        overrides=json.dumps(OVERRIDES),
+        stages=" ".join(stage.name for stage in EXPERIMENT.tree.values() if stage.notebook in EARLY),
+    priority: -1
+    threads: EXPERIMENT.threads
+    shell:
+        COMMAND + " variants {params.stages} --experiment {NAME:q} --overrides {params.overrides:q} --done {output:q}"
 
 
 rule repeat:

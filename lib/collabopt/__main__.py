@@ -73,6 +73,8 @@ def _make_parser() -> argparse.ArgumentParser:
     add("notebook", "run one notebook, as a job of the Snakefile", *places).add_argument("name")
     job = add("branch", "train stages that cells of a sweep share, or another seed", "experiment", "overrides", "done")
     job.add_argument("branches", nargs="+", choices=sweep.list_branches())
+    job = add("variants", "measure the files of trained stages", "experiment", "overrides", "done")
+    job.add_argument("stages", nargs="+")
     add("cell", "run one cell of a sweep", "experiment", "overrides", "pages", "done")
     return parser
 
@@ -127,6 +129,8 @@ def _run_job(words: argparse.Namespace) -> int:
 
     if words.command == "branch":
         return notebook.train_branches(words.branches, words.experiment, overrides, done)
+    if words.command == "variants":
+        return notebook.measure_variants(words.stages, words.experiment, overrides, done)
     if words.command == "cell":
         return notebook.run_cell(words.experiment, overrides, Path(words.pages), done)
     places, clock = (Path(words.place), Path(words.pages)), progress.Clock()

@@ -237,7 +237,7 @@ def test_progress_lines_name_notebook_stage_and_epoch(whole):
     *progress, last = lines
     assert last.startswith("report: ")
     assert last.endswith("index.html")
-    assert all(re.match(rf"\d\d:\d\d:\d\d  ({'|'.join(NOTEBOOKS)}) +\S", line) for line in progress)
+    assert all(re.match(rf"\d\d:\d\d:\d\d  ({'|'.join([*NOTEBOOKS, 'variants'])}) +\S", line) for line in progress)
     for number in range(1, len(NOTEBOOKS) + 1):
         assert sum(f"notebook {number}/{len(NOTEBOOKS)} started" in line for line in lines) == 1
         assert sum(f"notebook {number}/{len(NOTEBOOKS)} finished in " in line for line in lines) == 1

@@ -56,25 +56,41 @@ def test_a_branch_is_shared_where_fewer_values_decide_it_than_the_cells(grid, sh
     }
 
 
-def test_published_waits_for_a_job_per_further_seed(tmp_path):
-    experiment = tmp_path / "seeds.yaml"
-    experiment.write_text("extends: digits\nrepeat_seeds: [1, 2]\n")
-    batch = {"experiment": str(experiment), "notebooks": ["published"], "place": str(tmp_path), "pages": str(tmp_path)}
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "--snakefile",
-        str(loading.ROOT / "Snakefile"),
-        "--dry-run",
-        "--nolock",
-    ]
-    command += ["--directory", str(tmp_path), "--config", f"batch={quote(json.dumps(batch), safe='')}"]
+def plan_jobs(tmp_path: Path, keys: str, notebook: str, cores: int) -> tuple[dict[str, int], str]:
+    """The number of jobs by rule, and the inputs of a notebook, of a batch of an experiment that extends `digits`."""
+    experiment = tmp_path / "planned.yaml"
+    experiment.write_text(f"extends: digits\n{keys}\n")
+    batch = {"experiment": str(experiment), "notebooks": [notebook], "place": str(tmp_path), "pages": str(tmp_path)}
+    batch["cores"] = cores
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(loading.ROOT / "Snakefile"), "--dry-run"]
+    command += ["--nolock", "--cores", str(cores), "--directory", str(tmp_path)]
+    command += ["--config", f"batch={quote(json.dumps(batch), safe='')}"]
     planned = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    jobs = dict(re.findall(r"^(repeat|notebook|check) +(\d+)$", planned, re.MULTILINE))
-    assert jobs == {"check": "1", "notebook": "6", "repeat": "2"}
-    inputs = [line for line in planned.splitlines() if "published.ipynb" in line and "input:" in line]
-    assert all(f"repeat/seed={seed}.done" in inputs[0] for seed in (1, 2))
+    jobs = {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", planned, re.MULTILINE)}
+    inputs = [line for line in planned.splitlines() if f"{notebook}.ipynb" in line and "input:" in line]
+    return {rule: count for rule, count in jobs.items() if rule not in ("report", "total")}, inputs[0]
+
+
+def test_published_waits_for_a_job_per_further_seed(tmp_path):
+    jobs, inputs = plan_jobs(tmp_path, "repeat_seeds: [1, 2]", "published", 1)
+    assert jobs == {"check": 1, "notebook": 6, "repeat": 2}
+    assert all(f"repeat/seed={seed}.done" in inputs for seed in (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("keys", "cores", "expected"),
+    [
+        ("", 2, {"check": 1, "notebook": 6, "variants": 1}),
+        ("", 1, {"check": 1, "notebook": 6}),
+        ("threads: 2", 2, {"check": 1, "notebook": 6}),
+        ("targets: {max_accuracy_drop: 0.01}", 2, {"check": 1, "notebook": 1}),
+    ],
+    ids=["two cores", "one core", "two threads", "targets"],
+)
+def test_variants_are_measured_beside_the_last_trainings_where_a_core_is_free(tmp_path, keys, cores, expected):
+    jobs, inputs = plan_jobs(tmp_path, keys, "deployment_tree", cores)
+    assert jobs == expected
+    assert ("variants.done" in inputs) == ("variants" in expected)
 
 
 def test_the_names_of_all_cells_differ_and_read_back():

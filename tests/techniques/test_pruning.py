@@ -123,3 +123,15 @@ def test_layers_have_sparsities_of_their_own(tiny_data, small_cnn):
     kernels = layers.read_kernels(model)
     for name, sparsity in (("pw", 0.75), ("conv", 0.0), ("fc", 0.5)):
         assert np.sum(kernels[name] == 0) == pytest.approx(sparsity * kernels[name].size, abs=0.5)
+
+
+def test_equal_weights_at_the_threshold_are_no_failure(tiny_data, small_cnn):
+    """The weights of a model that was quantized take few values. TFMOT keeps all that equal the threshold."""
+    parent = small_cnn()
+    for layer in parent.layers:
+        layer.set_weights([np.round(array * 4) / 4 for array in layer.get_weights()])
+    model, _ = pruning.fine_tune(parent, tiny_data, 0.5, Pruning.model_validate(CONSTANT | {"frequency": 1000}))
+    before, after = (layers.read_kernels(one)["fc"] for one in (parent, model))
+    threshold = np.quantile(np.abs(before), 0.5, method="lower")
+    np.testing.assert_array_equal(after == 0, np.abs(before) < threshold)
+    assert np.mean(after == 0) < 0.45

@@ -1,4 +1,4 @@
-"""The jobs of a batch: one notebook, one cell of a sweep, branches that cells share, or another seed."""
+"""The jobs of a batch: one notebook, one cell of a sweep, branches that cells share, another seed, or variants."""
 
 import os
 import tempfile
@@ -138,6 +138,35 @@ def train_branches(branches: list[str], experiment: str, overrides: dict[str, An
         done.with_suffix(".failed").write_text(failure)
         progress.log(f"FAILED {failure}")
         return 1
+    done.touch()
+    return 0
+
+
+def measure_variants(stages: list[str], experiment: str, overrides: dict[str, Any], done: Path) -> int:
+    """Measure the variants of trained stages into the store, while other stages train.
+
+    The notebook `deployment_tree` takes them from there. It meets the same failure, if there is one, and reports it.
+
+    Args:
+        stages: Names of the stages.
+        experiment: Name or path of the experiment.
+        overrides: Parameters of the batch.
+        done: The file that marks the end.
+
+    Returns:
+        The exit status, always 0.
+    """
+    os.environ["COLLABOPT_NOTEBOOK"] = "variants"
+    from collabopt.deploy import variants
+    from collabopt.run import start
+
+    clock, run = progress.Clock(), start(experiment, **overrides).without_report()
+    try:
+        with progress.silence():
+            count = variants.measure_all(run, stages)
+        progress.log(f"{count} files measured in {progress.format_duration(clock.seconds())}")
+    except Exception as error:
+        progress.log(f"stopped by {type(error).__name__}: {' '.join(str(error).split())}")
     done.touch()
     return 0
 

@@ -143,6 +143,12 @@ def _list_options(cores: str, profile: str | None) -> list[str]:
     return ["--profile", str(Path(profile).resolve())]
 
 
+def _count_cores(options: list[str]) -> int:
+    """CPU cores that jobs share here, by Snakemake's `options`; 0 with a profile, whose jobs run elsewhere."""
+    option, value = options
+    return 0 if option == "--profile" else os.cpu_count() or 1 if value == "all" else int(value)
+
+
 def _reset_marks(work: Work, place: Path) -> None:
     """Forget failures, and the marks of jobs whose page is missing."""
     for job, page in work.jobs.items():
@@ -159,6 +165,7 @@ def _run_snakemake(
         "experiment": str(loading.find_experiment(name)) if name.endswith((".yaml", ".yml")) else name,
         "place": str(place),
         "pages": str(work.pages),
+        "cores": _count_cores(options),
         **work.config,
     }
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(loading.ROOT / "Snakefile")]

@@ -7,7 +7,7 @@ read only on request.
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -146,6 +146,16 @@ def measure(run: Run, stage: Stage, name: str) -> Variant:
     npu = vela.make_note(note) if note else _estimate_npu(run, entry / "model.tflite")
     row |= {"accelerator": experiment.accelerator} | npu
     return Variant(stage, name, entry / "model.tflite", row)
+
+
+def measure_all(run: Run, names: Sequence[str]) -> int:
+    """Measure every variant of the stages `names` on validation and test. Return the number of files."""
+    stages = [run.experiment.tree[name] for name in names]
+    found = [measure(run, stage, name) for stage in stages for name in list_formats(stage, run.experiment)]
+    files = [variant for variant in found if variant.tflite]
+    for variant in files:
+        _measure_on_test(run, variant)
+    return len(files)
 
 
 def _measure_on_test(run: Run, variant: Variant) -> np.ndarray:

@@ -109,7 +109,7 @@ def fine_tune(
         wrapped, data, section, seed, stage, clock, [tfmot.sparsity.keras.UpdatePruningStep()], checkpoint
     )
     pruned = layers.clone_model(model, tfmot.sparsity.keras.strip_pruning(wrapped).get_weights())
-    _check_sparsity(pruned, sparsity, exclude, pattern)
+    _check_sparsity(pruned, model, sparsity, exclude, pattern)
     return pruned, fit
 
 
@@ -119,9 +119,13 @@ def _list_kernels(layer: keras.layers.Layer) -> list:
 
 
 def _check_sparsity(
-    pruned: keras.Model, setting: float | Mapping[str, float], exclude: tuple[str, ...], pattern: str
+    pruned: keras.Model,
+    parent: keras.Model,
+    setting: float | Mapping[str, float],
+    exclude: tuple[str, ...],
+    pattern: str,
 ) -> None:
-    for layer in pruned.layers:
+    for layer, before in zip(pruned.layers, parent.layers, strict=True):
         sparsity = per_layer.get_value(setting, layer.name)
         pruned_kernels = layers.read_layer_kernels(layer) if is_eligible(layer) and layer.name not in exclude else {}
         for name, kernel in pruned_kernels.items():
@@ -129,8 +133,10 @@ def _check_sparsity(
                 raise RuntimeError(
                     f"pruned: layer {name}: {defect}; give pruning more epochs or an earlier begin_epoch"
                 )
-            # A small kernel cannot hold every fraction of zeros, and TFMOT keeps equal weights at the threshold.
-            if np.mean(kernel == 0) < sparsity - max(0.01, 1 / kernel.size):
+            # TFMOT keeps all weights that equal the threshold: one, or many of a parent that was quantized.
+            magnitudes = np.abs(layers.read_layer_kernels(before)[name])
+            tied = np.mean(magnitudes == np.quantile(magnitudes, sparsity, method="lower"))
+            if np.mean(kernel == 0) < sparsity - max(0.01, tied):
                 raise RuntimeError(
                     f"pruned: layer {name} reached sparsity {np.mean(kernel == 0):.3f} instead of {sparsity}; "
                     "give pruning more epochs, an earlier begin_epoch or a lower frequency"
