@@ -222,7 +222,7 @@ def test_times_are_in_seconds():
     assert [cell.text for cell in table.rows[0].values()] == ["QAT", "3", "1.2", "100.0"]
 
 
-def test_a_table_is_html_text_and_markdown():
+def test_a_table_is_html_and_text():
     values = {"<b>": Cell("1.0", kind="number"), "a|b": Cell("NO", kind="no")}
     table = Table("Caption", [{"Name": name, "bytes: File (kB)": cell} for name, cell in values.items()], "A note.")
     html = table._repr_html_()
@@ -230,12 +230,6 @@ def test_a_table_is_html_text_and_markdown():
     assert "&lt;b&gt;" in html and "<b>" not in html
     assert repr(table).splitlines()[0] == "Caption"
     assert "bytes: File (kB)" in repr(table)
-    assert table.to_markdown().splitlines() == [
-        "| Name | bytes: File (kB) |",
-        "| --- | ---: |",
-        "| <b> | 1.0 |",
-        "| a\\|b | **NO** |",
-    ]
 
 
 def test_a_score_shows_two_standard_errors():

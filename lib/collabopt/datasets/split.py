@@ -53,11 +53,6 @@ class Split:
     def _arrays(self) -> dict[str, np.ndarray]:
         return self.examples if isinstance(self.examples, dict) else {"": self.examples}
 
-    @property
-    def is_streamed(self) -> bool:
-        """Whether the stored examples are paths of files, which `prepare` reads."""
-        return all(array.ndim == 1 and array.dtype.kind == "S" for array in self._arrays().values())
-
     def take(self, indices: np.ndarray | slice) -> Split:
         """Return the examples at `indices` (m,), or of a slice, in that order."""
         chosen = {name: array[indices] for name, array in self._arrays().items()}

@@ -153,13 +153,6 @@ class Table:
         """Return the texts of the cells."""
         return pd.DataFrame([{name: cell.text for name, cell in row.items()} for row in self.rows])
 
-    def to_markdown(self) -> str:
-        """Return the table in Markdown, without caption and note. Flagged cells are bold."""
-        lines = [self.columns, ["---:" if self.is_number(name) else "---" for name in self.columns]]
-        for row in self.rows:
-            lines.append([f"**{cell.text}**" if "no" in cell.kind.split() else cell.text for cell in row.values()])
-        return "\n".join(f"| {' | '.join(text.replace('|', chr(92) + '|') for text in line)} |" for line in lines)
-
     def __repr__(self) -> str:
         """Return caption, cells and note as text."""
         cells = self.to_frame().to_string(index=False) if self.rows else ""
