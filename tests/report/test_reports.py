@@ -306,7 +306,7 @@ BATCHES = (
     "batch wall time",
     "training step",
     "int8 evaluation",
-    "all notebooks, cold",
+    "default report",
     "nothing to do",
     "peak memory of that batch",
     "sweep of 8",
