@@ -40,11 +40,13 @@ SOURCES = plan.list_sources(NAME)
 FILES = [path for path in loading.list_paths(EXPERIMENT) if Path(path).is_file()]
 SEEDS = [PLACE / "repeat" / f"seed={seed}.done" for seed in EXPERIMENT.repeat_seeds]
 CHECK = str(PLACE / "checked")  # not ancient: Snakemake would then run the check alone, and no notebook
-EXPLAINING = [name for name in RUN if any(name == stage.notebook for stage in EXPERIMENT.tree.values())]
+NEEDED = add_needed([plan.SEARCH_NOTEBOOK])
+EXPLAINING = [name for name in RUN if name in NEEDED and name != plan.SEARCH_NOTEBOOK]
 LATER = [name for name in EXPLAINING[1:] if NEEDS[name] != EXPLAINING[:1]]
 EARLY = [name for name in EXPLAINING if name not in {*LATER, *(other for one in LATER for other in NEEDS[one])}]
-# A search trains and measures only what it needs, and one core has no time to spare.
-VARIANTS = [] if EXPERIMENT.has_targets or BATCH.get("cores", 0) <= EXPERIMENT.threads else [PLACE / "variants.done"]
+# A search trains and measures only what it needs. Without it, variants need room for two jobs side by side.
+HAS_ROOM = BATCH.get("cores", 0) >= 2 * EXPERIMENT.threads and not EXPERIMENT.has_targets
+VARIANTS = [PLACE / "variants.done"] if HAS_ROOM else []
 COMMAND = "{sys.executable:q} -m collabopt.batch.forks collabopt"
 
 
@@ -121,7 +123,7 @@ rule notebook:
         " --done {output:q}"
 
 
-# It fills the store for the deployment tree while the last stages train.
+# It fills the store for the deployment tree while the last stages train. If it fails, the tree does its work.
 rule variants:
     input:
         sources=SOURCES,
@@ -131,11 +133,12 @@ rule variants:
         str(PLACE / "variants.done"),
     params:
         overrides=json.dumps(OVERRIDES),
-        stages=" ".join(stage.name for stage in EXPERIMENT.tree.values() if stage.notebook in EARLY),
+        stages=" ".join(one.name for one in EXPERIMENT.tree.values() if one.is_optional or one.notebook in EARLY),
     priority: -1
     threads: EXPERIMENT.threads
     shell:
         COMMAND + " variants {params.stages} --experiment {NAME:q} --overrides {params.overrides:q} --done {output:q}"
+        " || touch {output:q}"
 
 
 rule repeat:
@@ -147,7 +150,7 @@ rule repeat:
     params:
         overrides=lambda wildcards: json.dumps(OVERRIDES | {"seed": int(wildcards.seed)}),
         branches=" ".join(sweep.list_branches()),
-    priority: -1
+    priority: -2
     threads: EXPERIMENT.threads
     shell:
         COMMAND + " branch {params.branches} --experiment {NAME:q} --overrides {params.overrides:q} --done {output:q}"

@@ -82,7 +82,7 @@ def test_published_waits_for_a_job_per_further_seed(tmp_path):
     [
         ("", 2, {"check": 1, "notebook": 6, "variants": 1}),
         ("", 1, {"check": 1, "notebook": 6}),
-        ("threads: 2", 2, {"check": 1, "notebook": 6}),
+        ("threads: 2", 3, {"check": 1, "notebook": 6}),
         ("targets: {max_accuracy_drop: 0.01}", 2, {"check": 1, "notebook": 1}),
     ],
     ids=["two cores", "one core", "two threads", "targets"],

@@ -9,6 +9,8 @@ from user_networks import BOTH, NETWORKS, keras_3, randomize
 from collabopt.models import importing
 from collabopt.models.importing import evaluation, proof, rewrites
 from collabopt.runtime.tensorflow import keras, tf
+from collabopt.techniques.layers import is_eligible
+from collabopt.techniques.multiplications import count_multiplications
 
 IN_BOTH = pytest.mark.parametrize("package", BOTH.values(), ids=BOTH)
 EXAMPLES = 4
@@ -42,6 +44,8 @@ def test_a_network_keeps_its_outputs(name, package):
     assert not any(hasattr(layer, "layers") for layer in imported.model.layers)
     assert {layer.compute_dtype for layer in imported.model.layers} == {"float32"}
     assert imported.largest_difference <= proof.TOLERANCE
+    eligible = [layer for layer in imported.model.layers if is_eligible(layer)]
+    assert all(count_multiplications(layer) > 0 for layer in eligible)
     copy = keras.models.clone_model(imported.model)  # as the techniques do
     copy.set_weights(imported.model.get_weights())
 

@@ -160,8 +160,9 @@ def measure_variants(stages: list[str], experiment: str, overrides: dict[str, An
     from collabopt.deploy import variants
     from collabopt.run import start
 
-    clock, run = progress.Clock(), start(experiment, **overrides).without_report()
+    clock = progress.Clock()
     try:
+        run = start(experiment, **overrides).without_report()
         with progress.silence():
             count = variants.measure_all(run, stages)
         progress.log(f"{count} files measured in {progress.format_duration(clock.seconds())}")

@@ -145,8 +145,10 @@ def _list_options(cores: str, profile: str | None) -> list[str]:
 
 def _count_cores(options: list[str]) -> int:
     """CPU cores that jobs share here, by Snakemake's `options`; 0 with a profile, whose jobs run elsewhere."""
+    from snakemake.utils import available_cpu_count
+
     option, value = options
-    return 0 if option == "--profile" else os.cpu_count() or 1 if value == "all" else int(value)
+    return 0 if option == "--profile" else available_cpu_count() if value == "all" else int(value)
 
 
 def _reset_marks(work: Work, place: Path) -> None:

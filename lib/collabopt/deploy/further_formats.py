@@ -19,7 +19,7 @@ _HELD = "int8_values", "scales", "bias"
 
 
 def convert_stage(run: Run, finished: Finished, name: str) -> bytes:
-    """Return a float stage converted to the format `name`, one of `FURTHER`.
+    """Return a float stage converted to the format `name`, which is not in `STANDARD`.
 
     Raises:
         ConversionRefused: There is no such file, for a reason that the table of variants shows.

@@ -229,8 +229,10 @@ def _convert(run: Run, finished: Finished, name: str) -> tuple[bytes, np.ndarray
 
 def _check_work(model: keras.Model, name: str, run: Run) -> None:
     """Refuse a slow format that would take long and that nobody asked for."""
+    if name not in LARGEST_WORK or name in run.experiment.further_formats:
+        return
     work = sum(map(count_multiplications, model.layers)) * len(run.data.validation)
-    if work > LARGEST_WORK.get(name, math.inf) and name not in run.experiment.further_formats:
+    if work > LARGEST_WORK[name]:
         raise convert.ConversionRefused(
             f"left out, because LiteRT has no fast kernels for it: the validation examples take {work:.0e} "
             f"multiplications, limit {LARGEST_WORK[name]:.0e}; further_formats=[{name}] asks for it"

@@ -17,6 +17,10 @@ def count_multiplications(layer: keras.layers.Layer) -> int:
 
 
 def count_positions(layer: keras.layers.Layer) -> tuple[int | None, int | None]:
-    """Return the pixels or steps of input and output at which a kernel is applied; None where a size is open."""
-    shapes = layer.get_input_shape_at(0)[1:-1], layer.get_output_shape_at(0)[1:-1]
+    """Return the pixels or steps of input and output at which a kernel is applied; None where a size is open.
+
+    Of several inputs or outputs the first one counts, which is the sequence of a recurrent layer.
+    """
+    found = layer.get_input_shape_at(0), layer.get_output_shape_at(0)
+    shapes = [(one[0] if isinstance(one, list) else one)[1:-1] for one in found]
     return tuple(None if None in shape else math.prod(shape) for shape in shapes)

@@ -35,6 +35,7 @@ class Settling(keras.callbacks.Callback):
 
     def __init__(self, section: Training) -> None:
         super().__init__()
+        self._supports_tf_logs = True  # otherwise Keras would read the loss after each step
         self.section, self.reassigns = section, None
 
     def on_train_begin(self, logs: dict | None = None) -> None:  # noqa: ARG002

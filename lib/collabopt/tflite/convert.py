@@ -44,7 +44,7 @@ def convert(
     float32 keeps the weights. float16 stores them in 16 bits and computes in float32. dynamic_range has int8 weights
     and quantizes activations at run time. These three have float32 inputs and outputs.
     int8 and int16x8 have int8 weights, and activations, inputs and outputs of 8 or 16 bits, so integer-only devices can
-    run them. LiteRT has no fast kernels for int16x8: DS-CNN-L takes about 60 times as long as in int8.
+    run them. LiteRT has no fast kernels for int16x8: DS-CNN-L takes about 60 times as long as in float32.
 
     Args:
         model: The float model.
