@@ -409,10 +409,23 @@ def beside_tfmot_table() -> str:
     return "\n".join(lines)
 
 
+def heads_table() -> str:
+    """Accuracy of the ImageNet baselines, one line per model and size of the pictures."""
+    values = pd.read_csv(REPORTS / "benchmarks.csv").set_index(["figure", "subject"])["value"]
+    lines = ["| model | pixels | over 1,000 classes (%) | over 20 classes (%) |", "| --- | ---: | ---: | ---: |"]
+    for name in ("mobilenet_v1", "mobilenet_v2"):
+        for size in (224, 160):
+            found = (
+                values[f"accuracy over {classes} classes (%)", f"{name}, {size} pixels"] for classes in ("1,000", "20")
+            )
+            lines.append(f"| {name} | {size} | {' | '.join(f'{value:.1f}' for value in found)} |")
+    return "\n".join(lines)
+
+
 def test_the_tables_of_benchmarks_are_those_of_the_data():
     text = BENCHMARKS.read_text(encoding="utf-8")
     tables = map(benchmark_table, (DIFFICULT, WAITS, BATCHES, IMPORTS))
-    for table in (*tables, scheme_table(), beside_tfmot_table()):
+    for table in (*tables, scheme_table(), beside_tfmot_table(), heads_table()):
         assert table in text, table
 
 
