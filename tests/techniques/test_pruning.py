@@ -135,3 +135,12 @@ def test_equal_weights_at_the_threshold_are_no_failure(tiny_data, small_cnn):
     threshold = np.quantile(np.abs(before), 0.5, method="lower")
     np.testing.assert_array_equal(after == 0, np.abs(before) < threshold)
     assert np.mean(after == 0) < 0.45
+
+
+def test_zeros_of_the_parent_that_training_fills_are_a_failure(tiny_data, small_cnn):
+    """With more zeros than asked for, TFMOT's threshold is zero, and it keeps every weight."""
+    parent = small_cnn()
+    kernel, *bias = parent.get_layer("fc").get_weights()
+    parent.get_layer("fc").set_weights([np.where(np.abs(kernel) < np.quantile(np.abs(kernel), 0.7), 0, kernel), *bias])
+    with pytest.raises(RuntimeError, match=r"^pruned: layer fc reached sparsity 0\.\d+ instead of 0\.5"):
+        pruning.fine_tune(parent, tiny_data, 0.5, Pruning.model_validate(CONSTANT | {"frequency": 1000}))

@@ -134,10 +134,11 @@ def _check_sparsity(
                     f"pruned: layer {name}: {defect}; give pruning more epochs or an earlier begin_epoch"
                 )
             # A small kernel cannot hold every fraction of zeros. TFMOT keeps all weights that equal the threshold, and
-            # in a parent that was quantized these are many.
+            # in a parent that was quantized these are many. Zeros of the parent must stay.
             magnitudes = np.abs(layers.read_layer_kernels(before)[name])
-            below = np.mean(magnitudes < np.quantile(magnitudes, sparsity, method="lower"))
-            if np.mean(kernel == 0) < min(sparsity, below) - max(0.01, 1 / kernel.size):
+            threshold = np.quantile(magnitudes, sparsity, method="lower")
+            smallest = np.mean((magnitudes < threshold) | (magnitudes == 0))
+            if np.mean(kernel == 0) < min(sparsity, smallest) - max(0.01, 1 / kernel.size):
                 raise RuntimeError(
                     f"pruned: layer {name} reached sparsity {np.mean(kernel == 0):.3f} instead of {sparsity}; "
                     "give pruning more epochs, an earlier begin_epoch or a lower frequency"
