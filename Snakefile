@@ -40,10 +40,8 @@ SOURCES = plan.list_sources(NAME)
 FILES = [path for path in loading.list_paths(EXPERIMENT) if Path(path).is_file()]
 SEEDS = [PLACE / "repeat" / f"seed={seed}.done" for seed in EXPERIMENT.repeat_seeds]
 CHECK = str(PLACE / "checked")  # not ancient: Snakemake would then run the check alone, and no notebook
-NEEDED = add_needed([plan.SEARCH_NOTEBOOK])
-EXPLAINING = [name for name in RUN if name in NEEDED and name != plan.SEARCH_NOTEBOOK]
-LATER = [name for name in EXPLAINING[1:] if NEEDS[name] != EXPLAINING[:1]]
-EARLY = [name for name in EXPLAINING if name not in {*LATER, *(other for one in LATER for other in NEEDS[one])}]
+FIRST = list(NEEDS)[:1]
+EARLY = FIRST + [name for name in NEEDS[plan.SEARCH_NOTEBOOK] if NEEDS[name] == FIRST]  # before the last trainings
 # A search trains and measures only what it needs. Without it, variants need room for two jobs side by side.
 HAS_ROOM = BATCH.get("cores", 0) >= 2 * EXPERIMENT.threads and not EXPERIMENT.has_targets
 VARIANTS = [PLACE / "variants.done"] if HAS_ROOM else []

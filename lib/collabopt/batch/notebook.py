@@ -151,10 +151,10 @@ def measure_variants(stages: list[str], experiment: str, overrides: dict[str, An
         stages: Names of the stages.
         experiment: Name or path of the experiment.
         overrides: Parameters of the batch.
-        done: The file that marks the end.
+        done: The file that marks success.
 
     Returns:
-        The exit status, always 0.
+        The exit status.
     """
     os.environ["COLLABOPT_NOTEBOOK"] = "variants"
     from collabopt.deploy import variants
@@ -168,6 +168,7 @@ def measure_variants(stages: list[str], experiment: str, overrides: dict[str, An
         progress.log(f"{count} files measured in {progress.format_duration(clock.seconds())}")
     except Exception as error:
         progress.log(f"stopped by {type(error).__name__}: {' '.join(str(error).split())}")
+        return 1
     done.touch()
     return 0
 

@@ -108,8 +108,7 @@ def _try_variants(run: Run) -> tuple[dict[str, Variant], list[Variant]]:
     missing: list[Variant] = []
     tree = run.experiment.tree
     for _, level in itertools.groupby(variants.list_levels(tree), lambda stage: get_level(stage.name, tree)):
-        pairs = [(stage, name) for stage in level for name in variants.list_formats(stage, run.experiment)]
-        found = [variants.measure(run, *pair) for pair in pairs]
+        found = variants.measure_stages(run, level)
         tried |= {variant.name: variant for variant in found if variant.tflite}
         missing += [variant for variant in found if not variant.tflite]
         base = next(iter(tried.values())).row[run.data.task.score.validation]  # the float32 baseline comes first

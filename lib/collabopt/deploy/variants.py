@@ -7,7 +7,7 @@ read only on request.
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -148,11 +148,15 @@ def measure(run: Run, stage: Stage, name: str) -> Variant:
     return Variant(stage, name, entry / "model.tflite", row)
 
 
+def measure_stages(run: Run, stages: Iterable[Stage]) -> list[Variant]:
+    """Return every variant of `stages`, measured on validation, in the order of the search."""
+    return [measure(run, stage, name) for stage in stages for name in list_formats(stage, run.experiment)]
+
+
 def measure_all(run: Run, names: Sequence[str]) -> int:
     """Measure every variant of the stages `names` on validation and test. Return the number of files."""
     stages = [run.experiment.tree[name] for name in names]
-    found = [measure(run, stage, name) for stage in stages for name in list_formats(stage, run.experiment)]
-    files = [variant for variant in found if variant.tflite]
+    files = [variant for variant in measure_stages(run, stages) if variant.tflite]
     for variant in files:
         _measure_on_test(run, variant)
     return len(files)
