@@ -52,7 +52,8 @@ class Experiment(sections.Section):
             takes min_max, but chooses on validation if one example is far outside.
         clustering: Whether training moves weights between clusters (moving), or each weight keeps its cluster (fixed).
         cluster_rate: What one bit of a weight's code costs beside its error, when kernels are clustered. A higher value
-            makes files smaller and less accurate; 0 assigns each weight to the nearest centroid.
+            makes files smaller and less accurate; 0 assigns each weight to the nearest centroid. None takes 0.03 with
+            up to eight clusters, and less with more (`clustering.compute_rate`).
         devices: Number of GPUs that share each batch.
         filter_sparsity: Fraction of the filters that the stage filter_pruned removes; None leaves the stage out.
         rank_energy: Share of a kernel's squared singular values that the stage factorized keeps.
@@ -96,7 +97,7 @@ class Experiment(sections.Section):
     weight_bits: per_layer.make_type(Literal[4, 8]) = 8
     cluster_per_channel: bool = False
     clustering: Literal["moving", "fixed"] = "moving"
-    cluster_rate: sections.NotNegative = 0.03
+    cluster_rate: sections.NotNegative | None = None
     centroid_initialization: Literal["kmeans_plus_plus", "linear", "density_based", "random"] = "kmeans_plus_plus"
     exclude: sections.Exclude = sections.Exclude()
     distill: sections.Distillation | None = None
