@@ -125,7 +125,7 @@ def test_the_lookup_of_uneven_rows_gives_the_kernel_back(granularity):
 def test_the_importance_is_that_of_the_gradients(tiny_data):
     inputs = keras.Input(tiny_data.input_shape)
     model = keras.Model(inputs, keras.layers.Dense(10, name="fc")(keras.layers.Flatten()(inputs)))
-    importance = fisher.compute_importance(model, tiny_data, 0, lambda layer: 1.0)["fc"]
+    importance = fisher.compute_importance(model, tiny_data, 0, lambda _: 1.0)["fc"]
     assert importance.shape == (64, 10) and np.all(importance > 0)
     # A pixel that is always black has no gradient, and its weights have the least importance.
     black = ~np.any(tiny_data.train.examples.reshape(len(tiny_data.train), -1), axis=0)
@@ -133,7 +133,7 @@ def test_the_importance_is_that_of_the_gradients(tiny_data):
     np.testing.assert_allclose(importance[black], importance.min(), rtol=1e-5)
     weights = model.get_layer("fc").kernel.numpy()
     assert np.mean(importance * weights**2) == pytest.approx(1, rel=1e-3)
-    dearer = fisher.compute_importance(model, tiny_data, 0, lambda layer: 0.5)["fc"]
+    dearer = fisher.compute_importance(model, tiny_data, 0, lambda _: 0.5)["fc"]
     np.testing.assert_allclose(dearer, 2 * importance, rtol=1e-4)
 
 

@@ -25,7 +25,6 @@ from collabopt.techniques.checkpoints import NO_CHECKPOINT, Checkpoint
 from collabopt.techniques.kernel_state import Clusters
 from collabopt.techniques.settling import Settling
 
-
 _RATE, _FEW_CLUSTERS = 0.03, 8
 """What one bit costs with up to eight clusters: chosen on the validation split of `digits`."""
 
