@@ -120,7 +120,7 @@ def measure(run: Run, stage: Stage, name: str) -> Variant:
         "calibration": [experiment.calibration, experiment.calibration_examples],
         "asked": name in experiment.further_formats,
         "output": experiment.model.output,
-        "code": compute_digest(convert_it, _measure_sizes, _measure_weights, scoring.select_counted),
+        "code": compute_digest(convert_it, sizes.measure, _measure_weights, scoring.select_counted),
         "zstandard": metadata.version("zstandard"),
         **further_formats.read_versions(stage, name),
     }
@@ -135,7 +135,7 @@ def measure(run: Run, stage: Stage, name: str) -> Variant:
         file = directory / "model.tflite"
         file.write_bytes(content)
         np.save(directory / _SCORES, scoring.select_counted(scores, run.data.validation, run.data.task))
-        row = figures | _measure_sizes(file) | _measure_weights(content if FORMATS[name].is_tflite else None)
+        row = figures | sizes.measure(file) | _measure_weights(content if FORMATS[name].is_tflite else None)
         (directory / "variant.json").write_text(json.dumps(row))
 
     entry = run.get_or_make(f"{stage.name}-{name}", material, make)
@@ -283,15 +283,6 @@ def _estimate_npu(run: Run, tflite: Path) -> dict[str, Any]:
         (directory / "npu.json").write_text(json.dumps(vela.estimate(tflite.read_bytes(), accelerator)))
 
     return json.loads((run.get_or_make("npu", material, make) / "npu.json").read_text())
-
-
-def _measure_sizes(file: Path) -> dict[str, int]:
-    return {
-        "tflite_bytes": sizes.raw(file),
-        "zip_bytes": sizes.zipped(file),
-        "gzip_bytes": sizes.gzipped(file),
-        "zstd_bytes": sizes.zstd(file),
-    }
 
 
 def _measure_weights(content: bytes | None) -> dict[str, int | None]:

@@ -37,6 +37,11 @@ def zstd(path: Path) -> int:
     return len(zstandard.compress(path.read_bytes(), _ZSTD_LEVEL))
 
 
+def measure(path: Path) -> dict[str, int]:
+    """Return every size of a file in bytes, by the name of its metric."""
+    return {"tflite_bytes": raw(path), "zip_bytes": zipped(path), "gzip_bytes": gzipped(path), "zstd_bytes": zstd(path)}
+
+
 def compute_entropy_bytes(kernels: list[np.ndarray]) -> float:
     """Return the zero-order entropy of int8 `kernels` in bytes: a lower bound for codes of single values."""
     return sum(kernel.size * _compute_entropy(kernel) / 8 for kernel in kernels)
