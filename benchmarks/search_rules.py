@@ -27,7 +27,7 @@ from collabopt.deploy import candidates, settings_search, targets, variants
 SUBJECTS = {
     "digits": {},
     "fashion_mnist": {"train_fraction": 0.1},
-    "speech_commands-ds_cnn_l": {"train_fraction": 0.25},
+    "speech_commands-ds_cnn_l": {"train_fraction": 0.1},
 }
 GRID = {"sparsity": [0.5, 0.6, 0.7, 0.8, 0.9], "number_of_clusters": [4, 8, 16, 32]}
 TARGET, BUDGET, SEEDS, MOST_TRIALS = 0.01, 24, 5, 300
