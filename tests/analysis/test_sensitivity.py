@@ -15,11 +15,11 @@ from collabopt import figures
 from collabopt.analysis import comparison, sensitivity
 from collabopt.config import experiment, loading
 from collabopt.config.scores import ACCURACY
-from collabopt.config.sections import Exclude
+from collabopt.config.sections import Exclude, Training
 from collabopt.config.tasks import TASKS
 from collabopt.run import Run
 from collabopt.runtime.tensorflow import tf
-from collabopt.techniques import objectives, patterns, registry
+from collabopt.techniques import clustering, layers, objectives, patterns, registry
 
 KERNELS = ["conv", "pw", "fc"]
 
@@ -149,7 +149,23 @@ def test_measure_uses_the_stored_baseline_and_trains_nothing(tiny, tmp_path):
     with np.load(baseline.trained / "weights.npz") as stored_arrays:
         arrays = dict(stored_arrays)
     model = registry.restore_model(baseline.stage, arrays, None, run.experiment, run.data)
-    pd.testing.assert_frame_equal(sensitivity.measure_layers(model, run.data.validation, run.experiment), table)
+    importance = sensitivity.compute_importance(model, run.data, run.experiment)
+    again = sensitivity.measure_layers(model, run.data.validation, run.experiment, importance=importance)
+    pd.testing.assert_frame_equal(again, table)
+
+
+def test_a_layer_is_compressed_as_its_stage_begins(network, tiny_data):
+    model, experiment = network[0], make_experiment(number_of_clusters=6)
+    settings = clustering.make_settings(experiment, False)
+    untrained = Training(epochs=0, batch_size=32, optimizer="adam", learning_rate=1e-3)
+    begins = layers.read_kernels(clustering.fine_tune(model, tiny_data, settings, untrained)[0])
+    importance = sensitivity.compute_importance(model, tiny_data, experiment)
+    start = layers.make_gammas_positive(model)
+    for name in KERNELS:
+        kernels = sensitivity.compress_layer(start.get_layer(name), experiment, "clustered", importance)
+        np.testing.assert_array_equal(kernels[name], begins[name])
+        nearest = sensitivity.compress_layer(start.get_layer(name), experiment, "clustered")
+        assert not np.array_equal(nearest[name], begins[name])
 
 
 def make_table(**drops: tuple[int, float, float]) -> pd.DataFrame:

@@ -125,7 +125,7 @@ def test_the_lookup_of_uneven_rows_gives_the_kernel_back(granularity):
 def test_the_importance_is_that_of_the_gradients(tiny_data):
     inputs = keras.Input(tiny_data.input_shape)
     model = keras.Model(inputs, keras.layers.Dense(10, name="fc")(keras.layers.Flatten()(inputs)))
-    importance = fisher.compute_importance(model, tiny_data, 0, lambda _: 1.0)["fc"]
+    importance = fisher.compute_importance(model, tiny_data, 0)["fc"]
     assert importance.shape == (64, 10) and np.all(importance > 0)
     # A pixel that is always black has no gradient, and its weights have the least importance.
     black = ~np.any(tiny_data.train.examples.reshape(len(tiny_data.train), -1), axis=0)
@@ -133,19 +133,18 @@ def test_the_importance_is_that_of_the_gradients(tiny_data):
     np.testing.assert_allclose(importance[black], importance.min(), rtol=1e-5)
     weights = model.get_layer("fc").kernel.numpy()
     assert np.mean(importance * weights**2) == pytest.approx(1, rel=1e-3)
-    dearer = fisher.compute_importance(model, tiny_data, 0, lambda _: 0.5)["fc"]
-    np.testing.assert_allclose(dearer, 2 * importance, rtol=1e-4)
+    cheaper = clustering.Settings(K, rate=0.5).price(model.get_layer("fc"), {"fc": importance})["fc"]
+    np.testing.assert_allclose(cheaper, 2 * importance, rtol=1e-4)
 
 
 @pytest.mark.parametrize("rate", [None, 0.03])
 def test_the_price_of_bits_leaves_more_clusters_their_smaller_error(tiny_data, small_cnn, rate):
     model = small_cnn()
     layer, errors = model.get_layer("fc"), []
-    kernel = layers.read_layer_kernels(layer)["fc"]
+    kernel, importance = layers.read_layer_kernels(layer)["fc"], fisher.compute_importance(model, tiny_data, 0)
     for number in (8, 32, 128):
         settings = clustering.Settings(number, rate=rate)
-        importance = fisher.compute_importance(model, tiny_data, 0, settings.get_rate)
         clustered = settings.cluster(layer, 0, importance)["fc"]
-        errors.append(np.sum(importance["fc"] * settings.get_rate(layer) * (clustered - kernel) ** 2))
+        errors.append(np.sum(importance["fc"] * (clustered - kernel) ** 2))
     ratios = [after / before for before, after in itertools.pairwise(errors)]
     assert max(ratios) < 0.25 if rate is None else min(ratios) > 0.5, ratios

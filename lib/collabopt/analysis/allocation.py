@@ -6,6 +6,8 @@ fit the budget. Drops of single layers do not add up, so the sum only ranks. Onl
 """
 
 import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -33,14 +35,19 @@ validation, in the unit that readers see; `bytes` is the zero-order entropy of i
 def measure(run) -> pd.DataFrame:
     """Return `measure_layers` of the stored baseline of `run`, which is trained if the store does not hold it."""
     model, clock = sensitivity.restore_baseline(run), progress.Clock()
-    table = measure_layers(model, run.data.validation, run.experiment, run.data.task)
+    importance = sensitivity.compute_importance(model, run.data, run.experiment)
+    table = measure_layers(model, run.data.validation, run.experiment, run.data.task, importance)
     took = progress.format_duration(clock.seconds())
     progress.log(f"allocation: {table['layer'].nunique()} layers took {took}", "allocation", last=True)
     return table
 
 
 def measure_layers(
-    model: keras.Model, split: Split, experiment: Experiment, task: Task = TASKS["classification"]
+    model: keras.Model,
+    split: Split,
+    experiment: Experiment,
+    task: Task = TASKS["classification"],
+    importance: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> pd.DataFrame:
     """Measure what each value of a setting costs and saves in each layer alone.
 
@@ -48,6 +55,8 @@ def measure_layers(
         model: A plain model; it stays as it is.
         split: Examples to evaluate on.
         experiment: Gives the settings of clustering, excluded layers and seed.
+        task: Decides the score.
+        importance: What `sensitivity.compute_importance` returned.
 
     Returns:
         One row per setting, eligible layer and value (`COLUMNS`). Settings of kernels with symmetric values, and the
@@ -60,7 +69,7 @@ def measure_layers(
         for setting, prefix in (("sparsity", "pruned"), ("number_of_clusters", "clustered")):
             for value in list_levels(setting, experiment):
                 changed = experiment.model_copy(update={setting: value})
-                kernels = sensitivity.compress_layer(layer, changed, prefix)
+                kernels = sensitivity.compress_layer(layer, changed, prefix, importance)
                 if not kernels:
                     continue
                 after = sensitivity.score_with(scratch, layer, kernels, split, task)

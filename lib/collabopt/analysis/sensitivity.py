@@ -6,6 +6,8 @@ recovers most of them, so they do not predict what a stage costs.
 """
 
 import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -18,10 +20,10 @@ from collabopt.config.scores import ACCURACY, SCORES, Score
 from collabopt.config.sections import Exclude
 from collabopt.config.stages import BASELINE
 from collabopt.config.tasks import TASKS, Task
-from collabopt.datasets import Split
+from collabopt.datasets import Data, Split
 from collabopt.runtime import progress, tensorflow
 from collabopt.runtime.tensorflow import keras
-from collabopt.techniques import clustering, kernel_state, layers, objectives, patterns
+from collabopt.techniques import clustering, layers, objectives, patterns
 
 TECHNIQUES = {"pruned": "pruning", "clustered": "clustering"}
 """Prefix of the table's columns, and key of `exclude` in an experiment."""
@@ -45,14 +47,24 @@ def restore_baseline(run) -> keras.Model:
 def measure(run) -> pd.DataFrame:
     """Return `measure_layers` of the stored baseline of `run`."""
     model, clock = restore_baseline(run), progress.Clock()
-    table = measure_layers(model, run.data.validation, run.experiment, run.data.task)
+    importance = compute_importance(model, run.data, run.experiment)
+    table = measure_layers(model, run.data.validation, run.experiment, run.data.task, importance)
     took = progress.format_duration(clock.seconds())
     progress.log(f"sensitivity: {len(table)} layers took {took}", "sensitivity", last=True)
     return table
 
 
+def compute_importance(model: keras.Model, data: Data, experiment: Experiment) -> dict[str, np.ndarray]:
+    """Return what the squared error of each weight of a plain `model` costs when it is clustered, by kernel."""
+    return clustering.make_settings(experiment, False).compute_importance(model, data, experiment.seed)
+
+
 def measure_layers(
-    model: keras.Model, split: Split, experiment: Experiment, task: Task = TASKS["classification"]
+    model: keras.Model,
+    split: Split,
+    experiment: Experiment,
+    task: Task = TASKS["classification"],
+    importance: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> pd.DataFrame:
     """Measure what pruning and clustering each layer alone costs.
 
@@ -60,6 +72,8 @@ def measure_layers(
         model: A plain model; it stays as it is.
         split: Examples to evaluate on.
         experiment: Gives sparsity, settings of clustering, excluded layers and seed.
+        task: Decides the score.
+        importance: What `compute_importance` returned; without it, each weight takes the nearest centroid.
 
     Returns:
         One row per eligible layer (`COLUMNS`), in network order, without layers excluded from both techniques.
@@ -72,7 +86,7 @@ def measure_layers(
         weights = sum(kernel.size for kernel in layers.read_layer_kernels(layer).values())
         row = {"layer": layer.name, "kind": layers.get_kind(layer), "weights": weights}
         row |= {"examples": len(split), "score": task.score.name, "baseline_score": scores.mean(dtype=float)}
-        compressed = {prefix: compress_layer(layer, experiment, prefix) for prefix in TECHNIQUES}
+        compressed = {prefix: compress_layer(layer, experiment, prefix, importance) for prefix in TECHNIQUES}
         if any(compressed.values()):
             progress.log(f"sensitivity: layer {number} of {len(eligible)}, {layer.name}", "sensitivity")
             for prefix, kernels in ((prefix, kernels) for prefix, kernels in compressed.items() if kernels):
@@ -82,7 +96,11 @@ def measure_layers(
 
 
 def compress_layer(
-    layer: keras.layers.Layer, experiment: Experiment, prefix: str, preserve_sparsity: bool = False
+    layer: keras.layers.Layer,
+    experiment: Experiment,
+    prefix: str,
+    importance: Mapping[str, np.ndarray] = MappingProxyType({}),
+    preserve_sparsity: bool = False,
 ) -> dict[str, np.ndarray]:
     """Return a layer's kernels by name as a technique's stage would begin; empty if the layer is excluded from it.
 
@@ -90,17 +108,12 @@ def compress_layer(
         layer: An eligible layer; it stays as it is.
         experiment: Gives the settings of the technique, excluded layers and seed.
         prefix: A key of `TECHNIQUES`.
+        importance: What `compute_importance` returned.
         preserve_sparsity: Whether clustering keeps zeros.
     """
     if prefix == "clustered":
-        settings = clustering.Settings(
-            experiment.number_of_clusters,
-            preserve_sparsity,
-            clusters=kernel_state.make_clusters(experiment),
-            initialization=experiment.centroid_initialization,
-            exclude=experiment.exclude.clustering,
-        )
-        return settings.cluster(layer, experiment.seed) if settings.is_eligible(layer) else {}
+        settings = clustering.make_settings(experiment, preserve_sparsity)
+        return settings.cluster(layer, experiment.seed, importance) if settings.is_eligible(layer) else {}
     if layer.name in experiment.exclude.pruning:
         return {}
     options = per_layer.get_value(experiment.sparsity, layer.name), experiment.sparsity_pattern

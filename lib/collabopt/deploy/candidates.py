@@ -10,6 +10,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from collabopt.analysis import allocation, sensitivity
 from collabopt.config import loading, per_layer
 from collabopt.config.experiment import Experiment
@@ -100,7 +102,8 @@ class _Untrained:
     def __init__(self, run: Run) -> None:
         self.run, self.baseline = run, sensitivity.restore_baseline(run)
         self.kernels = [layer.name for layer in self.baseline.layers if layers.is_eligible(layer)]
-        self._smaller, self._figures = dict[Any, keras.Model](), dict[str, tuple[float, float]]()
+        self._smaller = dict[Any, tuple[keras.Model, dict[str, np.ndarray]]]()
+        self._figures = dict[str, tuple[float, float]]()
         self.score = objectives.score_model(self.baseline, run.data.validation, run.data.task).mean(dtype=float)
 
     def measure(self, experiment: Experiment, applied: Mapping[str, Any]) -> tuple[float, float]:
@@ -112,13 +115,13 @@ class _Untrained:
         return self._figures[key]
 
     def _measure(self, experiment: Experiment, applied: Mapping[str, Any]) -> tuple[float, float]:
-        data, model = self.run.data, self._get_model(experiment, applied.get("filter_sparsity"))
+        data, (model, importance) = self.run.data, self._get_model(experiment, applied.get("filter_sparsity"))
         given, total = patterns.exclude_skipped(experiment, model), 0.0
         before = {layer.name: layers.read_layer_kernels(layer) for layer in model.layers if layers.get_kind(layer)}
         for layer in (layer for layer in model.layers if layers.is_eligible(layer)):
             for setting, prefix in (("sparsity", "pruned"), ("number_of_clusters", "clustered")):
                 if setting in applied:
-                    kernels = sensitivity.compress_layer(layer, given, prefix, "sparsity" in applied)
+                    kernels = sensitivity.compress_layer(layer, given, prefix, importance, "sparsity" in applied)
                     layers.assign_kernels(layer, kernels or layers.read_layer_kernels(layer))
         for name in before:
             per_channel = "number_of_clusters" not in applied or name in given.exclude.clustering
@@ -129,13 +132,17 @@ class _Untrained:
             layers.assign_kernels(model.get_layer(name), kernels)
         return total, float(data.task.score.compute_drop(self.score, after))
 
-    def _get_model(self, experiment: Experiment, filter_sparsity: float | None) -> keras.Model:
+    def _get_model(
+        self, experiment: Experiment, filter_sparsity: float | None
+    ) -> tuple[keras.Model, dict[str, np.ndarray]]:
+        """The model without filters, and what errors of its weights cost."""
         if filter_sparsity not in self._smaller:
             model = self.baseline
             if filter_sparsity:
                 filters = filter_pruning.find_filters(model, experiment.exclude.pruning)
                 model = filter_pruning.remove(model, filters.channels, filter_pruning.choose(filters, filter_sparsity))
-            self._smaller[filter_sparsity] = layers.make_gammas_positive(model)
+            importance = sensitivity.compute_importance(model, self.run.data, experiment)
+            self._smaller[filter_sparsity] = layers.make_gammas_positive(model), importance
         return self._smaller[filter_sparsity]
 
 

@@ -40,8 +40,8 @@ class Settings:
         clusters: Granularity of convolutions, and how clusters are trained. Dense kernels are clustered as a whole.
         initialization: Name of the initial centroids (`kmeans.INITIALIZATIONS`).
         exclude: Names of layers that are not clustered.
-        rate: What one bit costs (`fisher.compute_importance`); 0 assigns each weight to the nearest centroid, and None
-            lets the number of clusters decide (`compute_rate`).
+        rate: What one bit costs beside errors of an `importance`; 0 assigns each weight to the nearest centroid, and
+            None lets the number of clusters decide (`compute_rate`).
     """
 
     number: int | Mapping[str, int]
@@ -63,19 +63,26 @@ class Settings:
         Args:
             layer: An eligible layer; it stays as it is.
             seed: Decides the initial centroids.
-            importance: What the squared error of each weight costs, in bits, by kernel; errors alone count in others.
+            importance: What the squared error of each weight costs, by kernel (`compute_importance`); errors alone
+                count in others.
         """
         clusters = self.get_clusters(layer)
         kernels, per_channel = layers.read_layer_kernels(layer).items(), clusters.granularity == "channel"
         number = per_layer.get_value(self.number, layer.name)
         if clusters.symmetric:
             return {name: kmeans.cluster_symmetrically(kernel, number, per_channel) for name, kernel in kernels}
-        options = per_channel, self.preserve_sparsity, self.initialization, seed
-        return {name: kmeans.cluster_kernel(kernel, number, *options, importance.get(name)) for name, kernel in kernels}
+        options, bits = (per_channel, self.preserve_sparsity, self.initialization, seed), self.price(layer, importance)
+        return {name: kmeans.cluster_kernel(kernel, number, *options, bits.get(name)) for name, kernel in kernels}
 
-    def get_rate(self, layer: keras.layers.Layer) -> float:
-        """Return what one bit of a weight of an eligible `layer` costs."""
-        return compute_rate(per_layer.get_value(self.number, layer.name)) if self.rate is None else self.rate
+    def compute_importance(self, model: keras.Model, data: Data, seed: int) -> dict[str, np.ndarray]:
+        """Return what the squared error of each weight of a plain `model` costs, by kernel; nothing at a rate of 0."""
+        return {} if self.rate == 0 else fisher.compute_importance(model, data, seed)
+
+    def price(self, layer: keras.layers.Layer, importance: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return the costs of `importance` in bits, float32 by kernel of an eligible `layer`."""
+        rate = compute_rate(per_layer.get_value(self.number, layer.name)) if self.rate is None else self.rate
+        names = layers.find_kernels(layer).keys() & importance.keys()
+        return {name: (importance[name] / rate).astype(np.float32) for name in names}
 
     def get_clusters(self, layer: keras.layers.Layer) -> Clusters:
         """Return how the clusters of an eligible `layer` are trained."""
@@ -92,6 +99,19 @@ def compute_rate(number: int) -> float:
     return _RATE * min(_FEW_CLUSTERS / number, 1) ** 2
 
 
+def make_settings(experiment: Experiment, preserve_sparsity: bool) -> Settings:
+    """Return how an `experiment` clusters kernels. `preserve_sparsity` tells whether zeros stay zero."""
+    has_price = experiment.scheme == "collabopt" and not experiment.symmetric
+    return Settings(
+        experiment.number_of_clusters,
+        preserve_sparsity,
+        kernel_state.make_clusters(experiment),
+        experiment.centroid_initialization,
+        experiment.exclude.clustering,
+        experiment.cluster_rate if has_price else 0.0,
+    )
+
+
 def train(
     stage: Stage, parent: keras.Model, data: Data, experiment: Experiment, checkpoint: Checkpoint
 ) -> tuple[keras.Model, training.Fit]:
@@ -99,14 +119,7 @@ def train(
 
     A trainer (`registry.find_trainer`) by the settings of `experiment`, from `checkpoint` on. `parent` stays as it is.
     """
-    settings = Settings(
-        experiment.number_of_clusters,
-        stage.keeps_zeros,
-        kernel_state.make_clusters(experiment),
-        experiment.centroid_initialization,
-        layers.exclude_frozen(experiment, parent).exclude.clustering,
-        0.0 if experiment.symmetric else experiment.cluster_rate,
-    )
+    settings = make_settings(layers.exclude_frozen(experiment, parent), stage.keeps_zeros)
     section = experiment.training(stage.name)
     return fine_tune(parent, data, settings, section, experiment.seed, stage.name, experiment.scheme, checkpoint)
 
@@ -135,8 +148,7 @@ def fine_tune(
     """
     clock = progress.Clock()
     progress.advance("clustering the weights", stage)
-    has_price = scheme == "collabopt" and settings.rate != 0
-    importance = fisher.compute_importance(model, data, seed, settings.get_rate) if has_price else {}
+    importance = settings.compute_importance(model, data, seed)
     wrapped = _wrap(model, settings, seed, importance) if scheme == "collabopt" else _wrap_with_tfmot(model, settings)
     callbacks = [Settling(section)] if scheme == "collabopt" and settings.clusters.moving else []
     with drop_log_records("Gradients do not exist for variables"):  # centroids are trained in place of the kernels
@@ -153,7 +165,8 @@ def _wrap(model: keras.Model, settings: Settings, seed: int, importance: dict[st
         if not settings.is_eligible(layer):
             return layer
         clusters, clustered = settings.get_clusters(layer), settings.cluster(layer, seed, importance)
-        costs = [importance.get(name) for name in clustered]
+        bits = settings.price(layer, importance)
+        costs = [bits.get(name) for name in clustered]
         return preserving_scheme.PreservingLayer(
             layer, settings.preserve_sparsity, clusters, [*clustered.values()], costs
         )

@@ -5,8 +5,6 @@ Brain Damage; for clusters Choi, El-Khamy and Lee 2017, arXiv:1612.01543, and Ki
 arXiv:2306.07629).
 """
 
-from collections.abc import Callable
-
 import numpy as np
 
 from collabopt.datasets import Data
@@ -21,34 +19,31 @@ _FLOOR = 0.1
 """Importance that every weight has at least, as a share of its kernel's mean: 512 examples do not show every use."""
 
 
-def compute_importance(
-    model: keras.Model, data: Data, seed: int, get_rate: Callable[[keras.layers.Layer], float]
-) -> dict[str, np.ndarray]:
-    """Return what the squared error of each weight costs, in bits: float32 by kernel, depthwise left out.
+def compute_importance(model: keras.Model, data: Data, seed: int) -> dict[str, np.ndarray]:
+    """Return what the squared error of each weight costs: float64 by kernel, depthwise left out.
 
-    Errors are relative: at a rate of 1, a kernel of zeros costs one bit per weight, as the geometric mean over
-    kernels. Kernels that matter more to the loss cost more.
+    Costs are relative: a kernel of zeros costs 1 per weight, as the geometric mean over kernels. Kernels that matter
+    more to the loss cost more.
 
     Args:
         model: A plain model; it stays as it is.
         data: Training examples and the task.
         seed: Decides which examples are taken.
-        get_rate: What one bit costs in a layer, relative to the errors; greater than 0.
     """
     places = {
-        name: (getattr(owner, attribute), layers.get_channel_axis(layer), get_rate(layer))
+        name: (getattr(owner, attribute), layers.get_channel_axis(layer))
         for layer in filter(layers.is_eligible, model.layers)
         for name, (owner, attribute) in layers.find_kernels(layer).items()
     }
-    sums = _sum_squared_gradients(model, data, seed, [kernel for kernel, *_ in places.values()])
+    sums = _sum_squared_gradients(model, data, seed, [kernel for kernel, _ in places.values()])
     fisher, log_scale = {}, 0.0
-    for (name, (kernel, axis, _)), squares in zip(places.items(), sums, strict=True):
+    for (name, (kernel, axis)), squares in zip(places.items(), sums, strict=True):
         squares = squares + _FLOOR * squares.mean() + np.finfo(np.float32).tiny
         cost = np.mean(squares * kernel.numpy() ** 2) + np.finfo(np.float32).tiny
         log_scale += kernel.numpy().size * np.log(cost)
         fisher[name] = np.moveaxis(squares, axis, -1)
     scale = np.exp(log_scale / max(sum(one.size for one in fisher.values()), 1))
-    return {name: (one / (places[name][-1] * scale)).astype(np.float32) for name, one in fisher.items()}
+    return {name: one / scale for name, one in fisher.items()}
 
 
 def _sum_squared_gradients(model: keras.Model, data: Data, seed: int, kernels: list[tf.Variable]) -> list[np.ndarray]:
