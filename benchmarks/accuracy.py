@@ -24,7 +24,7 @@ SUBJECTS = {
     "digits": {},
     "speech_commands-ds_cnn_l": {},
     "speech_commands-ds_cnn_l-4_clusters": {},
-    "cifar10-resnet8": {},
+    "cifar10-resnet8": {"cluster_rate": 0.03},
     "cifar10-mobilenet_v1": {"train_fraction": 0.2},
 }
 """Experiments with overrides."""
@@ -78,7 +78,7 @@ def measure_subject(name: str, seeds: list[int], variants: bool) -> list[dict]:
 def train(name: str, seeds: list[int], scheme: str, overrides: dict = {}) -> dict[str, list[Finished]]:  # noqa: B006
     """The finished stages by name, one per seed."""
     runs: list[Run] = [
-        start(name, seed=seed, **SUBJECTS[name], **overrides).without_report().with_scheme(scheme) for seed in seeds
+        start(name, seed=seed, **(SUBJECTS[name] | overrides)).without_report().with_scheme(scheme) for seed in seeds
     ]
     return {stage: [run.stage(stage) for run in runs] for stage in STAGES}
 

@@ -2,7 +2,7 @@
 estimator (Bergstra et al. 2011), with the targets as constraints.
 
     python -m pip install optuna==5.0.0
-    python benchmarks/search_rules.py digits fashion_mnist      # within an hour on two cores for all subjects
+    python benchmarks/search_rules.py      # all subjects: two hours on two cores
 
 Both choose among the same files, stages at five sparsities and four numbers of clusters, and measure int8 files on the
 validation split. A training counts once per search, and so do those it needs. Optuna's are measured as well, as ours

@@ -69,6 +69,22 @@ def test_values_per_layer_are_parameters_of_a_batch():
     assert directory.name == "sparsity=default:0.5_conv_1:0.0"
 
 
+def test_the_price_of_a_bit_follows_the_number_of_clusters(small):
+    rates = {k: loading.load(str(small), number_of_clusters=k).cluster_rate for k in (3, 8, 16, 32)}
+    assert rates == {3: 0.03, 8: 0.03, 16: pytest.approx(0.0075), 32: pytest.approx(0.03 / 16)}
+    mixed = loading.load(str(small), number_of_clusters={"default": 16, "fc": 4})
+    assert mixed.cluster_rate == {"default": rates[16], "fc": 0.03}
+    assert loading.change(mixed, number_of_clusters=32).cluster_rate == rates[32]
+    given = loading.load(str(small), cluster_rate={"default": 0.1, "pww": 0})
+    assert loading.change(given, number_of_clusters=32).cluster_rate == given.cluster_rate
+
+
+def test_a_price_for_an_unknown_layer_stops(small, small_cnn):
+    experiment = loading.load(str(small), cluster_rate={"default": 0.1, "pww": 0})
+    (found,) = preflight.find_unknown_names(small_cnn(), experiment)
+    assert found.layer == "pww" and found.reason.startswith("cluster_rate names no layer")
+
+
 def test_changing_nothing_gives_the_same_experiment(tiny):
     """The tiny experiment names a built-in model, for which defaults of other models must not count as given."""
     experiment = loading.load(str(tiny), seed=3)

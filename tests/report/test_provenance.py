@@ -17,6 +17,7 @@ def describe(tmp_path, **overrides) -> dict[str, str]:
 def test_parameters_with_their_defaults_are_left_out(tmp_path):
     assert describe(tmp_path).keys() == {"experiment", "sparsity", "clusters", "seed", "epochs"}
     assert describe(tmp_path, cluster_rate=0.1)["cluster rate"] == "0.1"
+    assert "cluster rate" not in describe(tmp_path, number_of_clusters=32)
 
 
 def test_only_the_stages_of_the_tree_have_epochs(tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from collabopt.analysis import audit
+from collabopt.config.experiment import compute_rate
 from collabopt.config.sections import Training
 from collabopt.runtime.tensorflow import keras, tf
 from collabopt.techniques import clustering, fisher, kernel_state, layers, quantization, settling
@@ -133,8 +134,11 @@ def test_the_importance_is_that_of_the_gradients(tiny_data):
     np.testing.assert_allclose(importance[black], importance.min(), rtol=1e-5)
     weights = model.get_layer("fc").kernel.numpy()
     assert np.mean(importance * weights**2) == pytest.approx(1, rel=1e-3)
-    cheaper = clustering.Settings(K, rate=0.5).price(model.get_layer("fc"), {"fc": importance})["fc"]
+    layer = model.get_layer("fc")
+    cheaper = clustering.Settings(K, rate=0.5).price(layer, {"fc": importance})["fc"]
     np.testing.assert_allclose(cheaper, 2 * importance, rtol=1e-4)
+    assert not clustering.Settings(K, rate=0.0).price(layer, {"fc": importance})
+    assert not clustering.Settings(K, rate={"default": 0.5, "fc": 0}).price(layer, {"fc": importance})
 
 
 @pytest.mark.parametrize("rate", [None, 0.03])
@@ -143,8 +147,8 @@ def test_the_price_of_bits_leaves_more_clusters_their_smaller_error(tiny_data, s
     layer, errors = model.get_layer("fc"), []
     kernel, importance = layers.read_layer_kernels(layer)["fc"], fisher.compute_importance(model, tiny_data, 0)
     for number in (8, 32, 128):
-        settings = clustering.Settings(number, rate=rate)
-        clustered = settings.cluster(layer, 0, importance)["fc"]
+        settings = clustering.Settings(number, rate=rate or compute_rate(number))
+        clustered = settings.cluster(layer, 0, settings.price(layer, importance))["fc"]
         errors.append(np.sum(importance["fc"] * (clustered - kernel) ** 2))
     ratios = [after / before for before, after in itertools.pairwise(errors)]
     assert max(ratios) < 0.25 if rate is None else min(ratios) > 0.5, ratios

@@ -2,7 +2,8 @@
 
 Each layer in turn is pruned to several sparsities, or clustered to several numbers of values, without training
 (`sensitivity`). Then a greedy search changes the layer that loses the least accuracy per byte saved, until the kernels
-fit the budget. Drops of single layers do not add up, so the sum only ranks. Only validation is read.
+fit the budget. Drops of single layers do not add up, so the sum only ranks. Drops are measured on validation; how much
+a weight matters comes from training examples.
 """
 
 import dataclasses
@@ -14,7 +15,7 @@ import pandas as pd
 import yaml
 
 from collabopt.analysis import sensitivity
-from collabopt.config import per_layer
+from collabopt.config import loading, per_layer
 from collabopt.config.experiment import Experiment
 from collabopt.config.scores import SCORES
 from collabopt.config.tasks import TASKS, Task
@@ -56,7 +57,7 @@ def measure_layers(
         split: Examples to evaluate on.
         experiment: Gives the settings of clustering, excluded layers and seed.
         task: Decides the score.
-        importance: What `sensitivity.compute_importance` returned.
+        importance: What `sensitivity.compute_importance` returned; without it, each weight takes the nearest centroid.
 
     Returns:
         One row per setting, eligible layer and value (`COLUMNS`). Settings of kernels with symmetric values, and the
@@ -68,7 +69,7 @@ def measure_layers(
         progress.log(f"allocation: layer {layer.name}", "allocation")
         for setting, prefix in (("sparsity", "pruned"), ("number_of_clusters", "clustered")):
             for value in list_levels(setting, experiment):
-                changed = experiment.model_copy(update={setting: value})
+                changed = loading.change(experiment, **{setting: value})
                 kernels = sensitivity.compress_layer(layer, changed, prefix, importance)
                 if not kernels:
                     continue

@@ -57,8 +57,9 @@ def find_unknown_names(model: keras.Model, experiment: Experiment) -> list[Findi
     every = [layer.name for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
     findings = []
     given = {f"exclude.{technique}": names for technique, names in experiment.exclude.model_dump().items()}
-    settings = "sparsity", "number_of_clusters", "weight_bits"
-    given |= {key: per_layer.list_layers(getattr(experiment, key)) for key in settings}
+    settings = "sparsity", "number_of_clusters", "weight_bits", "cluster_rate"
+    own = [key for key in settings if key in experiment.model_fields_set]
+    given |= {key: per_layer.list_layers(getattr(experiment, key)) for key in own}
     for key, names in given.items():
         known = every if key == "exclude.quantization" else eligible
         for name in (name for name in names if name not in known):

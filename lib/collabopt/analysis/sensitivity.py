@@ -108,12 +108,14 @@ def compress_layer(
         layer: An eligible layer; it stays as it is.
         experiment: Gives the settings of the technique, excluded layers and seed.
         prefix: A key of `TECHNIQUES`.
-        importance: What `compute_importance` returned.
+        importance: What `compute_importance` returned; without it, each weight takes the nearest centroid.
         preserve_sparsity: Whether clustering keeps zeros.
     """
     if prefix == "clustered":
         settings = clustering.make_settings(experiment, preserve_sparsity)
-        return settings.cluster(layer, experiment.seed, importance) if settings.is_eligible(layer) else {}
+        if not settings.is_eligible(layer):
+            return {}
+        return settings.cluster(layer, experiment.seed, settings.price(layer, importance))
     if layer.name in experiment.exclude.pruning:
         return {}
     options = per_layer.get_value(experiment.sparsity, layer.name), experiment.sparsity_pattern

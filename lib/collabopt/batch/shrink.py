@@ -30,7 +30,7 @@ _COMMENTS = {
     "task": f"one of {', '.join(TASKS)}",
     "validation_fraction": "share of the training examples that decides between files, unless the data has its own",
     "sparsity": "fraction of each kernel's weights that pruning sets to zero",
-    "number_of_clusters": "distinct values per kernel after clustering",
+    "number_of_clusters": "distinct values per kernel after clustering; cluster_rate, the price of a bit, follows it",
 }
 _SECTION_COMMENTS = {"baseline": "0 epochs: the given weights", "pruned": "sparsity rises until end_epoch"}
 

@@ -44,6 +44,26 @@ much worse the task's metric may be, in its own unit. NPU figures are estimates 
 """
 
 
+_RATE, _FEW_CLUSTERS = 0.03, 8
+"""What one bit costs with up to eight clusters: chosen on the validation split of `digits`."""
+
+
+def compute_rate(number: int) -> float:
+    """Return the default `cluster_rate` of a kernel of some `number` of clusters.
+
+    The squared error of k clusters is proportional to 1 / k² (Panter and Dite 1951), and so is the rate beyond eight
+    clusters. At one rate for all, the error would stay that of about sixteen clusters, however many there are.
+    """
+    return _RATE * min(_FEW_CLUSTERS / number, 1) ** 2
+
+
+def _choose_rate(values: dict[str, Any]) -> float | dict[str, float]:
+    number = values.get("number_of_clusters", _FEW_CLUSTERS)  # missing if it is wrong
+    if isinstance(number, Mapping):
+        return {layer: compute_rate(one) for layer, one in number.items()}
+    return compute_rate(number)
+
+
 class Experiment(sections.Section):
     """An experiment.
 
@@ -52,8 +72,9 @@ class Experiment(sections.Section):
             takes min_max, but chooses on validation if one example is far outside.
         clustering: Whether training moves weights between clusters (moving), or each weight keeps its cluster (fixed).
         cluster_rate: What one bit of a weight's code costs beside its error, when kernels are clustered. A higher value
-            makes files smaller and less accurate; 0 assigns each weight to the nearest centroid. None takes 0.03 with
-            up to eight clusters, and less with more (`clustering.compute_rate`).
+            makes files smaller and less accurate; 0 assigns each weight to the nearest centroid, and so do symmetric
+            clusters and TFMOT's scheme. It may differ by layer. The default follows number_of_clusters
+            (`compute_rate`).
         devices: Number of GPUs that share each batch.
         filter_sparsity: Fraction of the filters that the stage filter_pruned removes; None leaves the stage out.
         rank_energy: Share of a kernel's squared singular values that the stage factorized keeps.
@@ -97,7 +118,7 @@ class Experiment(sections.Section):
     weight_bits: per_layer.make_type(Literal[4, 8]) = 8
     cluster_per_channel: bool = False
     clustering: Literal["moving", "fixed"] = "moving"
-    cluster_rate: sections.NotNegative | None = None
+    cluster_rate: per_layer.make_type(sections.NotNegative) = Field(default_factory=_choose_rate)
     centroid_initialization: Literal["kmeans_plus_plus", "linear", "density_based", "random"] = "kmeans_plus_plus"
     exclude: sections.Exclude = sections.Exclude()
     distill: sections.Distillation | None = None

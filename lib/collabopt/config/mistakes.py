@@ -39,6 +39,8 @@ def explain(error: ValidationError, file: str = "", overridden: Iterable[str] = 
     given = [f"{key}." for name in overridden for key in (name, f"targets.{name}")]
     lines = []
     for mistake in error.errors():
+        if mistake["type"] == "default_factory_not_called":  # it follows from another mistake
+            continue
         place = "".join(f"{part}." for part in mistake["loc"])
         is_given = any(place.startswith(key) or key.startswith(place) for key in given)
         lines.append(_explain(mistake) if is_given or not file else f"{file}: {_explain(mistake)}")

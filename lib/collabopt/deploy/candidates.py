@@ -1,7 +1,8 @@
 """The files that a search over settings can train, and what each would be without training.
 
-A candidate is a stage with settings. Before any training its kernels are those of the baseline, pruned and clustered as
-the stage would begin. Their drop on validation and their entropy predict which candidates are worth a training.
+A candidate is a stage with settings. Before any training its kernels are those of the baseline, pruned and clustered
+nearly as the stage would begin: weights matter as in the baseline, and clusters are ours in every scheme. Their drop
+on validation and their entropy predict which candidates are worth a training.
 """
 
 import dataclasses

@@ -73,8 +73,10 @@ def _format_value(value: Any) -> str:
 def _list_parameters(experiment: dict[str, Any]) -> dict[str, Any]:
     """The parameters that decide the results, with the values they had."""
     seeds = [experiment.get("seed"), *(experiment.get("repeat_seeds") or ())]
-    values = {name: experiment.get(name, Experiment.model_fields[name].default) for name in _IF_CHANGED}
-    changed = {name: one for name, one in values.items() if one != Experiment.model_fields[name].default}
+    fields = {name: Experiment.model_fields[name] for name in _IF_CHANGED}
+    known = {"call_default_factory": True, "validated_data": experiment}
+    defaults = {name: field.get_default(**known) for name, field in fields.items()}
+    changed = {name: one for name in fields if (one := experiment.get(name, defaults[name])) != defaults[name]}
     off = {name for name, one in OPTIONAL_STAGES.items() if not {*one.settings} & changed.keys()}
     limits = experiment.get("targets") or {}
     stages = experiment.get("stages") or {}

@@ -25,9 +25,6 @@ from collabopt.techniques.checkpoints import NO_CHECKPOINT, Checkpoint
 from collabopt.techniques.kernel_state import Clusters
 from collabopt.techniques.settling import Settling
 
-_RATE, _FEW_CLUSTERS = 0.03, 8
-"""What one bit costs with up to eight clusters: chosen on the validation split of `digits`."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -40,8 +37,8 @@ class Settings:
         clusters: Granularity of convolutions, and how clusters are trained. Dense kernels are clustered as a whole.
         initialization: Name of the initial centroids (`kmeans.INITIALIZATIONS`).
         exclude: Names of layers that are not clustered.
-        rate: What one bit costs beside errors of an `importance`; 0 assigns each weight to the nearest centroid, and
-            None lets the number of clusters decide (`compute_rate`).
+        rate: What one bit costs beside errors (`price`); 0 assigns each weight to the nearest centroid. It may differ
+            by layer.
     """
 
     number: int | Mapping[str, int]
@@ -49,54 +46,47 @@ class Settings:
     clusters: Clusters = kernel_state.PER_TENSOR
     initialization: str = "kmeans_plus_plus"
     exclude: tuple[str, ...] = ()
-    rate: float | None = 0.0
+    rate: float | Mapping[str, float] = 0.0
 
     def is_eligible(self, layer: keras.layers.Layer) -> bool:
         """Return whether a layer is clustered."""
         return layers.is_eligible(layer) and layer.name not in self.exclude
 
     def cluster(
-        self, layer: keras.layers.Layer, seed: int, importance: Mapping[str, np.ndarray] = MappingProxyType({})
+        self, layer: keras.layers.Layer, seed: int, bits: Mapping[str, np.ndarray] = MappingProxyType({})
     ) -> dict[str, np.ndarray]:
         """Return the clustered kernels of a layer by name, as `layers.read_layer_kernels` does, without training.
 
         Args:
             layer: An eligible layer; it stays as it is.
             seed: Decides the initial centroids.
-            importance: What the squared error of each weight costs, by kernel (`compute_importance`); errors alone
-                count in others.
+            bits: What the squared error of each weight costs, by kernel (`price`); errors alone count in others.
         """
         clusters = self.get_clusters(layer)
         kernels, per_channel = layers.read_layer_kernels(layer).items(), clusters.granularity == "channel"
         number = per_layer.get_value(self.number, layer.name)
         if clusters.symmetric:
             return {name: kmeans.cluster_symmetrically(kernel, number, per_channel) for name, kernel in kernels}
-        options, bits = (per_channel, self.preserve_sparsity, self.initialization, seed), self.price(layer, importance)
+        options = per_channel, self.preserve_sparsity, self.initialization, seed
         return {name: kmeans.cluster_kernel(kernel, number, *options, bits.get(name)) for name, kernel in kernels}
 
     def compute_importance(self, model: keras.Model, data: Data, seed: int) -> dict[str, np.ndarray]:
-        """Return what the squared error of each weight of a plain `model` costs, by kernel; nothing at a rate of 0."""
-        return {} if self.rate == 0 else fisher.compute_importance(model, data, seed)
+        """Return `fisher.compute_importance` of a plain `model`, or nothing if no bit has a price."""
+        return fisher.compute_importance(model, data, seed) if any(per_layer.list_values(self.rate)) else {}
 
     def price(self, layer: keras.layers.Layer, importance: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return the costs of `importance` in bits, float32 by kernel of an eligible `layer`."""
-        rate = compute_rate(per_layer.get_value(self.number, layer.name)) if self.rate is None else self.rate
-        names = layers.find_kernels(layer).keys() & importance.keys()
+        """Return what the squared error of each weight of a `layer` costs in bits: float32 by kernel of `importance`.
+
+        It is empty if a bit has no price.
+        """
+        rate = per_layer.get_value(self.rate, layer.name)
+        names = layers.find_kernels(layer).keys() & importance.keys() if rate else ()
         return {name: (importance[name] / rate).astype(np.float32) for name in names}
 
     def get_clusters(self, layer: keras.layers.Layer) -> Clusters:
         """Return how the clusters of an eligible `layer` are trained."""
         granularity = self.clusters.granularity if layers.is_convolution(layer) else "tensor"
         return dataclasses.replace(self.clusters, granularity=granularity)
-
-
-def compute_rate(number: int) -> float:
-    """Return what one bit costs in a kernel of some `number` of clusters, unless the experiment says it.
-
-    The squared error of k clusters falls with k² (Panter and Dite 1951). Beyond eight clusters the price falls alike:
-    at one price for all, 64 clusters would leave a kernel no smaller error than eight.
-    """
-    return _RATE * min(_FEW_CLUSTERS / number, 1) ** 2
 
 
 def make_settings(experiment: Experiment, preserve_sparsity: bool) -> Settings:
@@ -164,8 +154,8 @@ def _wrap(model: keras.Model, settings: Settings, seed: int, importance: dict[st
     def wrap(layer: keras.layers.Layer) -> keras.layers.Layer:
         if not settings.is_eligible(layer):
             return layer
-        clusters, clustered = settings.get_clusters(layer), settings.cluster(layer, seed, importance)
-        bits = settings.price(layer, importance)
+        clusters, bits = settings.get_clusters(layer), settings.price(layer, importance)
+        clustered = settings.cluster(layer, seed, bits)
         costs = [bits.get(name) for name in clustered]
         return preserving_scheme.PreservingLayer(
             layer, settings.preserve_sparsity, clusters, [*clustered.values()], costs
