@@ -11,7 +11,7 @@ from collabopt.batch import plan
 from collabopt.config import loading
 from collabopt.config.experiment import ExperimentError
 from collabopt.config.scores import ACCURACY
-from collabopt.deploy import candidates, model_card, recommendation, settings_search, targets
+from collabopt.deploy import candidates, model_card, recommendation, settings_search, targets, variants
 from collabopt.report import answers, tables
 
 pytestmark = pytest.mark.timeout(900)
@@ -157,3 +157,30 @@ def test_of_a_search_over_settings_the_smallest_is_chosen_at_any_level():
     limits = loading.load("digits", max_accuracy_drop=0.01).targets
     assert targets.choose(table, limits) == "int8"
     assert targets.choose(table.assign(setting=["", "", "sparsity 0.8"]), limits) == "pcqat"
+
+
+def test_a_stage_is_judged_by_its_own_files_and_not_by_what_its_parent_lost():
+    experiment = loading.load("digits", max_accuracy_drop=0.01)
+    rule = object.__new__(settings_search._Searching)
+    rule.tolerance, rule.trials, rule.limits = 0.01, {}, experiment.targets
+
+    def make(name: str, sparsity: float) -> candidates.Candidate:
+        stages = ["baseline", "pruned", "sparse_clustered"]
+        trainings = ["baseline", *(f"{one} {sparsity}" for one in stages[1:])][: stages.index(name) + 1]
+        return candidates.Candidate(experiment.tree[name], experiment, "", (*trainings,), (sparsity,), 100, sparsity)
+
+    def end(candidate: candidates.Candidate, drop: float) -> None:
+        variant = variants.Variant(candidate.stage, "int8", Path("model.tflite"), {"gzip_bytes": 100})
+        misses = {"max_accuracy_drop": drop - 0.01} if drop > 0.01 else {}
+        rule.trials[candidate.key] = settings_search._Trial(candidate, variant, drop, misses, (drop, 100))
+
+    end(make("baseline", 0), 0)
+    end(make("pruned", 0.5), 0.1)
+    end(make("pruned", 0.8), 0.3)
+    strong, strongest = make("sparse_clustered", 0.8), make("sparse_clustered", 0.9)
+    assert not rule._is_hopeless(strong) and rule._is_hopeless(make("pruned", 0.9))
+    feared = rule.predict_drop(strong)
+    end(make("sparse_clustered", 0.5), 0.005)  # it recovers what the pruned one lost
+    assert 0.005 <= rule.predict_drop(strong) < 0.2 * feared
+    end(strong, 0.02)
+    assert rule._is_hopeless(strongest) and rule.predict_drop(strongest) >= 0.02

@@ -2,12 +2,13 @@
 
 Each step trains one stage more, until the budget is spent or no candidate is left that is likely to be smaller and good
 enough: the first one on the way to the candidate with the most bytes saved per training, times the chance that it meets
-all targets. Predictions are what each setting costs without training, corrected by trained files. The order depends on
-validation only, and stages come from the store, so a search that breaks off continues where it was.
+all targets. Predictions are what each setting costs without training, corrected by trained files of the same stage. The
+order depends on validation only, and stages come from the store, so a search that breaks off continues where it was.
 """
 
 import dataclasses
 import math
+import statistics
 
 import pandas as pd
 
@@ -22,8 +23,11 @@ from collabopt.runtime import progress
 from collabopt.storage.results import ONE_CLASS
 
 _SHARE, _POINTS = 0.05, 10
-"""Before anything is trained, training is taken to leave this share of the drop. It counts as much as trained files
+"""Before a stage is trained, its training is taken to leave this share of the drop. It counts as much as trained files
 whose drops without training add up to this many times the tolerance."""
+
+_SPREAD, _LEAST_DROP = 0.7, 0.1
+"""The drop is taken to be lognormal: standard deviation of its logarithm, and least drop in tolerances."""
 
 _LEAST_SAVING = 0.02
 """A candidate is worth a training if its file is predicted to be smaller than the best one by this share."""
@@ -51,6 +55,11 @@ class _Trial:
     drop: float
     misses: dict[str, float]
     predicted: tuple[float, float]
+
+    def is_like(self, candidate: Candidate) -> bool:
+        """Whether it is of the same stage. Others train longer or from another parent: a clustered file can be good
+        where the pruned one before it is not."""
+        return self.candidate.stage.name == candidate.stage.name
 
     @property
     def bytes(self) -> float:
@@ -129,27 +138,32 @@ class _Searching:
         progress.log(f"search: training {len(self.trained)}, {about}: {verdict}", "search", last=True)
 
     def predict_bytes(self, candidate: Candidate) -> float:
-        """File size after gzip: the entropy of its kernels, scaled as in its last trained ancestor, or in all trained
-        files if that is the baseline."""
-        ancestor = self._find_ancestor(candidate)
-        known = self._list_trained() if ancestor.candidate.stage.name == BASELINE else [ancestor]
+        """File size after gzip: the entropy of its kernels, scaled as in the trained ancestor with these kernels, or
+        else as in the trials of its stage, its last trained ancestor, or all trials."""
+        ancestor, trained = self._find_ancestor(candidate), self._list_trained()
+        known = [one for one in trained if one.is_like(candidate)]
+        known = known or ([ancestor] if ancestor.candidate.stage.name != BASELINE else trained)
+        if ancestor.candidate.kernel_bytes == candidate.kernel_bytes:
+            known = [ancestor]
         sizes = [(one.bytes, self.overhead + one.candidate.kernel_bytes) for one in known if one.bytes > 0]
         ratio = sum(size / expected for size, expected in sizes) / len(sizes) if sizes else 1.0
         return ratio * (self.overhead + candidate.kernel_bytes)
 
     def predict_drop(self, candidate: Candidate) -> float:
-        """Drop on validation: that of the last trained ancestor, and of what is lost without training beyond it, the
-        share that training left so far. It is no less than that of a trained file of the same kind that compresses
-        less, and no more than that of one that compresses more."""
+        """Drop on validation: the share of the last trained ancestor's drop that this stage kept so far, and of what is
+        lost without training beyond it, the share that training left so far. It is no less than where the same stage
+        compresses less, and no more than where it compresses more."""
         known = [one for one in self._list_trained() if math.isfinite(one.drop)]
         before = _POINTS * self.tolerance + sum(max(one.candidate.drop, 0) for one in known)
         after = _SHARE * _POINTS * self.tolerance + sum(max(one.drop, 0) for one in known)
-        ancestor = self._find_ancestor(candidate)
-        start = ancestor.drop if math.isfinite(ancestor.drop) else 0.0
+        ancestor, alike = self._find_ancestor(candidate), [one for one in known if one.is_like(candidate)]
+        pairs = [(one.drop, self.trials[one.candidate.trainings[-2]].drop) for one in alike]
+        pairs = [(self.tolerance, self.tolerance), *(pair for pair in pairs if math.isfinite(pair[1]))]
+        kept = min(sum(max(drop, 0) for drop, _ in pairs) / sum(max(parent, 0) for _, parent in pairs), 1)
+        start = kept * max(ancestor.drop, 0) if math.isfinite(ancestor.drop) else 0.0
         drop = start + after / before * max(candidate.drop - ancestor.candidate.drop, 0)
-        like = [one for one in known if one.candidate.stage.quantizes == candidate.stage.quantizes]
-        low = max((one.drop for one in like if candidate.compresses_as_much_as(one.candidate)), default=-math.inf)
-        high = min((one.drop for one in like if one.candidate.compresses_as_much_as(candidate)), default=math.inf)
+        low = max((one.drop for one in alike if candidate.compresses_as_much_as(one.candidate)), default=-math.inf)
+        high = min((one.drop for one in alike if one.candidate.compresses_as_much_as(candidate)), default=math.inf)
         return max(low, min(drop, high))
 
     def _find_ancestor(self, candidate: Candidate) -> _Trial:
@@ -164,7 +178,7 @@ class _Searching:
     def _is_hopeless(self, candidate: Candidate) -> bool:
         """Whether a file that compresses less has lost too much, or one that compresses more is still too large."""
         for one in self._list_trained():
-            if one.candidate.stage.quantizes != candidate.stage.quantizes:
+            if not one.is_like(candidate):
                 continue
             lost = {*one.misses} & {*targets.DROPS, ONE_CLASS}
             if lost and candidate.compresses_as_much_as(one.candidate):
@@ -176,11 +190,16 @@ class _Searching:
     def _expect_saving(self, candidate: Candidate) -> float:
         """Bytes that each training on the way to a candidate is expected to save."""
         size, limits = self.predict_bytes(candidate), targets.list_targets(self.limits)
-        drops = [limits[name] for name in targets.DROPS if name in limits]
-        lost = max(self.predict_drop(candidate) - min(drops, default=math.inf), 0) / self.tolerance
+        least = _LEAST_DROP * self.tolerance
+        margins = [
+            math.log(max(limits[name], least) / max(self.predict_drop(candidate), least))
+            for name in targets.DROPS
+            if name in limits
+        ]
+        chance = statistics.NormalDist(0, _SPREAD).cdf(min(margins, default=math.inf))
         over = max(size / limits.get("max_gzip_bytes", math.inf) - 1, 0)
         best, number = self._find_best(), len({*candidate.trainings} - {*self.trials})
-        return math.exp(-lost - over) * ((best.bytes if best else self.largest) - size) / number
+        return chance * math.exp(-over) * ((best.bytes if best else self.largest) - size) / number
 
     def _find_best(self) -> _Trial | None:
         fit = [one for one in self.trials.values() if not one.misses]
