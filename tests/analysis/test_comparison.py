@@ -1,5 +1,6 @@
 """Published figures beside ours: drops, errors paired by example, verdicts, and settings that differ."""
 
+import json
 import re
 from types import SimpleNamespace
 
@@ -182,17 +183,23 @@ def test_verify_all_lists_each_figure_once_by_source(rows, tmp_path, monkeypatch
     monkeypatch.setattr(loading, "REPORTS", tmp_path)
     assert __main__.main(["verify", "--experiment", "all"]) == verification.UNDECIDED
     more = comparison.compare_figures([make_run(0, number_of_clusters=32), make_run(2, number_of_clusters=32)])
-    for name, some in {"one": rows, "two": rows, "three": more}.items():
+    experiment = make_run(0).experiment.model_dump(mode="json")
+    small = experiment | {"model": experiment["model"] | {"name": "ds_cnn_s"}}
+    reports = {"one": rows, "two": rows, "three": more, "four": more}
+    for name, some in reports.items():
         (tmp_path / name).mkdir()
         some.to_csv(tmp_path / name / "comparison.csv", index=False)
+        run = {"experiment": small if name == "four" else experiment}
+        (tmp_path / name / "run.json").write_text(json.dumps(run))
     __main__.main(["verify", "--experiment", "all"])
     out = capsys.readouterr().out
     judged = verification.judge_reports(verification.read_comparisons(tmp_path))
     heads = [line.removeprefix("## ") for line in out.splitlines() if line.startswith("## ")]
     comparable = judged[judged["verdict"] != comparison.INCOMPARABLE]
     assert heads == [*comparable["source"].unique(), "Not comparable"]
-    assert set(comparable["report"]) == {"one", "three"}  # two has the same stages as one
-    assert not comparable.duplicated(["table", "source", "stage", "clusters", "figure", "ours"]).any()
+    assert set(comparable["report"]) == {"one", "three", "four"}  # two has the same stages as one; four another model
+    assert not comparable.duplicated(["model", "table", "source", "stage", "clusters", "figure", "ours"]).any()
+    comparable = comparable[comparable["report"] != "four"]
     clustered = comparable[(comparable["table"] == "clustering") & (comparable["figure"] == "drop")]
     assert {*zip(clustered["report"], clustered["clusters"], strict=True)} == {("one", 8), ("three", 32)}
     assert "published with 2:4 zeros: pruned, 2:4" in out

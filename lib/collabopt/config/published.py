@@ -1,6 +1,8 @@
 """Published results: published.csv, from the guides and issues of TFMOT and TFLite, Arm, MLPerf Tiny and ST."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -18,16 +20,22 @@ def read() -> pd.DataFrame:
     return pd.read_csv(Path(__file__).with_name("published.csv"), dtype={"clusters": "Int64"})
 
 
-def read_of_model(experiment: Experiment) -> pd.DataFrame:
-    """Return the values published for the model and data of the `experiment`.
+def name_model(experiment: Mapping[str, Any]) -> str:
+    """Return the model and the data set of an experiment, as in run.json: "resnet8_cifar10".
 
-    A saved model goes by its file's name, such as resnet8_cifar10, and one that a function builds by the function's.
+    A saved model goes by its file's name, and one that a function builds by the function's.
     """
-    rows, model = read(), experiment.model
-    if model.path:
-        return rows[rows["model"] + "_" + rows["dataset"] == Path(model.path).stem]
-    name = model.function.rpartition(":")[2] if model.function else model.name
-    return rows[(rows["model"] == name) & (rows["dataset"] == experiment.dataset.name)]
+    model = experiment["model"]
+    if model["path"]:
+        return Path(model["path"]).stem
+    name = model["function"].rpartition(":")[2] if model["function"] else model["name"]
+    return f"{name}_{experiment['dataset']['name']}"
+
+
+def read_of_model(experiment: Experiment) -> pd.DataFrame:
+    """Return the values published for the model and data of the `experiment`."""
+    rows, name = read(), name_model(experiment.model_dump(include={"model", "dataset"}))
+    return rows[rows["model"] + "_" + rows["dataset"] == name]
 
 
 def read_table(experiment: Experiment, table: str) -> pd.DataFrame:

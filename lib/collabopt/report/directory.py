@@ -11,7 +11,7 @@ import bs4
 import pandas as pd
 
 from collabopt.analysis import comparison
-from collabopt.config import tasks
+from collabopt.config import published, tasks
 from collabopt.config.experiment import Experiment
 from collabopt.config.scores import ACCURACY, Score, find_score
 from collabopt.config.stages import BASELINE, list_stages
@@ -56,11 +56,14 @@ def read_rows(path: Path, needed: str, seed: object) -> pd.DataFrame:
 
 
 def read_comparison(directory: Path) -> pd.DataFrame:
-    """Return the rows of published figures in comparison.csv of `directory`; empty if it cannot be read."""
+    """Return the rows of published figures in comparison.csv of `directory`, with the column `model`
+    (`published.name_model`); empty if they cannot be read."""
     try:
         rows = comparison.read(directory)
         comparison.judge(rows)
-        return rows[rows["published"].notna()]
+        experiment = read_run(directory).get("experiment")
+        model = published.name_model(experiment) if experiment else directory.name
+        return rows[rows["published"].notna()].assign(model=model)
     except (OSError, ValueError, KeyError, TypeError):
         return pd.DataFrame()
 

@@ -16,7 +16,7 @@ WORSE, UNDECIDED = 1, 2
 EVERY_REPORT = "all"
 """In place of the name of an experiment."""
 
-_FIGURE = ["table", "source", "stage", "clusters", "cluster_per_channel", "sparsity_pattern", "figure"]
+_FIGURE = ["model", "table", "source", "stage", "clusters", "cluster_per_channel", "sparsity_pattern", "figure"]
 """Columns that tell published figures apart."""
 
 
