@@ -76,7 +76,7 @@ def _list_parameters(experiment: dict[str, Any]) -> dict[str, Any]:
     fields = {name: Experiment.model_fields[name] for name in _IF_CHANGED}
     known = {"call_default_factory": True, "validated_data": experiment}
     defaults = {name: field.get_default(**known) for name, field in fields.items()}
-    changed = {name: one for name in fields if (one := experiment.get(name, defaults[name])) != defaults[name]}
+    changed = {name: one for name in fields if (one := experiment.get(name)) not in (None, defaults[name])}
     off = {name for name, one in OPTIONAL_STAGES.items() if not {*one.settings} & changed.keys()}
     limits = experiment.get("targets") or {}
     stages = experiment.get("stages") or {}
