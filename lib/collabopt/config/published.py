@@ -21,15 +21,15 @@ def read() -> pd.DataFrame:
 
 
 def name_model(experiment: Mapping[str, Any]) -> str:
-    """Return the model and the data set of an experiment, as in run.json: "resnet8_cifar10".
+    """Return the model and the data set of an `experiment`, as in run.json: "resnet8_cifar10".
 
     A saved model goes by its file's name, and one that a function builds by the function's.
     """
     model = experiment["model"]
-    if model["path"]:
+    if model.get("path"):
         return Path(model["path"]).stem
-    name = model["function"].rpartition(":")[2] if model["function"] else model["name"]
-    return f"{name}_{experiment['dataset']['name']}"
+    name = model["function"].rpartition(":")[2] if model.get("function") else model["name"]
+    return f"{name}_{experiment['dataset'].get('name')}"
 
 
 def read_of_model(experiment: Experiment) -> pd.DataFrame:

@@ -61,8 +61,8 @@ def read_comparison(directory: Path) -> pd.DataFrame:
     try:
         rows = comparison.read(directory)
         comparison.judge(rows)
-        experiment = read_run(directory).get("experiment")
-        model = published.name_model(experiment) if experiment else directory.name
+        experiment = read_run(directory).get("experiment", {})
+        model = published.name_model(experiment) if "model" in experiment else ""
         return rows[rows["published"].notna()].assign(model=model)
     except (OSError, ValueError, KeyError, TypeError):
         return pd.DataFrame()

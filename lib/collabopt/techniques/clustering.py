@@ -71,7 +71,7 @@ class Settings:
         return {name: kmeans.cluster_kernel(kernel, number, *options, bits.get(name)) for name, kernel in kernels}
 
     def compute_importance(self, model: keras.Model, data: Data, seed: int) -> dict[str, np.ndarray]:
-        """Return `fisher.compute_importance` of a plain `model`, or nothing if no bit has a price."""
+        """Return `fisher.compute_importance` of a plain `model`, `data` and `seed`; nothing if no bit has a price."""
         return fisher.compute_importance(model, data, seed) if any(per_layer.list_values(self.rate)) else {}
 
     def price(self, layer: keras.layers.Layer, importance: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
