@@ -35,12 +35,7 @@ validation, in the unit that readers see; `bytes` is the zero-order entropy of i
 
 def measure(run) -> pd.DataFrame:
     """Return `measure_layers` of the stored baseline of `run`, which is trained if the store does not hold it."""
-    model, clock = sensitivity.restore_baseline(run), progress.Clock()
-    importance = sensitivity.compute_importance(model, run.data, run.experiment)
-    table = measure_layers(model, run.data.validation, run.experiment, run.data.task, importance)
-    took = progress.format_duration(clock.seconds())
-    progress.log(f"allocation: {table['layer'].nunique()} layers took {took}", "allocation", last=True)
-    return table
+    return sensitivity.measure_stored(run, measure_layers, "allocation")
 
 
 def measure_layers(
@@ -65,18 +60,21 @@ def measure_layers(
     """
     scratch, experiment = layers.make_gammas_positive(model), patterns.exclude_skipped(experiment, model)
     before, rows = objectives.score_model(scratch, split, task), []
+    settings = [
+        (setting, prefix, value, loading.change(experiment, **{setting: value}))
+        for setting, prefix in (("sparsity", "pruned"), ("number_of_clusters", "clustered"))
+        for value in list_levels(setting, experiment)
+    ]
     for layer in filter(layers.is_eligible, scratch.layers):
         progress.log(f"allocation: layer {layer.name}", "allocation")
-        for setting, prefix in (("sparsity", "pruned"), ("number_of_clusters", "clustered")):
-            for value in list_levels(setting, experiment):
-                changed = loading.change(experiment, **{setting: value})
-                kernels = sensitivity.compress_layer(layer, changed, prefix, importance)
-                if not kernels:
-                    continue
-                after = sensitivity.score_with(scratch, layer, kernels, split, task)
-                drop = sensitivity.compute_drop(prefix, before, after, task.score)[f"{prefix}_drop"]
-                int8 = [quantize(kernel, setting == "sparsity") for kernel in kernels.values()]
-                rows.append([setting, layer.name, value, task.score.name, drop, sizes.compute_entropy_bytes(int8)])
+        for setting, prefix, value, changed in settings:
+            kernels = sensitivity.compress_layer(layer, changed, prefix, importance)
+            if not kernels:
+                continue
+            after = sensitivity.score_with(scratch, layer, kernels, split, task)
+            drop = sensitivity.compute_drop(prefix, before, after, task.score)[f"{prefix}_drop"]
+            int8 = [quantize(kernel, setting == "sparsity") for kernel in kernels.values()]
+            rows.append([setting, layer.name, value, task.score.name, drop, sizes.compute_entropy_bytes(int8)])
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

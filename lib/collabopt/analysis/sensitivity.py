@@ -6,7 +6,7 @@ recovers most of them, so they do not predict what a stage costs.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import numpy as np
@@ -46,11 +46,19 @@ def restore_baseline(run) -> keras.Model:
 
 def measure(run) -> pd.DataFrame:
     """Return `measure_layers` of the stored baseline of `run`."""
+    return measure_stored(run, measure_layers, "sensitivity")
+
+
+def measure_stored(run, measure_table: Callable[..., pd.DataFrame], about: str) -> pd.DataFrame:
+    """Return what `measure_table` says of the stored baseline of `run`: a function such as `measure_layers`.
+
+    `about` names it in progress lines.
+    """
     model, clock = restore_baseline(run), progress.Clock()
     importance = compute_importance(model, run.data, run.experiment)
-    table = measure_layers(model, run.data.validation, run.experiment, run.data.task, importance)
+    table = measure_table(model, run.data.validation, run.experiment, run.data.task, importance)
     took = progress.format_duration(clock.seconds())
-    progress.log(f"sensitivity: {len(table)} layers took {took}", "sensitivity", last=True)
+    progress.log(f"{about}: {table['layer'].nunique()} layers took {took}", about, last=True)
     return table
 
 

@@ -166,8 +166,7 @@ def list_overrides(name: str, **overrides: Any) -> dict[str, Any]:
     names = [*PARAMETERS, *sorted(key for key in overriding.flatten(overrides) if overriding.is_nested(key))]
     before, after = ({key: get_value(one, key) for key in names} for one in (own, changed))
     different = {key for key in names if after[key] != before[key]}
-    if "cluster_rate" not in changed.model_fields_set:  # it follows number_of_clusters
-        different.discard("cluster_rate")
+    different -= Experiment.model_fields.keys() - changed.model_fields_set  # these follow from other values
     if changed.repeat_seeds != own.repeat_seeds:
         different.add("seed")
     return {key: after[key] for key in names if key in different}

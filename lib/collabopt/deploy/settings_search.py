@@ -9,6 +9,7 @@ order depends on validation only, and stages come from the store, so a search th
 import dataclasses
 import math
 import statistics
+from collections.abc import Iterable
 
 import pandas as pd
 
@@ -55,11 +56,6 @@ class _Trial:
     drop: float
     misses: dict[str, float]
     predicted: tuple[float, float]
-
-    def is_like(self, candidate: Candidate) -> bool:
-        """Whether it is of the same stage. Others train longer or from another parent: a clustered file can be good
-        where the pruned one before it is not."""
-        return self.candidate.stage.name == candidate.stage.name
 
     @property
     def bytes(self) -> float:
@@ -141,8 +137,7 @@ class _Searching:
         """File size after gzip: the entropy of its kernels, scaled as in the trained ancestor with these kernels, or
         else as in the trials of its stage, its last trained ancestor, or all trials."""
         ancestor, trained = self._find_ancestor(candidate), self._list_trained()
-        known = [one for one in trained if one.is_like(candidate)]
-        known = known or ([ancestor] if ancestor.candidate.stage.name != BASELINE else trained)
+        known = self._list_alike(candidate) or ([ancestor] if ancestor.candidate.stage.name != BASELINE else trained)
         if ancestor.candidate.kernel_bytes == candidate.kernel_bytes:
             known = [ancestor]
         sizes = [(one.bytes, self.overhead + one.candidate.kernel_bytes) for one in known if one.bytes > 0]
@@ -154,12 +149,13 @@ class _Searching:
         lost without training beyond it, the share that training left so far. It is no less than where the same stage
         compresses less, and no more than where it compresses more."""
         known = [one for one in self._list_trained() if math.isfinite(one.drop)]
-        before = _POINTS * self.tolerance + sum(max(one.candidate.drop, 0) for one in known)
-        after = _SHARE * _POINTS * self.tolerance + sum(max(one.drop, 0) for one in known)
-        ancestor, alike = self._find_ancestor(candidate), [one for one in known if one.is_like(candidate)]
+        before = _POINTS * self.tolerance + _sum_losses(one.candidate.drop for one in known)
+        after = _SHARE * _POINTS * self.tolerance + _sum_losses(one.drop for one in known)
+        alike = [one for one in self._list_alike(candidate) if math.isfinite(one.drop)]
         pairs = [(one.drop, self.trials[one.candidate.trainings[-2]].drop) for one in alike]
         pairs = [(self.tolerance, self.tolerance), *(pair for pair in pairs if math.isfinite(pair[1]))]
-        kept = min(sum(max(drop, 0) for drop, _ in pairs) / sum(max(parent, 0) for _, parent in pairs), 1)
+        own, parents = map(_sum_losses, zip(*pairs, strict=True))
+        ancestor, kept = self._find_ancestor(candidate), min(own / parents, 1)
         start = kept * max(ancestor.drop, 0) if math.isfinite(ancestor.drop) else 0.0
         drop = start + after / before * max(candidate.drop - ancestor.candidate.drop, 0)
         low = max((one.drop for one in alike if candidate.compresses_as_much_as(one.candidate)), default=-math.inf)
@@ -175,11 +171,14 @@ class _Searching:
         """The trials but for the baseline."""
         return [one for one in self.trials.values() if one.candidate.stage.name != BASELINE]
 
+    def _list_alike(self, candidate: Candidate) -> list[_Trial]:
+        """The trials of a candidate's stage. Others train longer or from another parent: a clustered file can be good
+        where the pruned one before it is not."""
+        return [one for one in self._list_trained() if one.candidate.stage.name == candidate.stage.name]
+
     def _is_hopeless(self, candidate: Candidate) -> bool:
         """Whether a file that compresses less has lost too much, or one that compresses more is still too large."""
-        for one in self._list_trained():
-            if not one.is_like(candidate):
-                continue
+        for one in self._list_alike(candidate):
             lost = {*one.misses} & {*targets.DROPS, ONE_CLASS}
             if lost and candidate.compresses_as_much_as(one.candidate):
                 return True
@@ -190,13 +189,9 @@ class _Searching:
     def _expect_saving(self, candidate: Candidate) -> float:
         """Bytes that each training on the way to a candidate is expected to save."""
         size, limits = self.predict_bytes(candidate), targets.list_targets(self.limits)
-        least = _LEAST_DROP * self.tolerance
-        margins = [
-            math.log(max(limits[name], least) / max(self.predict_drop(candidate), least))
-            for name in targets.DROPS
-            if name in limits
-        ]
-        chance = statistics.NormalDist(0, _SPREAD).cdf(min(margins, default=math.inf))
+        least, limit = _LEAST_DROP * self.tolerance, min(limits.get(name, math.inf) for name in targets.DROPS)
+        margin = math.log(max(limit, least) / max(self.predict_drop(candidate), least))
+        chance = statistics.NormalDist(0, _SPREAD).cdf(margin)
         over = max(size / limits.get("max_gzip_bytes", math.inf) - 1, 0)
         best, number = self._find_best(), len({*candidate.trainings} - {*self.trials})
         return chance * math.exp(-over) * ((best.bytes if best else self.largest) - size) / number
@@ -246,3 +241,7 @@ class _Searching:
             row |= dict(zip(("predicted_drop", "predicted_bytes"), one.predicted, strict=True))
             rows.append(row | {"verdict": verdict, "best": is_best})
         return pd.DataFrame(rows)
+
+
+def _sum_losses(drops: Iterable[float]) -> float:
+    return sum(max(drop, 0) for drop in drops)

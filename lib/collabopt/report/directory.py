@@ -61,7 +61,7 @@ def read_comparison(directory: Path) -> pd.DataFrame:
     try:
         rows = comparison.read(directory)
         comparison.judge(rows)
-        experiment = read_run(directory).get("experiment", {})
+        experiment = _get_experiment(read_run(directory))
         model = published.name_model(experiment) if "model" in experiment else ""
         return rows[rows["published"].notna()].assign(model=model)
     except (OSError, ValueError, KeyError, TypeError):
