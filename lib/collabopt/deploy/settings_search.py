@@ -110,7 +110,8 @@ class _Searching:
             smaller = "smaller " if best else ""
             self.ended = f"no {smaller}file is left that is likely to meet all targets"
             if left:
-                self.ended = f"the budget is spent: {len(self.trained)} trainings, {self.minutes:.1f} minutes"
+                trainings = f"{len(self.trained)} of {self.budget.max_trainings} trainings"
+                self.ended = f"the budget is spent: {trainings}, {self.minutes:.1f} minutes"
             return None
         chosen = max(affordable, key=self._expect_saving)
         return next(self.candidates[key] for key in chosen.trainings if key not in self.trials)
