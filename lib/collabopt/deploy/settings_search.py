@@ -54,6 +54,7 @@ class _Trial:
     candidate: Candidate
     variant: Variant
     drop: float
+    noise: float
     misses: dict[str, float]
     predicted: tuple[float, float]
 
@@ -123,13 +124,14 @@ class _Searching:
             predicted = self.predict_drop(candidate), self.predict_bytes(candidate)
         variant, result = variants.measure(run, candidate.stage, "int8"), run.stage(candidate.stage.name).result
         self.minutes += sum(result.get(name) or 0.0 for name in ("setup_seconds", "fit_seconds")) / 60
-        drop, misses = math.inf, {"unavailable": math.inf}
+        drop, noise, misses = math.inf, math.nan, {"unavailable": math.inf}
         if variant.tflite:
             drop = self.score.compute_drop(self.base, variant.row[self.score.validation])
+            noise = targets.find_drop_noise(variants.make_table([self.float32, variant]).iloc[1], self.score)
             misses = targets.find_misses(variant.row, self.limits, self.base)
         if not run.stage(candidate.stage.name).unavailable:
             self.trained.add(candidate.key)
-        self.trials[candidate.key] = _Trial(candidate, variant, drop, misses, predicted)
+        self.trials[candidate.key] = _Trial(candidate, variant, drop, noise, misses, predicted)
         verdict = "meets all targets" if not misses else "misses targets"
         about = f"{candidate.stage.label} {candidate.setting}".rstrip()
         progress.log(f"search: training {len(self.trained)}, {about}: {verdict}", "search", last=True)
@@ -178,10 +180,12 @@ class _Searching:
         return [one for one in self._list_trained() if one.candidate.stage.name == candidate.stage.name]
 
     def _is_hopeless(self, candidate: Candidate) -> bool:
-        """Whether a file that compresses less has lost too much, or one that compresses more is still too large."""
+        """Whether a file that compresses less has lost more than chance explains, or one that compresses more is still
+        too large."""
         for one in self._list_alike(candidate):
             lost = {*one.misses} & {*targets.DROPS, ONE_CLASS}
-            if lost and candidate.compresses_as_much_as(one.candidate):
+            is_certain = any(not one.misses[name] <= one.noise for name in lost)
+            if is_certain and candidate.compresses_as_much_as(one.candidate):
                 return True
             if {*one.misses} - lost and one.variant.tflite and one.candidate.compresses_as_much_as(candidate):
                 return True
@@ -223,14 +227,13 @@ class _Searching:
         unavailable = pd.DataFrame([one.row for one in missing], [one.name for one in missing])
         unavailable = unavailable.reindex(columns=table.columns)
         progress.log(f"search: {nearest} {'meets all targets' if chosen else 'is nearest'}; {self.ended}", "search")
-        search = SettingsSearch(run, tried, table, unavailable, chosen, nearest, self._tabulate(table), self.ended)
+        search = SettingsSearch(run, tried, table, unavailable, chosen, nearest, self._tabulate(), self.ended)
         files = {label: f"models/trial_{number}-{one.name}.tflite" for number, (label, one) in enumerate(tried.items())}
         record(search, files)
         return search
 
-    def _tabulate(self, table: pd.DataFrame) -> pd.DataFrame:
+    def _tabulate(self) -> pd.DataFrame:
         rows, best = [], math.inf
-        noise = iter([targets.find_drop_noise(row, self.score) for row in table.iloc[1:].to_dict("records")])
         for number, one in enumerate(self.trials.values(), start=1):
             is_best = not one.misses and one.bytes < best
             best = one.bytes if is_best else best
@@ -238,7 +241,7 @@ class _Searching:
             verdict = ", ".join(words) or ("meets all targets" if one.variant.tflite else "not available")
             row = {"stage": one.candidate.stage.name, "setting": one.candidate.setting, "trainings": number}
             row |= {"score": one.variant.row.get(self.score.validation), "drop": one.drop, "gzip_bytes": one.bytes}
-            row["noise"] = next(noise) if one.variant.tflite else math.nan
+            row["noise"] = one.noise
             row |= dict(zip(("predicted_drop", "predicted_bytes"), one.predicted, strict=True))
             rows.append(row | {"verdict": verdict, "best": is_best})
         return pd.DataFrame(rows)
