@@ -154,7 +154,8 @@ def describe_reproduction(compared: pd.DataFrame) -> Answer:
         return Answer("Nothing is published for this model and data set.")
     counts = comparison.judge(rows)["verdict"].value_counts()
     words = [f"{counts[verdict]} {verdict}" for verdict in comparison.VERDICTS if verdict in counts]
-    return Answer(f"Of {counts.sum()} published figures: {', '.join(words)}.")
+    figures = "1 published figure" if counts.sum() == 1 else f"{counts.sum()} published figures"
+    return Answer(f"Of {figures}: {', '.join(words)}.")
 
 
 def describe_deployment(found: Search) -> Answer:
