@@ -274,9 +274,14 @@ def peers_table() -> str:
     return "\n".join(lines)
 
 
+def read_benchmarks() -> pd.Series:
+    """Values of benchmarks.csv by figure and subject."""
+    return pd.read_csv(REPORTS / "benchmarks.csv").set_index(["figure", "subject"])["value"]
+
+
 def distillation_table() -> str:
     """Accuracy of DS-CNN-L with and without the teacher, means of three seeds."""
-    values = pd.read_csv(REPORTS / "benchmarks.csv").set_index(["figure", "subject"])["value"]
+    values = read_benchmarks()
     lines = ["| case | with teacher, test (%) | gain on test | gain on validation |", "| --- | ---: | ---: | ---: |"]
     for case in ("2:4", "80 % zeros", "4 clusters", "binary"):
         figures = (
@@ -401,7 +406,7 @@ def scheme_table() -> str:
 def beside_tfmot_table() -> str:
     """Accuracy and size of our scheme beside TFMOT's, one line per experiment and rate."""
     stages = ("clustered", "CQAT", "sparse clustered", "PCQAT")
-    values = pd.read_csv(REPORTS / "benchmarks.csv").set_index(["figure", "subject"])["value"]
+    values = read_benchmarks()
     lines = [f"| subject, `cluster_rate` | {' | '.join(stages)} |", "| --- |" + " ---: |" * len(stages)]
     for label, (name, ending) in BESIDE_TFMOT.items():
         cells = []
@@ -421,7 +426,7 @@ def beside_tfmot_table() -> str:
 
 def heads_table() -> str:
     """Accuracy of the ImageNet baselines, one line per model and size of the pictures."""
-    values = pd.read_csv(REPORTS / "benchmarks.csv").set_index(["figure", "subject"])["value"]
+    values = read_benchmarks()
     lines = ["| model | pixels | over 1,000 classes (%) | over 20 classes (%) |", "| --- | ---: | ---: | ---: |"]
     for name in ("mobilenet_v1", "mobilenet_v2"):
         for size in (224, 160):
@@ -434,7 +439,7 @@ def heads_table() -> str:
 
 def search_table() -> str:
     """Our rule of the search beside Optuna's, one line per experiment."""
-    values = pd.read_csv(REPORTS / "benchmarks.csv").set_index(["figure", "subject"])["value"]
+    values = read_benchmarks()
     lines = ["| experiment | trainings: ours | Optuna | after 12 trainings: ours | Optuna |"]
     lines.append("| --- |" + " ---: |" * 4)
     for name, label in SEARCHED.items():
