@@ -46,4 +46,4 @@ def measure_size(size: int) -> list[dict]:
 
 
 if __name__ == "__main__":
-    table.record([row for size in SIZES for row in measure_size(size)])
+    table.record(row for size in SIZES for row in measure_size(size))

@@ -9,6 +9,7 @@ remedies come last: the trial of all stages before training, and files with a st
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -144,42 +145,37 @@ def measure_static_batch(rounds: int = 5) -> tuple[dict, float]:
     return vela.estimate(files["static"], "ethos-u55-128"), ratio
 
 
-def measure_figures() -> list[dict]:
-    """One row per figure."""
+def measure_figures() -> Iterator[dict]:
+    """Yield one row per figure, when it is measured."""
     from collabopt.runtime import tensorflow
 
     tensorflow.configure(1)
-    rows = []
     with tempfile.TemporaryDirectory() as place:
         # Batch norm would bring the activations back to a scale of one.
         scaled = run("scaled", make_scaled(), Path(place), repeat_seeds=[1, 2], **WITHOUT_NORM)
         for stage in PARENTS:
             figure, gap = "int8 accuracy minus its parent's PTQ (points, three seeds)", compute_gap(scaled, stage)
-            rows.append(table.make_least_row(figure, f"digits, scale 40, offset 200, {stage}", gap, -0.5))
+            yield table.make_least_row(figure, f"digits, scale 40, offset 200, {stage}", gap, -0.5)
     with tempfile.TemporaryDirectory() as place:
         # One such example spoils the statistics of a batch norm, also in float32.
         outlier = run("outlier", make_outlier(), Path(place), **WITHOUT_NORM)
         for stage in ("baseline", "qat"):
             accuracy = 100 * outlier.stage(stage).result["accuracy_int8"]
             about = f"one of 510 training examples × {OUTLIER}, {stage}"
-            rows.append(table.make_least_row("int8 accuracy (%)", about, accuracy, 98))
+            yield table.make_least_row("int8 accuracy (%)", about, accuracy, 98)
     with tempfile.TemporaryDirectory() as place:
         digits = run("digits", None, Path(place))
         for stage in PARENTS:
             unused = compute_unused_share(digits.stage(stage).tflite.read_bytes())
             figure = "int8 values of a ReLU's output that cannot occur (%)"
-            rows.append(table.make_bounded_row(figure, f"digits, {stage}", unused, 5))
+            yield table.make_bounded_row(figure, f"digits, {stage}", unused, 5)
     npu, ratio = measure_static_batch()
     about = "DS-CNN-L, baseline int8"
-    rows.append(
-        table.make_bounded_row(
-            "operators on the CPU beside an Ethos-U55 (%)", about, 100 * (1 - npu["npu_operators"]), 0
-        )
-    )
-    rows.append(table.make_bounded_row("NPU cycles", about, npu["npu_cycles"], 680_616))
-    rows.append(table.make_bounded_row("evaluation time ÷ that with a dynamic batch", about, ratio, 1.05))
-    rows.append(table.make_bounded_row("trial of all stages before training (s)", "MobileNet-v1", time_trial(), 20))
-    return rows
+    on_cpu = 100 * (1 - npu["npu_operators"])
+    yield table.make_bounded_row("operators on the CPU beside an Ethos-U55 (%)", about, on_cpu, 0)
+    yield table.make_bounded_row("NPU cycles", about, npu["npu_cycles"], 680_616)
+    yield table.make_bounded_row("evaluation time ÷ that with a dynamic batch", about, ratio, 1.05)
+    yield table.make_bounded_row("trial of all stages before training (s)", "MobileNet-v1", time_trial(), 20)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
 from urllib.parse import quote
@@ -109,13 +109,13 @@ def measure_tables(directory: Path) -> list[dict]:
     return [table.make_row(f"{action} (s)", subject, seconds) for action, seconds in took.items()]
 
 
-def measure_figures() -> list[dict]:
-    """One row per figure."""
+def measure_figures() -> Iterator[dict]:
+    """Yield one row per figure, when it is measured."""
     with tempfile.TemporaryDirectory() as name:
-        places = [Path(name, part) for part in ("store", "sweep", "tables")]
-        for place in places:
+        for measure in (measure_store, plan_sweep, measure_tables):
+            place = Path(name, measure.__name__)
             place.mkdir()
-        return [*measure_store(places[0]), *plan_sweep(places[1]), *measure_tables(places[2])]
+            yield from measure(place)
 
 
 if __name__ == "__main__":

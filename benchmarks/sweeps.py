@@ -10,6 +10,7 @@ import json
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import batches
@@ -110,11 +111,11 @@ class _Kernels:
                     continue
 
 
-def measure_figures() -> list[dict]:
-    """One row per figure."""
+def measure_figures() -> Iterator[dict]:
+    """Yield one row per figure, when it is measured."""
     with tempfile.TemporaryDirectory() as name:
-        place = Path(name)
-        return [*compare_with_cell(place), *compare_slots(place), *measure_memory(place)]
+        for measure in (compare_with_cell, compare_slots, measure_memory):
+            yield from measure(Path(name))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """The table of all figures, reports/benchmarks.csv. A measurement replaces the row of the same figure and subject."""
 
+from collections.abc import Iterable
+
 import pandas as pd
 
 from collabopt.config import loading
@@ -8,19 +10,21 @@ from collabopt.storage import atomic, results
 COLUMNS = ["figure", "subject", "value", "goal", "met", "commit"]
 
 
-def record(rows: list[dict]) -> None:
-    """Replace the rows of the same figure and subject, and print the table.
+def record(rows: Iterable[dict]) -> None:
+    """Replace the rows of the same figure and subject, and print the table at the end.
+
+    Each row is written when `rows` yields it, so that a failed measurement loses none before it.
 
     Args:
         rows: figure, subject and value; with a goal ("≤ 2") also goal and met.
     """
-    path = loading.REPORTS / "benchmarks.csv"
-    new = pd.DataFrame(rows).assign(commit=results.read_commit()[:7])
-    old = pd.read_csv(path) if path.is_file() else new.iloc[:0]
-    measured = set(zip(new["figure"], new["subject"], strict=True))
-    others = [pair not in measured for pair in zip(old["figure"], old["subject"], strict=True)]
-    table = pd.concat([old[others].astype(object), new.astype(object)]).reindex(columns=COLUMNS)
-    atomic.write(path, table.to_csv(index=False))
+    path, commit = loading.REPORTS / "benchmarks.csv", results.read_commit()[:7]
+    table = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=COLUMNS)
+    for row in rows:
+        others = (table["figure"] != row["figure"]) | (table["subject"] != row["subject"])
+        new = pd.DataFrame([{**row, "commit": commit}]).reindex(columns=COLUMNS)
+        table = pd.concat([table[others].astype(object), new.astype(object)])
+        atomic.write(path, table.to_csv(index=False))
     print(table.to_string(index=False))
 
 

@@ -11,7 +11,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import batches
@@ -243,16 +243,15 @@ FIGURES = (  # measurement, key, figure, subject, goal
 )
 
 
-def measure_figures(names: tuple[str, ...] = tuple(MEASUREMENTS)) -> list[dict]:
-    """One row per figure of the named measurements."""
-    found = {name: chains.run_in_process(__file__, "--one", name) for name in names}
-    return [
-        table.make_row(figure, subject, found[name][key])
-        if goal is None
-        else table.make_bounded_row(figure, subject, found[name][key], goal)
-        for name, key, figure, subject, goal in FIGURES
-        if name in found
-    ]
+def measure_figures(names: Sequence[str] = tuple(MEASUREMENTS)) -> Iterator[dict]:
+    """Yield one row per figure of the named measurements, when it is measured."""
+    for name in names:
+        found = chains.run_in_process(__file__, "--one", name)
+        for measurement, key, figure, subject, goal in FIGURES:
+            if measurement == name and goal is None:
+                yield table.make_row(figure, subject, found[key])
+            elif measurement == name:
+                yield table.make_bounded_row(figure, subject, found[key], goal)
 
 
 if __name__ == "__main__":
@@ -263,5 +262,4 @@ if __name__ == "__main__":
     if words.one:
         print(json.dumps(MEASUREMENTS[words.one]()))
     else:
-        for name in words.names or MEASUREMENTS:  # a failure loses no row measured before
-            table.record(measure_figures((name,)))
+        table.record(measure_figures(words.names or tuple(MEASUREMENTS)))

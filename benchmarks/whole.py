@@ -15,7 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import batches
@@ -284,9 +284,10 @@ def _make_row(subject: str, key: str, value: float) -> dict:
     )
 
 
-def measure_figures(subjects: tuple[str, ...] = tuple(GOALS)) -> list[dict]:
-    """One row per figure. Figures without a goal are for comparison."""
-    return [row for subject in subjects for row in measure_subject(subject)]
+def measure_figures(subjects: tuple[str, ...] = tuple(GOALS)) -> Iterator[dict]:
+    """Yield one row per figure. Figures without a goal are for comparison."""
+    for subject in subjects:
+        yield from measure_subject(subject)
 
 
 if __name__ == "__main__":
