@@ -246,6 +246,11 @@ def test_the_plot_shows_every_published_drop(rows, tmp_path):
     assert f"Of {drawn['ours'].notna().sum()} that can be compared: " in figure.alt
 
 
+def test_the_plot_has_a_panel_only_where_drops_are_published(rows):
+    assert len(figures.draw_drops(rows).axes) == 2
+    assert len(figures.draw_drops(rows[rows["figure"] != "drop"]).axes) == 1
+
+
 def test_a_part_of_the_classes_is_named():
     rows = comparison.judge(comparison.compare_figures([make_run(name="imagenet20-mobilenet_v1")]))
     judged = rows[rows["verdict"] != comparison.INCOMPARABLE].to_dict("records")

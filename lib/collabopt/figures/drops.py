@@ -40,10 +40,12 @@ def draw_drops(rows: pd.DataFrame, csv: Path | None = None) -> Figure | None:
     lines = list(dict.fromkeys(settings))
     shown_at = shown.assign(height=[lines.index(setting) for setting in settings])
     figure = style.make_figure(7.6, 1.2 + 0.32 * len(lines))
-    for axes, (name, title) in zip(figure.subplots(1, 2, sharey=True, sharex=True), _TITLES.items(), strict=True):
+    names = [name for name in _TITLES if name in set(shown["figure"])]
+    panels = figure.subplots(1, len(names), sharey=True, sharex=True, squeeze=False)
+    for axes, name in zip(panels.flat, names, strict=True):
         _draw_published(axes, shown_at[shown_at["figure"] == name])
         _set_lines(axes, [f"{style.escape(stage)}  ({table.replace('_', ' ')})" for table, stage in lines])
-        axes.set_title(title)
+        axes.set_title(_TITLES[name])
     figure.supxlabel("accuracy lost against the own FP32 baseline (points)", fontsize=9)
     theirs = Line2D([], [], color=INK, linestyle="", marker="D", fillstyle="none", markersize=6)
     ours = Line2D([], [], color=MUTED, marker="o", markersize=6)
