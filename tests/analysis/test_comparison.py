@@ -13,6 +13,10 @@ from collabopt.analysis import comparison
 from collabopt.config import loading
 from collabopt.config.stages import STAGES
 from collabopt.report import tables, verification
+from collabopt.storage import results
+
+REPORTS = loading.ROOT / "reports"
+RELEASED = REPORTS / "speech_commands-ds_cnn_l"
 
 EXAMPLES = 1000
 SIZES = {
@@ -96,6 +100,32 @@ def test_saved_bytes_are_a_share_of_the_raw_file(rows):
     assert saved["ours"] == pytest.approx(0.3673)
 
 
+def test_sizes_are_compared_with_the_baseline_of_the_same_side():
+    rows = comparison.read(RELEASED)
+    trained = results.read(RELEASED / "results.csv").set_index(["stage", "seed"])
+    pqat = find_row(rows, "pqat", "pqat", "size_ratio")
+    assert pqat["published"] == pytest.approx(303_997 / 434_879)
+    ratios = trained["zip_bytes"]["pqat"] / trained["zip_bytes"]["baseline"]
+    assert (pqat["ours"], pqat["deviation"]) == pytest.approx((ratios.mean(), ratios.std()))
+    arm = find_row(rows, "clustering", "baseline", "int8_bytes")
+    assert (arm["published"], arm["ours"]) == (503_816, trained["tflite_bytes"]["baseline"][0])
+    files = pd.read_csv(RELEASED / "variants.csv").set_index(["stage", "format"])["gzip_bytes"]
+    clustered = find_row(rows, "clustering", "clustered", "float_size_ratio", clusters=8)
+    assert clustered["published"] == pytest.approx(0.27 / 1.46)
+    assert clustered["ours"] == files["clustered", "float32"] / files["baseline", "float32"]
+    other = find_row(rows, "clustering", "clustered", "float_size_ratio", clusters=32)
+    assert other["incomparable"] == "published with 32 clusters"
+    assert pd.isna(other["ours"])
+
+
+def test_bytes_of_a_network_with_fewer_classes_are_not_comparable():
+    rows = comparison.read(REPORTS / "imagenet20-mobilenet_v1")
+    baseline = find_row(rows, "pqat", "baseline", "int8_bytes")
+    assert baseline["incomparable"] == "the network has 20 of 1,000 classes"
+    assert pd.isna(baseline["ours"])
+    assert find_row(rows, "pqat", "pruned", "size_ratio")["incomparable"] == ""
+
+
 def test_figures_published_in_another_setting_are_not_comparable(rows):
     guide = "TFMOT guide, clustering/index (compressed FP32 .tflite)"
     clustered = find_row(rows, "clustering", "clustered", "drop", clusters=32, source=guide)
@@ -148,6 +178,8 @@ def test_a_drop_is_judged_by_tolerance_and_standard_error(published, ours, error
 )
 def test_saved_bytes_are_judged_with_a_tolerance_of_three_points(ours, expected):
     assert judge("zip_saved", 0.40, ours, None) == expected
+    assert judge("size_ratio", 0.60, 1 - ours, None) == expected
+    assert judge("int8_bytes", 1_000_000, 1_000_000 * (1.4 - ours), None) == expected
 
 
 def test_a_figure_that_is_not_comparable_is_not_judged():

@@ -203,13 +203,17 @@ def test_names_from_outside_are_text(tmp_path):
 
 
 def test_published_figures_are_beside_ours(tmp_path):
-    write_report(tmp_path / "ds", comparison=None)
-    shutil.copy(RELEASED / "comparison.csv", tmp_path / "ds")
+    (tmp_path / "ds").mkdir()
+    for name in ("comparison.csv", "results.csv", "variants.csv", "run.json"):
+        shutil.copy(RELEASED / name, tmp_path / "ds")
     judged = comparison.judge(comparison.read(RELEASED))
     judged = judged[judged["published"].notna()]
     rows = table(write(tmp_path), "published")
     assert [row[-1] for row in rows] == [comparison.format_verdict(row) for _, row in judged.iterrows()]
-    assert [row[4] for row in rows] == [comparison.format_points(value) for value in judged["published"]]
+    assert [row[4] for row in rows] == [
+        comparison.format_value(value, figure)
+        for value, figure in zip(judged["published"], judged["figure"], strict=True)
+    ]
     shutil.copytree(tmp_path / "ds", tmp_path / "es")
     assert len(table(write(tmp_path), "published")) == len(rows), "each figure once"
 

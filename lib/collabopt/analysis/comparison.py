@@ -23,14 +23,21 @@ NAMES = {
     "drop_int8": "Drop, INT8 (points)",
     "zip_saved": "Saved by ZIP (%)",
     "gzip_saved": "Saved by gzip (%)",
+    "size_ratio": "INT8 file after ZIP ÷ the baseline's (%)",
+    "float_size_ratio": "FP32 file after gzip ÷ the baseline's (%)",
+    "quantized_ratio": "INT8 file ÷ FP32 file (%)",
+    "int8_bytes": "INT8 file (kB)",
 }
 """The compared figures, as readers see them."""
 
 DROPS = {"drop": "accuracy", "drop_int8": "accuracy_int8"}
 """The accuracy that a drop is computed from."""
 
-TOLERANCES = {"drop": 0.005, "drop_int8": 0.005, "zip_saved": 0.03}
-"""The figures that get a verdict, and by how much they may differ from the published ones."""
+SIZES = ("size_ratio", "float_size_ratio", "quantized_ratio", "int8_bytes")
+"""The sizes of `compare_sizes`. Ratios are to the baseline's file, or to its float32 file."""
+
+TOLERANCES = {"drop": 0.005, "drop_int8": 0.005, "zip_saved": 0.03} | dict.fromkeys(SIZES, 0.03)
+"""The figures that get a verdict, and by how much they may differ from the published ones; bytes as a fraction."""
 
 UNDECIDABLE, INCOMPARABLE = "not decidable", "not comparable"
 VERDICTS = ("reproduced", "better", "worse", UNDECIDABLE, INCOMPARABLE)
@@ -72,13 +79,81 @@ def compare_figures(runs: Sequence) -> pd.DataFrame:
 
 
 def compare(run) -> pd.DataFrame:
-    """Return `compare_figures` over all seeds of `run`. Trains what is missing, and writes comparison.csv."""
+    """Return `compare_figures` and `compare_sizes` over all seeds of `run`. Trains what is missing, and writes
+    comparison.csv.
+    """
     runs = run.with_every_seed()
     for one in runs:
         one.stages(*one.experiment.tree)
     rows = compare_figures(runs)
+    rows = pd.concat([rows, compare_sizes(rows, run.directory)], ignore_index=True)
     atomic.write(run.directory / "comparison.csv", rows.to_csv(index=False))
     return rows
+
+
+def compare_sizes(rows: pd.DataFrame, directory: Path) -> pd.DataFrame:
+    """Compare published sizes of files with those in results.csv and variants.csv of a report `directory`.
+
+    Args:
+        rows: Rows of `compare_figures`, from which each published setting and its difference from ours are taken.
+        directory: The directory.
+
+    Returns:
+        One row per published setting and size (`COLUMNS`): bytes, or fractions of the baseline's file.
+    """
+    known = published.read_of_name(published.name_model(results.read_run(directory)["experiment"]))
+    values = {key: dict(zip(one["metric"], one["value"], strict=True)) for key, one in _group_settings(known)}
+    ours, found = _measure_sizes(directory), []
+    for key, shared in _group_settings(rows[rows["figure"] == "zip_saved"]):
+        stage, base = key[2], next((one for other, one in values.items() if other[:3] == (*key[:2], BASELINE)), {})
+        setting = shared.iloc[0].to_dict() | dict.fromkeys(("ours", "deviation", "error", "examples"), np.nan)
+        for figure, size in _derive_sizes(values.get(key, {}), base if stage != BASELINE else {}).items():
+            is_cut = figure == "int8_bytes" and setting["subset"]
+            reason = setting["incomparable"] or (f"the network has {setting['subset']}" if is_cut else "")
+            measured = {} if reason else ours.get((stage, figure), {})
+            found.append(setting | {"figure": figure, "published": size, "incomparable": reason} | measured)
+    return pd.DataFrame(found, columns=COLUMNS)
+
+
+def _group_settings(rows: pd.DataFrame) -> list[tuple[tuple, pd.DataFrame]]:
+    """The `rows` of each table, source and setting."""
+    keys = rows[["table", "source", *_SETTING]].astype(object)
+    names = pd.Series([*keys.where(keys.notna(), None).itertuples(index=False, name=None)], rows.index, dtype=object)
+    return [(name, rows[names == name]) for name in dict.fromkeys(names)]
+
+
+def _derive_sizes(values: dict[str, float], base: dict[str, float]) -> dict[str, float]:
+    """The published sizes of a setting by figure, of which the ratios are to the published baseline, `base`."""
+    sizes = {"int8_bytes": values["tflite_bytes"]} if "tflite_bytes" in values else {}
+    if {"tflite_int8_megabytes", "tflite_fp32_megabytes"} <= set(values):
+        sizes["quantized_ratio"] = values["tflite_int8_megabytes"] / values["tflite_fp32_megabytes"]
+    for metric in ("compressed_bytes", "compressed_megabytes", "compressed_fp32_megabytes"):
+        if metric in values and metric in base:
+            sizes["float_size_ratio" if "fp32" in metric else "size_ratio"] = values[metric] / base[metric]
+    return sizes
+
+
+def _measure_sizes(directory: Path) -> dict[tuple[str, str], dict[str, float]]:
+    """Mean (`ours`) and standard deviation over seeds, by stage and figure; float32 files are those of one seed."""
+    rows = _select_ours(results.read(directory / "results.csv"))
+    base, found = rows[rows["stage"] == BASELINE].set_index("seed")["zip_bytes"], {}
+    for stage, ones in rows.set_index("seed").groupby("stage"):
+        measured = {"size_ratio": ones["zip_bytes"] / base, "int8_bytes": ones["tflite_bytes"]}
+        found |= {(stage, figure): {"ours": one.mean(), "deviation": one.std()} for figure, one in measured.items()}
+    if (directory / "variants.csv").is_file():
+        files = _select_ours(pd.read_csv(directory / "variants.csv")).set_index(["format", "stage"])
+        floats = files.loc["float32"]
+        ratios = floats["gzip_bytes"] / floats["gzip_bytes"][BASELINE]
+        found |= {(stage, "float_size_ratio"): {"ours": ratio} for stage, ratio in ratios.items()}
+        quantized = files["tflite_bytes"].get(("int8", BASELINE), np.nan)
+        found[BASELINE, "quantized_ratio"] = {"ours": quantized / floats["tflite_bytes"][BASELINE]}
+    return found
+
+
+def _select_ours(rows: pd.DataFrame) -> pd.DataFrame:
+    """The `rows` with a file, without those of TFMOT's own scheme."""
+    schemes = rows["scheme"].fillna("")
+    return rows[rows["zip_bytes"].notna() & schemes.isin(["", Experiment.model_fields["scheme"].default])]
 
 
 def _derive_figures(values: dict[str, float], baseline: pd.Series) -> dict[str, float]:
@@ -159,7 +234,11 @@ def judge_figure(row: pd.Series) -> str:
         return INCOMPARABLE
     tolerance = TOLERANCES[row["figure"]]
     is_drop = row["figure"] in DROPS
-    excess = row["ours"] - row["published"] if is_drop else row["published"] - row["ours"]  # above 0 is worse
+    excess = row["ours"] - row["published"]  # above 0 is worse
+    if row["figure"] == "zip_saved":
+        excess = -excess
+    if row["figure"] == "int8_bytes":
+        excess /= row["published"]
     noise = 2 * row["error"] if is_drop else 0.0
     if excess - noise > tolerance:
         return "worse"
@@ -177,9 +256,11 @@ def judge(rows: pd.DataFrame) -> pd.DataFrame:
     return judged.assign(verdict=[judge_figure(row) for _, row in judged.iterrows()])
 
 
-def format_points(fraction: float) -> str:
-    """Return a `fraction`, or a difference of two, in per cent or points with two digits, and NaN as nothing."""
-    return "" if pd.isna(fraction) else f"{100 * fraction:.2f}"
+def format_value(value: float, figure: str) -> str:
+    """Return the `value` of a `figure` with its digits: bytes in kB, fractions in per cent or points; NaN is empty."""
+    if pd.isna(value):
+        return ""
+    return f"{value / 1000:.1f}" if figure == "int8_bytes" else f"{100 * value:.2f}"
 
 
 def format_verdict(row: pd.Series | dict) -> str:
@@ -205,7 +286,9 @@ def format_setting(row: pd.Series | dict) -> str:
 
 
 def read(directory: Path) -> pd.DataFrame:
-    """Return the comparison in the report `directory`, with the rows of `compare_figures`.
+    """Return the comparison in the report `directory`, with the rows of `compare_figures` and `compare_sizes`.
+
+    Sizes are compared again if results.csv is there, because float32 files may have been measured since.
 
     Raises:
         FileNotFoundError: The report has no comparison.csv.
@@ -215,4 +298,8 @@ def read(directory: Path) -> pd.DataFrame:
         raise FileNotFoundError(f"{path}: not there; `make report EXPERIMENT={directory.name}` makes it")
     rows = pd.read_csv(path, dtype={"incomparable": object})
     rows = rows.reindex(columns=COLUMNS)  # those that older versions did not write are empty
-    return rows.astype({"subset": object}).fillna({"incomparable": "", "subset": ""})
+    rows = rows.astype({"subset": object}).fillna({"incomparable": "", "subset": ""})
+    if not (directory / "results.csv").is_file():
+        return rows
+    rows = rows[~rows["figure"].isin(SIZES)]
+    return pd.concat([rows, compare_sizes(rows, directory)], ignore_index=True)

@@ -34,7 +34,12 @@ def name_model(experiment: Mapping[str, Any]) -> str:
 
 def read_of_model(experiment: Experiment) -> pd.DataFrame:
     """Return the values published for the model and data of the `experiment`."""
-    rows, name = read(), name_model(experiment.model_dump(include={"model", "dataset"}))
+    return read_of_name(name_model(experiment.model_dump(include={"model", "dataset"})))
+
+
+def read_of_name(name: str) -> pd.DataFrame:
+    """Return the values published for the model and data set of a `name` by `name_model`."""
+    rows = read()
     return rows[rows["model"] + "_" + rows["dataset"] == name]
 
 

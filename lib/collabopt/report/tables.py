@@ -143,13 +143,14 @@ def compared(rows: pd.DataFrame, *figures: str) -> Table:
     for _, row in shown.fillna({"incomparable": ""}).iterrows():
         verdict = comparison.judge_figure(row) if row["figure"] in comparison.TOLERANCES else ""
         text = comparison.format_verdict({**row, "verdict": verdict}) if verdict else ""
+        metric = get_metric("tflite_bytes") if row["figure"] == "int8_bytes" else _POINTS
         cells = {
             **({"Report": Cell(row["report"], href=row["page"], kind="wrap")} if "report" in row else {}),
             "Table": get_label(row["table"]),
             "Stage": Cell(comparison.format_setting(row), mark=Cell.from_stage(row["stage"]).mark),
             "Figure": comparison.NAMES[row["figure"]],
-            "Published": Cell.from_number(row["published"], _POINTS),
-            "Ours": Cell.from_number(row["ours"], _POINTS, deviation=row["deviation"]),
+            "Published": Cell.from_number(row["published"], metric),
+            "Ours": Cell.from_number(row["ours"], metric, deviation=row["deviation"]),
             "2 SE": Cell.from_number(2 * row["error"], _POINTS),
             "Verdict": Cell(text, kind="no" if verdict == "worse" else "wrap"),
         }

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from collabopt.analysis import comparison
-from collabopt.analysis.comparison import INCOMPARABLE, NAMES, VERDICTS, format_points, format_setting, format_verdict
+from collabopt.analysis.comparison import INCOMPARABLE, NAMES, VERDICTS, format_setting, format_value, format_verdict
 from collabopt.config import loading, published
 from collabopt.report.directory import read_comparison
 
@@ -100,12 +100,11 @@ def format_markdown(judged: pd.DataFrame) -> str:
     heads = [*(["report"] if "report" in judged else []), "table", "stage", "figure", "published", "ours", "2 SE"]
     lines = [f"| {' | '.join([*heads, 'verdict'])} |", "| --- " * (len(heads) + 1) + "|"]
     for row in _select_shown(judged).to_dict("records"):
-        deviation = f" ± {format_points(row['deviation'])}" if pd.notna(row["deviation"]) else ""
-        values = (
-            format_points(row["published"]),
-            format_points(row["ours"]) + deviation,
-            format_points(2 * row["error"]),
+        published, ours, deviation, noise = (
+            format_value(value, row["figure"])
+            for value in (row["published"], row["ours"], row["deviation"], 2 * row["error"])
         )
+        values = published, f"{ours} ± {deviation}" if deviation else ours, noise
         cells = row["table"], format_setting(row), NAMES[row["figure"]], *values, format_verdict(row)
         lines.append(f"| {' | '.join([row['report'], *cells] if 'report' in row else cells)} |")
     return "\n".join(lines)
