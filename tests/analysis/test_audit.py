@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from collabopt.analysis import audit
+from collabopt.analysis import audit, defects
+from collabopt.config import loading
+from collabopt.config.stages import STAGES
 from collabopt.techniques import layers
 
 # Few distinct values, so that zeros and repeats are common.
@@ -169,3 +171,18 @@ def test_the_audit_has_one_row_per_kernel():
         ]
     )
     pd.testing.assert_frame_equal(row, expected)
+
+
+def test_only_a_stage_that_keeps_zeros_may_lose_none():
+    parent = make_clustered(3, (1, 1, 60, 4))  # values −1, 0 and 1; a third of the weights are zeros
+    kernel = np.where(parent == 0, np.float32(0.1), parent)
+    int8_values = np.round(kernel * 127).astype(np.int8)
+    table = audit.audit_layers({"conv": "conv2d"}, {"conv": kernel}, {"conv": int8_values})
+    experiment = loading.load("digits", number_of_clusters=3)
+
+    def describe(stage: str) -> list[str]:
+        arrays = {"conv": kernel}, {"conv": int8_values}, {"conv": parent}
+        return defects.describe_defects(table, *arrays, experiment, STAGES[stage])
+
+    assert describe("clustered") == describe("cqat") == [""]
+    assert describe("pcqat") == ["33.3% of the weights are zeros of the parent that were lost"]

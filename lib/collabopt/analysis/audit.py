@@ -97,7 +97,7 @@ def compute_gained_zeros(parents: list[np.ndarray], kernels: list[np.ndarray]) -
 
 def find_defects(
     row: pd.Series,
-    parent: np.ndarray,
+    parent: np.ndarray | None,
     kernel: np.ndarray,
     int8_values: np.ndarray | None,
     clusters: int | None,
@@ -110,7 +110,7 @@ def find_defects(
 
     Args:
         row: The kernel's row of `audit_layers`.
-        parent: The parent's kernel.
+        parent: The parent's kernel; None if its zeros need not survive.
         kernel: The stage's kernel, of the same shape.
         int8_values: The stage's int8 kernel, of the same shape; None if the file holds it in float.
         clusters: Most values that a tensor, or a channel with `per_channel`, may hold; None preserves no clusters.
@@ -118,7 +118,7 @@ def find_defects(
         int8_per_channel: Whether int8 values are counted per output channel, as where each channel has its own range.
     """
     defects = []
-    zeros = parent == 0
+    zeros = np.False_ if parent is None else parent == 0
     lost = np.mean(zeros & (kernel != 0))
     lost_int8 = 0.0 if int8_values is None else np.mean(zeros & (int8_values != 0))
     if lost:

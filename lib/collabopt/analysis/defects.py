@@ -42,7 +42,7 @@ def describe_defects(
     int8_values: dict[str, np.ndarray],
     parent: dict[str, np.ndarray] | None,
     experiment: Experiment,
-    keeps_clusters: bool,
+    stage: Stage,
 ) -> list[str]:
     """Return one text per faulty kernel of a stage: lost zeros, clusters and patterns, in Keras and in the file.
 
@@ -52,10 +52,10 @@ def describe_defects(
         int8_values: int8 kernels by name.
         parent: The parent's kernels by name; None if no zeros or clusters must survive.
         experiment: Gives clusters and pattern, and the layers without them.
-        keeps_clusters: Whether the stage has clusters.
+        stage: Says whether zeros and clusters must survive.
     """
     return [
-        "" if row["kind"] == "depthwise" else "; ".join(_find_defects(row, *arrays, experiment, keeps_clusters))
+        "" if row["kind"] == "depthwise" else "; ".join(_find_defects(row, *arrays, experiment, stage))
         for _, row in table.iterrows()
         for arrays in [(parent and parent[row["layer"]], kernels[row["layer"]], int8_values.get(row["layer"]))]
     ]
@@ -67,17 +67,19 @@ def _find_defects(
     kernel: np.ndarray,
     int8_values: np.ndarray | None,
     experiment: Experiment,
-    keeps_clusters: bool,
+    stage: Stage,
 ) -> list[str]:
     layer, found = layers.get_layer_name(row["layer"]), []
     places = {"": kernel} | ({} if int8_values is None else {" in the int8 file": int8_values})
     if parent is not None:
-        is_clustered = keeps_clusters and layer not in experiment.exclude.clustering
+        # A network may have zeros by itself, as in dead channels. Only stages of a pruned one must keep them.
+        zeros = parent if stage.keeps_zeros else None
+        is_clustered = stage.clusters and layer not in experiment.exclude.clustering
         clusters = per_layer.get_value(experiment.number_of_clusters, layer) if is_clustered else None
         # Only convolutions are clustered per channel; other kernels are clustered as a whole.
         per_channel = experiment.cluster_per_channel and row["kind"] in ("conv2d", "conv2d_transpose")
         int8_per_channel = per_channel or experiment.scheme == "tfmot"
-        found += audit.find_defects(row, parent, kernel, int8_values, clusters, per_channel, int8_per_channel)
+        found += audit.find_defects(row, zeros, kernel, int8_values, clusters, per_channel, int8_per_channel)
         if clusters and experiment.symmetric:
             wrong = {place: audit.compute_asymmetry(values, clusters, per_channel) for place, values in places.items()}
             found += [

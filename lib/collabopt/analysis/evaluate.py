@@ -98,7 +98,7 @@ def write_measurements(
         kernels.quantizers,
         defects.explain_skipped(stage, experiment, kernels.kinds, frozen, misfits),
     )
-    table["defect"] = defects.describe_defects(table, kernels.weights, int8_values, parent, experiment, stage.clusters)
+    table["defect"] = defects.describe_defects(table, kernels.weights, int8_values, parent, experiment, stage)
     is_audited = parent is not None or experiment.sparsity_pattern != "unstructured"
     np.savez_compressed(directory / "kernels.npz", **kernels.weights)
     table.to_csv(directory / "layers.csv", index=False)
