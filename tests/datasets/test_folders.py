@@ -98,6 +98,15 @@ def test_folders_of_splits_are_used(tmp_path: Path) -> None:
         load(tmp_path, test_fraction=0.2)
 
 
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_class_that_only_train_has_is_named(tmp_path: Path, split: str) -> None:
+    for name in ("train", "val", "test"):
+        fill(tmp_path / name, write_picture, "png", range(4))
+    shutil.rmtree(tmp_path / split / "bee")
+    with pytest.raises(DatasetError, match=rf"{split}: no files of class bee; add some, or delete .*train/bee"):
+        load(tmp_path)
+
+
 def test_groups_in_file_names_stay_together(pictures: Path) -> None:
     data = load(pictures, group="^[^_]+", test_fraction=0.3)
     speakers = [

@@ -20,6 +20,7 @@ from collabopt.report import verification
 from collabopt.storage import results
 
 REPORTS = loading.ROOT / "reports"
+DS_CNN_L = "speech_commands-ds_cnn_l"
 README = loading.ROOT / "README.md"
 BENCHMARKS = loading.ROOT / "benchmarks" / "README.md"
 MEGABYTES = 1_000_000
@@ -181,9 +182,9 @@ def test_the_table_of_clusters_is_that_of_the_reports():
     assert seeds[2:] == [{0}] * 3, "the text says one seed"
 
 
-def read_variants(ending: str) -> pd.DataFrame:
-    """The files of our scheme in a report of DS-CNN-L, seed 0, by stage and format."""
-    rows = pd.read_csv(REPORTS / f"speech_commands-ds_cnn_l{ending}" / "variants.csv")
+def read_variants(report: str) -> pd.DataFrame:
+    """The files of our scheme in a report, seed 0, by stage and format."""
+    rows = pd.read_csv(REPORTS / report / "variants.csv")
     rows = rows[rows["seed"].eq(0) & rows["scheme"].ne("tfmot")]
     return rows.set_index(["stage", "format"])
 
@@ -198,8 +199,10 @@ def techniques_table() -> str:
     """What the techniques beyond the guides reach on DS-CNN-L, from their reports, beside the goals."""
     compared = comparison.read(REPORTS / "speech_commands-ds_cnn_l-2_of_4")
     pattern = compared[compared["sparsity_pattern"].eq("2:4") & compared["figure"].eq("drop")].iloc[0]
-    sparse, half, ternary = (read_variants(f"-{name}") for name in ("80_percent", "half_the_filters", "ternary"))
-    default, few = read_variants(""), read_variants("-4_clusters")
+    sparse, half, ternary = (
+        read_variants(f"{DS_CNN_L}-{name}") for name in ("80_percent", "half_the_filters", "ternary")
+    )
+    default, few = read_variants(DS_CNN_L), read_variants(f"{DS_CNN_L}-4_clusters")
     found = pd.read_csv(REPORTS / "speech_commands-ds_cnn_l-search" / "variants.csv")
     chosen = found[found["accuracy"].notna()].iloc[-1]
     base, dense, thin = (
@@ -256,21 +259,22 @@ def techniques_table() -> str:
 
 
 def peers_table() -> str:
-    """INT8 and INT4 files of the baseline of DS-CNN-L, by our converter and by other tools."""
-    rows = read_variants("-80_percent")
+    """INT8 and INT4 files of the baselines of DS-CNN-L and ResNet8, by our converter and by other tools."""
+    models = {"DS-CNN-L": f"{DS_CNN_L}-80_percent", "ResNet8": "cifar10-resnet8"}
     names = {
         "int8": "this workbook, int8",
         "openvino_int8": "NNCF, OpenVINO int8",
         "int4": "ai-edge-quantizer, int4 weights",
     }
     lines = [
-        "| baseline in | accuracy (%) | file (bytes) | file, gzip (bytes) | latency ÷ float32 |",
-        "| --- | ---: | ---: | ---: | ---: |",
+        "| baseline of | in | accuracy (%) | file (bytes) | file, gzip (bytes) | latency ÷ float32 |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
     ]
-    for name, label in names.items():
-        row = rows.loc["baseline", name]
-        sizes = f"{row['tflite_bytes']:,.0f} | {row['gzip_bytes']:,.0f}"
-        lines.append(f"| {label} | {100 * row['accuracy']:.2f} | {sizes} | {row['latency_ratio']:.2f} |")
+    for model, report in models.items():
+        for name, label in names.items():
+            row = read_variants(report).loc["baseline", name]
+            sizes = f"{row['tflite_bytes']:,.0f} | {row['gzip_bytes']:,.0f}"
+            lines.append(f"| {model} | {label} | {100 * row['accuracy']:.2f} | {sizes} | {row['latency_ratio']:.2f} |")
     return "\n".join(lines)
 
 

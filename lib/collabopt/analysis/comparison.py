@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from collabopt.config import published
-from collabopt.config.experiment import Experiment
+from collabopt.config.experiment import Experiment, ExperimentError
 from collabopt.config.stages import BASELINE, STAGES, get_label
 from collabopt.storage import atomic, results
 
@@ -112,7 +112,7 @@ def compare_sizes(rows: pd.DataFrame, directory: Path) -> pd.DataFrame:
             reason = setting["incomparable"] or (f"the network has {setting['subset']}" if is_cut else "")
             measured = {} if reason else ours.get((stage, figure), {})
             found.append(setting | {"figure": figure, "published": size, "incomparable": reason} | measured)
-    return pd.DataFrame(found, columns=COLUMNS)
+    return pd.DataFrame(found, columns=COLUMNS).astype({"published": float, "ours": float})
 
 
 def _group_settings(rows: pd.DataFrame) -> list[tuple[tuple, pd.DataFrame]]:
@@ -123,13 +123,19 @@ def _group_settings(rows: pd.DataFrame) -> list[tuple[tuple, pd.DataFrame]]:
 
 
 def _derive_sizes(values: dict[str, float], base: dict[str, float]) -> dict[str, float]:
-    """The published sizes of a setting by figure, of which the ratios are to the published baseline, `base`."""
+    """The published sizes of a setting by figure, of which the ratios are to the published baseline, `base`.
+
+    Where the raw file was published, too, `zip_saved` compares the compressed one.
+    """
     sizes = {"int8_bytes": values["tflite_bytes"]} if "tflite_bytes" in values else {}
     if {"tflite_int8_megabytes", "tflite_fp32_megabytes"} <= set(values):
         sizes["quantized_ratio"] = values["tflite_int8_megabytes"] / values["tflite_fp32_megabytes"]
-    for metric in ("compressed_bytes", "compressed_megabytes", "compressed_fp32_megabytes"):
+    for metric, figure in {
+        "compressed_megabytes": "size_ratio",
+        "compressed_fp32_megabytes": "float_size_ratio",
+    }.items():
         if metric in values and metric in base:
-            sizes["float_size_ratio" if "fp32" in metric else "size_ratio"] = values[metric] / base[metric]
+            sizes[figure] = values[metric] / base[metric]
     return sizes
 
 
@@ -141,12 +147,14 @@ def _measure_sizes(directory: Path) -> dict[tuple[str, str], dict[str, float]]:
         measured = {"size_ratio": ones["zip_bytes"] / base, "int8_bytes": ones["tflite_bytes"]}
         found |= {(stage, figure): {"ours": one.mean(), "deviation": one.std()} for figure, one in measured.items()}
     if (directory / "variants.csv").is_file():
-        files = _select_ours(pd.read_csv(directory / "variants.csv")).set_index(["format", "stage"])
-        floats = files.loc["float32"]
-        ratios = floats["gzip_bytes"] / floats["gzip_bytes"][BASELINE]
-        found |= {(stage, "float_size_ratio"): {"ours": ratio} for stage, ratio in ratios.items()}
-        quantized = files["tflite_bytes"].get(("int8", BASELINE), np.nan)
-        found[BASELINE, "quantized_ratio"] = {"ours": quantized / floats["tflite_bytes"][BASELINE]}
+        files = _select_ours(pd.read_csv(directory / "variants.csv")).drop_duplicates(["format", "stage"])
+        files = files.set_index(["format", "stage"])
+        gzipped, raw = files["gzip_bytes"].to_dict(), files["tflite_bytes"].to_dict()
+        whole = "float32", BASELINE
+        for stage in {stage for name, stage in gzipped if name == "float32" and whole in gzipped}:
+            found[stage, "float_size_ratio"] = {"ours": gzipped["float32", stage] / gzipped[whole]}
+        if {whole, ("int8", BASELINE)} <= raw.keys():
+            found[BASELINE, "quantized_ratio"] = {"ours": raw["int8", BASELINE] / raw[whole]}
     return found
 
 
@@ -246,7 +254,9 @@ def judge_figure(row: pd.Series) -> str:
         return "better"
     if is_drop and noise > row["published"]:
         return UNDECIDABLE
-    return "reproduced" if abs(excess) <= tolerance else "worse" if excess > 0 else "better"
+    if abs(excess) <= tolerance:
+        return "reproduced"
+    return UNDECIDABLE if abs(excess) <= noise else "worse" if excess > 0 else "better"
 
 
 def judge(rows: pd.DataFrame) -> pd.DataFrame:
@@ -270,9 +280,13 @@ def format_verdict(row: pd.Series | dict) -> str:
     verdict, examples = row["verdict"], row.get("examples")
     if row["incomparable"]:
         return f"{verdict}: {row['incomparable']}"
+    if verdict == INCOMPARABLE:
+        return f"{verdict}: not measured"
     if verdict == UNDECIDABLE and row["published"] > 0 and pd.notna(examples):
         # The error falls with the root of the number of examples.
-        needed = math.ceil(examples * (2 * row["error"] / row["published"]) ** 2)
+        noise = 2 * row["error"]
+        bound = row["published"] if noise > row["published"] else abs(row["ours"] - row["published"])
+        needed = math.ceil(examples * (noise / bound) ** 2)
         verdict = f"{verdict}: {needed:,} test examples would decide it, instead of {int(examples):,}"
     return ", ".join(filter(None, (verdict, row.get("subset"))))
 
@@ -288,18 +302,25 @@ def format_setting(row: pd.Series | dict) -> str:
 def read(directory: Path) -> pd.DataFrame:
     """Return the comparison in the report `directory`, with the rows of `compare_figures` and `compare_sizes`.
 
-    Sizes are compared again if results.csv is there, because float32 files may have been measured since.
+    Sizes are compared again if results.csv and run.json are there, because float32 files may have been measured since.
 
     Raises:
         FileNotFoundError: The report has no comparison.csv.
+        ExperimentError: One of its tables lacks columns, or is no table.
     """
-    path = directory / "comparison.csv"
+    path, remedy = directory / "comparison.csv", f"`make report EXPERIMENT={directory.name} NOTEBOOKS=published`"
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: not there; `make report EXPERIMENT={directory.name}` makes it")
-    rows = pd.read_csv(path, dtype={"incomparable": object})
-    rows = rows.reindex(columns=COLUMNS)  # those that older versions did not write are empty
-    rows = rows.astype({"subset": object}).fillna({"incomparable": "", "subset": ""})
-    if not (directory / "results.csv").is_file():
-        return rows
-    rows = rows[~rows["figure"].isin(SIZES)]
-    return pd.concat([rows, compare_sizes(rows, directory)], ignore_index=True)
+        raise FileNotFoundError(f"{path}: not there; {remedy} makes it")
+    try:
+        rows = pd.read_csv(path, dtype={"incomparable": object, "published": float, "ours": float})
+        if missing := sorted({"stage", "figure", "published", "ours"} - set(rows)):
+            raise KeyError(missing[0])
+        rows = rows.reindex(columns=COLUMNS)  # those that older versions did not write are empty
+        rows = rows.astype({"subset": object}).fillna({"incomparable": "", "subset": ""})
+        if not (directory / "results.csv").is_file() or "experiment" not in results.read_run(directory):
+            return rows
+        rows = rows[~rows["figure"].isin(SIZES)]
+        return pd.concat([rows, compare_sizes(rows, directory)], ignore_index=True)
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else error
+        raise ExperimentError(f"{directory}: its tables cannot be compared ({reason}); {remedy} writes them") from error

@@ -76,6 +76,9 @@ def list_files(
         unknown = sorted(set(found) - set(classes))
         if unknown and task.name != "reconstruction":
             mistakes.append(f"{folders[split] / unknown[0]}: train has no class {unknown[0]}; expected {LAYOUT}")
+        if task.name != "reconstruction" and (absent := sorted(set(classes) - set(found))):
+            remedy = f"add some, or delete {folders['train'] / absent[0]}"
+            mistakes.append(f"{folders[split]}: no files of class {absent[0]}; {remedy}")
     minimum = {"classification": 2, "binary": 2, "reconstruction": 1}[task.name]
     if len(classes) < minimum or (task.name == "binary" and len(classes) > 2):
         number = "two" if task.name == "binary" else f"at least {minimum}"

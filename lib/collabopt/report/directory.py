@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -55,16 +55,20 @@ def read_rows(path: Path, needed: str, seed: object) -> pd.DataFrame:
     return summary.sort_by_stage(table[is_selected] if is_selected.any() else table)
 
 
-def read_comparison(directory: Path) -> pd.DataFrame:
+def read_comparison(directory: Path, tell: Callable[[str], None] = lambda _: None) -> pd.DataFrame:
     """Return the rows of published figures in comparison.csv of `directory`, with the column `model`
-    (`published.name_model`); empty if they cannot be read."""
+    (`published.name_model`); empty if they cannot be read. `tell` gets the reason if the file is there.
+    """
     try:
         rows = comparison.read(directory)
         comparison.judge(rows)
         experiment = _get_experiment(read_run(directory))
         model = published.name_model(experiment) if "model" in experiment else ""
         return rows[rows["published"].notna()].assign(model=model)
-    except (OSError, ValueError, KeyError, TypeError):
+    except FileNotFoundError:
+        return pd.DataFrame()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        tell(str(error))
         return pd.DataFrame()
 
 

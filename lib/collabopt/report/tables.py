@@ -55,7 +55,7 @@ _POINTS = get_metric("accuracy_drop")
 _COMPARED_NOTE = (
     "A drop is the FP32 accuracy of each side's own baseline minus that of the stage, in points. Ours is the mean ± "
     "the standard deviation over seeds. 2 SE: two standard errors, paired by test example. A drop within half a point "
-    "of the published one is reproduced. It is not decidable if chance alone exceeds the published drop."
+    "of the published one is reproduced. It is not decidable if chance alone explains it, or a larger difference."
 )
 
 

@@ -1,5 +1,6 @@
 """`make verify`: the verdicts on published figures, of one report or of all of them."""
 
+import functools
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,11 +22,15 @@ _FIGURE = ["model", "table", "source", "stage", "clusters", "cluster_per_channel
 
 
 def verify(name: str) -> int:
-    """Print the verdicts on the report `name`, or on "all", and return the exit status (`compute_exit_status`)."""
+    """Print the verdicts on the report `name`, or on "all", and return the exit status (`compute_exit_status`).
+
+    Raises:
+        ExperimentError: There is no such experiment, or its tables cannot be read.
+    """
     if name == EVERY_REPORT:
         return _verify_all()
     try:
-        judged = comparison.judge(comparison.read(loading.find_report_directory(name)))
+        judged = comparison.judge(comparison.read(loading.REPORTS / loading.find_experiment(name).stem))
     except FileNotFoundError as error:
         if len(published.read_of_model(loading.load(name))):
             print(error, file=sys.stderr)
@@ -34,8 +39,9 @@ def verify(name: str) -> int:
     if judged.empty:
         print(f"{name}: no figures are published for this model and data set", file=sys.stderr)
         return UNDECIDED
-    print(format_markdown(judged))
-    print(f"\n{count_verdicts(_select_shown(judged))}")
+    judged = judged[judged["published"].notna()]
+    _print_by_source(judged)
+    print(count_verdicts(judged))
     return compute_exit_status(judged)
 
 
@@ -45,19 +51,22 @@ def _verify_all() -> int:
     if judged.empty:
         print(f"{loading.REPORTS}: no report has a comparison with published figures", file=sys.stderr)
         return UNDECIDED
-    comparable = judged[judged["verdict"] != INCOMPARABLE]
-    for source, rows in comparable.groupby("source", sort=False):
-        print(f"## {source}\n\n{format_markdown(rows)}\n")
+    _print_by_source(judged[judged["verdict"] != INCOMPARABLE])
     rest = judged[judged["verdict"] == INCOMPARABLE]
     print("## Not comparable\n")
-    for reason, rows in rest.groupby("incomparable", sort=False):
-        print(f"- {reason or 'not measured'}: {', '.join(dict.fromkeys(rows.apply(format_setting, axis=1)))}")
+    for (reason, report), rows in rest.groupby(["incomparable", "report"], sort=False):
+        print(f"- {report}, {reason or 'not measured'}: {', '.join(dict.fromkeys(rows.apply(format_setting, axis=1)))}")
     print(f"\n{count_verdicts(judged)}")
     return compute_exit_status(judged)
 
 
+def _print_by_source(judged: pd.DataFrame) -> None:
+    for source, rows in judged.groupby("source", sort=False):
+        print(f"## {source}\n\n{format_markdown(rows)}\n")
+
+
 def read_comparisons(directory: Path) -> dict[str, pd.DataFrame]:
-    """Read the comparison of every report that overrides nothing.
+    """Read the comparison of every report that overrides nothing. Say which cannot be read.
 
     Args:
         directory: Directory of all reports.
@@ -65,7 +74,8 @@ def read_comparisons(directory: Path) -> dict[str, pd.DataFrame]:
     Returns:
         Rows of `read_comparison` by name of the report.
     """
-    return {path.name: read_comparison(path) for path in sorted(directory.glob("*/"))}
+    tell = functools.partial(print, file=sys.stderr)
+    return {path.name: read_comparison(path, tell) for path in sorted(directory.glob("*/"))}
 
 
 def judge_reports(compared: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -99,7 +109,7 @@ def format_markdown(judged: pd.DataFrame) -> str:
     """Return `judged` figures as Markdown in points and per cent, ours ± the standard deviation over seeds."""
     heads = [*(["report"] if "report" in judged else []), "table", "stage", "figure", "published", "ours", "2 SE"]
     lines = [f"| {' | '.join([*heads, 'verdict'])} |", "| --- " * (len(heads) + 1) + "|"]
-    for row in _select_shown(judged).to_dict("records"):
+    for row in judged.to_dict("records"):
         published, ours, deviation, noise = (
             format_value(value, row["figure"])
             for value in (row["published"], row["ours"], row["deviation"], 2 * row["error"])
@@ -108,11 +118,6 @@ def format_markdown(judged: pd.DataFrame) -> str:
         cells = row["table"], format_setting(row), NAMES[row["figure"]], *values, format_verdict(row)
         lines.append(f"| {' | '.join([row['report'], *cells] if 'report' in row else cells)} |")
     return "\n".join(lines)
-
-
-def _select_shown(judged: pd.DataFrame) -> pd.DataFrame:
-    """The figures that can be compared, and those that are published."""
-    return judged[(judged["verdict"] != INCOMPARABLE) | judged["published"].notna()]
 
 
 def compute_exit_status(judged: pd.DataFrame) -> int:

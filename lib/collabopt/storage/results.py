@@ -225,14 +225,18 @@ def describe_run(
 
 
 def read_commit() -> str:
-    """Return git's commit, with `+changes` if library, notebooks or lock file differ from it, or `unknown`."""
+    """Return git's commit, with `+changes` if library, notebooks or lock file differ from it, or `unknown`.
+
+    New experiment files are no change: run.json holds what they say.
+    """
     commands = "git rev-parse HEAD", "git status --porcelain -- lib notebooks requirements.lock"
     options = {"cwd": loading.ROOT, "capture_output": True, "text": True, "check": True}
     try:
         commit, changes = (subprocess.run(command.split(), **options).stdout.strip() for command in commands)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return commit + ("+changes" if changes else "")
+    is_changed = any(not line.startswith("?? notebooks/experiments/") for line in changes.splitlines())
+    return commit + ("+changes" if is_changed else "")
 
 
 def _drop_tables_of_another_experiment(directory: Path, experiment: dict[str, Any]) -> None:
