@@ -74,7 +74,7 @@ def draw_held_out(
     if not 0 < count < len(labels):
         raise DatasetError(
             f"{setting}={fraction}: {count} of {len(labels)} training examples; expected a fraction that leaves at "
-            "least one on each side"
+            "least one on each side, or more examples"
         )
     if groups is not None:
         return np.flatnonzero(draw_groups(labels, groups, count, seed))
