@@ -108,8 +108,8 @@ def compare_sizes(rows: pd.DataFrame, directory: Path) -> pd.DataFrame:
         stage, base = key[2], next((one for other, one in values.items() if other[:3] == (*key[:2], BASELINE)), {})
         setting = shared.iloc[0].to_dict() | dict.fromkeys(("ours", "deviation", "error", "examples"), np.nan)
         for figure, size in _derive_sizes(values.get(key, {}), base if stage != BASELINE else {}).items():
-            is_cut = figure == "int8_bytes" and setting["subset"]
-            reason = setting["incomparable"] or (f"the network has {setting['subset']}" if is_cut else "")
+            part = setting["subset"]  # a head of fewer classes
+            reason = setting["incomparable"] or (f"the network has {part}" if part else "")
             measured = {} if reason else ours.get((stage, figure), {})
             found.append(setting | {"figure": figure, "published": size, "incomparable": reason} | measured)
     return pd.DataFrame(found, columns=COLUMNS).astype({"published": float, "ours": float})
