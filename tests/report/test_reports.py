@@ -309,8 +309,10 @@ WAITS = (
     "first table of a notebook",
     "complete notebook",
     "set-up of QAT ÷",
+    "conversion and evaluation in all formats",
     "memory after 40 conversions",
     "224×224 JPEG",
+    "page of a network",
 )
 """Figures of waiting, in the order of the table."""
 BATCHES = (
