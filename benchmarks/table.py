@@ -19,8 +19,10 @@ def record(rows: Iterable[dict]) -> None:
         rows: figure, subject and value; with a goal ("≤ 2") also goal and met.
     """
     path, commit = loading.REPORTS / "benchmarks.csv", results.read_commit()[:7]
-    table = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=COLUMNS)
+    table = pd.DataFrame(columns=COLUMNS)
     for row in rows:
+        if path.is_file():  # another benchmark may have recorded a row since
+            table = pd.read_csv(path)
         others = (table["figure"] != row["figure"]) | (table["subject"] != row["subject"])
         new = pd.DataFrame([{**row, "commit": commit}]).reindex(columns=COLUMNS)
         table = pd.concat([table[others].astype(object), new.astype(object)])

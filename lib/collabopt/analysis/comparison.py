@@ -103,11 +103,13 @@ def compare_sizes(rows: pd.DataFrame, directory: Path) -> pd.DataFrame:
     """
     known = published.read_of_name(published.name_model(results.read_run(directory)["experiment"]))
     values = {key: dict(zip(one["metric"], one["value"], strict=True)) for key, one in _group_settings(known)}
+    bases = {(table, source): one for (table, source, stage, *_), one in values.items() if stage == BASELINE}
     ours, found = _measure_sizes(directory), []
     for key, shared in _group_settings(rows[rows["figure"] == "zip_saved"]):
-        stage, base = key[2], next((one for other, one in values.items() if other[:3] == (*key[:2], BASELINE)), {})
+        table, source, stage, *_ = key
+        base = bases.get((table, source), {}) if stage != BASELINE else {}
         setting = shared.iloc[0].to_dict() | dict.fromkeys(("ours", "deviation", "error", "examples"), np.nan)
-        for figure, size in _derive_sizes(values.get(key, {}), base if stage != BASELINE else {}).items():
+        for figure, size in _derive_sizes(values.get(key, {}), base).items():
             part = setting["subset"]  # a head of fewer classes
             reason = setting["incomparable"] or (f"the network has {part}" if part else "")
             measured = {} if reason else ours.get((stage, figure), {})
@@ -116,10 +118,9 @@ def compare_sizes(rows: pd.DataFrame, directory: Path) -> pd.DataFrame:
 
 
 def _group_settings(rows: pd.DataFrame) -> list[tuple[tuple, pd.DataFrame]]:
-    """The `rows` of each table, source and setting."""
-    keys = rows[["table", "source", *_SETTING]].astype(object)
-    names = pd.Series([*keys.where(keys.notna(), None).itertuples(index=False, name=None)], rows.index, dtype=object)
-    return [(name, rows[names == name]) for name in dict.fromkeys(names)]
+    """The `rows` of each table, source and setting, by a key that is equal in other tables, too: NaN is "" in it."""
+    keys = rows[["table", "source", *_SETTING]].astype(object).fillna("")
+    return list(rows.groupby([keys[name] for name in keys], sort=False))
 
 
 def _derive_sizes(values: dict[str, float], base: dict[str, float]) -> dict[str, float]:
