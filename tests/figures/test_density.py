@@ -77,6 +77,14 @@ def test_density_grid_has_one_panel_per_kernel_and_stage(kernels, tmp_path):
     assert draw_png(figure).startswith(PNG)
 
 
+def test_density_grid_of_a_deep_network_leaves_out_the_smallest_kernels(tmp_path):
+    kernels = {f"conv_{number}": np.ones(1 + number % 2, np.float32) for number in range(60)}
+    figure = figures.draw_density_grid({"pruned": kernels}, tmp_path / "grid.csv")
+    assert [axes.get_ylabel() for axes in figure.axes] == [f"conv_{number}" for number in range(1, 60, 2)]
+    assert "the 30 largest of 60 kernels, with 67 % of the weights" in get_texts(figure)
+    assert pd.read_csv(tmp_path / "grid.csv")["kernel"].nunique() == 60
+
+
 @pytest.mark.parametrize(("values", "bits"), [(1, 0.0), (2, 1.0), (8, 3.0), (256, 8.0)])
 def test_entropy_of_equally_frequent_values_is_the_logarithm_of_their_number(values, bits):
     int8_values = np.tile(np.arange(values) - 128, 1024 // values).astype(np.int8)

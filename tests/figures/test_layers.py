@@ -25,13 +25,23 @@ def test_training_curves_name_stages_without_training(tmp_path):
 
 
 def test_layer_properties_prefer_our_scheme(tmp_path):
-    row = {"stage": "pcqat", "layer": "conv", "kind": "conv2d", "sparsity": 0.5}
+    row = {"stage": "pcqat", "layer": "conv", "kind": "conv2d", "weights": 9, "sparsity": 0.5}
     layers = pd.DataFrame([row | {"scheme": "tfmot", "unique_tensor": 2200}, row | {"scheme": "", "unique_tensor": 8}])
     figure = figures.draw_layer_properties(layers, tmp_path / "layers.csv")
     assert pd.read_csv(tmp_path / "layers.csv")["unique_tensor"].tolist() == [8]
     assert {"50", "8"} <= set(get_texts(figure).splitlines())
     assert figure.alt.startswith("Sparsity and unique weights of 1 layers at the stages PCQAT")
     assert draw_png(figure).startswith(PNG)
+
+
+def test_layer_properties_of_a_deep_network_leave_out_the_smallest_layers(tmp_path):
+    layers = pd.DataFrame({"stage": "pruned", "layer": [f"conv_{number}" for number in range(90)], "kind": "conv2d"})
+    layers = layers.assign(weights=[1, 9, 9] * 30, sparsity=0.5, unique_tensor=8)
+    figure = figures.draw_layer_properties(layers, tmp_path / "layers.csv")
+    shown = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert shown == [f"conv_{number}" for number in range(90) if number % 3]
+    assert "the 60 largest of 90 layers, with 95 % of the weights" in get_texts(figure)
+    assert len(pd.read_csv(tmp_path / "layers.csv")) == 90
 
 
 @pytest.mark.parametrize("count", [1, 5, 60])

@@ -45,7 +45,9 @@ def write_tables(place: Path) -> None:
     results_rows.to_csv(place / "results.csv", index=False)
     about = {"format": ["float32", "int8"], "tflite": ["models/<b>.tflite", "models/pcqat.tflite"], "unavailable": ""}
     rows.assign(**about, npu_note=mark("layer"), accelerator=mark("model")).to_csv(place / "variants.csv", index=False)
-    layers = pd.DataFrame({"stage": ["baseline", "pcqat"], "layer": mark("layer"), "kind": "dense", "seed": 0})
+    layers = pd.DataFrame(
+        {"stage": ["baseline", "pcqat"], "layer": mark("layer"), "kind": "dense", "seed": 0, "weights": 9}
+    )
     layers.assign(sparsity=0.5, unique_tensor=8).to_csv(place / "layers.csv", index=False)
     made = list_changes()
     for name, changed in made.items():

@@ -20,6 +20,7 @@ from collabopt.tflite import sizes
 
 _MOST_STEMS = 256  # more distinct floats are drawn as a histogram
 _BINS, _GRID_BINS = 160, 60
+_MOST_KERNELS = 30  # rows of a grid
 _CUT = 1.5  # a zero peak this many times as high as the next peak is cut
 
 
@@ -84,11 +85,12 @@ def draw_density(kernels: dict[str, np.ndarray], title: str, csv: Path | None = 
 
 @use_style()
 def draw_density_grid(stages: dict[str, dict[str, np.ndarray]], csv: Path | None = None) -> Figure:
-    """Draw every kernel (rows) at every stage (columns). The float panels of a row share their x axis.
+    """Draw kernels (rows) at every stage (columns). The float panels of a row share their x axis.
 
     Args:
-        stages: Weights of any shape by stage and kernel. Integers are int8 values.
-        csv: File for the data: `stage`, `kernel` and the columns of `compute_distribution`.
+        stages: Weights of any shape by stage and kernel. Integers are int8 values. Of more than 30 kernels, the largest
+            are drawn.
+        csv: File for the data of all kernels: `stage`, `kernel` and the columns of `compute_distribution`.
 
     Returns:
         The figure.
@@ -101,11 +103,13 @@ def draw_density_grid(stages: dict[str, dict[str, np.ndarray]], csv: Path | None
         raise ValueError(f"stages={list(stages)}: expected at least one kernel")
     flat = {(stage, kernel): weights for stage in stages for kernel, weights in stages[stage].items()}
     rows = {key: compute_distribution(weights, _GRID_BINS) for key, weights in flat.items()}
+    weights = pd.Series({kernel: np.size(array) for (_, kernel), array in flat.items()})
+    drawn, left_out = style.select_largest(weights[kernels], _MOST_KERNELS, "kernels")
     note = "above each panel: zeros · unique values"
     note += " · entropy of int8 values (b: bits per weight)" * any(map(_is_int8, flat.values()))
-    figure = style.make_figure(1.7 + 1.35 * len(stages), 0.8 + 0.72 * len(kernels))
-    panels = figure.subplots(len(kernels), len(stages), squeeze=False)
-    for kernel, line in zip(kernels, panels, strict=True):
+    figure = style.make_figure(1.7 + 1.35 * len(stages), 0.8 + 0.72 * len(drawn))
+    panels = figure.subplots(len(drawn), len(stages), squeeze=False)
+    for kernel, line in zip(drawn, panels, strict=True):
         limits = _compute_limits(flat[key] for key in flat if key[1] == kernel and not _is_int8(flat[key]))
         # Horizontal: a column of names reads better than vertical names.
         line[0].set_ylabel(style.escape(kernel), rotation=0, ha="right", va="center", fontsize=8.5)
@@ -113,8 +117,8 @@ def draw_density_grid(stages: dict[str, dict[str, np.ndarray]], csv: Path | None
             _draw_cell(axes, stage, flat.get((stage, kernel)), rows.get((stage, kernel)), limits)
     for stage, axes in zip(stages, panels[0], strict=True):
         axes.set_title(style.escape(get_label(stage)), loc="center", pad=16, fontsize=9)
-    figure.supxlabel(f"{note}\na zero peak that is cut is marked ≈", color=MUTED)
-    alt = f"Weight densities of {len(kernels)} kernels at the stages {', '.join(map(get_label, stages))}."
+    figure.supxlabel("\n".join([note, "a zero peak that is cut is marked ≈", *left_out]), color=MUTED)
+    alt = f"Weight densities of {len(drawn)} kernels at the stages {', '.join(map(get_label, stages))}."
     return style.save(figure, pd.concat(rows, names=["stage", "kernel"]).reset_index(["stage", "kernel"]), csv, alt)
 
 

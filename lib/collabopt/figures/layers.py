@@ -13,37 +13,42 @@ from collabopt.figures import style
 from collabopt.figures.style import INK, MUTED, use_style
 from collabopt.storage.results import select_first_setting, to_numbers
 
+_MOST_LAYERS = 60
+
 
 @use_style()
 def draw_layer_properties(layers: pd.DataFrame, csv: Path | None = None) -> Figure:
     """Draw and return sparsity and unique weights, layer by stage, of Keras models and, if known, of int8 files.
 
-    `layers` are rows of layers.csv: `stage, layer, kind, sparsity, unique_tensor`, one setting per stage. `csv` is for
-    the data.
+    `layers` are rows of layers.csv: `stage, layer, kind, weights, sparsity, unique_tensor`, one setting per stage. Of
+    more than 60 layers, the largest are drawn. `csv` is for the data of all.
 
     Raises:
         ValueError: There are no rows.
     """
     if layers.empty:
         raise ValueError("layers: expected at least one row")
-    measures = ["sparsity", "unique_tensor", "int8_sparsity", "int8_unique_tensor"]
+    measures = ["weights", "sparsity", "unique_tensor", "int8_sparsity", "int8_unique_tensor"]
     layers = to_numbers(select_first_setting(layers, "stage", "layer"), measures)
     is_depthwise = layers["kind"].astype(str).str.contains("depthwise", case=False)
     layers["layer"] = layers["layer"].astype(str) + is_depthwise.map({True: " (depthwise)", False: ""})
     kinds = [kind for kind in ("", "int8_") if layers[f"{kind}unique_tensor"].notna().any()]
-    names, stages = layers["layer"].nunique(), layers["stage"].unique()
-    figure = style.make_figure(2.4 + 2 * max(0.62 * len(stages), 1.6), (1.3 + 0.25 * names) * len(kinds))
+    weights = layers.groupby("layer", sort=False)["weights"].max()
+    names, left_out = style.select_largest(weights, _MOST_LAYERS, "layers")
+    drawn, stages = layers[layers["layer"].isin(names)], layers["stage"].unique()
+    figure = style.make_figure(2.4 + 2 * max(0.62 * len(stages), 1.6), (1.3 + 0.25 * len(names)) * len(kinds))
     for row, kind in zip(figure.subplots(len(kinds), 2, squeeze=False), kinds, strict=True):
         where = "int8 file" if kind else "Keras model"
-        sparsity, unique = _pivot(layers, f"{kind}sparsity"), _pivot(layers, f"{kind}unique_tensor")
+        sparsity, unique = _pivot(drawn, f"{kind}sparsity"), _pivot(drawn, f"{kind}unique_tensor")
         _draw_heat(row[0], 100 * sparsity, f"sparsity (%), {where}", "Blues", Normalize(0, 125))
         # The ends of the scale leave out the darkest blues, on which numbers are hard to read.
         ends = LogNorm(1.5, max(unique.max().max(), 256))
         _draw_heat(row[1], unique, f"unique weights, {where}", "Blues_r", ends)
         row[1].set_yticks([])
-    figure.supxlabel("stronger blue compresses better; depthwise kernels are not compressed", color=MUTED)
+    note = "stronger blue compresses better; depthwise kernels are not compressed"
+    figure.supxlabel("\n".join([note, *left_out]), color=MUTED)
     columns = ["stage", "layer", "kind", *(f"{kind}{one}" for kind in kinds for one in ("sparsity", "unique_tensor"))]
-    alt = f"Sparsity and unique weights of {names} layers at the stages {', '.join(map(get_label, stages))}"
+    alt = f"Sparsity and unique weights of {len(names)} layers at the stages {', '.join(map(get_label, stages))}"
     return style.save(figure, layers[columns], csv, f"{alt}; stronger blue compresses better.")
 
 

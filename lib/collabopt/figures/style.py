@@ -128,6 +128,25 @@ def number_ids(svg: str, name: str) -> str:
     return re.sub(r'(\bid="|href="#|url\(#)svg-', rf"\1{name}-", svg)
 
 
+def select_largest(weights: pd.Series, most: int, what: str) -> tuple[list[str], list[str]]:
+    """Return the names of the layers with most weights, in their order, and a line on those that are left out.
+
+    Args:
+        weights: Number of weights by layer.
+        most: Number of layers that a figure can show.
+        what: What they are, such as "kernels".
+
+    Returns:
+        At most `most` names; no line if nothing is left out.
+    """
+    chosen = weights.nlargest(most)
+    if len(chosen) == len(weights):
+        return list(weights.index), []
+    share = 100 * chosen.sum() / weights.sum()
+    line = f"the {most} largest of {len(weights)} {what}, with {share:.0f} % of the weights; the CSV file has all"
+    return [name for name in weights.index if name in chosen], [line]
+
+
 def make_figure(width: float, height: float) -> Described:
     """Return an empty figure, `width` × `height` inches."""
     # pyplot makes it, or a notebook would not show it. pyplot forgets it at once, or a notebook would show it twice and
