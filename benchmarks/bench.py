@@ -28,9 +28,10 @@ PARTS = {
     "digits": lambda: whole.measure_subject("digits"),
     "mnist_sized": lambda: whole.measure_subject(whole.MNIST_SIZED),
     "ds_cnn_l": lambda: whole.measure_subject("speech_commands-ds_cnn_l"),
+    "cores": whole.measure_cores,
     "sweeps": sweeps.measure_figures,
 }
-"""The parts. DS-CNN-L and the sweeps take 40 minutes each, the others a quarter of an hour or less."""
+"""The parts. `ds_cnn_l`, `cores` and `sweeps` take 40 minutes each, the others a quarter of an hour or less."""
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
