@@ -75,8 +75,9 @@ setup:
 formats: setup
 	@.venv/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements-formats.lock
 
-# Resolve the lock files again; needs uv. The second one changes no version of the first.
-COMPILE = uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+# Resolve the lock files again; needs uv. The second one changes no version of the first. Extras stay, because pip before
+# 23.3 refuses those of a pinned package that has a newer version.
+COMPILE = uv pip compile --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-annotate --no-header \
     --no-emit-index-url --no-emit-find-links
 lock:
 	$(COMPILE) pyproject.toml --group dev -o requirements.lock
