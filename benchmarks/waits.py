@@ -170,6 +170,7 @@ def measure_long_page() -> dict[str, float]:
             "dataset": {"name": "digits"},
             "model": {"function": "deep:build"},
             "sparsity": 0.5,
+            "train_fraction": 0.1,
             "stages": {stage: {"epochs": 1, "learning_rate": 1e-4, "optimizer": "adam"} for stage in stages},
         }
         (place / "deep.yaml").write_text(yaml.safe_dump(experiment))
