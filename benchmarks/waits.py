@@ -202,6 +202,8 @@ def time_notebook(notebook: str, experiment: str, place: Path) -> dict[str, floa
         cell["metadata"]["papermill"]["end_time"] for cell in cells if "text/html" in json.dumps(cell.get("outputs"))
     ]
     first = np.datetime64(ends[0].removesuffix("+00:00")).astype("datetime64[us]").astype(float) / 1e6
+    while any({"page", str(executed)} <= {*_read_words(process)} for process in psutil.process_iter()):
+        time.sleep(0.1)  # each run left a process that writes the page
     for path in (place / "reports").rglob("*.html"):
         path.unlink()
     began_page = time.perf_counter()
@@ -214,6 +216,14 @@ def time_notebook(notebook: str, experiment: str, place: Path) -> dict[str, floa
         "page": time.perf_counter() - began_page,
         "bytes": page.stat().st_size,
     }
+
+
+def _read_words(process: psutil.Process) -> list[str]:
+    """The command line of a process; nothing if it has ended."""
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
 
 
 def time_stored() -> dict[str, float]:

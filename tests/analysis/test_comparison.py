@@ -12,6 +12,7 @@ import pytest
 from collabopt import __main__, figures
 from collabopt.analysis import comparison
 from collabopt.config import loading
+from collabopt.config.experiment import ExperimentError
 from collabopt.config.stages import STAGES
 from collabopt.report import tables, verification
 from collabopt.storage import results
@@ -189,6 +190,11 @@ def test_figures_published_in_another_setting_are_not_comparable(rows):
     assert tensor["incomparable"] == "no baseline was published with it"
     sparser = comparison.compare_figures([make_run(sparsity=0.8)])
     assert find_row(sparser, "pqat", "pruned", "drop")["incomparable"] == "published at sparsity 50%"
+
+
+def test_nothing_is_trained_if_nothing_is_published():
+    with pytest.raises(ExperimentError, match="nothing is published for digits; leave it out"):
+        comparison.compare(make_run(name="digits"))  # it cannot train
 
 
 def test_nothing_is_published_for_another_model():

@@ -81,7 +81,11 @@ def compare_figures(runs: Sequence) -> pd.DataFrame:
 def compare(run) -> pd.DataFrame:
     """Return `compare_figures` and `compare_sizes` over all seeds of `run`. Trains what is missing, and writes
     comparison.csv.
+
+    Raises:
+        ExperimentError: There is nothing to compare (`published.require_figures`).
     """
+    published.require_figures(run.experiment)
     runs = run.with_every_seed()
     for one in runs:
         one.stages(*one.experiment.tree)

@@ -73,7 +73,9 @@ def _serve() -> None:
         if not module.endswith((".forks", ".__main__", ".worker")):  # these run in processes of their own
             importlib.import_module(module)
     from collabopt.runtime.tensorflow import tf
+    from collabopt.storage import source_digest
 
+    source_digest.compute_digest("collabopt.analysis.evaluate:write_measurements")  # forks need not parse the library
     if tf.config.list_physical_devices("GPU"):
         sys.exit("CUDA does not work in a fork")
     gc.freeze()

@@ -166,11 +166,8 @@ def _refuse_without_subject(notebooks: list[str], experiment: Experiment, pages:
             f"NOTEBOOKS: {SETTINGS_NOTEBOOK}: nothing to search; give values, such as "
             'SET="search.sparsity=[0.5,0.8] max_accuracy_drop=0.01"'
         )
-    if "published" in notebooks and "published" not in published.list_notebooks(experiment):
-        raise ExperimentError(
-            f"NOTEBOOKS: published: nothing is published for {experiment.name}; leave it out, or give the experiment "
-            "repeat_seeds"
-        )
+    if "published" in notebooks:
+        published.require_figures(experiment)
     home = loading.REPORTS / pages.relative_to(loading.REPORTS).parts[0]
     others = {path.parent for path in home.rglob("results.csv")} - {pages}
     if "compare" in notebooks and not others:

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from collabopt.config import stages
-from collabopt.config.experiment import Experiment
+from collabopt.config.experiment import Experiment, ExperimentError
 
 CLASSES = {"imagenet": 1000}
 """Classes of a published data set of which an experiment may have a part."""
@@ -64,3 +64,16 @@ def list_notebooks(experiment: Experiment) -> list[str]:
     has_figures = len(read_of_model(experiment)) or experiment.repeat_seeds
     empty = [*([] if has_figures else ["published"]), *([] if experiment.search.is_given else ["search"])]
     return [name for name in stages.list_notebooks(experiment.tree) if name not in empty]
+
+
+def require_figures(experiment: Experiment) -> None:
+    """Refuse the notebook `published` of an experiment for which it would show nothing.
+
+    Raises:
+        ExperimentError: Nothing is published for its model and data set, and it has one seed.
+    """
+    if "published" not in list_notebooks(experiment):
+        raise ExperimentError(
+            f"NOTEBOOKS: published: nothing is published for {experiment.name}; leave it out, or give the experiment "
+            "repeat_seeds"
+        )

@@ -216,7 +216,13 @@ def _parameters(node: ast.AST) -> list[str]:
 
 def _scope(node: ast.AST, module: str) -> _Scope:
     """The scope of a definition: every name that is bound anywhere in it is local."""
-    local = set()
+    return _Scope(module, *_list_names(node))
+
+
+@functools.cache
+def _list_names(node: ast.AST) -> tuple[frozenset[str], dict[str, str]]:
+    """The names that a tree binds, and local name -> full name of what its statements import."""
+    local, imports = set(), {}
     for one in ast.walk(node):
         match one:
             case ast.arg():
@@ -225,22 +231,15 @@ def _scope(node: ast.AST, module: str) -> _Scope:
                 local.add(one.id)
             case ast.FunctionDef() | ast.ExceptHandler() if one is not node and one.name:
                 local.add(one.name)
-    return _Scope(module, frozenset(local), _list_imports(node))
-
-
-def _list_imports(node: ast.AST) -> dict[str, str]:
-    """Local name -> full name of what the statements in a tree import."""
-    imports = {}
-    for one in ast.walk(node):
-        match one:
             case ast.ImportFrom(module, names):
                 imports |= {name.asname or name.name: f"{module}.{name.name}" for name in names}
             case ast.Import(names):
                 imports |= {name.asname: name.name for name in names if name.asname}
                 imports |= {root: root for root in (name.name.partition(".")[0] for name in names if not name.asname)}
-    return imports
+    return frozenset(local), imports
 
 
+@functools.cache
 def _path(module: str) -> Path | None:
     """The file of a module of the package; None for all others."""
     if module.partition(".")[0] != _PACKAGE:
@@ -262,4 +261,4 @@ def _parse(module: str) -> tuple[dict[str, ast.AST], dict[str, str]]:
                 definitions[node.targets[0].id] = node
             case ast.AnnAssign(target=ast.Name()) if node.value:
                 definitions[node.target.id] = node
-    return definitions, _list_imports(tree)
+    return definitions, _list_names(tree)[1]
