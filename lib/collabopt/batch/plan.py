@@ -3,17 +3,12 @@
 import dataclasses
 import re
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
 import collabopt
 from collabopt.config import loading, overriding, published, stages, sweep
 from collabopt.config.experiment import Experiment, ExperimentError
-
-# papermill imports jsonschema, which imports this to check addresses in non-Latin scripts. That takes seconds, and it
-# does without if the module is missing.
-sys.modules.setdefault("rfc3987_syntax", None)
 
 NOTEBOOKS = loading.ROOT / "notebooks"
 SEARCH_NOTEBOOK, SETTINGS_NOTEBOOK = "deployment_tree", "search"
