@@ -13,7 +13,7 @@ from collabopt.figures import style
 from collabopt.figures.style import INK, MUTED, use_style
 from collabopt.storage.results import select_first_setting, to_numbers
 
-_MOST_LAYERS = 60
+_MOST_LAYERS = 40
 
 
 @use_style()
@@ -21,7 +21,7 @@ def draw_layer_properties(layers: pd.DataFrame, csv: Path | None = None) -> Figu
     """Draw and return sparsity and unique weights, layer by stage, of Keras models and, if known, of int8 files.
 
     `layers` are rows of layers.csv: `stage, layer, kind, weights, sparsity, unique_tensor`, one setting per stage. Of
-    more than 60 layers, the largest are drawn. `csv` is for the data of all.
+    more than 40 layers, the largest are drawn. `csv` is for the data of all.
 
     Raises:
         ValueError: There are no rows.
