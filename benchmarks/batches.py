@@ -1,6 +1,7 @@
 """Default reports of digits with an empty store, on two cores and on one, and with nothing to do."""
 
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -9,6 +10,9 @@ from pathlib import Path
 
 import psutil
 import table
+
+STEPS = 10**8
+"""Steps of the loop that shows what two cores can do."""
 
 
 def measure_memory(process: psutil.Process) -> int:
@@ -49,6 +53,23 @@ def run_batch(environment: dict[str, str], name: str, cores: int) -> tuple[float
     return time.perf_counter() - began, peak
 
 
+def measure_limit() -> dict:
+    """Two computing processes at once ÷ one after the other: no batch can do better on two cores of this machine.
+
+    It is 0.5 for two whole cores, and more where they are threads of one.
+    """
+
+    def count(processes: int) -> float:
+        began = time.perf_counter()
+        running = [subprocess.Popen([sys.executable, "-c", f"for _ in range({STEPS}): pass"]) for _ in range(processes)]
+        for process in running:
+            process.wait()
+        return time.perf_counter() - began
+
+    ratios = [count(2) / (2 * count(1)) for _ in range(5)]
+    return table.make_row("two processes at once ÷ one after the other", "a loop in Python", statistics.median(ratios))
+
+
 def measure_figures() -> list[dict]:
     """One row per figure of whole batches."""
     with tempfile.TemporaryDirectory() as two, tempfile.TemporaryDirectory() as one:
@@ -56,6 +77,7 @@ def measure_figures() -> list[dict]:
         nothing, _ = run_batch(make_environment(two), "digits", 2)
         alone, _ = run_batch(make_environment(one), "digits", 1)
     return [
+        measure_limit(),
         table.make_bounded_row("default report, cold, 2 cores (s)", "digits", seconds, 100),
         table.make_bounded_row("default report, cold, 2 cores ÷ 1 core", "digits", seconds / alone, 0.6),
         table.make_bounded_row("peak memory of that batch (GB)", "digits", peak / 1e9, 3),

@@ -197,13 +197,13 @@ def time_notebook(notebook: str, experiment: str, place: Path) -> dict[str, floa
     for _ in range(2):
         began = time.time()
         complete = batches.time_command(run, place)
+        while any({"page", str(executed)} <= {*_read_words(process)} for process in psutil.process_iter()):
+            time.sleep(0.1)  # papermill left a process that writes the page
     cells = json.loads(executed.read_text(encoding="utf-8"))["cells"]
     ends = [
         cell["metadata"]["papermill"]["end_time"] for cell in cells if "text/html" in json.dumps(cell.get("outputs"))
     ]
     first = np.datetime64(ends[0].removesuffix("+00:00")).astype("datetime64[us]").astype(float) / 1e6
-    while any({"page", str(executed)} <= {*_read_words(process)} for process in psutil.process_iter()):
-        time.sleep(0.1)  # each run left a process that writes the page
     for path in (place / "reports").rglob("*.html"):
         path.unlink()
     began_page = time.perf_counter()
