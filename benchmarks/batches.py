@@ -1,5 +1,6 @@
 """Default reports of digits with an empty store, on two cores and on one, and with nothing to do."""
 
+import contextlib
 import os
 import statistics
 import subprocess
@@ -47,7 +48,8 @@ def run_batch(environment: dict[str, str], name: str, cores: int) -> tuple[float
     running = psutil.Popen(command, env=os.environ | environment, stdout=subprocess.DEVNULL)
     while running.poll() is None:
         peak = max(peak, measure_memory(running))
-        time.sleep(1)  # measuring memory takes 50 ms
+        with contextlib.suppress(psutil.TimeoutExpired):
+            running.wait(1)  # measuring memory takes 50 ms
     if running.returncode:
         raise SystemExit(f"the batch of {name} failed with exit status {running.returncode}")
     return time.perf_counter() - began, peak
