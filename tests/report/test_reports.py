@@ -324,6 +324,7 @@ BATCHES = (
     "nothing to do",
     "peak memory of that batch",
     "sweep of 8",
+    "sweep of 24",
     "two Slurm slots",
     "peak memory of a notebook's kernel",
 )
