@@ -44,8 +44,7 @@ FIRST = list(NEEDS)[:1]
 EARLY = FIRST + [name for name in NEEDS[plan.SEARCH_NOTEBOOK] if NEEDS[name] == FIRST]  # before the last trainings
 # A search trains and measures only what it needs. Without it, variants need room for two jobs side by side.
 HAS_ROOM = BATCH.get("cores", 0) >= 2 * EXPERIMENT.threads and not EXPERIMENT.has_targets
-VARIANTS = [PLACE / "variants.done"] if HAS_ROOM and plan.SEARCH_NOTEBOOK in RUN else []
-BASELINE = PLACE / "baseline_stage.done"  # with room, other notebooks need not wait for the figures of the first one
+VARIANTS = [PLACE / "variants.done"] if HAS_ROOM else []
 COMMAND = "{sys.executable:q} -m collabopt.batch.forks collabopt"
 
 
@@ -53,11 +52,6 @@ def make_space(grid):
     """The cells of a grid as wildcards and file names of Snakemake."""
     cells = pd.DataFrame(sweep.list_cells(grid), dtype=str).rename(columns=sweep.encode)
     return Paramspace(cells, filename_params="*", param_sep="=", filename_sep=",")
-
-
-def list_needed(notebook):
-    """The marks that a notebook waits for."""
-    return [BASELINE if HAS_ROOM and [name] == FIRST else PLACE / f"{name}.done" for name in NEEDS[notebook]]
 
 
 def list_marks(folder, grid):
@@ -88,7 +82,7 @@ wildcard_constraints:
 
 rule report:
     input:
-        list_marks("cells", GRID) if GRID else [*(PLACE / f"{notebook}.done" for notebook in RUN), *VARIANTS],
+        list_marks("cells", GRID) if GRID else [PLACE / f"{notebook}.done" for notebook in CHOSEN],
 
 
 # It runs while notebooks wait, but a new check does not make them out of date.
@@ -110,8 +104,9 @@ rule notebook:
         notebook=str(plan.NOTEBOOKS / "{notebook}.ipynb"),
         sources=SOURCES,
         check=CHECK,
-        before=lambda wildcards: list_needed(wildcards.notebook),
+        before=lambda wildcards: [PLACE / f"{other}.done" for other in NEEDS[wildcards.notebook]],
         seeds=lambda wildcards: SEEDS if wildcards.notebook == "published" else [],
+        variants=lambda wildcards: VARIANTS if wildcards.notebook == plan.SEARCH_NOTEBOOK else [],
     output:
         str(PLACE / "{notebook}.done"),
     wildcard_constraints:
@@ -126,8 +121,7 @@ rule notebook:
         " --done {output:q}"
 
 
-# It fills the store for the deployment tree, beside the last trainings and the tree itself. The tree begins with the first
-# stage, so this begins with the last. If it fails, the tree does its work.
+# It fills the store for the deployment tree while the last stages train. If it fails, the tree does its work.
 rule variants:
     input:
         sources=SOURCES,
@@ -137,29 +131,12 @@ rule variants:
         str(PLACE / "variants.done"),
     params:
         overrides=json.dumps(OVERRIDES),
-        stages=" ".join(
-            one.name for one in reversed(EXPERIMENT.tree.values()) if one.is_optional or one.notebook in EARLY
-        ),
+        stages=" ".join(one.name for one in EXPERIMENT.tree.values() if one.is_optional or one.notebook in EARLY),
     priority: -1
     threads: EXPERIMENT.threads
     shell:
         COMMAND + " variants {params.stages} --experiment {NAME:q} --overrides {params.overrides:q} --done {output:q}"
         " || touch {output:q}"
-
-
-# The notebook `baseline` trains QAT and draws figures meanwhile. Whichever comes second takes the stage from the store.
-rule baseline_stage:
-    input:
-        sources=SOURCES,
-        check=CHECK,
-    output:
-        str(BASELINE),
-    params:
-        overrides=json.dumps(OVERRIDES),
-    priority: 1
-    threads: EXPERIMENT.threads
-    shell:
-        COMMAND + " branch baseline --experiment {NAME:q} --overrides {params.overrides:q} --done {output:q}"
 
 
 rule repeat:

@@ -1,6 +1,6 @@
 """`make bench`: measure times, memory and the values in kernels, and print the table of figures.
 
-make bench                              # everything, two hours on two otherwise idle cores
+make bench                              # everything, four hours on two otherwise idle cores
 make bench PARTS="batches schemes"      # some parts; each is recorded when it ends
 """
 

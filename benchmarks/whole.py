@@ -47,7 +47,7 @@ ROUNDS = {"digits": 3}
 PAIRS = {"digits": 15}
 """How often training and int8 evaluation are timed on both sides. Five times are enough for other subjects, because
 their epochs are long compared with a busy moment of the machine."""
-NOTEBOOKS = "pqat cqat sparse_clustering pcqat published"
+NOTEBOOKS = "pqat cqat sparse_clustering pcqat"
 """The notebooks of the batch, besides those that they wait for. Notebooks without a counterpart in the guides are left
 out: `preservation`, `sensitivity` and `deployment_tree`."""
 MNIST_TESTED = 3_000
@@ -273,13 +273,12 @@ def measure_subject(subject: str) -> list[dict]:
 
 
 def measure_cores(subject: str = "speech_commands-ds_cnn_l") -> Iterator[dict]:
-    """Yield the time of a batch on one core ÷ that of its training, where it goes, and its time on two cores ÷ one."""
+    """Yield the time of a batch on one core ÷ that of its training, and its time on two cores ÷ that on one."""
     with tempfile.TemporaryDirectory() as directory:
         one, two = Path(directory) / "one", Path(directory) / "two"
         took = time_batch(subject, one)
         yield _make_row(subject, "overhead", took / read_results(one)["fit_seconds"].sum())
         yield _make_row(subject, "cores", time_batch(subject, two, cores=2) / took)
-        yield from _make_share_rows(subject, compute_shares(subject, one, took))
 
 
 def _make_share_rows(subject: str, spent: dict[str, float]) -> list[dict]:

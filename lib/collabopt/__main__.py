@@ -7,7 +7,6 @@ from pathlib import Path
 
 from collabopt.config import sweep
 from collabopt.config.experiment import ExperimentError
-from collabopt.config.stages import BASELINE
 from collabopt.runtime import progress
 
 
@@ -73,7 +72,7 @@ def _make_parser() -> argparse.ArgumentParser:
     add("check", "check data and model, as a job of the Snakefile", "experiment", "overrides", "done")
     add("notebook", "run one notebook, as a job of the Snakefile", *places).add_argument("name")
     job = add("branch", "train stages that cells of a sweep share, or another seed", "experiment", "overrides", "done")
-    job.add_argument("branches", nargs="+", choices=[BASELINE, *sweep.list_branches()])
+    job.add_argument("branches", nargs="+", choices=sweep.list_branches())
     job = add("variants", "measure the files of trained stages", "experiment", "overrides", "done")
     job.add_argument("stages", nargs="+")
     add("cell", "run one cell of a sweep", "experiment", "overrides", "pages", "done")

@@ -173,7 +173,7 @@ def test_a_second_batch_on_the_same_report_waits_names_the_first_and_repeats_not
     assert "notebook" not in whole.second.stdout
     assert whole.marks[1] == whole.marks[0]
     assert whole.index_times[1] == whole.index_times[0] < whole.index_times[2]
-    assert sorted(whole.marks[0]) == sorted([*NOTEBOOKS, "baseline_stage", "variants"])
+    assert sorted(whole.marks[0]) == sorted([*NOTEBOOKS, "variants"])
 
 
 def test_only_the_notebook_whose_page_was_deleted_runs_again(whole):

@@ -80,7 +80,7 @@ def test_published_waits_for_a_job_per_further_seed(tmp_path):
 @pytest.mark.parametrize(
     ("keys", "cores", "expected"),
     [
-        ("", 2, {"check": 1, "notebook": 6, "variants": 1, "baseline_stage": 1}),
+        ("", 2, {"check": 1, "notebook": 6, "variants": 1}),
         ("", 1, {"check": 1, "notebook": 6}),
         ("threads: 2", 3, {"check": 1, "notebook": 6}),
         ("targets: {max_accuracy_drop: 0.01}", 2, {"check": 1, "notebook": 1}),
@@ -90,14 +90,7 @@ def test_published_waits_for_a_job_per_further_seed(tmp_path):
 def test_variants_are_measured_beside_the_last_trainings_where_a_core_is_free(tmp_path, keys, cores, expected):
     jobs, inputs = plan_jobs(tmp_path, keys, "deployment_tree", cores)
     assert jobs == expected
-    assert "variants.done" not in inputs, "the tree measures, too"
-
-
-@pytest.mark.parametrize(("cores", "awaited"), [(1, "baseline.done"), (2, "baseline_stage.done")])
-def test_a_technique_waits_for_the_trained_baseline_alone_where_a_core_is_free(tmp_path, cores, awaited):
-    jobs, inputs = plan_jobs(tmp_path, "", "pqat", cores)
-    assert jobs["notebook"] == 2
-    assert f"/{awaited}" in inputs
+    assert ("variants.done" in inputs) == ("variants" in expected)
 
 
 def test_the_names_of_all_cells_differ_and_read_back():

@@ -75,9 +75,9 @@ def _serve() -> None:
     from collabopt.runtime.tensorflow import tf
     from collabopt.storage import source_digest
 
-    source_digest.compute_digest("collabopt.analysis.evaluate:write_measurements")  # forks need not parse the library
     if tf.config.list_physical_devices("GPU"):
         sys.exit("CUDA does not work in a fork")
+    source_digest.compute_digest("collabopt.analysis.evaluate:write_measurements")  # forks need not parse the library
     gc.freeze()
     while True:
         connection, _ = listener.accept()

@@ -32,10 +32,10 @@ def draw_layer_properties(layers: pd.DataFrame, csv: Path | None = None) -> Figu
     layers = to_numbers(select_first_setting(layers, "stage", "layer"), measures)
     is_depthwise = layers["kind"].astype(str).str.contains("depthwise", case=False)
     layers["layer"] = layers["layer"].astype(str) + is_depthwise.map({True: " (depthwise)", False: ""})
-    kinds = [kind for kind in ("", "int8_") if layers[f"{kind}unique_tensor"].notna().any()]
     weights = layers.groupby("layer", sort=False)["weights"].max()
     names, left_out = style.select_largest(weights, _MOST_LAYERS, "layers")
     drawn, stages = layers[layers["layer"].isin(names)], layers["stage"].unique()
+    kinds = [kind for kind in ("", "int8_") if drawn[f"{kind}unique_tensor"].notna().any()]
     figure = style.make_figure(2.4 + 2 * max(0.62 * len(stages), 1.6), (1.3 + 0.25 * len(names)) * len(kinds))
     for row, kind in zip(figure.subplots(len(kinds), 2, squeeze=False), kinds, strict=True):
         where = "int8 file" if kind else "Keras model"

@@ -132,17 +132,18 @@ def select_largest(weights: pd.Series, most: int, what: str) -> tuple[list[str],
     """Return the names of the layers with most weights, in their order, and a line on those that are left out.
 
     Args:
-        weights: Number of weights by layer.
+        weights: Number of weights by name.
         most: Number of layers that a figure can show.
         what: What they are, such as "kernels".
 
     Returns:
         At most `most` names; no line if nothing is left out.
     """
+    weights = weights.fillna(0)  # not known
     chosen = weights.nlargest(most)
     if len(chosen) == len(weights):
         return list(weights.index), []
-    share = 100 * chosen.sum() / weights.sum()
+    share = 100 * chosen.sum() / max(weights.sum(), 1)
     line = f"the {most} largest of {len(weights)} {what}, with {share:.0f} % of the weights; the CSV file has all"
     return [name for name in weights.index if name in chosen], [line]
 
