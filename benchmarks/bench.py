@@ -1,6 +1,6 @@
 """`make bench`: measure times, memory and the values in kernels, and print the table of figures.
 
-make bench                              # everything, four hours on two otherwise idle cores
+make bench                              # everything, three hours on two otherwise idle cores
 make bench PARTS="batches schemes"      # some parts; each is recorded when it ends
 """
 
@@ -28,10 +28,9 @@ PARTS = {
     "digits": lambda: whole.measure_subject("digits"),
     "mnist_sized": lambda: whole.measure_subject(whole.MNIST_SIZED),
     "ds_cnn_l": lambda: whole.measure_subject("speech_commands-ds_cnn_l"),
-    "cores": whole.measure_cores,
     "sweeps": sweeps.measure_figures,
 }
-"""The parts. `ds_cnn_l`, `cores` and `sweeps` take 40 minutes each, the others a quarter of an hour or less."""
+"""The parts. DS-CNN-L takes an hour and the sweeps 40 minutes, the others a quarter of an hour or less."""
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

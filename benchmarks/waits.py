@@ -197,8 +197,8 @@ def time_notebook(notebook: str, experiment: str, place: Path) -> dict[str, floa
     for _ in range(2):
         began = time.time()
         complete = batches.time_command(run, place)
-        while any({"page", str(executed)} <= {*_read_words(process)} for process in psutil.process_iter()):
-            time.sleep(0.1)  # papermill left a process that writes the page
+        while _writes_page(executed):
+            time.sleep(0.1)
     cells = json.loads(executed.read_text(encoding="utf-8"))["cells"]
     ends = [
         cell["metadata"]["papermill"]["end_time"] for cell in cells if "text/html" in json.dumps(cell.get("outputs"))
@@ -218,12 +218,10 @@ def time_notebook(notebook: str, experiment: str, place: Path) -> dict[str, floa
     }
 
 
-def _read_words(process: psutil.Process) -> list[str]:
-    """The command line of a process; nothing if it has ended."""
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []
+def _writes_page(executed: Path) -> bool:
+    """Whether a process that papermill has left still writes the page of a notebook."""
+    commands = [process.info["cmdline"] or () for process in psutil.process_iter(["cmdline"])]
+    return any({"page", str(executed)} <= {*command} for command in commands)
 
 
 def time_stored() -> dict[str, float]:

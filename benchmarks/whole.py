@@ -268,21 +268,11 @@ def measure_subject(subject: str) -> list[dict]:
             wholes.append(ours / theirs["seconds"])
             print(f"{subject}: batch {ours:.1f} s; chains {json.dumps(theirs)}", flush=True)
         values["whole"] = statistics.median(wholes)
+        values["overhead"] = ours / read_results(place)["fit_seconds"].sum()
+        if "cores" in GOALS.get(subject, {}):
+            values["cores"] = time_batch(name, Path(directory) / "cores", cores=2) / ours
         spent = compute_shares(name, place, ours)
-    return [_make_row(subject, key, value) for key, value in values.items()] + _make_share_rows(subject, spent)
-
-
-def measure_cores(subject: str = "speech_commands-ds_cnn_l") -> Iterator[dict]:
-    """Yield the time of a batch on one core ÷ that of its training, and its time on two cores ÷ that on one."""
-    with tempfile.TemporaryDirectory() as directory:
-        one, two = Path(directory) / "one", Path(directory) / "two"
-        took = time_batch(subject, one)
-        yield _make_row(subject, "overhead", took / read_results(one)["fit_seconds"].sum())
-        yield _make_row(subject, "cores", time_batch(subject, two, cores=2) / took)
-
-
-def _make_share_rows(subject: str, spent: dict[str, float]) -> list[dict]:
-    return [
+    return [_make_row(subject, key, value) for key, value in values.items()] + [
         table.make_row("share of the batch (%)", f"{subject}, {activity}", 100 * part)
         for activity, part in spent.items()
     ]

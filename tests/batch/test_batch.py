@@ -260,26 +260,18 @@ def test_no_output_of_a_failed_batch_has_a_carriage_return_or_colour(failed):
     assert_plain(failed.done.stdout + failed.done.stderr, failed.runs / "batch.log")
 
 
-@pytest.mark.parametrize("cores", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_a_failed_baseline_is_reported_with_its_cell_and_its_dependents_do_not_run(tiny, tmp_path, cores):
-    (tmp_path / "failing.py").write_text(
-        "import os\n\nfrom collabopt.models.small import digits_cnn\n\n\n"
-        "def build(shape, outputs):\n"
-        "    if os.environ.get('COLLABOPT_NOTEBOOK') == 'baseline':\n"  # not in the check
-        "        raise ValueError('no model today')\n"
-        "    return digits_cnn(shape, outputs)\n"
-    )
-    experiment = tmp_path / "failing.yaml"
-    experiment.write_text(re.sub("^model:.*$", "model: {function: 'failing:build'}", tiny.read_text(), flags=re.M))
+def test_a_failed_notebook_is_reported_with_its_cell_and_its_dependents_do_not_run(tiny, tmp_path):
+    experiment = tmp_path / "unknown_kernel.yaml"
+    experiment.write_text(f"{tiny.read_text()}\ndensity_kernel: nowhere\n")
     place = Place(tmp_path)
-    done = place.run(experiment, "--notebooks", "baseline pqat", "--cores", str(cores))
+    done = place.run(experiment, "--notebooks", "baseline pqat")
     assert done.status == 1
     failure, skipped = done.stderr.splitlines()
-    assert re.match(r"baseline: FAILED in cell \[\d+\]: ValueError: no model today", failure)
+    assert re.match(r"baseline: FAILED in cell \[\d+\]: ValueError: kernel=nowhere: expected one of", failure)
     assert skipped == "pqat: not run, because a job that it needs failed"
-    report = place.reports / "failing"
-    assert "no model today" in (report / "baseline.html").read_text(encoding="utf-8")
-    assert "no model today" in (report / "index.html").read_text(encoding="utf-8")
+    report = place.reports / "unknown_kernel"
+    assert "kernel=nowhere" in (report / "baseline.html").read_text(encoding="utf-8")
+    assert "kernel=nowhere" in (report / "index.html").read_text(encoding="utf-8")
     assert not (report / "pqat.html").exists()
 
 

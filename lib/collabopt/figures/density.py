@@ -104,7 +104,7 @@ def draw_density_grid(stages: dict[str, dict[str, np.ndarray]], csv: Path | None
     flat = {(stage, kernel): weights for stage in stages for kernel, weights in stages[stage].items()}
     rows = {key: compute_distribution(weights, _GRID_BINS) for key, weights in flat.items()}
     weights = pd.Series({kernel: np.size(array) for (_, kernel), array in flat.items()})
-    drawn, left_out = style.select_largest(weights[kernels], _MOST_KERNELS, "kernels")
+    drawn, left_out = style.select_largest(weights, _MOST_KERNELS, "kernels")
     note = "above each panel: zeros · unique values"
     note += " · entropy of int8 values (b: bits per weight)" * any(map(_is_int8, flat.values()))
     figure = style.make_figure(1.7 + 1.35 * len(stages), 0.8 + 0.72 * len(drawn))
