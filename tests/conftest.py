@@ -61,10 +61,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_imports(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Tests share no stored import with earlier runs."""
-    if "collabopt.models.custom" in sys.modules:
-        sys.modules["collabopt.models.custom"].STORE = tmp_path_factory.mktemp("imports")
+def _own_stores(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests share no stored import, and no stored faults of pictures, with earlier runs."""
+    for module in ("collabopt.models.custom", "collabopt.datasets.pictures"):
+        if module in sys.modules:
+            sys.modules[module].STORE = tmp_path_factory.mktemp("stored")
 
 
 @pytest.fixture(scope="session")

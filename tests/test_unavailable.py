@@ -100,7 +100,7 @@ def test_the_search_tries_every_format_and_shows_what_is_not_available(run):
     assert {"baseline-float32", "baseline-dynamic_range"} <= {*found.tried}
 
 
-@pytest.mark.parametrize("notebook", ["pqat", pytest.param("deployment_tree", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("notebook", ["baseline", "pqat", pytest.param("deployment_tree", marks=pytest.mark.slow)])
 def test_a_notebook_runs_and_its_page_says_so(notebook, run, place, recurrent, monkeypatch):  # noqa: ARG001
     monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}:{Path(figures.__file__).parents[2]}")
     pages, runs = place / "pages", place / "runs"

@@ -56,7 +56,7 @@ def _make_parser() -> argparse.ArgumentParser:
     job.add_argument("--dataset", default="", help="further keys of the section dataset: 'image_size=96 group=who'")
     job.add_argument("--name", help="name of the experiment; by default that of the model's file")
     job.add_argument("model", help="a saved Keras model, or module:function")
-    job.add_argument("data", help=".npz, folder of classes, .csv, .parquet or module:function")
+    job.add_argument("data", help=".npz, folder of classes, .csv, .tsv, .parquet or module:function")
     add_import_options(job)
     job = add("import", "import a trained model alone; the last line is JSON", weights=None)
     job.add_argument("source", help=".keras, .h5 or .hdf5 file, folder of a SavedModel, or module:function")

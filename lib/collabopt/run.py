@@ -173,7 +173,9 @@ class Run:
 
     def without_report(self, **settings: Any) -> Run:
         """Return a run with other `settings`, which trains into the store and leaves no report."""
-        return Run(loading.change(self.experiment, **settings), None, self.source, self.store_directory)
+        return Run(
+            loading.change(self.experiment, **{"search": {}, **settings}), None, self.source, self.store_directory
+        )
 
     def with_scheme(self, scheme: str) -> Run:
         """Return the same run with another `scheme`, "collabopt" or "tfmot". Both share the store and the report."""

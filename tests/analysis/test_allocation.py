@@ -64,4 +64,8 @@ def test_layers_are_measured_on_validation_and_stay_as_they_are(small_cnn, tiny_
 def test_fixed_settings_are_not_allocated():
     assert allocation.list_levels("sparsity", EXPERIMENT.model_copy(update={"sparsity_pattern": "2:4"})) == []
     assert allocation.list_levels("number_of_clusters", EXPERIMENT.model_copy(update={"symmetric": True})) == []
+    table = pd.DataFrame([["sparsity", "conv", 0.5, "accuracy", 0.0, 9.0]], columns=allocation.COLUMNS)
+    fixed = allocation.allocate(table, "number_of_clusters", EXPERIMENT.model_copy(update={"symmetric": True}))
+    assert fixed.value == EXPERIMENT.number_of_clusters and "nothing to choose" in repr(fixed)
+    assert "nothing to choose" in fixed._repr_html_()
     assert 0.65 in allocation.list_levels("sparsity", EXPERIMENT.model_copy(update={"sparsity": 0.65}))

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from collabopt import __main__, figures
-from collabopt.analysis import comparison
+from collabopt.analysis import comparison, judgement
 from collabopt.config import loading
 from collabopt.config.experiment import ExperimentError
 from collabopt.config.stages import STAGES
@@ -175,7 +175,7 @@ def test_sizes_need_no_float32_files_and_no_seed_twice(copied):
     pd.testing.assert_frame_equal(comparison.read(copied), whole)
     files[files["format"] != "float32"].to_csv(copied / "variants.csv", index=False)
     row = find_row(comparison.read(copied), "clustering", "clustered", "float_size_ratio", clusters=8)
-    assert comparison.format_verdict({**row, "verdict": comparison.judge_figure(row)}) == "not comparable: not measured"
+    assert judgement.format_verdict({**row, "verdict": judgement.judge_figure(row)}) == "not comparable: not measured"
 
 
 def test_figures_published_in_another_setting_are_not_comparable(rows):
@@ -193,21 +193,21 @@ def test_figures_published_in_another_setting_are_not_comparable(rows):
 
 
 def test_nothing_is_trained_if_nothing_is_published():
-    with pytest.raises(ExperimentError, match="nothing is published for digits; leave it out"):
+    with pytest.raises(ExperimentError, match="nothing is published for digits; choose another experiment"):
         comparison.compare(make_run(name="digits"))  # it cannot train
 
 
 def test_nothing_is_published_for_another_model():
     empty = comparison.compare_figures([make_run(name="digits")])
     assert list(empty.columns) == comparison.COLUMNS
-    assert verification.compute_exit_status(comparison.judge(empty)) == verification.UNDECIDED
+    assert verification.compute_exit_status(judgement.judge(empty)) == verification.UNDECIDED
     assert "Nothing is published" in tables.compared(empty, "accuracy", "drop")._repr_html_()
     assert figures.draw_drops(empty) is None
 
 
 def judge(figure: str, published: float, ours: float, error: float | None = 0.0, why: str = "") -> str:
     cells = {"figure": figure, "published": published, "ours": ours, "error": error, "incomparable": why}
-    return comparison.judge_figure(pd.Series(cells))
+    return judgement.judge_figure(pd.Series(cells))
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ def test_verify_prints_the_verdicts_on_a_finished_report(rows, tmp_path, monkeyp
     assert "make report EXPERIMENT=speech_commands-ds_cnn_l" in capsys.readouterr().err
     (tmp_path / "speech_commands-ds_cnn_l").mkdir()
     rows.to_csv(tmp_path / "speech_commands-ds_cnn_l" / "comparison.csv", index=False)
-    assert __main__.main(command) == verification.compute_exit_status(comparison.judge(rows))
+    assert __main__.main(command) == verification.compute_exit_status(judgement.judge(rows))
     out = capsys.readouterr().out
     assert "| pqat | pruned | Drop, FP32 or fake-INT8 (points) | 0.43 | 1.00 ± 0.00 |" in out
     counts = re.findall(r"(\d+) [a-z ]+", out.splitlines()[-1])
@@ -289,7 +289,7 @@ def test_verify_all_lists_each_figure_once_by_source(rows, tmp_path, monkeypatch
     out = capsys.readouterr().out
     judged = verification.judge_reports(verification.read_comparisons(tmp_path))
     heads = [line.removeprefix("## ") for line in out.splitlines() if line.startswith("## ")]
-    comparable = judged[judged["verdict"] != comparison.INCOMPARABLE]
+    comparable = judged[judged["verdict"] != judgement.INCOMPARABLE]
     assert heads == [*comparable["source"].unique(), "Not comparable"]
     assert set(comparable["report"]) == {"one", "three", "four"}  # two has the same stages as one; four another model
     assert not comparable.duplicated(["model", "table", "source", "stage", "clusters", "figure", "ours"]).any()
@@ -302,11 +302,11 @@ def test_verify_all_lists_each_figure_once_by_source(rows, tmp_path, monkeypatch
 
 def test_a_figure_that_cannot_be_decided_says_how_many_examples_would_decide_it(rows):
     row = dict.fromkeys(comparison.COLUMNS) | {"figure": "drop", "incomparable": "", "examples": 1000}
-    row |= {"published": 0.005, "ours": 0.005, "error": 0.005, "verdict": comparison.UNDECIDABLE}
+    row |= {"published": 0.005, "ours": 0.005, "error": 0.005, "verdict": judgement.UNDECIDABLE}
     text = "not decidable: 4,000 test examples would decide it, instead of 1,000"
-    assert comparison.format_verdict(row) == text
+    assert judgement.format_verdict(row) == text
     # With so many examples, the same drop and the same kind of examples are decided.
-    assert comparison.judge_figure(pd.Series(row | {"error": row["error"] / 4**0.5})) == "reproduced"
+    assert judgement.judge_figure(pd.Series(row | {"error": row["error"] / 4**0.5})) == "reproduced"
     assert set(rows.loc[rows["figure"] == "drop", "examples"].dropna()) == {EXAMPLES}
 
 
@@ -334,7 +334,7 @@ def test_tables_show_worse_figures_in_red(rows):
 def test_the_plot_shows_every_published_drop(rows, tmp_path):
     figure = figures.draw_drops(rows, csv=tmp_path / "drops.csv")
     drawn = pd.read_csv(tmp_path / "drops.csv")
-    assert len(drawn) == (rows["figure"].isin(comparison.DROPS) & rows["published"].notna()).sum()
+    assert len(drawn) == (rows["figure"].isin(judgement.DROPS) & rows["published"].notna()).sum()
     assert (tmp_path / "drops.png").stat().st_size > 10_000
     assert f"for {len(drawn)} figures. " in figure.alt
     assert f"Of {drawn['ours'].notna().sum()} that can be compared: " in figure.alt
@@ -346,8 +346,8 @@ def test_the_plot_has_a_panel_only_where_drops_are_published(rows):
 
 
 def test_a_part_of_the_classes_is_named():
-    rows = comparison.judge(comparison.compare_figures([make_run(name="imagenet20-mobilenet_v1")]))
-    judged = rows[rows["verdict"] != comparison.INCOMPARABLE].to_dict("records")
+    rows = judgement.judge(comparison.compare_figures([make_run(name="imagenet20-mobilenet_v1")]))
+    judged = rows[rows["verdict"] != judgement.INCOMPARABLE].to_dict("records")
     assert len(judged) > 5
-    assert all(comparison.format_verdict(row).endswith("20 of 1,000 classes") for row in judged)
+    assert all(judgement.format_verdict(row).endswith("20 of 1,000 classes") for row in judged)
     assert set(comparison.compare_figures([make_run()])["subset"]) == {""}

@@ -1,5 +1,7 @@
 """From a trained model and data to an experiment file and a recommendation: what is written, refused and said."""
 
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -214,6 +216,21 @@ def test_the_last_line_names_the_deployed_file_and_only_the_batch_names_the_repo
     recommended, caution, file = capsys.readouterr().out.splitlines()
     assert recommended.startswith("Recommended: PCQAT int8") and caution.startswith("Caution: 8 validation examples")
     assert file == "file: deployed/mine.tflite"
+
+
+@pytest.mark.parametrize("status", [1, 2])
+def test_a_report_that_stopped_before_its_files_recommends_none_of_an_earlier_run(workbook, monkeypatch, status):
+    experiment = workbook / "mine.yaml"
+    experiment.touch()
+    (loading.REPORTS / "mine").mkdir(parents=True)
+    table = make_variants(loading.REPORTS / "mine", 800, 0.001) / "variants.csv"
+    os.utime(table, (1e9, 1e9))
+    monkeypatch.setattr(shrink, "write_experiment", lambda *_: experiment)
+    monkeypatch.setattr(scheduler, "run_report", lambda *_: status)
+    with pytest.raises(RuntimeError, match="the report of mine has no new table of files; the lines above say why"):
+        shrink.shrink("mine.keras", "mine.npz")
+    monkeypatch.setattr(scheduler, "run_report", lambda *_: os.utime(table, (time.time() + 1,) * 2) or status)
+    assert shrink.shrink("mine.keras", "mine.npz").variant["stage"] == "pcqat"
 
 
 def test_the_index_page_begins_with_the_recommendation(tmp_path):

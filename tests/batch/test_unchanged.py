@@ -66,6 +66,27 @@ def test_a_changed_input_is_run_again(finished, find, monkeypatch):
     assert not is_unchanged(*finished)
 
 
+def test_folders_and_modules_of_the_user_are_inputs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures" / "train" / "cat").mkdir(parents=True)
+    (tmp_path / "unchanged_model.py").write_text("def build(): ...\n")
+    experiment = tmp_path / "mine.yaml"
+    experiment.write_text("dataset: {path: pictures}\nmodel: {function: unchanged_model:build}\n")
+    found = loading.list_inputs(loading.load(str(experiment)))
+    assert {str(tmp_path / name) for name in ("unchanged_model.py", "pictures", "pictures/train/cat")} <= {*found}
+
+
+def test_marks_older_than_the_experiment_are_forgotten(finished):
+    experiment, place = finished
+    for name, age in (("baseline", 10), ("pqat", -10)):
+        (place / f"{name}.done").touch()
+        changed = experiment.stat().st_mtime_ns - age * 10**9
+        os.utime(place / f"{name}.done", ns=(changed, changed))
+    work = plan.plan_work(str(experiment), {}, ["pqat"])
+    scheduler._reset_marks(str(experiment), work, place)
+    assert [path.stem for path in place.glob("*.done")] == ["pqat"]
+
+
 def test_a_missing_page_is_written_again(finished):
     (loading.REPORTS / "mine" / "pcqat.html").unlink()
     assert not is_unchanged(*finished)

@@ -69,6 +69,10 @@ MISTAKES = [
         {"initial_weights": {"path": "a.npz", "training": {"epoch": 1}}},
         ["initial_weights.training.epoch=1", "did you mean epochs?", "initial_weights.training.batch_size: missing"],
     ),
+    (
+        {"task": {"loss": "m:f", "metric": "m:g", "higher_is_better": True, "looss": 1}},
+        ["task.looss=1", "unknown key"],
+    ),
     ({"further_formats": ["int8"]}, ["further_formats.0='int8'", "expected 'float32_sparse', 'openvino'"]),
     ({"sparsity": "0.5"}, ["sparsity='0.5'", "expected a valid number"]),
     ({"sparsity": "half"}, ["sparsity='half'", "expected a valid number"]),
@@ -261,6 +265,9 @@ def test_a_report_has_its_own_place_only_where_an_override_changes_something():
     both = loading.find_report_directory("digits", number_of_clusters=32, sparsity=0.8)
     assert both == loading.find_report_directory("digits", sparsity=0.8, number_of_clusters=32)
     assert both == plain / "sparsity=0.8,number_of_clusters=32"
+    values = {"default": 0.5} | {f"block_{number}_expand": 0.1 for number in range(50)}
+    many = [loading.find_report_directory("digits", sparsity={**values, "fc": value}) for value in (0, 0.5)]
+    assert len({*many}) == 2 and all(len(one.name.encode()) < 200 for one in many)
 
 
 def test_a_file_of_ones_own_is_reported_under_its_name(file):

@@ -53,6 +53,8 @@ def test_set_takes_nested_keys_and_lists():
     }
     (cell,) = sweep.list_cells(grid)
     assert notebook._select(cell | {"sparsity": 0.8, "kernel": 1}, {"sparsity"}) == {"sparsity": 0.8, "settings": cell}
+    others = {"weight_bits": 4, "max_accuracy_drop": 0.01}
+    assert notebook._select(others, {"sparsity"}) == {"settings": others}
     with pytest.raises(ExperimentError, match="a sweep over lists is not possible"):
         plan.parse_settings("exclude.pruning=[conv_1],[pw_2]")
 

@@ -98,6 +98,29 @@ def test_folders_of_splits_are_used(tmp_path: Path) -> None:
         load(tmp_path, test_fraction=0.2)
 
 
+def test_folders_of_splits_have_many_names(tmp_path: Path) -> None:
+    for name, numbers in (("Training", range(4)), ("valid", range(4, 6)), ("test_set", range(6, 9))):
+        fill(tmp_path / name, write_picture, "png", numbers)
+    data = load(tmp_path)
+    assert data.classes == CLASSES
+    assert [len(split) for split in (data.train, data.validation, data.test)] == [8, 4, 6]
+    for picture in (tmp_path / "test_set").rglob("*.png"):  # loose pictures, whose classes nobody knows
+        picture.rename(tmp_path / "test_set" / f"{picture.parent.name}_{picture.name}")
+    for name in CLASSES:
+        (tmp_path / "test_set" / name).rmdir()
+    with pytest.raises(DatasetError, match=r"test_set: no class folders; expected test_set/<class>/<file>; without"):
+        load(tmp_path)
+
+
+def test_pictures_have_the_wanted_number_of_channels(tmp_path: Path) -> None:
+    gray = fill(tmp_path / "gray", write_picture, "png", range(4), gray=True)
+    coloured = fill(tmp_path / "coloured", write_picture, "png", range(4))
+    for folder, channels in ((gray, 3), (coloured, 1)):
+        data = load(folder, channels=channels)
+        assert data.input_shape == (4, 6, channels)
+        assert data.train.prepare(data.train.examples).shape[1:] == data.input_shape
+
+
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_a_class_that_only_train_has_is_named(tmp_path: Path, split: str) -> None:
     for name in ("train", "val", "test"):
@@ -133,23 +156,31 @@ def test_wrong_pictures_are_named(pictures: Path) -> None:
     assert load(pictures, image_size=5).input_shape == (5, 5, 3)
 
 
-def test_pictures_that_cannot_be_decoded_are_named_counted_and_left_out(pictures: Path, caplog) -> None:
+def test_pictures_that_cannot_be_decoded_are_named_counted_and_left_out(pictures: Path, caplog, monkeypatch) -> None:
     before = load(pictures)
     (pictures / "ant" / "no_picture.jpg").write_text("<html>")
     (pictures / "ant" / "empty.png").touch()
     whole = (pictures / "bee" / "speaker0_0.png").read_bytes()
     (pictures / "bee" / "half.png").write_bytes(whole[: len(whole) // 2])
     Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save(pictures / "bee" / "whole.jpg")
-    cut = (pictures / "bee" / "whole.jpg").read_bytes()[:-40]
-    (pictures / "bee" / "whole.jpg").write_bytes(cut)
+    whole = (pictures / "bee" / "whole.jpg").read_bytes()
+    (pictures / "bee" / "cut.jpg").write_bytes(whole[:-40])
+    (pictures / "bee" / "damaged.jpg").write_bytes(whole[:20] + bytes(len(whole) - 40) + whole[-20:])
+    (pictures / "bee" / "whole.jpg").unlink()
     with caplog.at_level("INFO", "collabopt"):
         data = load(pictures)
     assert (
-        "4 of 44 files cannot be read and are left out: ant/empty.png (empty file), "
-        "ant/no_picture.jpg (neither a JPEG nor a PNG picture), bee/half.png (PNG picture that is cut off), "
-        "bee/whole.jpg (JPEG picture that is cut off)"
+        "5 of 45 files cannot be read and are left out: ant/empty.png (empty file), "
+        "ant/no_picture.jpg (neither a JPEG nor a PNG picture), bee/cut.jpg (JPEG picture that is damaged or cut off), "
+        "bee/damaged.jpg (JPEG picture that is damaged or cut off), bee/half.png (PNG picture that is damaged or cut "
+        "off)"
     ) in caplog.text
     assert data.fingerprint == before.fingerprint
+    with monkeypatch.context() as patch:
+        patch.setattr("collabopt.datasets.pictures.decode", None)  # their faults are stored
+        assert load(pictures).fingerprint == before.fingerprint
+    (pictures / "bee" / "damaged.jpg").write_bytes(whole)
+    assert len(load(pictures).train) > len(data.train)
     for picture in (pictures / "ant").iterdir():
         picture.write_text("<html>")
     with pytest.raises(DatasetError, match=r"pictures/ant: none of its files can be read \(empty\.png: neither"):
@@ -225,13 +256,17 @@ def test_wrong_sounds_are_named(sounds: Path) -> None:
         load(sounds)
     write_sound(sounds / "ant" / "speaker0_1.wav", 0, 0, rate=8000)
     (sounds / "bee" / "speaker0_0.wav").write_bytes(b"no sound")
+    write_sound(sounds / "bee" / "speaker1_2.wav", 0, 0, samples=1)
+    header = (sounds / "bee" / "speaker1_2.wav").read_bytes()[:44]
+    (sounds / "bee" / "speaker1_2.wav").write_bytes(header)
     with wave.open(str(sounds / "bee" / "speaker0_1.wav"), "wb") as file:
         file.setparams((2, 2, RATE, 4, "NONE", ""))
         file.writeframes(bytes(16))
     with pytest.raises(DatasetError) as caught:
         load(sounds, audio="mfcc")
     lines = sorted(str(caught.value).splitlines())
-    assert len(lines) == 3
+    assert len(lines) == 4
     assert "ant/speaker0_1.wav: 8000 samples per second; expected 16000, as nothing resamples" in lines[0]
     assert "bee/speaker0_0.wav: not a WAV file of 16-bit samples" in lines[1]
     assert "bee/speaker0_1.wav: 2 channels of 16 bits; expected one channel of 16 bits" in lines[2]
+    assert "bee/speaker1_2.wav: holds no samples; replace or delete it" in lines[3]

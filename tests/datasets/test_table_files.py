@@ -35,6 +35,12 @@ def csv(tmp_path: Path) -> Path:
     return tmp_path / "table.csv"
 
 
+def test_a_class_may_be_named_none_and_tabs_may_separate(tmp_path: Path) -> None:
+    path = tmp_path / "table.TSV"
+    TABLE.replace({"species": {"cat": "None", "eel": "NA"}}).to_csv(path, index=False, sep="\t")
+    assert load(path, target="species", features=["height"]).classes == ("NA", "None", "dog")
+
+
 @pytest.mark.parametrize(("target", "classes"), [("species", ("cat", "dog", "eel")), ("grade", ("10", "11", "12"))])
 def test_classes_are_named_by_the_values_of_the_target(csv: Path, target: str, classes: tuple) -> None:
     data = load(csv, target=target, features=["height", "width"])
@@ -92,6 +98,7 @@ def test_every_wrong_column_is_named(csv: Path) -> None:
     table = TABLE.astype({"height": float})
     table.loc[3, "height"] = np.nan
     table.loc[0, "width"] = 1e300
+    table.loc[5, "patient"] = np.nan
     table.to_csv(csv, index=False)
     for keys, messages in (
         ({}, ["dataset.target: missing. Name the column of", "TARGET=price", "width, height, open"]),
@@ -99,8 +106,9 @@ def test_every_wrong_column_is_named(csv: Path) -> None:
         ({"target": "price", "group": "person"}, ["height is empty in 1 of 60 rows, first in row 4", "column person"]),
         (
             {"target": "price", "features": ["species", "width"]},
-            ["species holds text, such as 'cat'", "beyond ±3.4e+38"],
+            ["species holds 'cat'; expected numbers", "beyond ±3.4e+38"],
         ),
+        ({"target": "price", "features": ["height"], "group": "patient"}, ["column patient is empty in 1 of 60 rows"]),
         ({"target": "price", "features": ["price", "open"]}, ["dataset.features: price is also the target; remove it"]),
         (
             {"target": "price", "features": ["open"], "image_size": 8},
@@ -122,7 +130,7 @@ def test_files_that_are_no_tables_are_named(tmp_path: Path) -> None:
         (tmp_path / "table.csv").write_text(content)
         with pytest.raises(DatasetError, match=rf"table\.csv: {message}"):
             load(tmp_path / "table.csv", "regression", target="b")
-    with pytest.raises(DatasetError, match=r"none\.csv: no such file\. Expected an \.npz file .* a \.csv or"):
+    with pytest.raises(DatasetError, match=r"none\.csv: no such file\. Expected an \.npz file .* a \.csv, \.tsv or"):
         load(tmp_path / "none.csv", target="b")
 
 

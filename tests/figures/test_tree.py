@@ -11,6 +11,7 @@ from collabopt.config.experiment import Targets
 from collabopt.config.stages import STAGES
 from collabopt.deploy import targets
 from collabopt.figures import style
+from collabopt.storage.results import ONE_CLASS
 
 WANTED = Targets(max_accuracy_drop=0.02, max_gzip_bytes=800, max_npu_ms=1.3)
 
@@ -95,6 +96,12 @@ def test_verdicts_name_every_miss(variants):
     assert rows["chosen"].tolist() == [False] * 4 + [True] + [False] * 3
     tight = targets.judge(variants, Targets(max_gzip_bytes=599))
     assert "gzip < 0.1 kB over" in set(tight["verdict"])
+
+
+def test_a_file_that_predicts_one_class_is_said_to_on_its_card(variants):
+    rows = targets.judge(variants, WANTED)
+    broken = [{ONE_CLASS: float("inf")} if row.stage == "baseline" else row.missed for row in rows.itertuples()]
+    assert ONE_CLASS in get_texts(figures.draw_tree(variants.head(0), verdicts=rows.assign(missed=broken)))
 
 
 def test_figure_of_verdicts_marks_every_miss_and_the_chosen_variant(variants, tmp_path):

@@ -16,6 +16,7 @@ from collabopt.config import sections
 from collabopt.config.tasks import TASKS
 from collabopt.datasets.dataset import Shapes
 from collabopt.models import weights
+from collabopt.models.check import _find_wrong_outputs
 from collabopt.runtime.tensorflow import keras, seed_everything
 from collabopt.techniques import registry
 
@@ -227,6 +228,8 @@ def test_one_of_several_outputs_is_kept(function):
     assert model.outputs[0].shape == (None, 10)
     assert get_output_activations(kept) == ["softmax"]
     assert models.get_imported(kept, (8, 8, 1), (10,)).rewrites[-1] == "only the output kind is kept"
+    both = models.get_imported(section, (8, 8, 1), (10,)).model
+    assert "found 2 outputs, size, kind; name the one to keep" in _find_wrong_outputs(both, None)
     with pytest.raises(models.ModelError, match=r"head=kin: the model .* Expected one of size, kind\."):
         models.build(section.model_copy(update={"head": "kin"}), (8, 8, 1), (10,))
 

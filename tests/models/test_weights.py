@@ -6,6 +6,7 @@ from named_models import SIZES, build_named
 
 from collabopt import models
 from collabopt.models import weights
+from collabopt.runtime.tensorflow import keras
 
 
 def test_weights_round_trip(tmp_path):
@@ -18,6 +19,15 @@ def test_weights_round_trip(tmp_path):
     assert all(np.array_equal(array, weights.get_arrays(other)[key]) for key, array in arrays.items())
     arrays["fc/bias"][:] = 7  # arrays are copies, so that the model keeps its weights
     assert not weights.get_variables(trained)["fc/bias"].numpy().any()
+
+
+def test_equal_layers_inside_a_layer_have_keys_of_their_own():
+    inputs = keras.Input((5, 3))
+    cells = [keras.layers.LSTMCell(4), keras.layers.LSTMCell(4)]
+    model = keras.Model(inputs, keras.layers.RNN(cells, name="rnn")(inputs))
+    arrays = weights.get_arrays(model)
+    assert len(arrays) == len(model.weights) == 6
+    assert all(np.array_equal(array, variable) for array, variable in zip(arrays.values(), model.weights, strict=True))
 
 
 def test_weights_that_do_not_fit_change_nothing():

@@ -101,6 +101,8 @@ def test_a_picture_is_shown_as_it_is_stored(tmp_path):
     colours = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
     shown = presentation.describe(Split(colours, np.zeros(2)), 1, PLAIN)
     assert (decode(shown["picture"]) == colours[1]).all()
+    shown = presentation.describe(Split(colours[..., 0], np.zeros(2)), 1, PLAIN)
+    assert (decode(shown["picture"]) == colours[1, ..., 0]).all()
     floats = Split((colours[..., :1] / 127.5 - 1).astype(np.float32), np.zeros(2))
     shown = decode(presentation.describe(floats, 0, PLAIN)["picture"])
     assert (shown.min(), shown.max()) == (0, 255)

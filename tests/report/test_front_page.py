@@ -13,7 +13,7 @@ import bs4
 import pandas as pd
 import pytest
 
-from collabopt.analysis import comparison
+from collabopt.analysis import comparison, judgement
 from collabopt.config import loading
 from collabopt.config.scores import ACCURACY
 from collabopt.report import front_page, sweep_page
@@ -32,7 +32,12 @@ def stage(name: str, validation: float, gzip_bytes: int, **values: object) -> di
         "seed": 0,
         "train_fraction": 1.0,
     }
-    row |= {"validation_accuracy_int8": validation, "accuracy": 0.9, "accuracy_int8": validation - 0.02}
+    row |= {
+        "validation_accuracy": validation,
+        "validation_accuracy_int8": validation,
+        "accuracy": 0.9,
+        "accuracy_int8": validation - 0.02,
+    }
     return row | {"gzip_bytes": gzip_bytes, "tflite_bytes": 2 * gzip_bytes, "zip_bytes": gzip_bytes} | values
 
 
@@ -149,6 +154,20 @@ def test_the_baseline_is_alone_if_no_smaller_file_is_as_good(tmp_path):
     assert "No smaller file is as good." in page.get_text()
 
 
+def test_scores_of_other_metrics_have_columns_of_their_own(tmp_path):
+    write_report(tmp_path / "a")
+    columns = {f"{split}{form}": 0.03 for split in ("validation_mae", "mae") for form in ("", "_int8")}
+    rows = [{key: row[key] for key in row if "accuracy" not in key} | columns for row in ROWS]
+    write_report(tmp_path / "b", rows)
+    page = write(tmp_path)
+    heads = [
+        head.get_text() for head in page.find("caption", id="stages-caption").parent.select("thead tr:last-child th")
+    ]
+    cells = [dict(zip(heads, row, strict=True)) for row in table(page, "stages")]
+    error = next(head for head in heads if "MAE" in head)
+    assert all(bool(row[error]) == (row["Experiment"] == "b") for row in cells), heads
+
+
 def test_every_link_is_a_file(reports):
     links = [unquote(link["href"]) for link in write(reports).select("main a")]
     for link in links:
@@ -206,12 +225,12 @@ def test_published_figures_are_beside_ours(tmp_path):
     (tmp_path / "ds").mkdir()
     for name in ("comparison.csv", "results.csv", "variants.csv", "run.json"):
         shutil.copy(RELEASED / name, tmp_path / "ds")
-    judged = comparison.judge(comparison.read(RELEASED))
+    judged = judgement.judge(comparison.read(RELEASED))
     judged = judged[judged["published"].notna()]
     rows = table(write(tmp_path), "published")
-    assert [row[-1] for row in rows] == [comparison.format_verdict(row) for _, row in judged.iterrows()]
+    assert [row[-1] for row in rows] == [judgement.format_verdict(row) for _, row in judged.iterrows()]
     assert [row[4] for row in rows] == [
-        comparison.format_value(value, figure)
+        judgement.format_value(value, figure)
         for value, figure in zip(judged["published"], judged["figure"], strict=True)
     ]
     shutil.copytree(tmp_path / "ds", tmp_path / "es")

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import remove_dead_links as dead_links
-from collabopt.analysis import comparison
+from collabopt.analysis import comparison, judgement
 from collabopt.config import loading
 from collabopt.config.stages import get_label
 from collabopt.report import verification
@@ -119,11 +119,11 @@ def verdicts_table() -> str:
     """How many of the comparable published figures each released report reproduces, as `make verify` counts."""
     lines = ["| experiment | verdicts |", "| --- | --- |"]
     for name in (DS_CNN_L, "cifar10-mobilenet_v1", "imagenet20-mobilenet_v1", "imagenet20-mobilenet_v2"):
-        counts = comparison.judge(comparison.read(REPORTS / name))["verdict"].value_counts()
-        texts = [f"{counts[verdict]} {verdict}" for verdict in comparison.VERDICTS[:-1] if verdict in counts]
+        counts = judgement.judge(comparison.read(REPORTS / name))["verdict"].value_counts()
+        texts = [f"{counts[verdict]} {verdict}" for verdict in judgement.VERDICTS[:-1] if verdict in counts]
         lines.append(f"| `{name}` | {', '.join(texts)} |")
     judged = verification.judge_reports(verification.read_comparisons(REPORTS))
-    counted = verification.count_verdicts(judged[judged["verdict"] != comparison.INCOMPARABLE])
+    counted = verification.count_verdicts(judged[judged["verdict"] != judgement.INCOMPARABLE])
     lines.append(f"| all reports, each figure once | {counted.rpartition(', ')[0]} |")
     return "\n".join(lines)
 

@@ -198,6 +198,22 @@ def test_a_batch_whose_files_all_miss_a_target_ends_with_status_3(tmp_path, caps
     assert scheduler._report_missed_targets(work) == 0
 
 
+def test_files_that_all_predict_one_class_have_a_page_that_says_so(tmp_path):
+    text = get_text(read_verdict(write_report(tmp_path, predicted_classes=1)))
+    assert "No file can be deployed The nearest file is" in text and "predicts one class for every example" in text
+
+
+def test_a_cell_whose_own_baseline_is_worse_than_that_of_others_is_not_chosen(tmp_path):
+    experiment = tmp_path / "mine.yaml"
+    experiment.write_text("extends: digits\n")
+    write_report(tmp_path / "train_fraction=1.0")
+    worse = {"validation_accuracy": [0.75, 0.76, 0.748, 0.70], "gzip_bytes": [40_000, 9_000, 7_000, 5_000]}
+    write_report(tmp_path / "train_fraction=0.1", **worse)
+    page = sweep_page.write(tmp_path, str(experiment), {"train_fraction=1.0": "ok", "train_fraction=0.1": "ok"})
+    verdict = bs4.BeautifulSoup(page.read_text(), "html.parser").find(id="verdict")
+    assert "Deploy PQAT int8 of train_fraction=1.0" in get_text(verdict)
+
+
 def test_a_sweep_names_the_cell_with_the_smallest_recommended_file(tmp_path):
     experiment = tmp_path / "mine.yaml"
     experiment.write_text("extends: digits\n")

@@ -281,6 +281,28 @@ def test_layers_without_qat_are_named_and_stay_in_float():
     assert quantization.wrap(recurrent, PLAIN)(draw_inputs(recurrent)).shape == (32, 4)
 
 
+def test_a_norm_of_features_runs_in_int8():
+    norm = layers.Normalization(name="norm")
+    norm.adapt(np.random.default_rng(0).normal(3, 2, (99, 5)))
+    model = chain((5,), norm, layers.Dense(3, name="fc"))
+    assert int8_rewrites.find_layers_without_qat(model) == {}
+    rewritten = int8_rewrites.make_quantizable(model, keeps_clusters=False)
+    np.testing.assert_allclose(rewritten(draw_inputs(model)), model(draw_inputs(model)), atol=1e-4)
+
+
+def test_norms_over_another_axis_than_channels_stay_in_float():
+    for norm in (layers.BatchNormalization(axis=1, name="norm"), layers.Normalization(axis=(1, 2), name="norm")):
+        model = chain((5, 5, 5), layers.Conv2D(5, 1, name="conv"), norm, layers.Conv2D(3, 1, name="last"))
+        if isinstance(norm, layers.BatchNormalization):
+            norm.gamma.assign([-1.0, 1, 1, 1, 1])
+        before = model(draw_inputs(model))
+        np.testing.assert_allclose(model_layers.make_gammas_positive(model)(draw_inputs(model)), before, atol=1e-5)
+        rewritten = int8_rewrites.make_quantizable(model, keeps_clusters=True)
+        np.testing.assert_allclose(rewritten(draw_inputs(model)), before, atol=1e-5)
+        assert list(int8_rewrites.find_layers_without_qat(model)) == ["norm"]
+        assert np.isfinite(quantization.wrap(model, PLAIN)(draw_inputs(model))).all()
+
+
 def test_an_excluded_layer_is_not_rounded_and_keeps_its_zeros():
     seed_everything(0)
     model = chain((12,), layers.Dense(8, activation="relu", name="hidden"), layers.Dense(4, name="fc"))

@@ -141,6 +141,24 @@ def test_the_importance_is_that_of_the_gradients(tiny_data):
     assert not clustering.Settings(K, rate={"default": 0.5, "fc": 0}).price(layer, {"fc": importance})
 
 
+def test_kernels_that_the_loss_does_not_depend_on_change_nothing_for_others(tiny_data):
+    inputs = keras.Input(tiny_data.input_shape)
+    x = keras.layers.Flatten()(inputs)
+    dead, zero, cut = (keras.layers.Dense(10, name=name) for name in ("dead", "zero", "cut"))
+    outputs = keras.layers.Dense(10, name="fc")(x)
+    alone = fisher.compute_importance(keras.Model(inputs, outputs), tiny_data, 0)
+    sum_ = keras.layers.Add()([outputs, keras.layers.ReLU()(dead(x)), zero(x), tf.stop_gradient(cut(x))])
+    model = keras.Model(inputs, sum_)
+    dead.bias.assign(dead.bias - 1000)
+    zero.kernel.assign(zero.kernel * 0)
+    for layer in (dead, zero, cut):
+        layer.bias.assign(layer.bias * (layer is dead))
+    cut.kernel.assign(cut.kernel * 0)
+    found = fisher.compute_importance(model, tiny_data, 0)
+    assert found.keys() == {"fc"}
+    np.testing.assert_allclose(found["fc"], alone["fc"], rtol=1e-5)
+
+
 @pytest.mark.parametrize("rate", [None, 0.03])
 def test_the_price_of_bits_leaves_more_clusters_their_smaller_error(tiny_data, small_cnn, rate):
     model = small_cnn()

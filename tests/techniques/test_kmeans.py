@@ -109,7 +109,7 @@ def test_the_assignment_agrees_with_a_search_of_all_centroids(weights, found, co
 
 
 @pytest.mark.parametrize("has_costs", [False, True])
-@pytest.mark.parametrize(("rows", "n", "k"), [(1, 131_072, 8), (64, 1_024, 16), (1, 16_384, 64)])
+@pytest.mark.parametrize(("rows", "n", "k"), [(1, 131_072, 8), (64, 1_024, 16), (1, 16_384, 64), (2, 6_000, 150)])
 def test_the_compiled_assignment_of_large_kernels_is_the_same(rows, n, k, has_costs):
     generator = np.random.default_rng(0)
     weights, centroids, cost = (

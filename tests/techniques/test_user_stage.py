@@ -144,6 +144,10 @@ def break_weights(model):
     return model
 
 
+def nest(model):
+    return keras.Sequential([keras.Input(model.input_shape[1:]), model])
+
+
 def rename(model):
     return keras.models.clone_model(
         model, clone_function=lambda one: type(one).from_config(one.get_config() | {"name": f"new_{one.name}"})
@@ -165,6 +169,7 @@ def add_unknown(model):
         (print, "its source cannot be read"),
         (shrink_output, "its function returned a model with output_shape=(None, 3); expected (None, 10)"),
         (break_weights, "its function returned weights that are not finite"),
+        (nest, "inside; call its layers one by one instead"),
         (rename, "its function returned kernels of other names or shapes"),
         (add_unknown, "its function returned layers that cannot be stored"),
     ],

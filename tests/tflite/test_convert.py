@@ -6,7 +6,7 @@ from ai_edge_litert.interpreter import Interpreter
 from example_files import make_file, make_inputs, make_network, run_each
 
 from collabopt.analysis import agreement
-from collabopt.runtime.tensorflow import keras
+from collabopt.runtime.tensorflow import keras, tf
 from collabopt.techniques import layers, quantization
 from collabopt.tflite import convert, flatbuffer
 
@@ -54,6 +54,22 @@ def test_an_unknown_format_is_an_error_that_lists_all_formats():
 def test_a_format_with_activation_ranges_needs_calibration_inputs(format):
     with pytest.raises(ValueError, match=rf"calibration=None: {format} takes activation ranges"):
         convert.convert(make_network(), format)
+
+
+def test_an_operation_without_an_operator_is_refused_by_its_name():
+    inputs = keras.Input((8,))
+    model = keras.Model(inputs, keras.layers.Lambda(lambda x: tf.math.real(tf.signal.fft(tf.complex(x, x))))(inputs))
+    with pytest.raises(convert.ConversionRefused, match=r"(?s)conversion to float32 failed: .*FFT"):
+        convert.convert(model, "float32")
+
+
+def test_a_loop_with_an_initial_state_is_unrolled():
+    inputs = keras.Input((9, 3))
+    x, state = keras.layers.GRU(4, return_sequences=True, return_state=True)(inputs)
+    model = keras.Model(inputs, keras.layers.SimpleRNN(4)(x, initial_state=state))
+    example = np.random.default_rng(0).normal(size=(1, 9, 3)).astype(np.float32)
+    file = convert.convert(model, "int8", np.repeat(example, 8, axis=0))
+    assert "WHILE" not in str(Interpreter(model_content=file)._get_ops_details())
 
 
 def test_a_conversion_prints_nothing(capfd):

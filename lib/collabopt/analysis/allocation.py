@@ -150,6 +150,10 @@ def allocate(table: pd.DataFrame, setting: str, experiment: Experiment, budget: 
         ValueError: The table has no rows of the setting.
     """
     rows = table[table["setting"] == setting]
+    if rows.empty and setting in LEVELS and not list_levels(setting, experiment):
+        note = f"Other settings of the experiment decide the {setting.replace('_', ' ')}: there is nothing to choose."
+        chosen = pd.DataFrame(columns=["layer", "value", "drop", "bytes"])
+        return Allocation(setting, chosen, per_layer.get_value(getattr(experiment, setting)), note)
     if rows.empty:
         raise ValueError(f"setting={setting!r}: expected one that the table has: {', '.join({*table['setting']})}")
     own = getattr(experiment, setting)

@@ -82,7 +82,7 @@ def audit_layers(
 
 
 def compute_rounded_to_zero(kernels: list[np.ndarray], int8_values: list[np.ndarray]) -> float:
-    """Return the fraction in [0, 1] of all weights of `kernels` that become zero by rounding to `int8_values`."""
+    """Return the fraction in [0, 1] of the nonzero weights of `kernels` that rounding to `int8_values` makes zero."""
     nonzero = sum(np.count_nonzero(kernel) for kernel in kernels)
     return sum(
         np.count_nonzero((kernel != 0) & (values == 0)) for kernel, values in zip(kernels, int8_values, strict=True)

@@ -113,7 +113,7 @@ def _check_kind(layer: keras.layers.Layer, experiment: Experiment) -> Iterator[F
 
 def _check_relu_without_norm(layer: keras.layers.Layer, experiment: Experiment) -> Iterator[Finding]:  # noqa: ARG001
     """F1: TFMOT gives such a layer no weight quantizer."""
-    is_linear = layers.get_kind(layer) and layer.activation is keras.activations.linear
+    is_linear = layers.get_kind(layer) and getattr(layer, "activation", None) is keras.activations.linear
     if is_linear and any(_is_relu(node.outbound_layer) for node in layer.outbound_nodes):
         reason = "TFMOT silently neither quantizes nor preserves a layer that a ReLU layer follows without batch norm"
         yield Finding(layer.name, reason, "set activation='relu' in place of the ReLU layer, or use scheme: collabopt")

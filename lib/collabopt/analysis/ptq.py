@@ -40,7 +40,8 @@ def convert_calibrated(
     }
     method = next(iter(files))
     if len(files) > 1:
-        settings = data.validation, data.task, experiment.threads, bool(activations)
+        validation = calibration.select_normal(data.validation, data.task)
+        settings = validation, data.task, experiment.threads, bool(activations)
         scores = {method: scoring.score_file(content, *settings) for method, content in files.items()}
         method = calibration.choose(scores, data.task.score)
     calibration.log_choice(sample, method, f"{stage} {format}")

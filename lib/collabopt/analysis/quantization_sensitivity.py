@@ -131,8 +131,8 @@ class _Measurement:
 
     def __init__(self, switched: SwitchedModel, data: Data, seed: int) -> None:
         self.switched, self.task = switched, data.task
-        indices = draw_stratified_order(data.validation.labels, seed)[:EXAMPLES]
-        self.split = data.validation.take(np.sort(indices))
+        validation = calibration.select_normal(data.validation, data.task)
+        self.split = validation.take(np.sort(draw_stratified_order(validation.labels, seed)[:EXAMPLES]))
         self.units = {name: unit for name, unit in switched.units.items() if unit.rounds}
         self.names = [name for name, unit in self.units.items() if not unit.is_input]
         self.exact, self.only_float = self.compute_scores(switched.everything), {}

@@ -81,7 +81,7 @@ def find_mistakes(experiment: Experiment, data: datasets.Data | None = None) -> 
         imported = models.get_imported(experiment.model, *registry.get_ends(shapes))
         for line in imported.rewrites if imported else ():
             progress.note(f"import: {line}")
-        if experiment.model.path and not mistakes:
+        if experiment.model.is_trained and not mistakes:
             for line in _find_doubts(model, shapes):
                 progress.note(line)
     except (ModelError, preflight.PreflightError) as error:
@@ -95,7 +95,7 @@ def _find_doubts(model: keras.Model, data: datasets.Data) -> list[str]:
     """A line if a trained model is no better than one that always gives the same answer."""
     some = data.train.take(np.unique(np.linspace(0, len(data.train) - 1, _SCORED).astype(int)))
     match data.task.name:
-        case "classification":
+        case "classification" | "binary":
             constant = np.bincount(some.labels).max() / len(some)
         case "regression":
             constant = np.abs(some.labels - np.median(some.labels, axis=0)).mean()

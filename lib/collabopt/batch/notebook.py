@@ -9,7 +9,7 @@ from typing import Any
 
 from collabopt.batch.plan import NOTEBOOKS, SEARCH_NOTEBOOK, read_parameters
 from collabopt.config import loading, overriding, sweep
-from collabopt.config.stages import OPTIONAL_STAGES, get_lineage
+from collabopt.config.stages import get_lineage
 from collabopt.runtime import progress
 from collabopt.storage import timeline
 
@@ -25,7 +25,7 @@ def run_notebook(
     Args:
         name: Name of the notebook.
         experiment: Name or path of the experiment.
-        overrides: Parameters; those that the notebook does not have are left out.
+        overrides: Parameters of the batch.
         place: Directory of the executed notebook.
         pages: Directory of the page.
         position: Number of the notebook in its batch, for progress lines.
@@ -92,11 +92,14 @@ def list_links(pages: Path, links: Mapping[str, str] = _BELOW_INDEX) -> dict[str
 
 
 def _select(overrides: dict[str, Any], known: set[str]) -> dict[str, Any]:
-    """The overrides that a notebook has as parameters; as its `settings` those of nested keys and optional stages."""
-    optional = {name for stage in OPTIONAL_STAGES.values() for name in stage.settings} - known
-    nested = {key: value for key, value in overrides.items() if overriding.is_nested(key) or key in optional}
+    """The overrides that a notebook has as parameters, and all others of the experiment as its `settings`.
+
+    All notebooks of a batch are then of one experiment.
+    """
+    of_experiment = {key for key in overrides if key in loading.PARAMETERS or overriding.is_nested(key)}
+    others = {key: overrides[key] for key in overrides if key in of_experiment - known}
     plain = {key: value for key, value in overrides.items() if key in known}
-    return plain | ({"settings": nested} if nested else {})
+    return plain | ({"settings": others} if others else {})
 
 
 def run_cell(experiment: str, overrides: dict[str, Any], pages: Path, done: Path) -> int:

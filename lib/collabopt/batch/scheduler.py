@@ -80,20 +80,22 @@ def run_report(name: str, settings: str, cores: str, profile: str | None = None,
         if _is_unchanged(inputs, work, place):
             print(f"report: {os.path.relpath(work.pages / 'index.html')}")
             return _report_missed_targets(work)
-        _reset_marks(work, place)
+        _reset_marks(name, work, place)
         log = place / "batch.log"
         log.write_text("")
         remaining = sum(not (place / work.marks / f"{job}.done").is_file() for job in work.jobs)
         with _follow(log, remaining), contextlib.nullcontext({}) if profile else forks.fork_server() as variables:
-            _run_snakemake(name, work, place, options, log, variables)
+            is_done = _run_snakemake(name, work, place, options, log, variables)
         if (place / CHECK_FAILURE).is_file():
             print((place / CHECK_FAILURE).read_text(encoding="utf-8"), file=sys.stderr)
             return 2
         states = _read_states(list(work.jobs), place, work.marks)
         _write_index(name, work, states)
-        if {*states.values()} == {"ok"}:
+        if is_done and {*states.values()} == {"ok"}:
             (place / _INPUTS).write_text(json.dumps(inputs), encoding="utf-8")
     failures = [f"{job}: {state}" for job, state in states.items() if state != "ok"]
+    if not is_done and not failures:  # a notebook failed that was not asked for
+        failures.append(_explain_failure(place))
     for line in [*_list_failed_branches(place), *failures]:
         print(line, file=sys.stderr)
     return int(bool(failures)) or _report_missed_targets(work)
@@ -101,9 +103,9 @@ def run_report(name: str, settings: str, cores: str, profile: str | None = None,
 
 def _describe_inputs(name: str, work: Work) -> dict[str, Any]:
     """All on which the jobs depend: parameters, and the times of files, as in the Snakefile."""
-    files = loading.list_paths(loading.load(name, **work.config.get("overrides", {})))
+    files = loading.list_inputs(loading.load(name, **work.config.get("overrides", {})))
     paths = [*list_sources(name), *files, loading.ROOT / "Snakefile", *list_notebooks()]
-    times = {str(path): Path(path).stat().st_mtime_ns for path in paths if Path(path).is_file()}
+    times = {str(path): Path(path).stat().st_mtime_ns for path in paths if Path(path).exists()}
     return {"work": json.loads(json.dumps(work.config)), "files": times}
 
 
@@ -151,8 +153,13 @@ def _count_cores(options: list[str]) -> int:
     return 0 if option == "--profile" else available_cpu_count() if value == "all" else int(value)
 
 
-def _reset_marks(work: Work, place: Path) -> None:
-    """Forget failures, and the marks of jobs whose page is missing."""
+def _reset_marks(name: str, work: Work, place: Path) -> None:
+    """Forget failures, and the marks of jobs whose page is missing or whose sources or data are newer."""
+    data = loading.list_inputs(loading.load(name, **work.config.get("overrides", {})))
+    changed = max(Path(path).stat().st_mtime for path in (*list_sources(name), *data))
+    for mark in place.rglob("*.done"):
+        if mark.stat().st_mtime < changed:
+            mark.unlink()
     for job, page in work.jobs.items():
         if not page.is_file():
             (place / work.marks / f"{job}.done").unlink(missing_ok=True)
@@ -162,7 +169,8 @@ def _reset_marks(work: Work, place: Path) -> None:
 
 def _run_snakemake(
     name: str, work: Work, place: Path, options: list[str], log: Path, variables: dict[str, str]
-) -> None:
+) -> bool:
+    """Run the jobs, and return whether all of them succeeded."""
     config = {
         "experiment": str(loading.find_experiment(name)) if name.endswith((".yaml", ".yml")) else name,
         "place": str(place),
@@ -184,8 +192,7 @@ def _run_snakemake(
             command, env=environment, stdout=output, stderr=subprocess.STDOUT, preexec_fn=forks.die_with_parent
         )
         try:
-            process.wait()
-            return
+            return not process.wait()
         except _Terminated:
             _interrupt(process.pid)
         except KeyboardInterrupt:
@@ -214,9 +221,7 @@ def _read_states(jobs: list[str], place: Path, folder: str) -> dict[str, str]:
     """
     marks = place / folder
     failures = {job: (marks / f"{job}.failed").read_text() for job in jobs if (marks / f"{job}.failed").is_file()}
-    # Where no job failed, Snakemake itself did, or it found no job to run.
-    has_failed = any(place.rglob("*.failed"))
-    cause = "a job that it needs failed" if has_failed else f"Snakemake says: {_read_tail(place / 'snakemake.log')}"
+    cause = "a job that it needs failed" if any(place.rglob("*.failed")) else _explain_failure(place)
     states = {}
     for job in jobs:
         if job in failures:
@@ -226,6 +231,12 @@ def _read_states(jobs: list[str], place: Path, folder: str) -> dict[str, str]:
         else:
             states[job] = f"not run, because {cause}"
     return states
+
+
+def _explain_failure(place: Path) -> str:
+    """What Snakemake says. It failed itself, or found no job to run, or a job failed that nobody asked for."""
+    failed = [f"{path.stem}: FAILED {path.read_text()}" for path in sorted(place.glob("*.failed"))]
+    return "; ".join(failed) or f"Snakemake says: {_read_tail(place / 'snakemake.log')}"
 
 
 def _list_failed_branches(place: Path) -> list[str]:

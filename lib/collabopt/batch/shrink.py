@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from collabopt.storage import atomic
 
 _COMMENTS = {
     "image_size": "height and width of a model input; pixel_range: its values for black and white",
-    "dataset": "also a folder of pictures or WAV files per class, a CSV or Parquet table, or a function",
+    "dataset": "also a folder of pictures or WAV files per class, a table (.csv, .tsv, .parquet), or a function",
     "task": f"one of {', '.join(TASKS)}",
     "validation_fraction": "share of the training examples that decides between files, unless the data has its own",
     "sparsity": "fraction of each kernel's weights that pruning sets to zero",
@@ -63,17 +64,18 @@ def shrink(
 
     Raises:
         ExperimentError: The model or the data cannot be used; one line per mistake.
-        RuntimeError: A notebook of the report failed.
+        RuntimeError: The report stopped before its files were measured.
     """
     from collabopt.batch import scheduler
 
-    experiment = write_experiment(model, data, task, name, trust_code, custom_objects, **dataset)
+    experiment, began = write_experiment(model, data, task, name, trust_code, custom_objects, **dataset), time.time()
     status, report = scheduler.run_report(experiment.stem, "", cores), loading.REPORTS / experiment.stem
-    table, began = report / "variants.csv", experiment.stat().st_mtime
-    if not table.is_file() or table.stat().st_mtime < began:
-        raise RuntimeError(f"the report of {experiment.stem} has no table of files; the lines above say why")
-    if status == 1:  # such as the comparison with TFMOT's schemes
-        print("a notebook failed; the files do not depend on it", file=sys.stderr)
+    table = report / "variants.csv"
+    is_new = table.is_file() and table.stat().st_mtime >= began
+    if not table.is_file() or (status not in (0, scheduler.MISSED_TARGETS) and not is_new):
+        raise RuntimeError(f"the report of {experiment.stem} has no new table of files; the lines above say why")
+    if status == 1:
+        print("a notebook failed after the files were measured; the lines above name it", file=sys.stderr)
     return dataclasses.replace(recommend(report), experiment=experiment)
 
 
@@ -183,7 +185,7 @@ def _describe(values: dict[str, Any], task: str | None, name: str) -> str:
         raise
     except Exception as error:  # a function of the user raises anything
         raise ExperimentError(check.describe_error(error)) from error
-    suggested = defaults.suggest(size.weights, len(data.train), is_trained=bool(experiment.model.path))
+    suggested = defaults.suggest(size.weights, len(data.train), is_trained=experiment.model.is_trained)
     if mistakes := check.find_mistakes(make(task=chosen, **suggested), data):
         raise ExperimentError("\n".join(mistakes))
     counts = f"{size.weights:,} weights; {len(data.train):,} training examples"
@@ -210,7 +212,8 @@ def _complete_pictures(section: dict[str, Any], experiment: Experiment, inputs: 
     if not is_picture or not experiment.dataset.path or not datasets.custom.has_pictures(Path(experiment.dataset.path)):
         return
     given = dict(section)
-    section |= {"image_size": list(inputs[0][:2]), "pixel_range": [0, 255]} | given
+    channels = {"channels": inputs[0][2]} if inputs[0][2] in (1, 3) else {}
+    section |= {"image_size": list(inputs[0][:2]), **channels, "pixel_range": [0, 255]} | given
     low, high = section["pixel_range"]
     print(f"pixels reach the model as {low} to {high}; for another range: DATASET='pixel_range=[-1,1]'", flush=True)
 
@@ -225,7 +228,7 @@ def _load_data(make: Callable[..., Experiment], tasks: list[str]) -> tuple[str, 
             return task, datasets.load(make(task=task))
         except datasets.DatasetError as error:
             mistakes.append(error)
-    raise mistakes[0]
+    raise mistakes[-1 if tasks[0] == "binary" else 0]  # numbers with mistakes are no classes
 
 
 def _format(key: str, value: Any, comment: str) -> str:

@@ -3,6 +3,7 @@
 Nothing here imports TensorFlow, so a batch is checked at once.
 """
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Mapping
@@ -35,7 +36,7 @@ PARAMETERS = (
 """The values that `load` can override. A batch can override those that the notebooks have as parameters."""
 
 PATHS = (
-    *(("dataset", "path"), ("dataset", "directory"), ("model", "path")),
+    *(("dataset", "path"), ("dataset", "directory"), ("model", "path"), ("model", "weights")),
     *(("initial_weights", "path"), ("initial_weights", "validation_indices")),
 )
 """Section and key of every path in an experiment. A relative one is looked for next to the experiment's file first."""
@@ -160,6 +161,30 @@ def list_paths(experiment: Experiment) -> list[str]:
     return [path for path in paths if path]
 
 
+def list_inputs(experiment: Experiment) -> list[str]:
+    """Return the files and modules that an experiment names, and its folders with all folders below them.
+
+    The time of a folder changes when a file is added to it or removed.
+    """
+    model, task = experiment.model, experiment.task
+    places = [experiment.dataset.function, model.function, *model.custom_objects.values()]
+    places += [] if isinstance(task, str) else [task.loss, task.metric]
+    named = [Path(path).expanduser() for path in list_paths(experiment)]
+    named = [DATA.joinpath(*path.parts[1:]) if path.parts[:1] == ("data",) else path for path in named]
+    found = [path for path in named if path.exists()]
+    for place in filter(None, places):
+        with contextlib.suppress(Exception):  # the check says what is wrong with the module
+            found.append(user_modules.find_source(place))
+    folders = [Path(folder) for path in found if path.is_dir() for folder, *_ in os.walk(path)]
+    return sorted({str(path) for path in (*found, *folders)})
+
+
+def describe_inputs(experiment: Experiment) -> str:
+    """Return a digest, 16 hex digits, of `list_inputs` and their times."""
+    times = [(path, Path(path).stat().st_mtime_ns) for path in list_inputs(experiment)]
+    return hashlib.blake2b(repr(times).encode(), digest_size=8).hexdigest()
+
+
 def list_overrides(name: str, **overrides: Any) -> dict[str, Any]:
     """Return the `overrides` of the experiment `name` that differ from its own values, in the order of `PARAMETERS`."""
     own, changed = load(name), load(name, **overrides)
@@ -185,7 +210,7 @@ def find_report_directory(name: str, **overrides: Any) -> Path:
     changed = list_overrides(name, **overrides)
     directory = REPORTS / find_experiment(name).stem
     parts = [f"{key}={overriding.format_value(value)}" for key, value in changed.items()]
-    return directory / ",".join(parts) if parts else directory
+    return directory / overriding.shorten(",".join(parts)) if parts else directory
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def explain(error: ValidationError, file: str = "", overridden: Iterable[str] = 
 
 def _explain(mistake: dict[str, Any]) -> str:
     """One mistake that pydantic found, in a line."""
-    path = [str(part) for part in mistake["loc"] if part not in (NUMBER, LAYERS)]
+    path = [str(part) for part in mistake["loc"] if part not in (NUMBER, LAYERS, "CustomTask")]
     key, value = ".".join(path), mistake["input"]
     if mistake["type"] == "extra_forbidden":
         return f"{key}={value!r}: unknown key{suggest(path[-1], _list_keys(path))}"

@@ -1,5 +1,6 @@
 """Overrides of nested keys of an experiment, such as those of a stage's training."""
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,6 +8,9 @@ from collabopt.config.experiment import ExperimentError
 
 NESTED = "stages", "exclude", "search"
 """Sections whose keys `loading.load` can override one by one, by dotted names: "stages.pruned.epochs"."""
+
+_LONGEST_NAME = 150
+"""Bytes."""
 
 
 def is_nested(key: str) -> bool:
@@ -41,6 +45,13 @@ def format_value(value: Any) -> str:
     if isinstance(value, Mapping):
         return "_".join(f"{key}:{one}" for key, one in value.items())
     return "+".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def shorten(name: str) -> str:
+    """Return the `name` of a directory. A long one is cut and ends in a digest, because file systems take 255 bytes."""
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    cut = name.encode()[:_LONGEST_NAME].decode(errors="ignore")
+    return name if cut == name else f"{cut}…{digest}"
 
 
 def replace(section: Any, path: list[str], value: Any) -> Any:

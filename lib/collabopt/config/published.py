@@ -74,6 +74,6 @@ def require_figures(experiment: Experiment) -> None:
     """
     if "published" not in list_notebooks(experiment):
         raise ExperimentError(
-            f"NOTEBOOKS: published: nothing is published for {experiment.name}; leave it out, or give the experiment "
-            "repeat_seeds"
+            f"NOTEBOOKS: published: nothing is published for {experiment.name}; choose another experiment, such as "
+            "speech_commands-ds_cnn_l, give this one repeat_seeds, or leave the notebook out"
         )

@@ -37,13 +37,14 @@ Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 class Dataset(_Source):
     """A built-in data set by `name`, or the user's own: a `function` ("module:function") or a `path`.
 
-    The path is that of an .npz file, a table (.csv, .parquet), or a folder with one folder of pictures or WAV files per
-    class. The function is called without arguments, or with the folder of the data sets if it has a parameter
+    The path is that of an .npz file, a table (.csv, .tsv, .parquet), or a folder with one folder of pictures or WAV
+    files per class. The function is called without arguments, or with the folder of the data sets if it has a parameter
     `data_directory`. `datasets.custom` says which source takes which of the other keys.
 
     Attributes:
         directory: Folder of the built-in data set imagenet.
         image_size: Side of a model input in pixels, or [height, width].
+        channels: 1 reads pictures as gray, 3 in colour. By default gray if all are.
         pixel_range: Values of black and white in a model input.
         audio: Model inputs from WAV files: MFCC features, or the samples.
         seconds: Length to which sounds are cut or padded.
@@ -58,6 +59,7 @@ class Dataset(_Source):
     path: str | None = None
     directory: str | None = None
     image_size: Count | Annotated[tuple[Count, Count], Field(strict=False)] | None = None
+    channels: Literal[1, 3] | None = None
     pixel_range: Annotated[tuple[float, float], Field(strict=False)] | None = None
     audio: Literal["mfcc", "samples"] | None = None
     seconds: Positive | None = None
@@ -106,6 +108,11 @@ class Model(_Source):
     trust_code: bool = False
     output: Literal["as_given", "logits"] = "as_given"
     head: str | None = None
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the model brings trained weights."""
+        return bool(self.path or self.weights)
 
     @model_validator(mode="after")
     def _check_import(self) -> "Model":
@@ -193,8 +200,8 @@ class InitialWeights(Section):
 class CustomTask(Section):
     """A task of the user's own: two functions (labels, outputs) -> values (batch,), each "module:function"."""
 
-    loss: str = Field(pattern=r"^[\w.]+:\w+$")
-    metric: str = Field(pattern=r"^[\w.]+:\w+$")
+    loss: str = Field(pattern=_PLACE)
+    metric: str = Field(pattern=_PLACE)
     higher_is_better: bool
 
 

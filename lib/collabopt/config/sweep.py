@@ -3,13 +3,12 @@
 Nothing here imports TensorFlow: every job reads the Snakefile again.
 """
 
-import hashlib
 import itertools
 from pathlib import Path
 from typing import Any
 
 from collabopt.config import loading
-from collabopt.config.overriding import format_value
+from collabopt.config.overriding import format_value, shorten
 from collabopt.config.stages import OPTIONAL_STAGES, build_tree, get_leaves, get_lineage
 
 Grid = dict[str, list[Any]]
@@ -17,7 +16,6 @@ Cell = dict[str, Any]
 
 _OF_EVERY_STAGE = ("seed", "threads", "devices", "train_fraction", "calibration_examples", "distill", "strict")
 """Parameters that decide every stage, or what is measured of it."""
-_LONGEST_NAME = 150
 
 
 def list_cells(grid: Grid) -> list[Cell]:
@@ -46,10 +44,7 @@ def find_shared_branches(grid: Grid) -> dict[str, Grid]:
 def format_name(values: Grid | Cell) -> str:
     """Return the directory name of a grid's or cell's `values`, "sparsity=0.5+0.7". A long one ends in a digest."""
     lists = {key: value if isinstance(value, list) else [value] for key, value in values.items()}
-    name = ",".join(f"{encode(key)}={'+'.join(map(format_value, value))}" for key, value in lists.items())
-    if len(name) > _LONGEST_NAME:
-        name = f"{name[:_LONGEST_NAME]}…{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-    return name
+    return shorten(",".join(f"{encode(key)}={'+'.join(map(format_value, value))}" for key, value in lists.items()))
 
 
 def encode(key: str) -> str:

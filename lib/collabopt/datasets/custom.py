@@ -3,8 +3,8 @@
 | source | keys of the experiment's `dataset` |
 | --- | --- |
 | .npz file of arrays (`arrays`) | |
-| .csv or .parquet table, or a folder with train.csv and test.csv (`tables`) | target, features, group, test_fraction |
-| folder of pictures (`pictures`) | image_size, pixel_range, group, test_fraction |
+| table (.csv, .tsv, .parquet), or folder of tables train and test (`tables`) | target, features, group, test_fraction |
+| folder of pictures (`pictures`) | image_size, channels, pixel_range, group, test_fraction |
 | folder of WAV files (`sounds`) | audio, seconds, group, test_fraction |
 | function that returns a dict of arrays (`arrays`) or of `tf.data` (`streams`) | |
 
@@ -30,7 +30,7 @@ from collabopt.runtime.tensorflow import tf
 KEYS = {
     "imagenet": ("directory", "image_size"),
     "tables": ("target", "features", "group", "test_fraction"),
-    "folders of pictures": ("image_size", "pixel_range", "group", "test_fraction"),
+    "folders of pictures": ("image_size", "channels", "pixel_range", "group", "test_fraction"),
     "folders of WAV files": ("audio", "seconds", "group", "test_fraction"),
 }
 """The keys that each source takes besides name, path or function."""
@@ -79,7 +79,7 @@ def has_pictures(path: Path) -> bool:
 
 def _find_source(path: Path) -> tuple[str, Callable[[Path, Dataset, Task], Parts]]:
     """Return the kind of a file or folder, and the function that reads it."""
-    if path.suffix in tables.ENDINGS and path.is_file():
+    if path.suffix.lower() in tables.ENDINGS and path.is_file():
         return "tables", tables.read
     if path.is_dir() and tables.has_tables(path):
         return "tables", tables.read
@@ -93,8 +93,8 @@ def _find_source(path: Path) -> tuple[str, Callable[[Path, Dataset, Task], Parts
         return "arrays", lambda path, dataset, task: make_parts(read_npz(path), str(path), task)  # noqa: ARG005
     found = "no data in this folder" if path.is_dir() else "no such file"
     raise DatasetError(
-        f"dataset.path={path}: {found}. Expected an .npz file with the arrays {', '.join(NEEDED)}, a .csv or .parquet "
-        "table, or a folder with one folder of pictures (JPEG, PNG) or WAV files per class"
+        f"dataset.path={path}: {found}. Expected an .npz file with the arrays {', '.join(NEEDED)}, a .csv, .tsv or "
+        ".parquet table, or a folder with one folder of pictures (JPEG, PNG) or WAV files per class"
     )
 
 

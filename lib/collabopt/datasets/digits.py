@@ -4,13 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
+from collabopt.datasets import splitting
 from collabopt.datasets.dataset import Parts, compute_fingerprint
 from collabopt.datasets.split import Split
-from collabopt.datasets.splitting import draw_stratified_order
-
-TEST_FRACTION = 0.2
-# Independent of the experiment's seed, so that results of all seeds are on the same test images.
-_TEST_SEED = 1797
 
 
 def read(data_directory: Path | None = None) -> Parts:  # noqa: ARG001 - all data sets have one signature
@@ -23,8 +19,7 @@ def read(data_directory: Path | None = None) -> Parts:  # noqa: ARG001 - all dat
     pictures, labels = load_digits(return_X_y=True)
     # A pixel counts the dark points of a 4×4 block, 0 to 16.
     everything = Split((pictures / 16).astype(np.float32).reshape(-1, 8, 8, 1), labels.astype(np.int64))
-    order = draw_stratified_order(labels, _TEST_SEED)
-    count = round(TEST_FRACTION * len(labels))
-    test, train = everything.take(np.sort(order[:count])), everything.take(np.sort(order[count:]))
+    drawn = splitting.draw_held_out(labels, splitting.TEST_FRACTION, splitting.TEST_SEED, None, "test_fraction")
+    test, train = everything.take(np.sort(drawn)), everything.take(np.setdiff1d(np.arange(len(labels)), drawn))
     classes = tuple("0123456789")
     return Parts(train, None, test, classes, compute_fingerprint((train, test), classes), (8, 8, 1))

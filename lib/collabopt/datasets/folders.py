@@ -2,7 +2,8 @@
 
     mine/train/cat/1.png, mine/validation/cat/2.png, mine/test/dog/3.png, …    or    mine/cat/1.png, mine/dog/2.png, …
 
-Without test/, the test split is drawn from the other files; without validation/ (or val/), so is validation.
+Without test/, the test split is drawn from the other files; without validation/, so is validation. `NAMES` has other
+names of these folders.
 """
 
 import dataclasses
@@ -18,6 +19,13 @@ from collabopt.datasets.dataset import DatasetError, Mistakes
 from collabopt.runtime import progress
 
 LAYOUT = "<class>/<file>, or train/<class>/<file> and test/<class>/<file>"
+
+NAMES = {
+    "train": ("train", "training", "training_set", "train_set"),
+    "validation": ("validation", "val", "valid", "validation_set", "val_set"),
+    "test": ("test", "testing", "test_set"),
+}
+"""Names of the folders of splits, in lower case."""
 
 _NAMED = 5
 """Files that a note names."""
@@ -46,7 +54,7 @@ def list_files(
     task: Task,
     group: str | None = None,
     test_fraction: float | None = None,
-    find_fault: Callable[[Path], str] = lambda _: "",
+    find_faults: Callable[[list[Path]], dict[Path, str]] = lambda _: {},
 ) -> Listing:
     """List the files of a data set.
 
@@ -56,7 +64,7 @@ def list_files(
         task: Classification, binary, or reconstruction, which regards the classes of train as normal.
         group: Regular expression; what it matches in a path below the class is the group of the file.
         test_fraction: Share of the test split if there is no folder test; None takes a fifth.
-        find_fault: As in `list_classes`.
+        find_faults: As in `list_classes`.
 
     Returns:
         The files and their labels, sorted by class and path.
@@ -70,9 +78,13 @@ def list_files(
             "reconstruction, or a dataset.function for other labels"
         )
     folders = _find_splits(directory)
-    by_class = {split: list_classes(folder, endings, find_fault) for split, folder in folders.items()}
+    by_class = {split: list_classes(folder, endings, find_faults) for split, folder in folders.items()}
     classes, mistakes = tuple(by_class["train"]), Mistakes()
     for split, found in by_class.items():
+        if not found and split != "train":
+            remedy = f"{folders[split].name}/<class>/<file>; without this folder the split is drawn from train"
+            mistakes.append(f"{folders[split]}: no class folders; expected {remedy}")
+            continue
         unknown = sorted(set(found) - set(classes))
         if unknown and task.name != "reconstruction":
             mistakes.append(f"{folders[split] / unknown[0]}: train has no class {unknown[0]}; expected {LAYOUT}")
@@ -98,23 +110,23 @@ def list_files(
 
 
 def _find_splits(directory: Path) -> dict[str, Path]:
-    """The folders of the splits; the directory itself is train if it has no folder of this name."""
-    if not (directory / "train").is_dir():
+    """The folders of the splits, by any of their `NAMES`; the directory itself is train if it has no such folder."""
+    folders = {path.name.lower(): path for path in sorted(directory.iterdir()) if path.is_dir()}
+    found = {split: [folders[name] for name in names if name in folders] for split, names in NAMES.items()}
+    if not found["train"]:
         return {"train": directory}
-    names = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
-    found = {split: [directory / name for name in all_ if (directory / name).is_dir()] for split, all_ in names.items()}
-    return {split: folders[0] for split, folders in found.items() if folders}
+    return {split: chosen[0] for split, chosen in found.items() if chosen}
 
 
 def list_classes(
-    folder: Path, endings: tuple[str, ...], find_fault: Callable[[Path], str] = lambda _: ""
+    folder: Path, endings: tuple[str, ...], find_faults: Callable[[list[Path]], dict[Path, str]] = lambda _: {}
 ) -> dict[str, list[Path]]:
     """List the files of each class. Empty and faulty files are left out, and a note names and counts them.
 
     Args:
         folder: Folder of the class folders.
         endings: Endings of the files, in lower case.
-        find_fault: Returns why a file cannot be read, or nothing.
+        find_faults: Returns why files cannot be read, for those that cannot.
 
     Returns:
         Files by class, in order.
@@ -126,14 +138,16 @@ def list_classes(
     for path in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
         files = sorted(one for one in path.rglob("*") if one.is_file() and not one.name.startswith("."))
         known = [one for one in files if one.suffix.lower() in endings]
-        wrong = {one: fault for one in known if (fault := find_fault(one) if one.stat().st_size else "empty file")}
+        whole = [one for one in known if one.stat().st_size]
+        wrong = dict.fromkeys(known, "empty file") | dict.fromkeys(whole, "") | find_faults(whole)
+        wrong = {one: fault for one, fault in wrong.items() if fault}
         found[path.name] = [one for one in known if one not in wrong]
         faults |= wrong
         ignored += [one for one in files if one.suffix.lower() not in endings]
         if not found[path.name]:
             reason = "; ".join(f"{one.name}: {fault}" for one, fault in wrong.items())
             which = (
-                f"none of its files can be read ({reason})" if wrong else f"no files that end in {', '.join(endings)}"
+                f"none of its files can be read ({reason})" if reason else f"no files that end in {', '.join(endings)}"
             )
             mistakes.append(f"{path}: {which}; add some, or delete the folder")
     mistakes.raise_any()

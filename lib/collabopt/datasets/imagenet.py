@@ -65,7 +65,7 @@ def _classes(train: Path, test: Path) -> tuple[str, ...]:
 
 
 def _split(directory: Path, folder: Path, classes: tuple[str, ...], image_size: int, digest: hashlib._Hash) -> Split:
-    files, paths, labels = list_classes(folder, pictures.ENDINGS, pictures.find_fault), [], []
+    files, paths, labels = list_classes(folder, pictures.ENDINGS, pictures.find_faults), [], []
     for label, name in enumerate(classes):
         images = files[name]
         for path in images:

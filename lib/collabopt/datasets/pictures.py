@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from collabopt.config.loading import DATA
 from collabopt.config.sections import Dataset
 from collabopt.config.tasks import Task
 from collabopt.datasets import folders, labels
 from collabopt.datasets.dataset import DatasetError, Parts, Shape
 from collabopt.datasets.split import Split
+from collabopt.runtime import progress
 from collabopt.runtime.tensorflow import tf
+from collabopt.storage import atomic
 
 ENDINGS = (".jpeg", ".jpg", ".png")
+STORE = DATA / "cache"
+"""Where it is stored which pictures are damaged."""
 _MAGIC = {b"\xff\xd8\xff": "JPEG", b"\x89PN": "PNG"}
-_END = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
-_TAIL = 4096  # bytes; other data may follow a picture
+_MANY = 500  # pictures of a class whose decoding takes so long that a line announces it
 _SAMPLE = 100  # pictures that are opened to find their common size
 _GRAY = ("1", "L", "LA", "I", "I;16", "F")
 _DEFAULT_RANGE = (0.0, 255.0)
@@ -31,31 +38,31 @@ def read(directory: Path, dataset: Dataset, task: Task) -> Parts:
 
     Args:
         directory: The folder.
-        dataset: Gives `image_size`, by default that of the pictures if all have one; `pixel_range`, by default
-            [0, 255]; `group` and `test_fraction`.
+        dataset: Gives `image_size`, by default that of the pictures if all have one; `channels`, by default 1 if all
+            are gray, else 3; `pixel_range`, by default [0, 255]; `group` and `test_fraction`.
 
     Returns:
-        The data set. Examples are paths, model inputs (height, width, channels) float32, with one channel if the
-        pictures are gray. The fingerprint covers relative paths and file sizes.
+        The data set. Examples are paths, model inputs (height, width, channels) float32. The fingerprint covers
+        relative paths and file sizes.
 
     Raises:
         DatasetError: One line per folder that is missing or wrong, or the sizes differ.
     """
-    listing = folders.list_files(directory, ENDINGS, task, dataset.group, dataset.test_fraction, find_fault)
+    listing = folders.list_files(directory, ENDINGS, task, dataset.group, dataset.test_fraction, find_faults)
     digest = hashlib.blake2b(digest_size=16)
     for split, files in listing.files.items():
         for file in files:
             digest.update(f"{split} {file.relative_to(directory).as_posix()} {file.stat().st_size}\n".encode())
     train = listing.files["train"]
-    shape = _find_shape(train, dataset.image_size)
+    shape = _find_shape(train, dataset.image_size, dataset.channels)
     low, high = dataset.pixel_range or _DEFAULT_RANGE
     if low >= high:
         raise DatasetError(f"dataset.pixel_range={[low, high]}: expected [black, white], such as [0, 1] or [-1, 1]")
     digest.update(f"{shape} {low} {high} {listing.classes}".encode())
 
     def prepare(batch: tf.Tensor) -> tf.Tensor:
-        pixels = map_paths(lambda path: _read_resized(path, shape), batch, shape)
-        return pixels * ((high - low) / 255) + low
+        # Scaled one by one, while a picture is in the processor's cache.
+        return map_paths(lambda path: _read_resized(path, shape) * ((high - low) / 255) + low, batch, shape)
 
     splits = [
         Split(np.array([os.fsencode(path.absolute()) for path in listing.files[name]]), listing.labels[name], prepare)
@@ -86,19 +93,46 @@ def _read_resized(path: tf.Tensor, shape: Shape) -> tf.Tensor:
     return tf.image.resize(decode(path, shape[-1]), shape[:2])
 
 
-def find_fault(file: Path) -> str:
-    """Return why a `file` cannot be decoded, by its first and last bytes; "" for a whole JPEG or PNG."""
+def find_faults(files: Sequence[Path]) -> dict[Path, str]:
+    """Return why pictures cannot be decoded, for those of the `files` that cannot.
+
+    All are decoded once, as in training, because a damaged picture may be whole at both ends. The result is stored
+    until the path, size or time of a file changes.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for file in files:
+        status = file.stat()
+        digest.update(os.fsencode(file.absolute()) + f" {status.st_size} {status.st_mtime_ns}\n".encode())
+    stored = STORE / f"pictures-{digest.hexdigest()}.json"
+    if stored.is_file():
+        return {files[number]: fault for number, fault in json.loads(stored.read_text(encoding="utf-8"))}
+    if len(files) > _MANY:
+        progress.log(
+            f"decoding {len(files):,} pictures of {files[0].parent.name} once, to find damaged ones", "pictures"
+        )
+    with ThreadPoolExecutor() as pool:
+        found = [(number, fault) for number, fault in enumerate(pool.map(_find_fault, files)) if fault]
+    with contextlib.suppress(OSError):  # on a full or read-only disk they are decoded again next time
+        atomic.write(stored, json.dumps(found))
+    return {files[number]: fault for number, fault in found}
+
+
+def _find_fault(file: Path) -> str:
+    """Why a file cannot be decoded; "" if it can."""
     with file.open("rb") as opened:
         kind = _MAGIC.get(opened.read(3))
-        opened.seek(max(0, file.stat().st_size - _TAIL))
-        tail = opened.read()
     if kind is None:
         return "neither a JPEG nor a PNG picture"
-    return "" if _END[kind] in tail else f"{kind} picture that is cut off"
+    try:
+        with tf.device("CPU:0"):
+            decode(os.fsencode(file))
+    except tf.errors.OpError:
+        return f"{kind} picture that is damaged or cut off"
+    return ""
 
 
-def _find_shape(files: list[Path], image_size: int | tuple[int, int] | None) -> Shape:
-    """Find height, width and channels of the model's input from the setting and some pictures."""
+def _find_shape(files: list[Path], image_size: int | tuple[int, int] | None, channels: int | None) -> Shape:
+    """Find height, width and channels of the model's input from the settings and some pictures."""
     sizes, modes = set(), set()
     for file in files[:: -(-len(files) // _SAMPLE)]:
         try:
@@ -107,7 +141,7 @@ def _find_shape(files: list[Path], image_size: int | tuple[int, int] | None) -> 
                 modes.add(image.mode)
         except (OSError, UnidentifiedImageError) as error:
             raise DatasetError(f"{file}: cannot be opened ({error}); replace or delete it") from error
-    channels = 1 if modes <= set(_GRAY) else 3
+    channels = channels or (1 if modes <= set(_GRAY) else 3)
     if image_size is not None:
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         return height, width, channels

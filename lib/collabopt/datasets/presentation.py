@@ -66,7 +66,11 @@ def _read_picture(path: str) -> Image.Image | None:
 
 
 def _make_picture(example: np.ndarray) -> Image.Image | None:
-    """An array (height, width, 1 or 3) as a picture. What is no uint8 is scaled from its least to its largest value."""
+    """An array (height, width, 1 or 3) or, of uint8, (height, width) as a picture. Other types are scaled from their
+    least to their largest value.
+    """
+    if example.ndim == 2 and example.dtype == np.uint8:
+        example = example[..., np.newaxis]
     if example.ndim != 3 or example.shape[-1] not in (1, 3) or min(example.shape[:2]) < 4:
         return None
     if example.dtype != np.uint8:

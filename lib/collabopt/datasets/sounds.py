@@ -102,6 +102,8 @@ def _read_clip(file: Path) -> tuple[np.ndarray, int]:
         raise DatasetError(
             f"{file}: {channels} channels of {8 * width} bits; expected one channel of 16 bits. {_CONVERSION}"
         )
+    if not content:
+        raise DatasetError(f"{file}: holds no samples; replace or delete it")
     return np.frombuffer(content[: len(content) // 2 * 2], "<i2"), rate
 
 

@@ -16,7 +16,7 @@ VALIDATION, _SUBSET = 0, 1
 
 TEST_FRACTION = 0.2
 # Independent of the experiment's seed, so that results of all seeds are on the same test examples.
-_TEST_SEED = 1797
+TEST_SEED = 1797
 
 
 def draw_stratified_order(labels: np.ndarray, seed: int | tuple[int, ...]) -> np.ndarray:
@@ -98,7 +98,7 @@ def draw_test(labels: np.ndarray, fraction: float | None, groups: np.ndarray | N
     """
     fraction = TEST_FRACTION if fraction is None else fraction
     chosen = np.isin(
-        np.arange(len(labels)), draw_held_out(labels, fraction, _TEST_SEED, groups, "dataset.test_fraction")
+        np.arange(len(labels)), draw_held_out(labels, fraction, TEST_SEED, groups, "dataset.test_fraction")
     )
     kept_together = "" if groups is None else ", whole groups"
     progress.note(

@@ -25,7 +25,7 @@ def read(given: Mapping[str, Any], source: str) -> dict[str, Any]:
 
     Args:
         given: Finite data sets `train`, `test` and perhaps `validation`, and other keys, such as `classes`. Elements
-            are pairs (x, y), or x alone, single or in batches of any size; x may be a dict by input name.
+            are pairs (x, y), or x alone, single or in batches without `drop_remainder`; x may be a dict by input name.
         source: Origin of the data sets, for errors.
 
     Returns:

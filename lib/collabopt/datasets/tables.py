@@ -20,7 +20,7 @@ from collabopt.datasets.dataset import DatasetError, Mistakes, Parts
 from collabopt.datasets.presentation import Presentation
 from collabopt.runtime import progress
 
-ENDINGS = (".csv", ".parquet")
+ENDINGS = (".csv", ".tsv", ".parquet")
 _SEPARATORS = ",;\t"
 
 
@@ -28,7 +28,7 @@ def read(path: Path, dataset: Dataset, task: Task) -> Parts:
     """Read a table, or a folder with the tables train, test and perhaps validation.
 
     Args:
-        path: A .csv or .parquet file, or the folder of such files.
+        path: A .csv, .tsv or .parquet file, or the folder of such files.
         dataset: Gives `target`, `features` (by default all other columns, or columns by input name), `group` and
             `test_fraction`.
 
@@ -92,7 +92,7 @@ def _find_files(path: Path) -> dict[str, Path]:
 
 def _read_frame(path: Path) -> pd.DataFrame:
     try:
-        frame = pd.read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
+        frame = pd.read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
     except ImportError as error:
         raise DatasetError(
             f"{path}: reading Parquet needs the package pyarrow; install it (pip install pyarrow), or save the table "
@@ -118,7 +118,8 @@ def _read_csv(path: Path) -> pd.DataFrame:
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)  # rows that are longer than the header
         separator = max(_SEPARATORS, key=header.count)
-        return pd.read_csv(path, sep=separator, encoding="utf-8-sig", skipinitialspace=True, index_col=False)
+        form = {"encoding": "utf-8-sig", "skipinitialspace": True, "index_col": False}
+        return pd.read_csv(path, sep=separator, keep_default_na=False, na_values=[""], **form)  # "None" may be a class
 
 
 def _as_tuple(names: str | tuple[str, ...] | None) -> tuple[str, ...]:
@@ -138,7 +139,7 @@ def _check_columns(frame: pd.DataFrame, used: list[str], groups: list[str], spli
     mistakes.extend(
         f"{path}: {split} has no column {name}{suggest(name, known)}" for name in (*used, *groups) if name not in known
     )
-    for name in used:
+    for name in dict.fromkeys((*used, *groups)):
         if name in known and (count := int(frame[name].isna().sum())):
             first = int(np.flatnonzero(frame[name].isna())[0])
             mistakes.append(
@@ -159,9 +160,10 @@ def _read_features(frame: pd.DataFrame, columns: tuple[str, ...], source: str) -
 
 def _check_feature(column: pd.Series, name: str) -> None:
     if not (pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column)):
-        value = column[pd.to_numeric(column, errors="coerce").isna()].iloc[0]
+        texts = column[pd.to_numeric(column, errors="coerce").isna()]
+        value = (texts if len(texts) else column).iloc[0]
         raise DatasetError(
-            f"{name} holds text, such as {value!r}; expected numbers. Turn categories into columns of 0 and 1 "
+            f"{name} holds {value!r}; expected numbers. Turn categories into columns of 0 and 1 "
             "(pandas.get_dummies), or leave the column out of dataset.features"
         )
     labels.check_finite(column.to_numpy(np.float64), name)

@@ -24,7 +24,7 @@ _TEMPLATES = {
 
 
 def make_identifier(name: str) -> str:
-    """Return a C and C   identifier for any `name`: "2-bit kws" becomes "model_2_bit_kws"."""
+    """Return a C and C++ identifier for any `name`: "2-bit kws" becomes "model_2_bit_kws"."""
     return re.sub(r"_+", "_", "model_" + re.sub(r"\W", "_", name, flags=re.ASCII)).rstrip("_")
 
 

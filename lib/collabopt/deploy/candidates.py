@@ -20,7 +20,7 @@ from collabopt.config.stages import Stage, get_lineage
 from collabopt.run import Run
 from collabopt.runtime import progress
 from collabopt.runtime.tensorflow import keras
-from collabopt.techniques import filter_pruning, layers, objectives, patterns
+from collabopt.techniques import calibration, filter_pruning, layers, objectives, patterns
 from collabopt.tflite import sizes
 
 _NOT_CLUSTERED = 256
@@ -105,7 +105,8 @@ class _Untrained:
         self.kernels = [layer.name for layer in self.baseline.layers if layers.is_eligible(layer)]
         self._smaller = dict[Any, tuple[keras.Model, dict[str, np.ndarray]]]()
         self._figures = dict[str, tuple[float, float]]()
-        self.score = objectives.score_model(self.baseline, run.data.validation, run.data.task).mean(dtype=float)
+        self.validation = calibration.select_normal(run.data.validation, run.data.task)
+        self.score = objectives.score_model(self.baseline, self.validation, run.data.task).mean(dtype=float)
 
     def measure(self, experiment: Experiment, applied: Mapping[str, Any]) -> tuple[float, float]:
         """Entropy of the int8 kernels in bytes, and drop on validation, with the settings that apply to a stage."""
@@ -128,7 +129,7 @@ class _Untrained:
             per_channel = "number_of_clusters" not in applied or name in given.exclude.clustering
             kernels = layers.read_layer_kernels(model.get_layer(name)).values()
             total += sizes.compute_entropy_bytes([allocation.quantize(kernel, per_channel) for kernel in kernels])
-        after = objectives.score_model(model, data.validation, data.task).mean(dtype=float)
+        after = objectives.score_model(model, self.validation, data.task).mean(dtype=float)
         for name, kernels in before.items():
             layers.assign_kernels(model.get_layer(name), kernels)
         return total, float(data.task.score.compute_drop(self.score, after))

@@ -62,7 +62,7 @@ def write(search: Search) -> ModelCard:
     """
     experiment, directory = search.run.experiment, search.run.directory / "deployed"
     if search.chosen is None and not experiment.deploy_nearest:
-        for path in directory.glob("*"):
+        for path in filter(Path.is_file, directory.glob("*")):
             path.unlink()
         reason = targets.describe(targets.judge(search.table, search.targets), search.targets)
         advice = "No file was written. To write the nearest one, set `deploy_nearest = True`."

@@ -14,6 +14,7 @@ from collabopt.config.metrics import get_metric
 from collabopt.config.scores import Score, find_score
 from collabopt.deploy import targets
 from collabopt.storage import results
+from collabopt.storage.results import ONE_CLASS
 
 _MOST = 3
 """Smaller files, or classes, that are named."""
@@ -104,6 +105,7 @@ class Recommendation:
         factor = self.baseline[size.name] / self.variant[size.name]
         before, after = (score.format(row[score.validation]) for row in (self.baseline, self.variant))
         head = f"No file meets all targets. The nearest, which misses {self.describe_misses()}" if self.misses else ""
+        head = f"No file can be recommended: each {self.describe_misses()}. One" if ONE_CLASS in self.misses else head
         text = (
             f"{head or 'Recommended'}: {self.name}, {small} after gzip instead of {large} of the float32 "
             f"baseline ({factor:.1f} times smaller); {score.title} on {self.variant['validation_examples']:,.0f} "
@@ -125,10 +127,7 @@ class Recommendation:
 def recommend(report: Path) -> Recommendation | None:
     """Return the recommended file of a finished `report`: that of `targets.choose`, or else the nearest.
 
-    None if variants.csv is missing, or older than its column of validation examples.
-
-    Raises:
-        ValueError: There are no targets, and every file predicts one class for every example.
+    None if variants.csv is missing, or has no column `validation_examples` (older versions).
     """
     if not (report / "variants.csv").is_file():
         return None
@@ -138,7 +137,7 @@ def recommend(report: Path) -> Recommendation | None:
         return None
     rows = rows[rows["tflite"].notna()]  # the others have no file
     wanted = bool(targets.list_targets(limits))
-    chosen = targets.choose(rows, limits) if wanted else targets.recommend(rows)
+    chosen = targets.choose(rows, limits)
     label = targets.find_nearest(rows, limits) if chosen is None else chosen
     row, base = rows.loc[label].to_dict(), rows.loc[targets.find_baseline(rows)].to_dict()
     smaller, more_accurate = _find_alternatives(rows, row)
@@ -155,7 +154,7 @@ def recommend(report: Path) -> Recommendation | None:
         misses=targets.find_misses(row, limits, targets.get_baseline_score(rows)),
         smaller=smaller,
         more_accurate=more_accurate,
-        on_device=None if wanted else _find_on_device(rows, row),
+        on_device=None if wanted or chosen is None else _find_on_device(rows, row),
     )
 
 

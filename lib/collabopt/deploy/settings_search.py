@@ -13,6 +13,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
+from collabopt.analysis import comparison
 from collabopt.config.experiment import ExperimentError
 from collabopt.config.stages import BASELINE
 from collabopt.deploy import targets, variants
@@ -39,7 +40,8 @@ class SettingsSearch(Search):
     """A finished search over settings. Its table has the column `setting`, and one row per file that was tried.
 
     Attributes:
-        trials: One row per trained stage in order: stage, setting, trainings (so far), score and drop on validation,
+        trials: One row per trained stage in order: stage, setting, trainings (its number, with stages
+            that are not available), score and drop on validation,
             noise (two standard errors of the drop), gzip_bytes, predicted_drop, predicted_bytes (NaN for the baseline),
             verdict, best (whether it is the smallest so far that meets all targets).
         ended: Why the search ended.
@@ -127,7 +129,8 @@ class _Searching:
         drop, noise, misses = math.inf, math.nan, {"unavailable": math.inf}
         if variant.tflite:
             drop = self.score.compute_drop(self.base, variant.row[self.score.validation])
-            noise = targets.find_drop_noise(variants.make_table([self.float32, variant]).iloc[1], self.score)
+            error = comparison.compute_standard_error((self.float32.scores - variant.scores)[None])
+            noise = self.score.get_noise(error, len(variant.scores))
             misses = targets.find_misses(variant.row, self.limits, self.base)
         if not run.stage(candidate.stage.name).unavailable:
             self.trained.add(candidate.key)

@@ -11,8 +11,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import SymmetricalLogLocator
 
-from collabopt.analysis import comparison
+from collabopt.analysis import judgement
 from collabopt.config.scores import ACCURACY, SCORES
 from collabopt.config.stages import list_stages
 from collabopt.figures import style
@@ -33,10 +34,10 @@ def draw_drops(rows: pd.DataFrame, csv: Path | None = None) -> Figure | None:
     `rows` are those of `comparison.compare_figures`; None if no drop is published. Our bars are two standard errors.
     `csv` is for the data.
     """
-    shown = rows[rows["figure"].isin(comparison.DROPS) & rows["published"].notna()]
+    shown = rows[rows["figure"].isin(judgement.DROPS) & rows["published"].notna()]
     if shown.empty:
         return None
-    settings = [(row["table"], comparison.format_setting(row)) for row in shown.to_dict("records")]
+    settings = [(row["table"], judgement.format_setting(row)) for row in shown.to_dict("records")]
     lines = list(dict.fromkeys(settings))
     shown_at = shown.assign(height=[lines.index(setting) for setting in settings])
     figure = style.make_figure(7.6, 1.2 + 0.32 * len(lines))
@@ -51,7 +52,7 @@ def draw_drops(rows: pd.DataFrame, csv: Path | None = None) -> Figure | None:
     ours = Line2D([], [], color=MUTED, marker="o", markersize=6)
     figure.legend([theirs, ours], ["published", "ours ± 2 SE"], loc="outside upper right", ncols=2)
     known = shown[shown["ours"].notna()]
-    counted = Counter(comparison.judge_figure(row) for _, row in known.iterrows())
+    counted = Counter(judgement.judge_figure(row) for _, row in known.iterrows())
     verdicts = "; ".join(f"{count} {verdict}" for verdict, count in counted.most_common())
     alt = f"Points of accuracy lost against the own baseline, published beside ours, for {len(shown)} figures."
     alt += f" Of {len(known)} that can be compared: {verdicts}." if len(known) else " None of ours yet."
@@ -158,7 +159,7 @@ def _set_lines(axes: Axes, labels: list[str], **form) -> None:
 def _set_scale(axes: Axes, drops: np.ndarray, errors: np.ndarray) -> None:
     if (drops > _LOG_ABOVE).any():
         axes.set_xscale("symlog", linthresh=1, linscale=0.7)
-        axes.set_xticks([-30, -10, -3, -1, 0, 1, 3, 10, 30, 100])
+        axes.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=1, subs=(1, 3)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.set_xlim(min(-1.0, 1.3 * np.nanmin(drops - errors)), 1.3 * np.nanmax(drops + errors))
     axes.axvline(0, color=MUTED, linewidth=1, zorder=0)

@@ -163,7 +163,8 @@ def _format_verdict(row: dict[str, Any]) -> tuple[str, str]:
         return f"▶ chosen: {get_format_label(row['chosen'])} file", INK
     if not isinstance(row.get("missed"), dict):
         return "", INK
-    names = [get_targets()[target].title.removesuffix(" drop") for target in row["missed"]]
+    known = get_targets()  # a file that predicts one class misses this instead
+    names = [known[one].title.removesuffix(" drop") if one in known else one for one in row["missed"]]
     return (f"✗ {_join(names)}", ALARM) if names else ("✓ meets all targets", INK)
 
 

@@ -42,7 +42,7 @@ def build(
     Args:
         section: The model section of the experiment.
         input_shape: Shape of one input, without batch; by name if there are several.
-        outputs: Shape of one output, without batch; None takes any.
+        outputs: Shape of the output, without batch; None takes any.
         takes_logits: Whether a softmax or sigmoid at the end of a user's model is taken off.
 
     Returns:
@@ -74,7 +74,7 @@ def restore(
         section: The model section of the experiment.
         arrays: Its weights by layer/variable.
         input_shape: Shape of one input, without batch; by name if there are several.
-        outputs: Shape of one output, without batch; None takes any.
+        outputs: Shape of the output, without batch; None takes any.
         takes_logits: As in `build`.
 
     Returns:

@@ -23,7 +23,7 @@ def check(origin: str, model: object, input_shape: Shapes, outputs: Shape | None
         origin: Parameter and value that the model comes from, such as "function=mine:net", for errors.
         model: The model.
         input_shape: Expected shape of one input, without batch; of each input by name if there are several.
-        outputs: Expected shape of the only output, without batch. None allows any outputs.
+        outputs: Expected shape of the only output, without batch. None allows any shape.
 
     Raises:
         ModelError: The model does not meet a requirement.
@@ -92,7 +92,7 @@ def _find_wrong_inputs(model: keras.Model, input_shape: Shapes) -> str | None:
         if shape != tuple(input_shape[name]):
             return (
                 f"input{of_name} shape={(None, *shape)}: expected {(None, *input_shape[name])}, as the data has. Give "
-                "the examples the shape of the model's input"
+                "the examples the shape of the model's input (pictures: dataset.image_size and dataset.channels)"
             )
         if tensor.dtype not in ("float32", "int32", "int64"):
             return f"input{of_name} dtype={tensor.dtype.name}: expected float32"
@@ -103,15 +103,20 @@ def _find_wrong_outputs(model: keras.Model, outputs: Shape | None) -> str | None
     for tensor in model.outputs:
         if tensor.dtype != "float32":
             return f"output dtype={tensor.dtype.name}: expected float32"
-    if outputs is None:
-        return None
     if len(model.outputs) != 1:
         names = ", ".join(model.output_names)
         return f"found {len(model.outputs)} outputs, {names}; name the one to keep, as in head: {model.output_names[0]}"
+    if outputs is None:
+        return None
     shape = tuple(model.outputs[0].shape)
     if shape == (None, *outputs):
         return None
     remedy = "Take the labels that the model was trained for"
+    if len(shape) == 4 == len(outputs) + 1 and shape[1:] == (*outputs[:-1], 1):  # one sigmoid per pixel
+        remedy = (
+            "Segmentation needs one output per class. For one output per pixel use functions of your own: task: "
+            "{loss: 'm:f', metric: 'm:g', higher_is_better: true}. Masks of 0 and 255 must be 0 and 1"
+        )
     if len(shape) == 2 and len(outputs) == 1 and shape[1] > outputs[0] > 1:
         remedy = (
             f"If examples of some classes are missing, list all {shape[1]} in an array `classes` (.npz or function)"

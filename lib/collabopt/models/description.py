@@ -33,7 +33,7 @@ class Description:
             return ["classification"]
         if self.activation == "sigmoid":
             return ["binary"] if self.output == (1,) else ["multilabel", "classification"]
-        return ["regression"] if self.output == (1,) else ["classification", "regression"]
+        return ["binary", "regression"] if self.output == (1,) else ["classification", "regression"]
 
 
 def describe(section: Model, input_shape: Shapes = (), outputs: Shape | None = None) -> Description:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import zipfile
 from pathlib import Path
@@ -42,19 +43,16 @@ def get_variables(model: keras.Model) -> dict[str, tf.Variable]:
 
     Returns:
         Variables by layer/variable, in the order of the layers. Inside a recurrent or wrapping layer, a variable also
-        has the names of inner layers, without the numbers by which Keras counts these.
-
-    Raises:
-        ModelError: Two variables have the same key.
+        has the names of inner layers, without the numbers by which Keras counts these. Of keys that would be equal,
+        the second ends in _2, and so on.
     """
     found: dict[str, tf.Variable] = {}
     for layer in model.layers:
         for variable in layer.weights:
             path = variable.name.split(":")[0].removeprefix(f"{layer.name}/")
             key = f"{layer.name}/{re.sub(_COUNTER, '', path)}"
-            if key in found:
-                raise ModelError(f"model={model.name}: two variables are named {key}; give each its own name")
-            found[key] = variable
+            numbered = (f"{key}_{number}" for number in itertools.count(2))
+            found[next(one for one in itertools.chain([key], numbered) if one not in found)] = variable
     return found
 
 

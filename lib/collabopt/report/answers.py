@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from collabopt.analysis import comparison
+from collabopt.analysis import comparison, judgement
 from collabopt.config.metrics import get_metric
 from collabopt.config.scores import SCORES, find_score
 from collabopt.config.stages import BASELINE, get_label
@@ -65,12 +65,15 @@ def describe_preservation(parent: Finished, stage: Finished, baseline: Finished)
         return Answer(f"Not known: {stage.stage.label} is not available ({stage.unavailable or parent.unavailable}).")
     if stage.stage.keeps_zeros and not parent.result["sparsity"]:
         return Answer(f"There was nothing to preserve: no kernel of {parent.stage.label} has zeros from pruning.")
+    is_clustered = stage.stage.clusters and stage.result["unique_weights"] is not None
+    if not (stage.stage.keeps_zeros or is_clustered):
+        return Answer("There was nothing to preserve: no kernel is clustered.")
     found = []
     if stage.stage.keeps_zeros:
         sparsity = get_metric("sparsity")
         before, after = (sparsity.format(one.result["sparsity"]) for one in (parent, stage))
         found.append(f"sparsity {before} → {after} %")
-    if stage.stage.clusters:
+    if is_clustered:
         found.append(f"at most {stage.result['unique_weights']:,.0f} distinct values per kernel")
     failing = stage.layers.loc[stage.layers["defect"].ne(""), "layer"]
     verdict = "Yes" if stage.result["preserved"] else f"No: {len(failing)} kernels fail, {failing.iloc[0]} first"
@@ -152,8 +155,8 @@ def describe_reproduction(compared: pd.DataFrame) -> Answer:
     rows = compared[compared["published"].notna()]
     if rows.empty:
         return Answer("Nothing is published for this model and data set.")
-    counts = comparison.judge(rows)["verdict"].value_counts()
-    words = [f"{counts[verdict]} {verdict}" for verdict in comparison.VERDICTS if verdict in counts]
+    counts = judgement.judge(rows)["verdict"].value_counts()
+    words = [f"{counts[verdict]} {verdict}" for verdict in judgement.VERDICTS if verdict in counts]
     figures = "1 published figure" if counts.sum() == 1 else f"{counts.sum()} published figures"
     return Answer(f"Of {figures}: {', '.join(words)}.")
 
@@ -205,10 +208,10 @@ def describe_search(found: SettingsSearch) -> Answer:
 
 def _describe_cost(base: Finished, stage: Finished, base_name: str) -> str:
     """What the int8 file of a stage loses against the float32 model of another on the split that was read."""
+    if stage.tflite is None:
+        return f"has no int8 file ({stage.result['unavailable']})"
     score, scores, base_scores = find_score(stage.result), stage.scores(), base.scores()
     split = "test" if "test" in base_scores and "test_int8" in scores else "validation"
-    if stage.tflite is None or f"{split}_int8" not in scores:
-        return f"has no int8 file ({stage.result['unavailable']})"
     column, int8 = (score.test, score.test_int8) if split == "test" else (score.validation, score.validation_int8)
     drop = score.compute_drop(base.result[column], stage.result[int8])
     error = comparison.compute_standard_error((base_scores[split] - scores[f"{split}_int8"])[None])

@@ -10,7 +10,7 @@ from typing import Any
 import bs4
 import pandas as pd
 
-from collabopt.analysis import comparison
+from collabopt.analysis import comparison, judgement
 from collabopt.config import published, tasks
 from collabopt.config.experiment import Experiment
 from collabopt.config.scores import ACCURACY, Score, find_score
@@ -61,7 +61,7 @@ def read_comparison(directory: Path, tell: Callable[[str], None] = lambda _: Non
     """
     try:
         rows = comparison.read(directory)
-        comparison.judge(rows)
+        judgement.judge(rows)
         experiment = _get_experiment(read_run(directory))
         model = published.name_model(experiment) if "model" in experiment else ""
         return rows[rows["published"].notna()].assign(model=model)
@@ -194,14 +194,15 @@ class Report:
     def find_trade_off(self) -> list[dict[str, Any]]:
         """Return the row of the baseline, and that of the best file, or none.
 
-        The best file is the smallest by the report's own scheme that loses at most `Score.get_tolerance` on validation.
+        The best file is the smallest by the report's own scheme that loses at most `Score.get_tolerance` on validation
+        against the float32 baseline.
         """
         table = self.table
         if BASELINE not in set(table.get("stage", [])):
             return []
         is_own = table["scheme"].isna() | (table["scheme"] == self.scheme)
         baseline, score = table[table["stage"] == BASELINE].head(1), find_score(table)
-        tolerance = score.get_tolerance(baseline[score.validation_int8].iloc[0])
+        tolerance = score.get_tolerance(baseline[score.validation].iloc[0])
         is_usable = pd.Series([not results.is_constant(row) for row in table.to_dict("records")], table.index)
         near = table[is_own & is_usable & (table["validation_lost"] <= tolerance) & (table["saved"] > 0)]
         return [*baseline.to_dict("records"), *near.nlargest(1, "saved").to_dict("records")]

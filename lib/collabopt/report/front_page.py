@@ -35,7 +35,8 @@ def write(directory: Path) -> Path:
     with store.lock(loading.DATA / "locks" / "front_page.lock"):
         reports = find_reports(directory)
         judged = _judge(reports)
-        rows = [_make_row(report, row) for report in reports for row in report.table.to_dict("records")]
+        heads = _list_heads(reports)
+        rows = [_make_row(report, row, heads) for report in reports for row in report.table.to_dict("records")]
         experiments: dict[str, list[dict[str, Any]]] = {}
         for report in reports:
             experiments.setdefault(report.place.parts[0], []).append(_describe(report))
@@ -61,7 +62,8 @@ def _list_compared(reports: list[Report]) -> list[dict[str, Any]]:
     found = []
     for name, report in zip(names, listed, strict=True):
         score, stages = report.score, {}
-        for row in report.table[report.table["scheme"].ne("tfmot")].to_dict("records"):
+        is_own = report.table["scheme"].isna() | (report.table["scheme"] == report.scheme)
+        for row in report.table[is_own].to_dict("records"):
             error = row.get(f"{score.test_int8}_error", math.nan)
             figures = row[score.test_int8] / score.scale, 2 * error / score.scale, row["gzip_bytes"] / 1000
             known = [round(one, 4) if math.isfinite(one) else None for one in figures]
@@ -120,16 +122,23 @@ def describe_trade_off(rows: list[dict[str, Any]], score: Score) -> str:
     return f"{saved} and {'loses' if lost >= 0 else 'gains'} {amount} on test"
 
 
-def _make_row(report: Report, row: dict[str, Any]) -> dict[str, Cell | str]:
+def _list_heads(reports: list[Report]) -> list[str]:
+    """The heads of the figures of all reports. Scores, whose metrics may differ, and their drops come first."""
+    heads = [[format_head(metric) for metric in _list_metrics(report).values()] for report in reports]
+    return list(dict.fromkeys(head for part in (slice(2), slice(2, None)) for one in heads for head in one[part]))
+
+
+def _make_row(report: Report, row: dict[str, Any], heads: list[str]) -> dict[str, Cell | str]:
     is_other = not pd.isna(row["scheme"]) and row["scheme"] != report.scheme
     name = get_label(row["stage"]) + (f" by {row['scheme']}" if is_other else "")
     page, model = map(report.find_file, find_links(report.directory, row, report.scheme))
     varied = format_setting(row, find_varied_settings(report.table))
+    figures = {format_head(metric): _make_cell(row, column, metric) for column, metric in _list_metrics(report).items()}
     return {
         "Experiment": Cell(report.place.parts[0], href=report.page, kind="wrap"),
         "Run": Cell(f"sweep: {varied}".removesuffix(": ") if report.is_sweep else report.setting, kind="wrap"),
         "Stage": Cell.from_stage(row["stage"], page, name),
-        **{format_head(metric): _make_cell(row, column, metric) for column, metric in _list_metrics(report).items()},
+        **{head: figures.get(head, "") for head in heads},
         "Preserved": Cell.from_preserved(row["preserved"]),
         "File": Cell.from_file(model, name),
     }

@@ -163,4 +163,6 @@ def _select_eligible(finished: Finished, values: dict[str, np.ndarray]) -> list[
 def _make_coding_cells(kernels: list[np.ndarray], group: str = "") -> dict[str, Cell]:
     entropy, gzipped = compute_entropy_bytes(kernels), compute_gzip_bytes(kernels)
     sizes = {"weight_bytes": sum(kernel.size for kernel in kernels), "entropy_bytes": entropy, "gzip_bytes": gzipped}
-    return make_metric_cells(sizes, group) | {format_head(_RATIO, group): Cell.from_number(gzipped / entropy, _RATIO)}
+    return make_metric_cells(sizes, group) | {
+        format_head(_RATIO, group): Cell.from_number(gzipped / entropy if entropy else None, _RATIO)
+    }

@@ -22,7 +22,7 @@ from collabopt.config.scores import find_score
 from collabopt.deploy import recommendation
 from collabopt.figures import overlays
 from collabopt.report import html, verdict
-from collabopt.report.directory import read_run
+from collabopt.report.directory import get_scheme, read_run
 from collabopt.report.table import Cell, Table, format_head
 from collabopt.storage import results
 
@@ -170,7 +170,10 @@ def tabulate_stages(places: dict[str, Path]) -> Table:
     score, size = find_score(rows[first]), get_metric("gzip_bytes")
     metric, own = get_metric(score.test_int8), {}
     for name, table in rows.items():
-        table = results.select_first_setting(table[table.get("scheme", "") != "tfmot"], "stage")
+        run = read_run(places[name])
+        table = table[table["scheme"].isna() | (table["scheme"] == get_scheme(run))]
+        is_first = table["seed"] == run.get("seed")  # that of the files
+        table = results.select_first_setting(table[is_first] if is_first.any() else table, "stage")
         own[name] = {row["stage"]: row for row in table.to_dict("records")}
     lines = []
     for stage in dict.fromkeys(stage for report in own.values() for stage in report):

@@ -45,15 +45,14 @@ def write(directory: Path, experiment: str, states: dict[str, str], home: Path |
 
 
 def _read_rows(directory: Path, cells: list[str]) -> pd.DataFrame:
-    """The rows of every cell that has results, without TFMOT's schemes."""
+    """The rows of every cell that has results."""
     paths = [directory / cell / "results.csv" for cell in cells]
     frames = [
         results.read(path).assign(cell=path.parent.name, setting=_find_setting(path.parent.name))
         for path in paths
         if path.is_file()
     ]
-    rows = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-    return rows[rows["scheme"].isna() | (rows["scheme"] != "tfmot")] if len(rows) else rows
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
 def _find_setting(cell: str) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from collabopt.analysis import comparison
+from collabopt.analysis import judgement
 from collabopt.config import published
 from collabopt.config.metrics import Metric, get_metric
 from collabopt.config.scores import find_score
@@ -124,7 +124,7 @@ def guide(run: Run, name: str) -> Table:
     rows = []
     for figure in ("accuracy", "accuracy_int8", "zip_bytes", "gzip_bytes"):
         metric = get_metric(figure)
-        title = comparison.NAMES.get(figure) or _format_compression_title(metric)
+        title = judgement.NAMES.get(figure) or _format_compression_title(metric)
         for source, values in (("published", theirs), ("ours", ours)):
             cells = {STAGES[stage].title: _make_guide_cell(values[stage], metric) for stage in columns}
             if any(cell.text for cell in cells.values()):
@@ -138,17 +138,17 @@ def compared(rows: pd.DataFrame, *figures: str) -> Table:
 
     On a page of several reports, `report` and `page` name the report of a row.
     """
-    shown = rows[rows["published"].notna() & rows["figure"].isin(figures or comparison.TOLERANCES)]
+    shown = rows[rows["published"].notna() & rows["figure"].isin(figures or judgement.TOLERANCES)]
     lines = []
     for _, row in shown.fillna({"incomparable": ""}).iterrows():
-        verdict = comparison.judge_figure(row) if row["figure"] in comparison.TOLERANCES else ""
-        text = comparison.format_verdict({**row, "verdict": verdict}) if verdict else ""
+        verdict = judgement.judge_figure(row) if row["figure"] in judgement.TOLERANCES else ""
+        text = judgement.format_verdict({**row, "verdict": verdict}) if verdict else ""
         metric = get_metric("tflite_bytes") if row["figure"] == "int8_bytes" else _POINTS
         cells = {
             **({"Report": Cell(row["report"], href=row["page"], kind="wrap")} if "report" in row else {}),
             "Table": get_label(row["table"]),
-            "Stage": Cell(comparison.format_setting(row), mark=Cell.from_stage(row["stage"]).mark),
-            "Figure": comparison.NAMES[row["figure"]],
+            "Stage": Cell(judgement.format_setting(row), mark=Cell.from_stage(row["stage"]).mark),
+            "Figure": judgement.NAMES[row["figure"]],
             "Published": Cell.from_number(row["published"], metric),
             "Ours": Cell.from_number(row["ours"], metric, deviation=row["deviation"]),
             "2 SE": Cell.from_number(2 * row["error"], _POINTS),

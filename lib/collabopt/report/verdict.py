@@ -58,16 +58,20 @@ def make_verdict(directory: Path, experiment: str) -> dict[str, Any]:
 def make_sweep_verdict(directory: Path, experiment: str, cells: list[str]) -> dict[str, Any]:
     """Return `make_verdict` of the cell in `cells` of a sweep in `directory` whose recommended file is the smallest.
 
-    `experiment` is named in commands.
+    A file that drops by more than the tolerance against the best baseline of all cells does not count. `experiment` is
+    named in commands.
     """
-    sizes = {}
-    for cell in cells:
-        found = recommendation.recommend(directory / cell)
-        if found and not found.misses:
-            sizes[cell] = found.variant["gzip_bytes"]
-    if not sizes:
+    every = {cell: recommendation.recommend(directory / cell) for cell in cells}
+    good = {cell: one for cell, one in every.items() if one and not one.misses}
+    if not good:
         return {"command": f"make report EXPERIMENT={experiment}"}
-    best = min(sizes, key=sizes.get)
+    score = next(iter(good.values())).score  # a cell may have a worse baseline, such as one of few examples
+    base = min((one.baseline[score.validation] for one in good.values()), key=lambda one: score.compute_drop(0.0, one))
+    drops = {cell: score.compute_drop(base, one.variant[score.validation]) for cell, one in good.items()}
+    near = [cell for cell, drop in drops.items() if drop <= score.get_tolerance(base)]
+    best = min(drops, key=drops.get)
+    if near:
+        best = min(near, key=lambda cell: good[cell].variant["gzip_bytes"])
     verdict = make_verdict(directory / best, experiment)
     links = [(f"{best}/{address}", label) for address, label in verdict["links"]]
     return verdict | {"name": f"{verdict['name']} of {best}", "links": links}
@@ -132,8 +136,9 @@ def _compare(name: str, row: dict[str, Any], base: dict[str, Any], base_name: st
     metric, value, other = get_metric(name), row.get(name, math.nan), base.get(name, math.nan)
     if pd.isna(value):
         return title, "", ""
+    is_same = all(row[key] == base.get(key) for key in ("stage", "format"))
     against = f"{value / other:.2f} times {base_name}" if other else ""
-    return title, f"{metric.format(value)} {metric.unit}", "" if pd.isna(other) or row is base else against
+    return title, f"{metric.format(value)} {metric.unit}", "" if pd.isna(other) or is_same else against
 
 
 def _list_targets(found: Recommendation) -> list[tuple[str, str, str, bool]]:

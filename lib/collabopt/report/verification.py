@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from collabopt.analysis import comparison
-from collabopt.analysis.comparison import INCOMPARABLE, NAMES, VERDICTS, format_setting, format_value, format_verdict
+from collabopt.analysis import comparison, judgement
+from collabopt.analysis.judgement import INCOMPARABLE, NAMES, VERDICTS, format_setting, format_value, format_verdict
 from collabopt.config import loading, published
 from collabopt.report.directory import read_comparison
 
@@ -30,7 +30,7 @@ def verify(name: str) -> int:
     if name == EVERY_REPORT:
         return _verify_all()
     try:
-        judged = comparison.judge(comparison.read(loading.REPORTS / loading.find_experiment(name).stem))
+        judged = judgement.judge(comparison.read(loading.REPORTS / loading.find_experiment(name).stem))
     except FileNotFoundError as error:
         if len(published.read_of_model(loading.load(name))):
             print(error, file=sys.stderr)
@@ -87,7 +87,7 @@ def judge_reports(compared: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     Returns:
         Rows of `judge` with a column `report`. A figure that no report can compare has one row.
     """
-    judged = [comparison.judge(rows).assign(report=name) for name, rows in compared.items() if len(rows)]
+    judged = [judgement.judge(rows).assign(report=name) for name, rows in compared.items() if len(rows)]
     rows = pd.concat([pd.DataFrame(), *judged], ignore_index=True)
     if rows.empty:
         return rows

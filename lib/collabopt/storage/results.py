@@ -244,9 +244,17 @@ def _drop_tables_of_another_experiment(directory: Path, experiment: dict[str, An
         before = json.loads((directory / "run.json").read_text())["experiment"]
     except (OSError, ValueError, KeyError):
         return
-    if before != experiment:
-        for name in ("results.csv", "layers.csv", "run.json"):
-            (directory / name).unlink(missing_ok=True)
+    if _drop_empty(before) != _drop_empty(experiment):
+        names = "results.csv", "layers.csv", "variants.csv", "comparison.csv", "changed_*.csv", "run.json"
+        for path in (path for name in names for path in directory.glob(name)):
+            path.unlink(missing_ok=True)
+
+
+def _drop_empty(values: Any) -> Any:
+    """A section without keys that hold None, such as those that an older version did not have."""
+    if not isinstance(values, dict):
+        return values
+    return {key: _drop_empty(value) for key, value in values.items() if value is not None}
 
 
 def _merge(path: Path, rows: pd.DataFrame) -> None:

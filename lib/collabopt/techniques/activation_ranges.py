@@ -40,10 +40,10 @@ def calibrate(wrapped: keras.Model, data: Data, seed: int, setting: str = "auto"
     sample = calibration.draw_examples(wrapped, data.train, EXAMPLES, seed)
     methods = sample.list_methods(setting)
     if len(methods) > 1:
-        scores = {}
+        scores, split = {}, calibration.select_normal(data.validation, data.task)
         for method in methods:
             _set_ranges(wrapped, sample.select(method))
-            scores[method] = objectives.score_model(wrapped, data.validation, data.task)
+            scores[method] = objectives.score_model(wrapped, split, data.task)
         methods = (calibration.choose(scores, data.task.score),)
     _set_ranges(wrapped, sample.select(methods[0]))
     calibration.log_choice(sample, methods[0], stage)

@@ -126,6 +126,7 @@ def _make_config(layer: keras.layers.Layer, scheme: PreservingScheme) -> tfmot.q
     has_norm = following is not None and int8_layers.find_folded_layer(following) is layer
     if _has_constant_kernel(layer, has_norm):
         preserved = scheme.quantizer(layer) if layers.is_eligible(layer) else ChannelQuantizer(False, None)
+        preserved.bits = 8
         if not (
             preserved.clusters and preserved.clusters.granularity == "tensor"
         ):  # else one range serves the kernel, and the converter can transpose it

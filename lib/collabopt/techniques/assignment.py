@@ -12,7 +12,7 @@ from collabopt.runtime.tensorflow import drop_log_records, tf
 _COMPILED_FROM = 2**20
 """Weights times centroids from which compiling takes less time than it saves in a training."""
 _COMPILED_CENTROIDS = 64
-"""Compiling takes a second for 64 centroids, and grows faster than their number."""
+"""Centroids at a time. Compiling takes a second for 64 of them, and grows faster than their number."""
 
 
 def assign(
@@ -28,10 +28,16 @@ def assign(
     """
     costs = () if importance is None else (importance, length)
     size, k = np.prod(weights.shape), centroids.shape[1]
-    if size * k < _COMPILED_FROM or k > _COMPILED_CENTROIDS:
+    if size * k < _COMPILED_FROM:
         return _assign(weights, centroids, *costs)
+    least, indices = tf.fill(weights.shape, np.float32(np.inf)), tf.zeros(weights.shape, tf.int32)
     with drop_log_records("triggered tf.function retracing"):  # once per shape of a kernel
-        return _assign_compiled(weights, centroids, *costs)
+        for first in range(0, k, _COMPILED_CENTROIDS):
+            some = slice(first, first + _COMPILED_CENTROIDS)
+            own = () if importance is None else (importance, length[:, some])
+            error, index = _find_best(weights, centroids[:, some], *own)
+            indices, least = tf.where(error < least, first + index, indices), tf.minimum(error, least)
+    return indices
 
 
 def _assign(
@@ -44,17 +50,19 @@ def _assign(
 
 
 @tf.function(jit_compile=True, autograph=False)
-def _assign_compiled(
+def _find_best(
     weights: tf.Tensor, centroids: tf.Tensor, importance: tf.Tensor | None = None, length: tf.Tensor | None = None
-) -> tf.Tensor:
-    """As `_assign`, in one loop over the weights, without arrays (rows, n, k). Compiled, it is ten times as fast."""
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The least cost, and the index by `_assign`, in one loop over the weights, without arrays (rows, n, k). Compiled,
+    it is ten times as fast.
+    """
     least, indices = tf.fill(weights.shape, np.float32(np.inf)), tf.zeros(weights.shape, tf.int32)
     for index in range(centroids.shape[1]):
         error = tf.math.squared_difference(weights, centroids[:, index : index + 1])
         if importance is not None:
             error = importance * error + length[:, index : index + 1]
         indices, least = tf.where(error < least, index, indices), tf.minimum(error, least)
-    return indices
+    return least, indices
 
 
 def compute_code_length(indices: tf.Tensor, rows: int, k: int) -> tf.Tensor:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from collabopt.config.scores import Score
+from collabopt.config.tasks import Task
 from collabopt.datasets import Split
 from collabopt.datasets.splitting import draw_stratified_order
 from collabopt.runtime import progress
@@ -100,6 +101,11 @@ class Sample:
         if setting != "auto":
             return (setting,)
         return METHODS if self.find_outlier() else METHODS[:1]
+
+
+def select_normal(split: Split, task: Task) -> Split:
+    """Return the examples of a `split` whose scores count: all but the anomalies of a reconstruction."""
+    return split.take(split.labels == 0) if task.name == "reconstruction" else split
 
 
 def draw_examples(model: keras.Model, train: Split, examples: int, seed: int) -> Sample:

@@ -47,7 +47,8 @@ def make_imitation_loss(task: Task, temperature: float) -> Objective:
 def teach(model: keras.Model, data: Data, section: Training) -> Iterator[None]:
     """Let the training steps of a model add the teacher's outputs to the loss, within the context.
 
-    The loss is (1 − weight) × the task's + weight × that of `make_imitation_loss`. The reported loss is the task's.
+    The loss is (1 − weight) × the task's, penalties of layers included, + weight × that of `make_imitation_loss`. The
+    reported loss is the task's.
 
     Args:
         model: A compiled model.

@@ -20,10 +20,11 @@ _FLOOR = 0.1
 
 
 def compute_importance(model: keras.Model, data: Data, seed: int) -> dict[str, np.ndarray]:
-    """Return what the squared error of each weight costs: float64 by kernel, depthwise left out.
+    """Return what the squared error of each weight costs: float64 by kernel.
 
-    Costs are relative: a kernel of zeros costs 1 per weight, as the geometric mean over kernels. Kernels that matter
-    more to the loss cost more.
+    Costs are scaled: setting a whole kernel to zero costs 1 per weight, as a geometric mean over all weights. Kernels
+    that matter more to the loss cost more. Depthwise kernels are left out. So are kernels that the loss does not depend
+    on: they would decide the mean.
 
     Args:
         model: A plain model; it stays as it is.
@@ -38,6 +39,8 @@ def compute_importance(model: keras.Model, data: Data, seed: int) -> dict[str, n
     sums = _sum_squared_gradients(model, data, seed, [kernel for kernel, _ in places.values()])
     fisher, log_scale = {}, 0.0
     for (name, (kernel, axis)), squares in zip(places.items(), sums, strict=True):
+        if not (squares * kernel.numpy() ** 2).any():
+            continue
         squares = squares + _FLOOR * squares.mean() + np.finfo(np.float32).tiny
         cost = np.mean(squares * kernel.numpy() ** 2) + np.finfo(np.float32).tiny
         log_scale += kernel.numpy().size * np.log(cost)
@@ -54,7 +57,7 @@ def _sum_squared_gradients(model: keras.Model, data: Data, seed: int, kernels: l
     def square_gradients(inputs: tf.Tensor | dict[str, tf.Tensor], labels: tf.Tensor) -> list[tf.Tensor]:
         with tf.GradientTape() as tape:
             value = loss(labels, model(inputs, training=False))
-        return [gradient**2 for gradient in tape.gradient(value, own)]
+        return [gradient**2 for gradient in tape.gradient(value, own, unconnected_gradients="zero")]
 
     sums = [np.zeros(kernel.shape) for kernel in kernels]
     chosen = np.sort(np.random.default_rng(seed).permutation(len(data.train))[:EXAMPLES])

@@ -4,6 +4,7 @@ import numpy as np
 
 from collabopt.models.importing.layers import Constant, Operation, Slice
 from collabopt.runtime.tensorflow import keras, tf, tfmot
+from collabopt.techniques.layers import is_channel_norm
 
 FUSED_ACTIVATIONS = {"linear", "relu", "softmax", "sigmoid", "tanh"}
 """Activations that TFMOT quantizes inside a layer."""
@@ -107,8 +108,10 @@ class FloatOutput(keras.layers.Layer):
 
 def is_quantizable(layer: keras.layers.Layer) -> bool:
     """Return whether an int8 operator computes a `layer` of a rewritten model after quantization-aware training."""
-    if type(layer) in (keras.layers.InputLayer, keras.layers.BatchNormalization, ChannelAffine, FloatOutput):
+    if type(layer) in (keras.layers.InputLayer, ChannelAffine, FloatOutput) or is_channel_norm(layer):
         return True
+    if isinstance(layer, keras.layers.BatchNormalization):
+        return False
     if isinstance(layer, keras.layers.Activation):
         return get_activation(layer) in _ACTIVATIONS
     if isinstance(layer, keras.layers.ReLU):
@@ -159,7 +162,7 @@ def get_only_consumer(layer: keras.layers.Layer) -> keras.layers.Layer | None:
 
 def find_folded_layer(norm: keras.layers.Layer) -> keras.layers.Layer | None:
     """Return the linear layer into which the converter folds a batch norm `norm`, or None."""
-    if not isinstance(norm, keras.layers.BatchNormalization):
+    if not is_channel_norm(norm):
         return None
     before = norm.inbound_nodes[0].inbound_layers
     is_linear = isinstance(before, WITH_ACTIVATION) and get_activation(before) == "linear"

@@ -20,6 +20,7 @@ from collabopt.techniques.int8_layers import (
     get_activation,
     is_quantizable,
 )
+from collabopt.techniques.layers import is_channel_norm
 from collabopt.techniques.replacement import Replacement, copy_layer, replace_layers
 
 
@@ -74,7 +75,7 @@ def _make_affine(layer: keras.layers.Layer, scale, offset, trainable=False, limi
 
 def _rewrite_norm(layer: keras.layers.Layer) -> Replacement | None:
     """A batch norm that cannot be folded: its statistics stay, and scale and offset are trained."""
-    if not isinstance(layer, keras.layers.BatchNormalization):
+    if not is_channel_norm(layer):
         return None
     scale = 1 / np.sqrt(layer.moving_variance.numpy() + layer.epsilon)
     scale = scale * layer.gamma.numpy() if layer.scale else scale
@@ -85,7 +86,8 @@ def _rewrite_norm(layer: keras.layers.Layer) -> Replacement | None:
 def _rewrite_preprocessing(layer: keras.layers.Layer) -> Replacement | None:
     if isinstance(layer, keras.layers.Rescaling):
         return Replacement([_make_affine(layer, layer.scale, layer.offset)])
-    if isinstance(layer, keras.layers.Normalization) and not layer.invert:
+    is_norm = isinstance(layer, keras.layers.Normalization) and not layer.invert
+    if is_norm and (np.size(layer.mean) == 1 or layer.axis in ((-1,), (len(layer.input_shape) - 1,))):
         deviation = np.maximum(np.sqrt(layer.variance), keras.backend.epsilon())
         return Replacement([_make_affine(layer, 1 / deviation, -np.asarray(layer.mean) / deviation)])
     return None

@@ -7,7 +7,7 @@ arXiv:1308.3432), and each training step assigns them again, with `importance` t
 """
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -116,7 +116,7 @@ def add_state(
     place: int = 0,
     clustered: np.ndarray | None = None,
     importance: np.ndarray | None = None,
-) -> dict[str, tf.Variable]:
+) -> dict[str, Any]:
     """Add variables to a wrapper that hold the zeros and clusters of a kernel of its layer.
 
     Args:
@@ -129,7 +129,8 @@ def add_state(
 
     Returns:
         The state by name: `mask` for zeros; for clusters `centroids`, `where`, `is_free` (which centroids are trained),
-        `is_symmetric`, `reassigns`, `importance`, and `axis`, that of the channels with clusters of their own.
+        `is_symmetric`; for moving clusters also `reassigns`, `importance` if given, and `axis`, that of the channels
+        with clusters of their own.
     """
     state, axis = {}, get_channel_axis(wrapper.layer)
     name, kernel = f"kernel_{place}" if place else "kernel", [*read_layer_kernels(wrapper.layer).values()][place]
@@ -153,7 +154,7 @@ def add_state(
     return state
 
 
-def apply_state(kernel: tf.Tensor, state: dict[str, tf.Variable], training: bool = False) -> tf.Tensor:
+def apply_state(kernel: tf.Tensor, state: dict[str, Any], training: bool = False) -> tf.Tensor:
     """Return a kernel made of centroids and multiplied by the mask, where the state has them.
 
     Args:
@@ -172,7 +173,7 @@ def apply_state(kernel: tf.Tensor, state: dict[str, tf.Variable], training: bool
     return kernel * state["mask"] if "mask" in state else kernel
 
 
-def _reassign(latent: tf.Tensor, centroids: tf.Tensor, state: dict[str, tf.Variable]) -> tf.Tensor:
+def _reassign(latent: tf.Tensor, centroids: tf.Tensor, state: dict[str, Any]) -> tf.Tensor:
     """The assignment of a training step, which the state keeps."""
 
     def renew() -> tf.Tensor:

@@ -90,6 +90,12 @@ def clone_model(model: keras.Model, arrays: Sequence[np.ndarray] | None = None) 
     return copy
 
 
+def pass_masks(wrapper: keras.layers.Layer, layer: keras.layers.Layer) -> None:
+    """Let the `wrapper` of a `layer` pass on masks of steps to skip, as the layer does. It drops them otherwise."""
+    wrapper.supports_masking, wrapper.compute_mask = layer.supports_masking, layer.compute_mask
+    wrapper._call_spec.expects_mask_arg = layer._call_spec.expects_mask_arg
+
+
 @keras.utils.register_keras_serializable("collabopt")
 class PositiveGamma(keras.constraints.Constraint):
     """Keeps the gamma of a batch norm above zero during training."""
@@ -131,11 +137,17 @@ def _find_scaling_norm(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     kinds = keras.layers.Conv2D | keras.layers.Dense
     is_linear = is_eligible(layer) and isinstance(layer, kinds) and layer.activation is keras.activations.linear
     is_frozen = not all(one.trainable for one in (layer, *following))  # their weights stay as they are
-    return [norm for norm in following if is_linear and len(following) == 1 and _has_gamma(norm) and not is_frozen]
+    return [
+        norm
+        for norm in following
+        if is_linear and len(following) == 1 and is_channel_norm(norm) and norm.scale and not is_frozen
+    ]
 
 
-def _has_gamma(layer: keras.layers.Layer) -> bool:
-    return isinstance(layer, keras.layers.BatchNormalization) and layer.scale
+def is_channel_norm(layer: keras.layers.Layer) -> bool:
+    """Return whether a `layer` is a batch norm over channels, the last axis."""
+    is_norm = isinstance(layer, keras.layers.BatchNormalization)
+    return is_norm and list(np.ravel(layer.axis)) in ([len(layer.input_shape) - 1], [-1])
 
 
 def _flip_negative_channels(layer: keras.layers.Layer, norm: keras.layers.BatchNormalization) -> None:

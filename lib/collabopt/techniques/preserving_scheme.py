@@ -14,7 +14,14 @@ import numpy as np
 from collabopt.config import per_layer
 from collabopt.runtime.tensorflow import keras, tf, tfmot
 from collabopt.techniques.kernel_state import Clusters, add_state, apply_state
-from collabopt.techniques.layers import find_kernels, get_channel_axis, get_kind, is_convolution, is_eligible
+from collabopt.techniques.layers import (
+    find_kernels,
+    get_channel_axis,
+    get_kind,
+    is_convolution,
+    is_eligible,
+    pass_masks,
+)
 from collabopt.techniques.quantize_configs import KernelConfig
 
 
@@ -40,6 +47,7 @@ class PreservingLayer(keras.layers.Wrapper):
         super().__init__(layer, name=f"held_{layer.name}", **kwargs)
         self.zeros, self.clusters, self.clustered = zeros, clusters, clustered
         self.importance = importance
+        pass_masks(self, layer)
 
     def build(self, input_shape) -> None:
         """Build the layer, and record the zeros and clusters of its kernels."""

@@ -98,9 +98,12 @@ def fine_tune(
             return clone
         schedule = make_schedule(per_layer.get_value(sparsity, layer.name), section, steps)
         clone.get_prunable_weights = functools.partial(_list_kernels, clone)
-        if pattern != "unstructured":
-            return patterns.PatternLayer(clone, pattern, pruning_schedule=schedule)
-        return tfmot.sparsity.keras.prune_low_magnitude(clone, pruning_schedule=schedule)
+        if pattern == "unstructured":
+            wrapper = tfmot.sparsity.keras.prune_low_magnitude(clone, pruning_schedule=schedule)
+        else:
+            wrapper = patterns.PatternLayer(clone, pattern, pruning_schedule=schedule)
+        layers.pass_masks(wrapper, clone)
+        return wrapper
 
     wrapped = keras.models.clone_model(model, clone_function=wrap)
     for before, after in zip(model.layers, wrapped.layers, strict=True):

@@ -95,6 +95,9 @@ def wrap(model: keras.Model, preservation: Preservation) -> keras.Model:
     custom_objects = annotation.list_custom_objects(start)
     with tfmot.quantization.keras.quantize_scope(custom_objects), drop_native_notices():
         wrapped = tfmot.quantization.keras.quantize_apply(annotated, scheme=_make_scheme(preservation))
+    for wrapper in wrapped.layers:
+        if hasattr(wrapper, "quantize_config"):
+            layers.pass_masks(wrapper, wrapper.layer)
     _freeze(wrapped)
     return wrapped
 

@@ -35,7 +35,7 @@ def suggest_defaults(experiment: Experiment) -> dict[str, Any]:
     """Return `defaults.suggest` for an `experiment` that does not say how its stages are trained."""
     data = fit_to_model(datasets.load(experiment), experiment)
     model = build_initial_model(experiment, data)
-    is_trained = bool(experiment.model.path or experiment.initial_weights)
+    is_trained = bool(experiment.model.is_trained or experiment.initial_weights)
     suggested = defaults.suggest(model.count_params(), len(data.train), is_trained)
     return suggested | ({"sparsity": 0.5} if experiment.sparsity_pattern == "2:4" else {})
 

@@ -9,7 +9,7 @@ from collabopt.runtime.tensorflow import keras, tf
 from collabopt.techniques import training
 
 SETTLING = 0.2
-"""Share of the training steps after which assignments are frozen."""
+"""Share of the training steps, the last ones, in which assignments are frozen."""
 
 
 def set_reassigning(model: keras.Model, reassigns: bool) -> None:

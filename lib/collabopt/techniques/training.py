@@ -86,7 +86,9 @@ def make_optimizer(section: Training, steps_per_epoch: int) -> keras.optimizers.
         else keras.optimizers.Adam(**settings)
     )
     if section.weight_decay:
-        optimizer.exclude_from_weight_decay(var_names=[r"(^|/)(bias|gamma|beta)(:|$)", r"centroids[^/]*$"])
+        optimizer.exclude_from_weight_decay(
+            var_names=[r"(^|/)(bias|gamma|beta|scale|offset|alpha)(:|$)", r"centroids[^/]*$"]
+        )
     return optimizer
 
 
@@ -169,9 +171,9 @@ class _Recorder(keras.callbacks.Callback):
             about=self.stage,
             curves=self.record["rows"],
         )
-        if not math.isfinite(logs["loss"]):
+        if not math.isfinite(logs["loss"] + logs["val_loss"]):  # the last step may have spoilt the weights
             rate = self.section.learning_rate
-            raise FloatingPointError(f"{self.stage}: the training loss is not finite; lower learning_rate={rate}")
+            raise FloatingPointError(f"{self.stage}: the loss is not finite; lower learning_rate={rate}")
         self.checkpoint.save(self.model, self.record)
 
 

@@ -109,6 +109,8 @@ def _find_problem(model: object, parent: keras.Model, keeps_zeros: bool) -> str:
     if not isinstance(model, keras.Model):
         kind = type(model)
         return f"{kind.__module__}.{kind.__qualname__}; expected a model of tf_keras: end it with `return model`"
+    if nested := [layer.name for layer in model.layers if isinstance(layer, keras.Model)]:
+        return f"a model with the model {nested[0]} inside; call its layers one by one instead"
     for name in ("input_shape", "output_shape"):
         if (found := getattr(model, name, None)) != (expected := getattr(parent, name)):
             return f"a model with {name}={found}; expected {expected}, as the parent has"

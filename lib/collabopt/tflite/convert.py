@@ -105,7 +105,10 @@ def _unroll(model: keras.Model) -> keras.Model:
 
     def is_loop(layer: keras.layers.Layer) -> bool:
         one = layer.forward_layer if isinstance(layer, keras.layers.Bidirectional) else layer
-        steps = layer.input_shape[1] if isinstance(one, keras.layers.GRU | keras.layers.SimpleRNN) else None
+        if not isinstance(one, keras.layers.GRU | keras.layers.SimpleRNN):
+            return False
+        shapes = layer.input_shape  # a list if the layer also gets its initial states
+        steps = (shapes[0] if isinstance(shapes, list) else shapes)[1]
         return steps is not None and steps <= _MOST_STEPS
 
     def copy(layer: keras.layers.Layer) -> keras.layers.Layer:
@@ -223,8 +226,7 @@ def run_converter(converter: tf.lite.TFLiteConverter, format: str) -> bytes:
         warnings.filterwarnings("ignore", message="Statistics for quantized inputs were expected")
         warnings.filterwarnings("ignore", message=r"\s*Warning: tf.lite.Interpreter is deprecated")  # by the converter
         try:
-            return flatbuffer.run_elu_in_int8(converter.convert())
-        except RuntimeError as error:
-            raise ConversionRefused(
-                f"conversion to {format} failed: {error}; if the training diverged, use a lower learning_rate"
-            ) from error
+            content = converter.convert()
+        except Exception as error:  # a ConverterError, RuntimeError or ValueError
+            raise ConversionRefused(f"conversion to {format} failed: {error}") from error
+    return flatbuffer.run_elu_in_int8(content)

@@ -42,6 +42,7 @@ def score_examples(
     batches = split.batches(4 * batch_size).as_numpy_iterator()
     first, lock = next(batches), threading.Lock()
     chunks = enumerate(itertools.chain([first], batches))
+    chunk = len(first[1])
     tflite, batch_size = _make_batched(tflite, batch_size, first[0])
 
     def work(_: int) -> list[tuple[int, np.ndarray]]:
@@ -52,7 +53,7 @@ def score_examples(
             if number is None:
                 return scored
             scored.append((number, np.asarray(score(labels, run(interpreter, inputs)))))
-            progress.advance("evaluating the file", done=(number + 1) * len(labels), total=len(split))
+            progress.advance("evaluating the file", done=min((number + 1) * chunk, len(split)), total=len(split))
 
     with ThreadPoolExecutor(threads) as pool:
         scored = [pair for pairs in pool.map(work, range(threads)) for pair in pairs]
