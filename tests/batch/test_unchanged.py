@@ -72,8 +72,15 @@ def test_folders_and_modules_of_the_user_are_inputs(tmp_path, monkeypatch):
     (tmp_path / "unchanged_model.py").write_text("def build(): ...\n")
     experiment = tmp_path / "mine.yaml"
     experiment.write_text("dataset: {path: pictures}\nmodel: {function: unchanged_model:build}\n")
-    found = loading.list_inputs(loading.load(str(experiment)))
-    assert {str(tmp_path / name) for name in ("unchanged_model.py", "pictures", "pictures/train/cat")} <= {*found}
+    (tmp_path / "helper.py").touch()
+    names = "unchanged_model.py", "helper.py", "pictures", "pictures/train/cat", "pictures/train/cat/1.png"
+    (tmp_path / names[-1]).touch()
+    loaded = loading.load(str(experiment))
+    assert {str(tmp_path / name) for name in names} <= {*loading.list_inputs(loaded)}
+    before = loading.describe_inputs(loaded)
+    assert loading.describe_inputs(loaded) == before
+    os.utime(tmp_path / names[-1], (1e9, 1e9))
+    assert loading.describe_inputs(loaded) != before
 
 
 def test_marks_older_than_the_experiment_are_forgotten(finished):

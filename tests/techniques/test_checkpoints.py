@@ -20,6 +20,12 @@ OPTIMIZERS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def every_epoch(monkeypatch):
+    """Save a checkpoint after every epoch, however short."""
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
+
+
 class Stopped(Exception):
     """The process was stopped."""
 
@@ -87,6 +93,14 @@ def test_a_stopped_training_ends_like_an_uninterrupted_one(uninterrupted, tiny_d
     columns = [column for column in training.list_history_columns(ACCURACY) if column != "seconds"]
     assert resumed_fit.history[columns].equals(fit.history[columns])
     assert resumed_fit.setup_seconds > 0 and resumed_fit.fit_seconds > 0
+
+
+def test_short_epochs_share_a_checkpoint(tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 1000)
+    saved = []
+    monkeypatch.setattr(Checkpoint, "save", lambda _, model, record: saved.append(len(record["rows"])))  # noqa: ARG005
+    train(tiny_data, OPTIMIZERS["adam"], Checkpoint(tmp_path / "epoch.npz"))
+    assert saved == [1, EPOCHS]
 
 
 def test_dropout_differs_from_call_to_call(tiny_data):

@@ -103,10 +103,10 @@ def run_report(name: str, settings: str, cores: str, profile: str | None = None,
 
 def _describe_inputs(name: str, work: Work) -> dict[str, Any]:
     """All on which the jobs depend: parameters, and the times of files, as in the Snakefile."""
-    files = loading.list_inputs(loading.load(name, **work.config.get("overrides", {})))
-    paths = [*list_sources(name), *files, loading.ROOT / "Snakefile", *list_notebooks()]
-    times = {str(path): Path(path).stat().st_mtime_ns for path in paths if Path(path).exists()}
-    return {"work": json.loads(json.dumps(work.config)), "files": times}
+    data = loading.describe_inputs(loading.load(name, **work.config.get("overrides", {})))
+    paths = [*list_sources(name), loading.ROOT / "Snakefile", *list_notebooks()]
+    times = {str(path): Path(path).stat().st_mtime_ns for path in paths}
+    return {"work": json.loads(json.dumps(work.config)), "files": times, "data": data}
 
 
 def _is_unchanged(inputs: dict[str, Any], work: Work, place: Path) -> bool:

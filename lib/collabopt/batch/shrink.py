@@ -185,6 +185,8 @@ def _describe(values: dict[str, Any], task: str | None, name: str) -> str:
         raise
     except Exception as error:  # a function of the user raises anything
         raise ExperimentError(check.describe_error(error)) from error
+    if not task:
+        print(f"the labels suit task={chosen}; another one: TASK={'|'.join(TASKS)}", flush=True)
     suggested = defaults.suggest(size.weights, len(data.train), is_trained=experiment.model.is_trained)
     if mistakes := check.find_mistakes(make(task=chosen, **suggested), data):
         raise ExperimentError("\n".join(mistakes))

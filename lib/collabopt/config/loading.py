@@ -162,10 +162,7 @@ def list_paths(experiment: Experiment) -> list[str]:
 
 
 def list_inputs(experiment: Experiment) -> list[str]:
-    """Return the files and modules that an experiment names, and its folders with all folders below them.
-
-    The time of a folder changes when a file is added to it or removed.
-    """
+    """Return the files and folders that an experiment names, all in these, and its modules with those beside them."""
     model, task = experiment.model, experiment.task
     places = [experiment.dataset.function, model.function, *model.custom_objects.values()]
     places += [] if isinstance(task, str) else [task.loss, task.metric]
@@ -174,9 +171,9 @@ def list_inputs(experiment: Experiment) -> list[str]:
     found = [path for path in named if path.exists()]
     for place in filter(None, places):
         with contextlib.suppress(Exception):  # the check says what is wrong with the module
-            found.append(user_modules.find_source(place))
-    folders = [Path(folder) for path in found if path.is_dir() for folder, *_ in os.walk(path)]
-    return sorted({str(path) for path in (*found, *folders)})
+            found += user_modules.find_source(place).parent.glob("*.py")
+    below = [one for path in found if path.is_dir() for one in path.rglob("*")]
+    return sorted({str(path) for path in (*found, *below)})
 
 
 def describe_inputs(experiment: Experiment) -> str:

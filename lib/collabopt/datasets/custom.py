@@ -85,7 +85,7 @@ def _find_source(path: Path) -> tuple[str, Callable[[Path, Dataset, Task], Parts
         return "tables", tables.read
     if path.is_dir():
         kinds = {"folders of pictures": pictures, "folders of WAV files": sounds}
-        for _, _, files in os.walk(path):
+        for _, _, files in os.walk(path, followlinks=True):
             for source, module in kinds.items():
                 if any(name.lower().endswith(module.ENDINGS) for name in files):
                     return source, module.read

@@ -89,7 +89,7 @@ def list_files(
         if unknown and task.name != "reconstruction":
             mistakes.append(f"{folders[split] / unknown[0]}: train has no class {unknown[0]}; expected {LAYOUT}")
         if task.name != "reconstruction" and (absent := sorted(set(classes) - set(found))):
-            remedy = f"add some, or delete {folders['train'] / absent[0]}"
+            remedy = f"add some; without the folder {folders[split].name} the split is drawn from train"
             mistakes.append(f"{folders[split]}: no files of class {absent[0]}; {remedy}")
     minimum = {"classification": 2, "binary": 2, "reconstruction": 1}[task.name]
     if len(classes) < minimum or (task.name == "binary" and len(classes) > 2):
@@ -114,6 +114,9 @@ def _find_splits(directory: Path) -> dict[str, Path]:
     folders = {path.name.lower(): path for path in sorted(directory.iterdir()) if path.is_dir()}
     found = {split: [folders[name] for name in names if name in folders] for split, names in NAMES.items()}
     if not found["train"]:
+        for path in (path for paths in found.values() for path in paths):
+            if any(one.is_dir() for one in path.iterdir()):  # else it may be a class
+                raise DatasetError(f"{directory}: a folder {path.name} but none named train; expected {LAYOUT}")
         return {"train": directory}
     return {split: chosen[0] for split, chosen in found.items() if chosen}
 
@@ -145,9 +148,9 @@ def list_classes(
         faults |= wrong
         ignored += [one for one in files if one.suffix.lower() not in endings]
         if not found[path.name]:
-            reason = "; ".join(f"{one.name}: {fault}" for one, fault in wrong.items())
+            reasons = _list_faults(wrong, path)
             which = (
-                f"none of its files can be read ({reason})" if reason else f"no files that end in {', '.join(endings)}"
+                f"none of its files can be read: {reasons}" if wrong else f"no files that end in {', '.join(endings)}"
             )
             mistakes.append(f"{path}: {which}; add some, or delete the folder")
     mistakes.raise_any()
@@ -157,10 +160,15 @@ def list_classes(
         )
     if faults:
         count = sum(map(len, found.values())) + len(faults)
-        names = ", ".join(f"{one.relative_to(folder)} ({fault})" for one, fault in [*faults.items()][:_NAMED])
-        more = f" and {len(faults) - _NAMED} more" if len(faults) > _NAMED else ""
-        progress.note(f"{folder}: {len(faults)} of {count} files cannot be read and are left out: {names}{more}")
+        progress.note(
+            f"{folder}: {len(faults)} of {count} files cannot be read and are left out: {_list_faults(faults, folder)}"
+        )
     return found
+
+
+def _list_faults(faults: dict[Path, str], folder: Path) -> str:
+    names = ", ".join(f"{one.relative_to(folder)} ({fault})" for one, fault in [*faults.items()][:_NAMED])
+    return f"{names} and {len(faults) - _NAMED} more" if len(faults) > _NAMED else names
 
 
 def _make_labels(found: dict[str, list[Path]], classes: tuple[str, ...], task: Task) -> np.ndarray:

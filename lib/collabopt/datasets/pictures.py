@@ -135,12 +135,12 @@ def _find_shape(files: list[Path], image_size: int | tuple[int, int] | None, cha
     """Find height, width and channels of the model's input from the settings and some pictures."""
     sizes, modes = set(), set()
     for file in files[:: -(-len(files) // _SAMPLE)]:
-        try:
-            with Image.open(file) as image:
-                sizes.add((image.height, image.width))
-                modes.add(image.mode)
-        except (OSError, UnidentifiedImageError) as error:
-            raise DatasetError(f"{file}: cannot be opened ({error}); replace or delete it") from error
+        # TensorFlow has decoded all of them, but Pillow may be stricter.
+        with contextlib.suppress(OSError, UnidentifiedImageError), Image.open(file) as image:
+            sizes.add((image.height, image.width))
+            modes.add(image.mode)
+    if not sizes:
+        raise DatasetError(f"{files[0]}: Pillow cannot open it, nor others; save the pictures as JPEG or PNG again")
     channels = channels or (1 if modes <= set(_GRAY) else 3)
     if image_size is not None:
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size

@@ -1,4 +1,4 @@
-"""The state of a training after its last finished epoch, so that a killed process loses at most one epoch.
+"""The state of a training after a finished epoch. A killed process loses at most one epoch, or a second of short ones.
 
 The order and augmentation of an epoch are functions of the seed and the epoch, so the state is complete: weights (with
 masks, ranges and centroids of wrappers), the optimizer with its step, and random generators of layers such as dropout.
@@ -21,7 +21,7 @@ _DIGEST_BYTES = 16
 
 
 class Checkpoint:
-    """A file that is replaced atomically after every epoch.
+    """A file that is replaced atomically.
 
     Attributes:
         path: The file; None saves nothing.

@@ -21,6 +21,9 @@ from collabopt.runtime.tensorflow import drop_log_records, keras, tf
 from collabopt.techniques import distillation, objectives
 from collabopt.techniques.checkpoints import NO_CHECKPOINT, Checkpoint
 
+CHECKPOINT_SECONDS = 1.0
+"""Least time between two checkpoints. Saving each epoch of a small network took a tenth of its training."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
@@ -127,7 +130,7 @@ def _shorten_memory(model: keras.Model, steps: int, stage: str) -> None:
 
 
 class _Recorder(keras.callbacks.Callback):
-    """Times set-up and epochs, records the history, logs each epoch and saves a checkpoint after it.
+    """Times set-up and epochs, records the history, logs each epoch, and saves checkpoints after epochs.
 
     `record` is that of an earlier process that trained the same stage, or None.
     """
@@ -147,6 +150,7 @@ class _Recorder(keras.callbacks.Callback):
         self.clock, self.checkpoint = clock, checkpoint
         self.record = record or {"rows": [], "setup_seconds": None, "fit_seconds": 0.0}
         self.fitting_since: float | None = None
+        self.saved = -math.inf
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:  # noqa: ARG002
         self.began = self.clock.seconds()
@@ -174,7 +178,9 @@ class _Recorder(keras.callbacks.Callback):
         if not math.isfinite(logs["loss"] + logs["val_loss"]):  # the last step may have spoilt the weights
             rate = self.section.learning_rate
             raise FloatingPointError(f"{self.stage}: the loss is not finite; lower learning_rate={rate}")
-        self.checkpoint.save(self.model, self.record)
+        if epoch + 1 == self.params["epochs"] or now - self.saved >= CHECKPOINT_SECONDS:
+            self.checkpoint.save(self.model, self.record)
+            self.saved = self.clock.seconds()
 
 
 def fit(
