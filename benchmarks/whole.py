@@ -256,26 +256,32 @@ class _Watch:
         return training / (len(self.ends) - 1)
 
 
-def measure_subject(subject: str) -> list[dict]:
-    """Measure one subject, and return its rows."""
-    has_ratios = {"step", "int8"} & set(GOALS.get(subject, {}))
-    wholes, values = [], chains.run_in_process(__file__, subject, "--ratios") if has_ratios else {}
+def measure_subject(subject: str) -> Iterator[dict]:
+    """Measure one subject, and yield each row when it is known."""
+    wholes = []
     with tempfile.TemporaryDirectory() as directory:
         name = write_mnist_sized(Path(directory)) if subject == MNIST_SIZED else subject
         for index in range(ROUNDS.get(subject, 1)):
             place = Path(directory) / str(index)
-            ours, theirs = time_batch(name, place), chains.run_all(name, SEED)
+            ours = time_batch(name, place)
+            if not index:
+                yield from _measure_batch(subject, name, place, ours)
+            theirs = chains.run_all(name, SEED)
             wholes.append(ours / theirs["seconds"])
             print(f"{subject}: batch {ours:.1f} s; chains {json.dumps(theirs)}", flush=True)
-        values["whole"] = statistics.median(wholes)
-        values["overhead"] = ours / read_results(place)["fit_seconds"].sum()
-        if "cores" in GOALS.get(subject, {}):
-            values["cores"] = time_batch(name, Path(directory) / "cores", cores=2) / ours
-        spent = compute_shares(name, place, ours)
-    return [_make_row(subject, key, value) for key, value in values.items()] + [
-        table.make_row("share of the batch (%)", f"{subject}, {activity}", 100 * part)
-        for activity, part in spent.items()
-    ]
+    yield _make_row(subject, "whole", statistics.median(wholes))
+    if {"step", "int8"} & set(GOALS.get(subject, {})):
+        for key, value in chains.run_in_process(__file__, subject, "--ratios").items():
+            yield _make_row(subject, key, value)
+
+
+def _measure_batch(subject: str, name: str, place: Path, seconds: float) -> Iterator[dict]:
+    """How a batch of an experiment `name` at `place` spent its `seconds`, and what a second core saves."""
+    yield _make_row(subject, "overhead", seconds / read_results(place)["fit_seconds"].sum())
+    if "cores" in GOALS.get(subject, {}):
+        yield _make_row(subject, "cores", time_batch(name, place.with_name("cores"), cores=2) / seconds)
+    for activity, share in compute_shares(name, place, seconds).items():
+        yield table.make_row("share of the batch (%)", f"{subject}, {activity}", 100 * share)
 
 
 def _make_row(subject: str, key: str, value: float) -> dict:
