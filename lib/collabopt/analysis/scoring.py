@@ -74,7 +74,8 @@ def score_splits(
 def judge_file(
     tflite: bytes, split: Split, task: Task, threads: int, probabilities: bool
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Score each example with a file, and predict its class. Arguments are those of `score_file`.
+    """Score each example with a file, and predict its class. Arguments are those of `score_file`: `tflite`,
+    `split`, `task`, `threads` and `probabilities`.
 
     Returns:
         The scores (n,) float32, and the class indices (n,); None if the task has no class per example.

@@ -68,7 +68,7 @@ def run_report(name: str, settings: str, cores: str, profile: str | None = None,
         ExperimentError: The experiment, a parameter, a notebook or the profile is not valid.
     """
     signal.signal(signal.SIGTERM, _raise_terminated)
-    # Background jobs of a shell ignore SIGINT, and so do their children; Snakemake is stopped by it.
+    # Background jobs of a shell ignore SIGINT, and so do their children. It stops Snakemake.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     work, options = plan_work(name, parse_settings(settings), chosen.split()), _list_options(cores, profile)
     place = find_workplace(work.pages)
@@ -94,8 +94,7 @@ def run_report(name: str, settings: str, cores: str, profile: str | None = None,
         if is_done and {*states.values()} == {"ok"}:
             (place / _INPUTS).write_text(json.dumps(inputs), encoding="utf-8")
     failures = [f"{job}: {state}" for job, state in states.items() if state != "ok"]
-    if not is_done and not failures:  # a notebook failed that was not asked for
-        failures.append(_explain_failure(place))
+    failures += [] if is_done or failures else [_explain_failure(place)]
     for line in [*_list_failed_branches(place), *failures]:
         print(line, file=sys.stderr)
     return int(bool(failures)) or _report_missed_targets(work)
@@ -224,19 +223,16 @@ def _read_states(jobs: list[str], place: Path, folder: str) -> dict[str, str]:
     cause = "a job that it needs failed" if any(place.rglob("*.failed")) else _explain_failure(place)
     states = {}
     for job in jobs:
-        if job in failures:
-            states[job] = f"FAILED {failures[job]}"
-        elif (marks / f"{job}.done").is_file():
-            states[job] = "ok"
-        else:
-            states[job] = f"not run, because {cause}"
+        otherwise = "ok" if (marks / f"{job}.done").is_file() else f"not run, because {cause}"
+        states[job] = f"FAILED {failures[job]}" if job in failures else otherwise
     return states
 
 
 def _explain_failure(place: Path) -> str:
-    """What Snakemake says. It failed itself, or found no job to run, or a job failed that nobody asked for."""
+    """The jobs that failed though nobody asked for them; else Snakemake failed itself, or found no job to run."""
     failed = [f"{path.stem}: FAILED {path.read_text()}" for path in sorted(place.glob("*.failed"))]
-    return "; ".join(failed) or f"Snakemake says: {_read_tail(place / 'snakemake.log')}"
+    lines = (place / "snakemake.log").read_text(errors="replace").strip().splitlines()
+    return "; ".join(failed) or f"Snakemake says: {' | '.join(lines[-5:])}"
 
 
 def _list_failed_branches(place: Path) -> list[str]:
@@ -298,10 +294,6 @@ def _follow(log: Path, remaining: int) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-
-
-def _read_tail(path: Path) -> str:
-    return " | ".join(path.read_text(errors="replace").strip().splitlines()[-5:])
 
 
 def _raise_terminated(number: int, frame: object) -> None:  # noqa: ARG001
