@@ -128,7 +128,7 @@ def time_pictures() -> dict[str, float]:
     generator = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as place:
         for index in range(PICTURES):
-            folder = Path(place, ("train", "test")[index % 6 == 0], f"class_{index % 2}")
+            folder = Path(place, ("train", "test")[index % 6 == 0], f"class_{index % 4 // 2}")
             folder.mkdir(parents=True, exist_ok=True)
             coarse = Image.fromarray(generator.integers(0, 255, (64, 64, 3), np.uint8))
             smooth = np.asarray(coarse.resize((500, 375), Image.Resampling.BICUBIC))
