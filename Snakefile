@@ -94,7 +94,7 @@ rule check:
         CHECK,
     params:
         overrides=json.dumps(OVERRIDES),
-        inputs=lambda _: loading.describe_inputs(EXPERIMENT),  # folders and modules, too: a new digest runs it again
+        inputs=lambda _: loading.describe_inputs(loading.read_input_times(EXPERIMENT)),  # folders and modules, too: a new digest runs it again
     shell:
         COMMAND + " check --experiment {NAME:q} --overrides {params.overrides:q} --done {output:q}"
 

@@ -11,6 +11,10 @@ from collabopt.batch import plan, scheduler
 from collabopt.config import loading
 
 
+def read_times(experiment: Path) -> dict[str, int]:
+    return loading.read_input_times(loading.load(str(experiment)))
+
+
 @pytest.fixture
 def finished(tmp_path, monkeypatch):
     """An experiment on a file, and what its last batch left: the record of its inputs and its pages."""
@@ -24,13 +28,17 @@ def finished(tmp_path, monkeypatch):
         page.touch()
     place = tmp_path / "place"
     place.mkdir()
-    (place / scheduler._INPUTS).write_text(json.dumps(scheduler._describe_inputs(str(experiment), work)))
+    (place / scheduler._INPUTS).write_text(
+        json.dumps(scheduler._describe_inputs(str(experiment), work, read_times(experiment)))
+    )
     return experiment, place
 
 
 def is_unchanged(experiment: Path, place: Path, grid: dict | None = None, chosen: tuple[str, ...] = ()) -> bool:
     work = plan.plan_work(str(experiment), grid or {}, list(chosen))
-    return scheduler._is_unchanged(scheduler._describe_inputs(str(experiment), work), work, place)
+    return scheduler._is_unchanged(
+        scheduler._describe_inputs(str(experiment), work, read_times(experiment)), work, place
+    )
 
 
 def test_a_batch_whose_inputs_and_pages_are_those_of_the_last_one_is_not_run(finished):
@@ -76,11 +84,11 @@ def test_folders_and_modules_of_the_user_are_inputs(tmp_path, monkeypatch):
     names = "unchanged_model.py", "helper.py", "pictures", "pictures/train/cat", "pictures/train/cat/1.png"
     (tmp_path / names[-1]).touch()
     loaded = loading.load(str(experiment))
-    assert {str(tmp_path / name) for name in names} <= {*loading.list_inputs(loaded)}
-    before = loading.describe_inputs(loaded)
-    assert loading.describe_inputs(loaded) == before
+    assert {str(tmp_path / name) for name in names} <= {*loading.read_input_times(loaded)}
+    before = loading.describe_inputs(loading.read_input_times(loaded))
+    assert loading.describe_inputs(loading.read_input_times(loaded)) == before
     os.utime(tmp_path / names[-1], (1e9, 1e9))
-    assert loading.describe_inputs(loaded) != before
+    assert loading.describe_inputs(loading.read_input_times(loaded)) != before
 
 
 def test_marks_older_than_the_experiment_are_forgotten(finished):
@@ -90,7 +98,7 @@ def test_marks_older_than_the_experiment_are_forgotten(finished):
         changed = experiment.stat().st_mtime_ns - age * 10**9
         os.utime(place / f"{name}.done", ns=(changed, changed))
     work = plan.plan_work(str(experiment), {}, ["pqat"])
-    scheduler._reset_marks(str(experiment), work, place)
+    scheduler._reset_marks(str(experiment), work, place, read_times(experiment))
     assert [path.stem for path in place.glob("*.done")] == ["pqat"]
 
 

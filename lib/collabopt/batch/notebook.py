@@ -96,9 +96,9 @@ def _select(overrides: dict[str, Any], known: set[str]) -> dict[str, Any]:
 
     All notebooks of a batch are then of one experiment.
     """
-    of_experiment = {key for key in overrides if key in loading.PARAMETERS or overriding.is_nested(key)}
-    others = {key: overrides[key] for key in overrides if key in of_experiment - known}
     plain = {key: value for key, value in overrides.items() if key in known}
+    others = {key: value for key, value in overrides.items() if key not in known}
+    others = {key: others[key] for key in others if key in loading.PARAMETERS or overriding.is_nested(key)}
     return plain | ({"settings": others} if others else {})
 
 

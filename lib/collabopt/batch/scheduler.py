@@ -76,11 +76,12 @@ def run_report(name: str, settings: str, cores: str, profile: str | None = None,
     place.mkdir(parents=True, exist_ok=True)
     retention.hold(loading.DATA / "stages", loading.find_experiment(name).stem)
     with _lock(place):
-        inputs = _describe_inputs(name, work)
+        data = loading.read_input_times(loading.load(name, **work.config.get("overrides", {})))
+        inputs = _describe_inputs(name, work, data)
         if _is_unchanged(inputs, work, place):
             print(f"report: {os.path.relpath(work.pages / 'index.html')}")
             return _report_missed_targets(work)
-        _reset_marks(name, work, place)
+        _reset_marks(name, work, place, data)
         log = place / "batch.log"
         log.write_text("")
         remaining = sum(not (place / work.marks / f"{job}.done").is_file() for job in work.jobs)
@@ -100,12 +101,11 @@ def run_report(name: str, settings: str, cores: str, profile: str | None = None,
     return int(bool(failures)) or _report_missed_targets(work)
 
 
-def _describe_inputs(name: str, work: Work) -> dict[str, Any]:
-    """All on which the jobs depend: parameters, and the times of files, as in the Snakefile."""
-    data = loading.describe_inputs(loading.load(name, **work.config.get("overrides", {})))
+def _describe_inputs(name: str, work: Work, data: dict[str, int]) -> dict[str, Any]:
+    """All on which the jobs depend: parameters, and the times of files and `data`, as in the Snakefile."""
     paths = [*list_sources(name), loading.ROOT / "Snakefile", *list_notebooks()]
     times = {str(path): Path(path).stat().st_mtime_ns for path in paths}
-    return {"work": json.loads(json.dumps(work.config)), "files": times, "data": data}
+    return {"work": json.loads(json.dumps(work.config)), "files": times, "data": loading.describe_inputs(data)}
 
 
 def _is_unchanged(inputs: dict[str, Any], work: Work, place: Path) -> bool:
@@ -152,12 +152,11 @@ def _count_cores(options: list[str]) -> int:
     return 0 if option == "--profile" else available_cpu_count() if value == "all" else int(value)
 
 
-def _reset_marks(name: str, work: Work, place: Path) -> None:
+def _reset_marks(name: str, work: Work, place: Path, data: dict[str, int]) -> None:
     """Forget failures, and the marks of jobs whose page is missing or whose sources or data are newer."""
-    data = loading.list_inputs(loading.load(name, **work.config.get("overrides", {})))
-    changed = max(Path(path).stat().st_mtime for path in (*list_sources(name), *data))
+    changed = max(*(Path(path).stat().st_mtime_ns for path in list_sources(name)), *data.values())
     for mark in place.rglob("*.done"):
-        if mark.stat().st_mtime < changed:
+        if mark.stat().st_mtime_ns < changed:
             mark.unlink()
     for job, page in work.jobs.items():
         if not page.is_file():

@@ -161,24 +161,35 @@ def list_paths(experiment: Experiment) -> list[str]:
     return [path for path in paths if path]
 
 
-def list_inputs(experiment: Experiment) -> list[str]:
-    """Return the files and folders that an experiment names, all in these, and its modules with those beside them."""
+def locate(path: str, data_directory: Path) -> Path:
+    """Return the path that an experiment names; it need not exist.
+
+    A `path` below data/ is below `data_directory`, another one below the project, else below the current directory.
+    """
+    given = Path(path).expanduser()
+    if given.parts[:1] == ("data",):
+        return data_directory.joinpath(*given.parts[1:])
+    here = Path.cwd() / given
+    return here if here.exists() and not (ROOT / given).exists() else ROOT / given
+
+
+def read_input_times(experiment: Experiment) -> dict[str, int]:
+    """Return the time in ns of each file and folder that an experiment names, of all in these, and of its modules with
+    those beside them.
+    """
     model, task = experiment.model, experiment.task
     places = [experiment.dataset.function, model.function, *model.custom_objects.values()]
     places += [] if isinstance(task, str) else [task.loss, task.metric]
-    named = [Path(path).expanduser() for path in list_paths(experiment)]
-    named = [DATA.joinpath(*path.parts[1:]) if path.parts[:1] == ("data",) else path for path in named]
-    found = [path for path in named if path.exists()]
+    found = [path for path in (locate(one, DATA) for one in list_paths(experiment)) if path.exists()]
     for place in filter(None, places):
         with contextlib.suppress(Exception):  # the check says what is wrong with the module
             found += user_modules.find_source(place).parent.glob("*.py")
     below = [one for path in found if path.is_dir() for one in path.rglob("*")]
-    return sorted({str(path) for path in (*found, *below)})
+    return {str(path): path.stat().st_mtime_ns for path in sorted({*found, *below})}
 
 
-def describe_inputs(experiment: Experiment) -> str:
-    """Return a digest, 16 hex digits, of `list_inputs` and their times."""
-    times = [(path, Path(path).stat().st_mtime_ns) for path in list_inputs(experiment)]
+def describe_inputs(times: Mapping[str, int]) -> str:
+    """Return a digest, 16 hex digits, of `times` by `read_input_times`."""
     return hashlib.blake2b(repr(times).encode(), digest_size=8).hexdigest()
 
 
@@ -223,7 +234,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def resolve_paths(experiment: Experiment, folders: Mapping[str, Path]) -> Experiment:
-    """Return an experiment with absolute paths to what is next to its file or nowhere else; see `datasets.locate`.
+    """Return an experiment with absolute paths to what is next to its file or nowhere else; see `locate`.
 
     Args:
         folders: Folder of the file that each section is from.

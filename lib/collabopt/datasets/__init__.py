@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from collabopt.config.experiment import Experiment
-from collabopt.config.loading import DATA
+from collabopt.config.loading import DATA, locate
 from collabopt.config.sections import Dataset
 from collabopt.config.tasks import TASKS, Task
 from collabopt.datasets import cifar10, custom, digits, fashion_mnist, imagenet, mnist, speech_commands, splitting
-from collabopt.datasets.dataset import DatasetError, Parts, Shape, Shapes, locate
+from collabopt.datasets.dataset import DatasetError, Parts, Shape, Shapes
 from collabopt.datasets.presentation import PLAIN, Presentation
 from collabopt.datasets.split import Split
 from collabopt.runtime.tensorflow import keras, tf

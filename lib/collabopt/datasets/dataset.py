@@ -4,11 +4,9 @@ import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import numpy as np
 
-from collabopt.config.loading import ROOT
 from collabopt.config.tasks import Task
 from collabopt.datasets.presentation import PLAIN, Presentation
 from collabopt.datasets.split import Split
@@ -118,15 +116,3 @@ def compute_fingerprint(splits: Iterable[Split | None], classes: Iterable[str]) 
         digest.update(b"-" if split is None else split.fingerprint().encode())
     digest.update(repr(tuple(classes)).encode())
     return digest.hexdigest()
-
-
-def locate(path: str, data_directory: Path) -> Path:
-    """Return the path that an experiment names; it need not exist.
-
-    A `path` below data/ is below `data_directory`, another one below the project, else below the current directory.
-    """
-    given = Path(path).expanduser()
-    if given.parts[:1] == ("data",):
-        return data_directory.joinpath(*given.parts[1:])
-    here = Path.cwd() / given
-    return here if here.exists() and not (ROOT / given).exists() else ROOT / given
