@@ -102,7 +102,9 @@ def measure_tables(directory: Path) -> list[dict]:
     took = {"read": time.perf_counter() - began}
     layers = pd.DataFrame([dict.fromkeys(results.LAYERS, "")])
     began = time.perf_counter()
-    results.record(directory, read.iloc[0].to_dict() | {"seed": ROWS}, layers, {"experiment": {"name": "digits"}})
+    results.record(
+        directory, read.iloc[0].to_dict() | {"seed": ROWS}, layers, {"experiment": {"name": "digits"}, "seed": 0}
+    )
     took["record a stage"] = time.perf_counter() - began
     if len(results.read(path)) != ROWS + 1:
         raise SystemExit("the stage was not recorded")

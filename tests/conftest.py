@@ -33,16 +33,20 @@ LONGEST_FIRST = (
     "test_batch",
     "test_run",
     "test_preserving_scheme",
+    "test_int8_layers",
+    "test_imagenet",
+    "test_kills",
+    "test_devices",
+    "test_unavailable",
+    "test_tasks",
     "test_sweep",
     "test_browser",
     "test_jupyterlab",
+    "test_names",
     "test_slurm",
-    "test_imagenet",
-    "test_devices",
-    "test_kills",
 )
-"""Files of tests by duration. All others are short. `--dist loadfile` keeps a file on one worker, so that its
-fixtures are made once."""
+"""Files of tests by duration, but those that use the shared batch come after it is made. All others are short.
+`--dist loadfile` keeps a file on one worker, so that its fixtures are made once."""
 
 
 def pytest_collection_finish() -> None:

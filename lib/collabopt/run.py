@@ -163,7 +163,8 @@ class Run:
         data |= {split: len(getattr(self.data, split)) for split in ("train", "validation", "test")}
         if scarce := _count_scarce_classes(self.data):
             data["scarce_classes"] = scarce
-        return results.describe_run(self.given, self.settings, self.source, data, self.began)
+        model_digest = models.compute_code_digest(self.experiment.model)
+        return results.describe_run(self.given, self.settings, self.source, data, model_digest, self.began)
 
     def without_test(self) -> Run:
         """Return the same run with stages measured on validation only. Both share the store and the report."""
@@ -188,6 +189,7 @@ class Run:
     def _copy(self, **changes: Any) -> Run:
         other = Run(self.experiment.model_copy(update=changes), self.directory, self.source, self.store_directory)
         other.given, other.settings, other.reads_test = self.given, self.settings, self.reads_test
+        other.began = self.began
         other.__dict__ |= {} if "seed" in changes else {"data": self.data}  # the seed decides what validation is
         return other
 

@@ -67,6 +67,12 @@ def test_drops_are_against_the_baseline_of_the_same_side(rows):
     assert not len(rows[(rows["stage"] == "baseline") & (rows["figure"] == "drop")])
 
 
+def test_figures_of_a_smaller_network_are_not_compared():
+    rows = comparison.compare_figures([make_run(filter_sparsity=0.5)])
+    assert "without the stage" in find_row(rows, "pqat", "pruned", "drop")["incomparable"]
+    assert not find_row(rows, "pqat", "baseline", "drop_int8")["incomparable"]
+
+
 def test_means_and_deviations_are_over_seeds(rows):
     baseline = find_row(rows, "pqat", "baseline", "accuracy")
     assert baseline["ours"] == pytest.approx(np.mean([1.0, 0.998]))

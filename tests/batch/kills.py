@@ -90,6 +90,8 @@ class Campaign:
     def stages(self, kills: int) -> None:
         """Kill processes that train one stage after another, until `kills` have been dealt."""
         reference = self.place / "reference"
+        if _wait(self._child(reference, None)):
+            raise SystemExit("the check without kills failed")
         seconds = {}
         for name in self.names:
             began = time.perf_counter()
@@ -99,7 +101,7 @@ class Campaign:
         cases, dealt = itertools.cycle(self.names), 0
         while dealt < kills:
             name, keep = next(cases), self.place / "case"
-            ancestors = {stage.name for stage in get_lineage(name, STAGES)[:-1]}
+            ancestors = {"trial", *(stage.name for stage in get_lineage(name, STAGES)[:-1])}
             for entry in reference.glob("[a-z]*-*"):
                 if entry.name.rsplit("-", 1)[0].removesuffix("-measured") in ancestors:
                     shutil.copytree(entry, keep / entry.name)
@@ -129,8 +131,8 @@ class Campaign:
         for what in wrong(keep, reference):
             self.fault("wrong results", f"{about}: {what}")
 
-    def _child(self, keep: Path, name: str) -> int:
-        """A forked process that finishes a stage in the store `keep`."""
+    def _child(self, keep: Path, name: str | None) -> int:
+        """A forked process that finishes a stage in the store `keep`; None only checks the model."""
         child = os.fork()
         if child:
             return child
@@ -142,7 +144,8 @@ class Campaign:
             plan = loading.load(self.plan)
             tensorflow.configure(plan.threads)
             loading.DATA = keep.parent
-            Run(plan, keep / "report", loading.find_experiment(self.plan), keep).stage(name)
+            run = Run(plan, keep / "report", loading.find_experiment(self.plan), keep)
+            run.stage(name) if name else run.preflight()
         except BaseException:
             traceback.print_exc()
             os._exit(1)
@@ -208,6 +211,8 @@ def main() -> int:
     parser.add_argument("--names", default="", help="of the stages; all by default")
     parser.add_argument("--seed", type=int, default=0)
     words = parser.parse_args()
+    import collabopt.analysis.evaluate
+    import collabopt.analysis.preflight
     import collabopt.run  # noqa: F401 - imported once, before the forks
 
     with tempfile.TemporaryDirectory() as place:

@@ -260,10 +260,9 @@ def test_no_output_of_a_failed_batch_has_a_carriage_return_or_colour(failed):
     assert_plain(failed.done.stdout + failed.done.stderr, failed.runs / "batch.log")
 
 
-def test_a_failed_notebook_is_reported_with_its_cell_and_its_dependents_do_not_run(tiny, tmp_path):
+def test_a_failed_notebook_is_reported_with_its_cell_and_its_dependents_do_not_run(place, tiny, tmp_path):
     experiment = tmp_path / "unknown_kernel.yaml"
     experiment.write_text(f"{tiny.read_text()}\ndensity_kernel: nowhere\n")
-    place = Place(tmp_path)
     done = place.run(experiment, "--notebooks", "baseline pqat")
     assert done.status == 1
     failure, skipped = done.stderr.splitlines()

@@ -1,5 +1,6 @@
 """A batch checks data and model first, and reports all mistakes at once."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,17 @@ def test_a_trained_model_on_inputs_of_another_scale_is_doubted(experiment: Path,
 
 
 @pytest.mark.timeout(600)
+def test_test_examples_that_are_in_train_are_counted(tiny_data) -> None:
+    assert list(check._find_shared(tiny_data)) == []
+    both = dataclasses.replace(tiny_data, test=tiny_data.train.take(np.arange(3)))
+    (line,) = check._find_shared(both)
+    assert line.startswith(
+        f"CAUTION: 3 of 3 test examples are in train, too, such as example {both.test.places[0]}. Sco"
+    )
+    few = dataclasses.replace(both, input_shape=(4,))
+    assert list(check._find_shared(few)) == []
+
+
 def test_a_batch_with_wrong_data_stops_before_any_notebook(experiment: Path, tmp_path: Path) -> None:
     change(experiment.with_name("mine.npz"), y_test=np.full(60, 9))
     place = Place(tmp_path)

@@ -20,7 +20,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param("2024_01", id="integer"),
+        pytest.param("2024_01", id="integer", marks=pytest.mark.slow),
         pytest.param("1e3", id="float", marks=pytest.mark.slow),
         pytest.param("true", id="truth", marks=pytest.mark.slow),
         pytest.param("null", id="null", marks=pytest.mark.slow),

@@ -193,7 +193,7 @@ def test_pictures_that_cannot_be_decoded_are_named_counted_and_left_out(pictures
     ) in caplog.text
     assert data.fingerprint == before.fingerprint
     with monkeypatch.context() as patch:
-        patch.setattr("collabopt.datasets.pictures.decode", None)  # their faults are stored
+        patch.setattr("collabopt.datasets.pictures._decode", None)  # their faults are stored
         assert load(pictures).fingerprint == before.fingerprint
     (pictures / "bee" / "damaged.jpg").write_bytes(whole)
     assert len(load(pictures).train) > len(data.train)
@@ -211,8 +211,12 @@ def test_pictures_of_every_mode_become_colours(pictures: Path, mode) -> None:
     name = "other.png" if mode in ("RGBA", "P") else "other.jpg"
     picture.save(pictures / "ant" / name)
     split = load(pictures).train
-    split = dataclasses.replace(split, examples=np.array([bytes(pictures / "ant" / name)]), labels=np.array([0]))
+    examples = np.array([bytes(pictures / "ant" / name)])
+    split = dataclasses.replace(split, examples=examples, labels=np.array([0]), contents=None)
     assert np.allclose(split.prepare(split.examples).numpy(), 200, atol=5)  # P has a palette
+    if mode == "CMYK":
+        with pytest.raises(DatasetError, match=r"dataset\.channels=1: .*ant/other\.jpg has the colours CMYK, which"):
+            load(pictures, channels=1)
 
 
 def test_wrong_folders_are_named(pictures: Path, tmp_path: Path) -> None:

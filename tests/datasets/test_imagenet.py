@@ -67,15 +67,19 @@ def test_augmentation_of_images_depends_only_on_its_seed(folders: Path) -> None:
     assert not np.array_equal(twice[0], twice[1])
 
 
-def test_the_fingerprint_covers_relative_paths_and_sizes(folders: Path, tmp_path_factory) -> None:
+def test_fingerprints_cover_contents_and_no_places(folders: Path, tmp_path_factory) -> None:
     copy = tmp_path_factory.mktemp("elsewhere") / "copy"
     shutil.copytree(folders, copy)
-    first = load_images(folders)
-    assert load_images(copy).fingerprint == first.fingerprint
+    first, copied = load_images(folders), load_images(copy)
+    assert (copied.fingerprint, copied.train.fingerprint()) == (first.fingerprint, first.train.fingerprint())
     assert load_images(copy, seed=5).fingerprint == first.fingerprint
-    with (copy / "train" / "a" / "0.JPEG").open("ab") as file:
-        file.write(b"\0")
-    assert load_images(copy).fingerprint != first.fingerprint
+    for split in ("train", "val"):
+        path, before = next((copy / split / "a").glob("*.[jJ]*")), load_images(copy).fingerprint
+        content = path.read_bytes()
+        changed = content.replace(b"JFIF", b"JFIX")  # of the same size
+        assert changed != content
+        path.write_bytes(changed)
+        assert load_images(copy).fingerprint != before
 
 
 def test_wrong_folders_of_images_are_named(folders: Path) -> None:

@@ -40,3 +40,13 @@ def test_augmentation_is_the_same_from_any_epoch() -> None:
     plain = dataclasses.replace(split, augment=None)
     prepared = {example.numpy().tobytes() for x, _ in plain.training_batches(5, 4, range(1)) for example in x}
     assert prepared == {example.tobytes() for example in cifar10.prepare(make_images()).numpy()}
+
+
+def test_examples_keep_their_places_and_anomalies_do_not_count() -> None:
+    split = Split(np.arange(12.0).reshape(6, 2), np.array([0, 1, 0, 0, 2, 0]), reconstructs=True)
+    some = split.take(np.array([4, 3, 1])).take(np.array([1, 2]))
+    assert some.places.tolist() == [3, 1]
+    assert some.examples[some.counted].tolist() == [[6, 7]]
+    assert dataclasses.replace(some, reconstructs=False).counted == slice(None)
+    assert some.compute_digests() == [split.compute_digests()[place] for place in (3, 1)]
+    assert some.fingerprint() == Split(split.examples[[3, 1]], split.labels[[3, 1]]).fingerprint()

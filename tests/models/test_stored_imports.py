@@ -13,6 +13,7 @@ from user_networks import NETWORKS, keras_3, randomize
 from collabopt.config.sections import Model
 from collabopt.models import ModelError, custom, importing
 from collabopt.models.importing import stored
+from collabopt.runtime import user_modules
 from collabopt.runtime.tensorflow import keras
 
 INPUTS = np.random.default_rng(3).normal(size=(4, 8, 8, 3)).astype(np.float32)
@@ -109,7 +110,7 @@ class Scaled(keras.layers.Layer):
     module.write_text(code.replace("2.0", "2.0 * 1.0"))
     with pytest.raises(ModelError, match="changed after it was imported; restart the kernel"):
         count_imports(section)
-    custom._read_once.cache_clear()  # as in a new process
+    user_modules._imported.clear()  # as in a new process
     assert count_imports(section) == 2
 
 

@@ -162,9 +162,11 @@ def allocate(table: pd.DataFrame, setting: str, experiment: Experiment, budget: 
     options = {layer: part.reset_index(drop=True) for layer, part in rows.groupby("layer", sort=False)}
     chosen = _search(options, budget)
     found = pd.DataFrame([options[layer].loc[place] for layer, place in chosen.items()])
-    unit = SCORES[table["score"].iloc[0]].drop_unit
-    figures = [f"{part['bytes'].sum():,.0f} bytes, drops add up to {part['drop'].sum():.2f} {unit}".rstrip()
-               for part in (found, given)]  # fmt: skip
+    score = SCORES[table["score"].iloc[0]]
+    figures = [
+        f"{part['bytes'].sum():,.0f} bytes, drops add up to {score.format_drop(part['drop'].sum() * score.scale)}"
+        for part in (found, given)
+    ]
     note = f"Entropy of the int8 kernels: {figures[0]}; with the experiment's own setting {figures[1]}."
     note += "" if found["bytes"].sum() <= budget else f" No values of the table fit {budget:,.0f} bytes."
     value = per_layer.get_value(own)

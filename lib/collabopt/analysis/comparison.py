@@ -14,7 +14,7 @@ from collabopt.analysis.judgement import DROPS, NAMES, SIZES, TOLERANCES
 from collabopt.analysis.published_sizes import COLUMNS, SETTING, compare_sizes
 from collabopt.config import published
 from collabopt.config.experiment import Experiment, ExperimentError
-from collabopt.config.stages import BASELINE, STAGES
+from collabopt.config.stages import BASELINE, STAGES, get_lineage
 from collabopt.storage import atomic, results
 
 
@@ -113,6 +113,8 @@ def compute_standard_error(lost: np.ndarray) -> float:
 
 def _find_difference(experiment: Experiment, setting: dict) -> str:
     """How the experiment differs from the published setting, or nothing."""
+    if reshaped := [one.label for one in get_lineage(setting["stage"], experiment.tree) if one.reshapes]:
+        return f"published without the stage {reshaped[0]}"
     if pd.notna(setting["sparsity"]) and setting["sparsity"] != experiment.sparsity:
         return f"published at sparsity {setting['sparsity']:.0%}"
     if pd.notna(setting["clusters"]) and setting["clusters"] != experiment.number_of_clusters:

@@ -49,8 +49,8 @@ def write_measurements(
     - layers.csv: one row per kernel (`audit.audit_layers`) with its `defect`;
     - ranges.csv: one row per activation (`activation_ranges.compare`); of a fake-quantized model only;
     - kernels.npz: float32 kernels by layer;
-    - scores.npz: the score of each example (n,), as `validation` and `test` for the model, `validation_int8`,
-      `test_int8` and `test_int8_channel_ranges` for the files.
+    - scores.npz: the score of each example that counts (n,), as `validation` and `test` for the model,
+      `validation_int8`, `test_int8` and `test_int8_channel_ranges` for the files.
 
     Args:
         directory: An existing directory.
@@ -86,7 +86,8 @@ def write_measurements(
         if suffix in files:
             file.write_bytes(files[suffix])
     scores, classes = scoring.score_splits(model, files, data, experiment.threads, reads_test, bool(activations))
-    np.savez_compressed(directory / "scores.npz", **scores)
+    splits = {name: data.validation if name.startswith("validation") else data.test for name in scores}
+    np.savez_compressed(directory / "scores.npz", **{name: scores[name][one.counted] for name, one in splits.items()})
     progress.advance("auditing the kernels")
     shapes = {name: kernel.shape for name, kernel in kernels.weights.items()}
     in_float = _list_float_kernels(stage, experiment, kernels.kinds)

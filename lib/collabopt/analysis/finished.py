@@ -143,7 +143,7 @@ class Finished:
             raise PreservationError(f"{self.stage.name} does not preserve what {self.stage.parent} had: {lost}")
 
     def scores(self) -> dict[str, np.ndarray]:
-        """Return the score of each example (n,), by split and file (`evaluate.write_measurements`)."""
+        """Return the score of each example that counts (n,), by split and file (`evaluate.write_measurements`)."""
         with np.load(self.measured / "scores.npz") as arrays:
             return dict(arrays)
 

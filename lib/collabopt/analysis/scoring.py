@@ -25,14 +25,9 @@ def score_file(tflite: bytes, split: Split, task: Task, threads: int = 1, probab
     return interpreter.score_examples(tflite, split, objectives.make_score(task, probabilities), threads)
 
 
-def select_counted(scores: np.ndarray, split: Split, task: Task) -> np.ndarray:
-    """Return the `scores` (m,) whose mean is the metric. Anomalies do not count: a model shall not reconstruct them."""
-    return scores[split.labels == 0] if task.name == "reconstruction" else scores
-
-
-def summarize(scores: np.ndarray, split: Split, task: Task) -> float:
+def summarize(scores: np.ndarray, split: Split) -> float:
     """Return the mean of `scores` (n,) of a split over the examples that count."""
-    return float(select_counted(scores, split, task).mean(dtype=np.float64))
+    return float(scores[split.counted].mean(dtype=np.float64))
 
 
 def _compute_auc(scores: np.ndarray, split: Split, task: Task) -> float | None:
@@ -147,9 +142,9 @@ def describe_scores(scores: dict[str, np.ndarray], data: Data) -> dict[str, floa
     found |= {f"{column}_error": None for column in list_score_columns(score)}
     for name, values in scores.items():
         split, (column, auc) = data.validation if name.startswith("validation") else data.test, columns[name]
-        found[column] = summarize(values, split, data.task)
+        found[column] = summarize(values, split)
         if f"{column}_error" in found:
-            counted = select_counted(values, split, data.task).astype(np.float64)
+            counted = values[split.counted].astype(np.float64)
             found[f"{column}_error"] = float(counted.std(ddof=1) / len(counted) ** 0.5) if len(counted) > 1 else None
         if auc and (area := _compute_auc(values, split, data.task)) is not None:
             found[auc] = area

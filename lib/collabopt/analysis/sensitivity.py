@@ -23,7 +23,7 @@ from collabopt.config.tasks import TASKS, Task
 from collabopt.datasets import Data, Split
 from collabopt.runtime import progress, tensorflow
 from collabopt.runtime.tensorflow import keras
-from collabopt.techniques import calibration, clustering, layers, objectives, patterns
+from collabopt.techniques import clustering, layers, objectives, patterns
 
 TECHNIQUES = {"pruned": "pruning", "clustered": "clustering"}
 """Prefix of the table's columns, and key of `exclude` in an experiment."""
@@ -56,7 +56,7 @@ def measure_stored(run, measure_table: Callable[..., pd.DataFrame], about: str) 
     """
     model, clock = restore_baseline(run), progress.Clock()
     importance = compute_importance(model, run.data, run.experiment)
-    split = calibration.select_normal(run.data.validation, run.data.task)
+    split = run.data.validation.take(run.data.validation.counted)
     table = measure_table(model, split, run.experiment, run.data.task, importance)
     took = progress.format_duration(clock.seconds())
     progress.log(f"{about}: {table['layer'].nunique()} layers took {took}", about, last=True)

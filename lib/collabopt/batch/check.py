@@ -1,6 +1,8 @@
 """Checks of an experiment's data and model, the first job of a batch: all mistakes at once, before any training."""
 
+import math
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from collabopt.runtime.tensorflow import keras, tf
 from collabopt.techniques import objectives, registry
 
 _EXAMPLES = 64  # of each split, which are made into model inputs
+_FEW = 16  # numbers of an example
 _SCORED = 256  # training examples on which a saved model is tried
 
 
@@ -81,6 +84,8 @@ def find_mistakes(experiment: Experiment, data: datasets.Data | None = None) -> 
         imported = models.get_imported(experiment.model, *registry.get_ends(shapes))
         for line in imported.rewrites if imported else ():
             progress.note(f"import: {line}")
+        for line in _find_shared(data) if data else ():
+            progress.note(line)
         if experiment.model.is_trained and not mistakes:
             for line in _find_doubts(model, shapes):
                 progress.note(line)
@@ -89,6 +94,22 @@ def find_mistakes(experiment: Experiment, data: datasets.Data | None = None) -> 
     except Exception as error:
         mistakes.append(f"model: {describe_error(error)}")
     return mistakes
+
+
+def _find_shared(data: datasets.Data) -> Iterator[str]:
+    """A line if examples of validation or test are in train, too. Examples of few numbers are equal by chance."""
+    shapes = data.input_shape.values() if isinstance(data.input_shape, dict) else [data.input_shape]
+    if sum(map(math.prod, shapes)) < _FEW:
+        return
+    known = {*data.train.compute_digests()}
+    for name, split in (("validation", data.validation), ("test", data.test)):
+        shared = [place for place, digest in enumerate(split.compute_digests()) if digest in known]
+        if shared:
+            first = shared[0] if split.places is None else split.places[shared[0]]
+            yield (
+                f"CAUTION: {len(shared):,} of {len(split):,} {name} examples are in train, too, such as example "
+                f"{first}. Scores on {name} are better than on new examples. Remove the copies"
+            )
 
 
 def _find_doubts(model: keras.Model, data: datasets.Data) -> list[str]:
@@ -101,7 +122,7 @@ def _find_doubts(model: keras.Model, data: datasets.Data) -> list[str]:
             constant = np.abs(some.labels - np.median(some.labels, axis=0)).mean()
         case _:
             return []
-    score, found = data.task.score, scoring.summarize(objectives.score_model(model, some, data.task), some, data.task)
+    score, found = data.task.score, scoring.summarize(objectives.score_model(model, some, data.task), some)
     if score.compute_drop(constant, found) < 0:
         return []
     return [

@@ -54,6 +54,11 @@ def shorten(name: str) -> str:
     return name if cut == name else f"{cut}…{digest}"
 
 
+def is_shortened(name: str) -> bool:
+    """Return whether the `name` of a directory was cut by `shorten`."""
+    return "…" in name
+
+
 def replace(section: Any, path: list[str], value: Any) -> Any:
     """Return a `section` with a new `value` at a `path` of keys; anything but a mapping is replaced as a whole."""
     if not path:

@@ -16,8 +16,11 @@ from __future__ import annotations
 
 import inspect
 import os
+import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
+
+import numpy as np
 
 from collabopt.config.sections import Dataset
 from collabopt.config.tasks import TASKS, Task
@@ -128,7 +131,10 @@ def call(name: str, data_directory: Path, task: Task = TASKS["classification"]) 
             "which gets the folder of the data sets"
         ) from error
     with user_modules.allow_imports():
-        tf.random.set_seed(0)  # so that tf.data shuffles the same way each time
+        # So that each process gets the same split.
+        random.seed(0)
+        np.random.seed(0)  # noqa: NPY002, the generator that functions of users share
+        tf.random.set_seed(0)
         arrays = function(**arguments)
     if not isinstance(arrays, Mapping):
         raise DatasetError(

@@ -5,14 +5,12 @@ The validation folder is the test split, because its labels are public. Validati
 
 from __future__ import annotations
 
-import hashlib
-import os
 from pathlib import Path
 
 import numpy as np
 
 from collabopt.datasets import pictures
-from collabopt.datasets.dataset import DatasetError, Parts
+from collabopt.datasets.dataset import DatasetError, Parts, Shape, compute_fingerprint
 from collabopt.datasets.folders import list_classes
 from collabopt.datasets.presentation import Presentation
 from collabopt.datasets.split import Split
@@ -26,8 +24,7 @@ def read(directory: Path, image_size: int = IMAGE_SIZE) -> Parts:
     """List the images in train/<class>/ and validation/<class>/ (or val/) of `directory`; `image_size` is their side.
 
     Returns:
-        The data set. Examples are paths, model inputs (image_size, image_size, 3) float32 in [-1, 1]. The fingerprint
-        covers relative paths and file sizes.
+        The data set. Examples are paths, model inputs (image_size, image_size, 3) float32 in [-1, 1].
 
     Raises:
         DatasetError: A folder is missing or empty, or train and validation have different classes.
@@ -40,11 +37,11 @@ def read(directory: Path, image_size: int = IMAGE_SIZE) -> Parts:
                 "validation/<class>/*.JPEG (or val)"
             )
     classes = _classes(folders["train"], folders["test"])
-    digest = hashlib.blake2b(digest_size=16)
-    train, test = (_split(directory, folder, classes, image_size, digest) for folder in folders.values())
     shape = (image_size, image_size, 3)
+    train, test = (_split(folder, classes, shape) for folder in folders.values())
+    fingerprint = compute_fingerprint((train, test), (*classes, str(shape)))
     presentation = Presentation(forbids_pictures=True)  # ImageNet's terms of access forbid to pass pictures on
-    return Parts(train, None, test, classes, digest.hexdigest(), shape, presentation=presentation)
+    return Parts(train, None, test, classes, fingerprint, shape, presentation=presentation)
 
 
 def _find_validation(directory: Path) -> Path:
@@ -64,16 +61,11 @@ def _classes(train: Path, test: Path) -> tuple[str, ...]:
     return tuple(classes)
 
 
-def _split(directory: Path, folder: Path, classes: tuple[str, ...], image_size: int, digest: hashlib._Hash) -> Split:
-    files, paths, labels = list_classes(folder, pictures.ENDINGS, pictures.find_faults), [], []
-    for label, name in enumerate(classes):
-        images = files[name]
-        for path in images:
-            digest.update(f"{path.relative_to(directory).as_posix()} {path.stat().st_size}\n".encode())
-        paths += [os.fsencode(path.absolute()) for path in images]
-        labels += [label] * len(images)
-
-    shape = (image_size, image_size, 3)
+def _split(folder: Path, classes: tuple[str, ...], shape: Shape) -> Split:
+    scan, image_size = pictures.Scan(), shape[0]
+    listed = list_classes(folder, pictures.ENDINGS, scan.find_faults)
+    files = [file for name in classes for file in listed[name]]
+    labels = np.repeat(np.arange(len(classes)), [len(listed[name]) for name in classes])
 
     def prepare(batch: tf.Tensor) -> tf.Tensor:
         return pictures.map_paths(lambda path: _crop_center(path, image_size), batch, shape)
@@ -82,7 +74,7 @@ def _split(directory: Path, folder: Path, classes: tuple[str, ...], image_size: 
         seeds = tf.random.experimental.stateless_split(seed, tf.size(batch))
         return pictures.map_paths(lambda pair: _crop_randomly(*pair, image_size), (batch, seeds), shape)
 
-    return Split(np.array(paths), np.array(labels), prepare, augment)
+    return scan.make_split(files, labels, prepare, augment)
 
 
 def _crop_center(path: tf.Tensor, image_size: int) -> tf.Tensor:

@@ -34,6 +34,8 @@ class Split:
         augment: Maps a batch of stored examples and a seed (2,) int32 to float32 model inputs, for training. None
             trains on `prepare`.
         reconstructs: Whether batches hold the inputs as their own targets, instead of labels.
+        contents: Digests (n,) of the files, if the examples are paths.
+        places: Place of each example (n,) in the split that it was taken from, as the user knows it; None for this one.
     """
 
     examples: Examples
@@ -41,9 +43,11 @@ class Split:
     prepare: Callable[[Inputs], Inputs] = _convert_to_float32
     augment: Callable[[Inputs, tf.Tensor], Inputs] | None = None
     reconstructs: bool = False
+    contents: np.ndarray | None = None
+    places: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        for array in self._arrays().values():
+        for array in (*self._arrays().values(), *([] if self.contents is None else [self.contents])):
             if len(array) != len(self.labels):
                 raise ValueError(f"{len(array)} examples with {len(self.labels)} labels: expected equal numbers")
 
@@ -53,19 +57,37 @@ class Split:
     def _arrays(self) -> dict[str, np.ndarray]:
         return self.examples if isinstance(self.examples, dict) else {"": self.examples}
 
+    @property
+    def counted(self) -> np.ndarray | slice:
+        """The examples whose mean score is the metric: all but the anomalies (labels above 0) of a reconstruction."""
+        return self.labels == 0 if self.reconstructs else slice(None)
+
     def take(self, indices: np.ndarray | slice) -> Split:
         """Return the examples at `indices` (m,), or of a slice, in that order."""
         chosen = {name: array[indices] for name, array in self._arrays().items()}
         examples = chosen if isinstance(self.examples, dict) else chosen[""]
-        return dataclasses.replace(self, examples=examples, labels=self.labels[indices])
+        contents = None if self.contents is None else self.contents[indices]
+        places = (np.arange(len(self)) if self.places is None else self.places)[indices]
+        kept = {"labels": self.labels[indices], "contents": contents, "places": places}
+        return dataclasses.replace(self, examples=examples, **kept)
 
     def fingerprint(self) -> str:
-        """Return the hex digest of examples and labels. Of files, only the paths are read, not the contents."""
+        """Return the hex digest of examples and labels; of files, that of their contents, wherever they are."""
         digest = hashlib.blake2b(digest_size=16)
-        for name, array in (*sorted(self._arrays().items()), ("", self.labels)):
+        examples = self._arrays() if self.contents is None else {"": self.contents}
+        for name, array in (*sorted(examples.items()), ("", self.labels)):
             digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data if array.dtype != object else repr(array.tolist()).encode())
         return digest.hexdigest()
+
+    def compute_digests(self) -> list[bytes | str]:
+        """Return a digest of each example (n,); of a file, that of its content."""
+        if self.contents is not None:
+            return self.contents.tolist()
+        arrays = [np.ascontiguousarray(array) for _, array in sorted(self._arrays().items())]
+        return [
+            hashlib.blake2b(b"".join(array[place].tobytes() for array in arrays)).digest() for place in range(len(self))
+        ]
 
     def code(self) -> list[Callable]:
         """Return the functions that make model inputs of the stored examples."""

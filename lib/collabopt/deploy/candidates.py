@@ -20,7 +20,7 @@ from collabopt.config.stages import Stage, get_lineage
 from collabopt.run import Run
 from collabopt.runtime import progress
 from collabopt.runtime.tensorflow import keras
-from collabopt.techniques import calibration, filter_pruning, layers, objectives, patterns
+from collabopt.techniques import filter_pruning, layers, objectives, patterns
 from collabopt.tflite import sizes
 
 _NOT_CLUSTERED = 256
@@ -105,7 +105,7 @@ class _Untrained:
         self.kernels = [layer.name for layer in self.baseline.layers if layers.is_eligible(layer)]
         self._smaller = dict[Any, tuple[keras.Model, dict[str, np.ndarray]]]()
         self._figures = dict[str, tuple[float, float]]()
-        self.validation = calibration.select_normal(run.data.validation, run.data.task)
+        self.validation = run.data.validation.take(run.data.validation.counted)
         self.score = objectives.score_model(self.baseline, self.validation, run.data.task).mean(dtype=float)
 
     def measure(self, experiment: Experiment, applied: Mapping[str, Any]) -> tuple[float, float]:

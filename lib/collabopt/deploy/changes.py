@@ -83,7 +83,7 @@ def _predict(found: Search, variant: Variant) -> np.ndarray:
     run, split = found.run, found.run.data.validation
     material = {
         "file": atomic.compute_sha256(variant.tflite),
-        "validation": split.fingerprint(),
+        "data": [run.data.fingerprint, split.fingerprint()],
         "task": registry.describe_task(run.data.task),
         "code": compute_digest(scoring.judge_file, *split.code()),
     }
@@ -147,7 +147,7 @@ def _compare_layers(found: Search, base: Variant, chosen: Variant, name: str) ->
     run, split = found.run, found.run.data.validation
     material = {
         "files": [atomic.compute_sha256(one.tflite) for one in (base, chosen)],
-        "validation": split.fingerprint(),
+        "data": [run.data.fingerprint, split.fingerprint()],
         "code": compute_digest(file_comparison.compare_tensors, *split.code()),
     }
 

@@ -19,9 +19,6 @@ from collabopt.storage.results import ONE_CLASS, is_constant
 
 DROPS = ("max_accuracy_drop", "max_metric_drop")
 NO_TFLITE = "no .tflite file, for comparison only"
-_SMALLEST_DROP = 0.01
-"""A miss of a drop is compared with at least this share of the score's unit (one point of accuracy)."""
-
 _EXACT = 1e-9
 """A difference of two shares below this is rounding."""
 
@@ -89,12 +86,12 @@ def choose(variants: pd.DataFrame, targets: Targets) -> Hashable | None:
 def find_nearest(variants: pd.DataFrame, targets: Targets) -> Hashable:
     """Return the label of the row of `variants` whose largest miss, relative to its target, is smallest."""
     base, limits = get_baseline_score(variants), list_targets(targets)
+    # A limit of zero would make every miss of a drop infinite.
+    least = dict.fromkeys(DROPS, find_score(variants).get_tolerance(base))
 
     def get_misses(row: pd.Series) -> tuple[float, float]:
         misses = find_misses(row, targets, base)
-        shares = [
-            excess / max(limits.get(name, 1), _SMALLEST_DROP if name in DROPS else 0) for name, excess in misses.items()
-        ]
+        shares = [excess / max(limits.get(name, 1), least.get(name, 0)) for name, excess in misses.items()]
         return max(shares, default=0.0), sum(shares)
 
     return min(variants.index, key=lambda label: get_misses(variants.loc[label]))

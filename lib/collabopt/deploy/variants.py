@@ -120,7 +120,7 @@ def measure(run: Run, stage: Stage, name: str) -> Variant:
         "calibration": [experiment.calibration, experiment.calibration_examples],
         "asked": name in experiment.further_formats,
         "output": experiment.model.output,
-        "code": compute_digest(convert_it, sizes.measure, _measure_weights, scoring.select_counted),
+        "code": compute_digest(convert_it, sizes.measure, _measure_weights),
         "zstandard": metadata.version("zstandard"),
         **further_formats.read_versions(stage, name),
     }
@@ -134,7 +134,7 @@ def measure(run: Run, stage: Stage, name: str) -> Variant:
             return
         file = directory / "model.tflite"
         file.write_bytes(content)
-        np.save(directory / _SCORES, scoring.select_counted(scores, run.data.validation, run.data.task))
+        np.save(directory / _SCORES, scores)
         row = figures | sizes.measure(file) | _measure_weights(content if FORMATS[name].is_tflite else None)
         (directory / "variant.json").write_text(json.dumps(row))
 
@@ -166,7 +166,7 @@ def _measure_on_test(run: Run, variant: Variant) -> np.ndarray:
     """A variant's score on each test example that counts (n,), whose mean is the score on test."""
     material = {
         "tflite": atomic.compute_sha256(variant.tflite),
-        "test": run.data.test.fingerprint(),
+        "data": [run.data.fingerprint, run.data.test.fingerprint()],
         "task": registry.describe_task(run.data.task),
         "code": compute_digest(_score_on_test, Split, *run.data.test.code()),
     }
@@ -212,7 +212,7 @@ def make_table(variants: list[Variant]) -> pd.DataFrame:
 
 
 def _convert(run: Run, finished: Finished, name: str) -> tuple[bytes, np.ndarray, _Figures]:
-    """The file of a stage in a format, the score of each validation example (n,), and its figures on validation."""
+    """The file of a stage in a format, and on validation the score of each example that counts (n,) and its figures."""
     score = run.data.task.score
     if name == "int8" and finished.tflite is None:
         raise convert.ConversionRefused(finished.result["unavailable"])
@@ -250,22 +250,22 @@ def _convert_further(run: Run, finished: Finished, name: str) -> tuple[bytes, np
 
 
 def _judge(run: Run, content: bytes) -> tuple[np.ndarray, _Figures]:
-    """The score of each validation example (n,) with a file, and the file's figures on validation."""
+    """The score of each validation example that counts (n,) with a file, and the file's figures on validation."""
     split, task, experiment = run.data.validation, run.data.task, run.experiment
     probabilities = bool(registry.get_output_activations(experiment, run.data))
     scores, classes = scoring.judge_file(content, split, task, experiment.threads, probabilities)
-    figures = {task.score.validation: scoring.summarize(scores, split, task)}
+    figures = {task.score.validation: scoring.summarize(scores, split)}
     if classes is not None:
         figures["validation_balanced_accuracy"] = scoring.compute_balanced_accuracy(scores, split)
         figures["predicted_classes"] = scoring.count_predicted_classes(classes, split)
-    return scores, figures
+    return scores[split.counted], figures
 
 
 def _score_on_test(run: Run, tflite: Path) -> np.ndarray:
     data, experiment = run.data, run.experiment
     probabilities = bool(registry.get_output_activations(experiment, data))
     scores = scoring.score_file(tflite.read_bytes(), data.test, data.task, experiment.threads, probabilities)
-    return scoring.select_counted(scores, data.test, data.task)
+    return scores[data.test.counted]
 
 
 def _estimate_npu(run: Run, tflite: Path) -> dict[str, Any]:

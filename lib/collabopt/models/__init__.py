@@ -94,8 +94,8 @@ def restore(
 def compute_code_digest(section: experiment.Model) -> str:
     """Return a hex digest of what decides the model of a `section`, for the keys of stored stages.
 
-    That is the code of a built-in model. Of a user's model it is the file, the module of the function and classes (not
-    what they import), the weights, and the code of the import.
+    That is the code of a built-in model. Of a user's model it is the file, the modules of the function and classes with
+    what they import from the user's folders, the weights, and the code of the import.
 
     Raises:
         ModelError: A file is missing.

@@ -24,18 +24,6 @@ if TYPE_CHECKING:
     from collabopt.models import importing
 
 
-def find_source(place: str, key: str = "function") -> Path:
-    """Return the file of the module of a `place`, "module:name" as in `user_modules`; `key` is for errors.
-
-    Raises:
-        ModelError: There is no such module.
-    """
-    try:
-        return user_modules.find_source(place)
-    except user_modules.UserModuleError as error:
-        raise ModelError(f"{key}={place}: {error}") from error
-
-
 def call(function: str, input_shape: Shapes, outputs: Shape | None) -> object:
     """Call a function that builds a model. Its errors are passed on.
 
@@ -51,7 +39,6 @@ def call(function: str, input_shape: Shapes, outputs: Shape | None) -> object:
     Raises:
         ModelError: There is no such function, it has other parameters, or its file changed after its import.
     """
-    _check_unchanged(function, "function")
     try:
         build = user_modules.import_object(function)
     except user_modules.UserModuleError as error:
@@ -93,12 +80,10 @@ def find_file(path: str, key: str = "path") -> Path:
 
 
 def compute_digests(section: Model) -> str:
-    """Return digests of what decides the user's model of a `section`: its files, modules it names, and the import.
-
-    What the modules import is not followed.
+    """Return digests of what decides the user's model of a `section`: its files and modules, and the import.
 
     Raises:
-        ModelError: A file or module is missing.
+        ModelError: A file or module is missing, or a module changed after its import.
     """
     return " ".join([*_compute_own_digests(section), compute_digest("collabopt.models.importing:import_model")])
 
@@ -107,9 +92,22 @@ def _compute_own_digests(section: Model) -> list[str]:
     """Digests of the files and modules that the section names."""
     files = [find_file(section.path)] if section.path else []
     files += [find_file(section.weights, "weights")] if section.weights else []
-    sources = [find_source(section.function)] if section.function else []
-    sources += [find_source(place, "custom_objects") for _, place in sorted(section.custom_objects.items())]
-    return [_compute_file_digest(file) for file in files] + [compute_module_digest(source) for source in sources]
+    return [_compute_file_digest(file) for file in files] + [
+        compute_module_digest(source) for source in _list_modules(section)
+    ]
+
+
+def _list_modules(section: Model) -> list[Path]:
+    """The files of the function and the classes that the section names, with what they import from the user."""
+    places = [("function", section.function)] if section.function else []
+    places += [("custom_objects", place) for _, place in sorted(section.custom_objects.items())]
+    sources = []
+    for key, place in places:
+        try:
+            sources += user_modules.list_sources(place)
+        except user_modules.UserModuleError as error:
+            raise ModelError(f"{key}={place}: {error}") from error
+    return sources
 
 
 def _compute_file_digest(file: Path) -> str:
@@ -148,6 +146,7 @@ def get_imported(
     """
     if section.name:
         return None
+    _list_modules(section)  # refuses those that changed
     key = _make_key(section, input_shape, outputs, takes_logits)
     if key not in _KEPT:
         return import_again(section, input_shape, outputs, takes_logits)
@@ -200,8 +199,6 @@ def _import_file(section: Model, takes_logits: bool) -> importing.Imported:
     from collabopt.models import importing
 
     file, made = find_file(section.path), []
-    for place in section.custom_objects.values():
-        _check_unchanged(place, "custom_objects")
 
     def make(directory: Path) -> None:
         imported = importing.import_model(
@@ -256,15 +253,3 @@ def _close_axes(imported: importing.Imported, input_shape: Shapes) -> importing.
 
 def _agree(shape: tuple, wanted: tuple) -> bool:
     return len(shape) == len(wanted) and all(size in (None, other) for size, other in zip(shape, wanted, strict=True))
-
-
-def _check_unchanged(place: str, key: str) -> None:
-    """Results are stored under the source's hash, but Python keeps the imported module."""
-    source = find_source(place, key)
-    if source.read_bytes() != _read_once(source):
-        raise ModelError(f"{key}={place}: {source.name} changed after it was imported; restart the kernel")
-
-
-@functools.cache
-def _read_once(source: Path) -> bytes:
-    return source.read_bytes()

@@ -16,7 +16,7 @@ import pandas as pd
 
 from collabopt.analysis import comparison, judgement
 from collabopt.config.metrics import get_metric
-from collabopt.config.scores import SCORES, find_score
+from collabopt.config.scores import ACCURACY, SCORES, find_score
 from collabopt.config.stages import BASELINE, get_label
 from collabopt.deploy import recommendation, targets
 from collabopt.report.verdict import describe_drop
@@ -102,7 +102,7 @@ def describe_sensitivity(table: pd.DataFrame) -> Answer:
     """Return which layer of the `table` of `sensitivity.measure` pays most for pruning and for clustering."""
     from collabopt.analysis import sensitivity
 
-    texts, unit = [], SCORES[table["score"].iloc[0]].drop_unit if len(table) else ""
+    texts, score = [], SCORES[table["score"].iloc[0]] if len(table) else ACCURACY
     for prefix, technique in sensitivity.TECHNIQUES.items():
         known = table.dropna(subset=f"{prefix}_drop")
         if known.empty:
@@ -112,7 +112,8 @@ def describe_sensitivity(table: pd.DataFrame) -> Answer:
         within = ", within noise of nothing" if abs(drop) <= noise else ""
         share = 100 * row["weights"] / table["weights"].sum()
         texts.append(
-            f"{row['layer']} pays most for {technique}: a drop of {drop:.2f} ± {noise:.2f} {unit}".rstrip()
+            f"{row['layer']} pays most for {technique}: a drop of "
+            + score.format_spread(drop * score.scale, noise * score.scale, is_drop=True)
             + f"{within}, with {share:.1f} % of the weights"
         )
     return Answer(f"{'; '.join(texts)}." if texts else "No layer is pruned or clustered.")

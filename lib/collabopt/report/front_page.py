@@ -69,7 +69,11 @@ def _list_compared(reports: list[Report]) -> list[dict[str, Any]]:
             known = [round(one, 4) if math.isfinite(one) else None for one in figures]
             stages.setdefault(get_label(row["stage"]), known)
         pages = {other: name_page([name, other]) for other in names if name_page([name, other]) in made}
-        about = {"title": format_head(get_metric(score.test_int8)), "lower": score.lower_is_better}
+        about = {
+            "title": format_head(get_metric(score.test_int8)),
+            "lower": score.lower_is_better,
+            "digits": score.digits,
+        }
         found.append({"name": name, "data": json.dumps(about | {"stages": stages, "pages": pages}, ensure_ascii=False)})
     return found
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from collabopt.config import loading, sweep
+from collabopt.config import loading, overriding, sweep
 from collabopt.config.scores import find_score
 from collabopt.figures.pareto import draw_pareto
 from collabopt.report import html, tables
@@ -48,17 +48,22 @@ def _read_rows(directory: Path, cells: list[str]) -> pd.DataFrame:
     """The rows of every cell that has results."""
     paths = [directory / cell / "results.csv" for cell in cells]
     frames = [
-        results.read(path).assign(cell=path.parent.name, setting=_find_setting(path.parent.name))
+        results.read(path).assign(cell=path.parent.name, setting=_find_setting(path.parent))
         for path in paths
         if path.is_file()
     ]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
-def _find_setting(cell: str) -> str:
-    """What of a cell's name no column of results.csv tells: "stages.pruned.epochs=3"."""
-    words = [word for word in cell.split(",") if word.partition("=")[0] not in _IN_COLUMNS]
-    return sweep.decode(",".join(words))
+def _find_setting(cell: Path) -> str:
+    """What of a cell's name no column of results.csv tells: "stages.pruned.epochs=3". A long name is cut: run.json has
+    all.
+    """
+    words = cell.name.split(",")
+    if overriding.is_shortened(cell.name):
+        settings = results.read_run(cell).get("settings", {})
+        words = [f"{key}={overriding.format_value(value)}" for key, value in settings.items()]
+    return sweep.decode(",".join(word for word in words if word.partition("=")[0] not in _IN_COLUMNS))
 
 
 def _draw(means: pd.DataFrame) -> Figure:

@@ -58,17 +58,23 @@ def make_verdict(directory: Path, experiment: str) -> dict[str, Any]:
 def make_sweep_verdict(directory: Path, experiment: str, cells: list[str]) -> dict[str, Any]:
     """Return `make_verdict` of the cell in `cells` of a sweep in `directory` whose recommended file is the smallest.
 
-    A file that drops by more than the tolerance against the best baseline of all cells does not count. `experiment` is
-    named in commands.
+    A file that drops by more than the tolerance against the best baseline of all cells with its seed, and so with its
+    validation examples, does not count. `experiment` is named in commands.
     """
     every = {cell: recommendation.recommend(directory / cell) for cell in cells}
     good = {cell: one for cell, one in every.items() if one and not one.misses}
     if not good:
         return {"command": f"make report EXPERIMENT={experiment}"}
     score = next(iter(good.values())).score  # a cell may have a worse baseline, such as one of few examples
-    base = min((one.baseline[score.validation] for one in good.values()), key=lambda one: score.compute_drop(0.0, one))
-    drops = {cell: score.compute_drop(base, one.variant[score.validation]) for cell, one in good.items()}
-    near = [cell for cell, drop in drops.items() if drop <= score.get_tolerance(base)]
+    bases: dict[Any, float] = {}
+    for one in good.values():
+        seed, found = one.baseline.get("seed"), one.baseline[score.validation]
+        bases[seed] = min(bases.get(seed, found), found, key=lambda value: score.compute_drop(0.0, value))
+    drops, near = {}, []
+    for cell, one in good.items():
+        base = bases[one.baseline.get("seed")]
+        drops[cell] = score.compute_drop(base, one.variant[score.validation])
+        near += [cell] if drops[cell] <= score.get_tolerance(base) else []
     best = min(drops, key=drops.get)
     if near:
         best = min(near, key=lambda cell: good[cell].variant["gzip_bytes"])

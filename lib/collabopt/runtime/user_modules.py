@@ -3,16 +3,20 @@
 They are found next to the experiment's file, in the current directory, or among the installed ones, in this order.
 """
 
+import ast
 import contextlib
 import importlib
 import importlib.util
 import inspect
 import sys
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 _folders: list[Path] = []
+_imported: dict[str, dict[Path, bytes]] = {}
+"""The sources that this process has imported, by name of the module."""
 
 
 class UserModuleError(ValueError):
@@ -68,18 +72,67 @@ def find_source(place: str) -> Path:
     return source
 
 
+def list_sources(place: str) -> list[Path]:
+    """Return the files that decide what a `place` is: its module, and all that this imports from the user's folders.
+
+    Raises:
+        UserModuleError: There is no such module, or a file changed after this process imported it. Python keeps what
+            it has imported, and results are stored under what the files say.
+    """
+    name, sources = place.partition(":")[0], [find_source(place)]
+    for source in sources:
+        sources += [one for one in dict.fromkeys(_find_imports(source)) if one not in sources]
+    if name in sys.modules:
+        kept = _imported.setdefault(name, {source: source.read_bytes() for source in sources})
+        for source, content in kept.items():
+            if not source.is_file() or source.read_bytes() != content:
+                raise UserModuleError(f"{source.name} changed after it was imported; restart the kernel")
+    return sources
+
+
+def is_installed(source: Path) -> bool:
+    """Return whether a file belongs to Python or an installed package, whose version is known."""
+    return "site-packages" in source.parts or source.is_relative_to(sysconfig.get_path("stdlib"))
+
+
+def _find_imports(source: Path) -> Iterator[Path]:
+    """The files of the user that a file imports, with the `__init__` files of their packages."""
+    if is_installed(source) or source.suffix != ".py":
+        return
+    root = source.parent
+    while (root / "__init__.py").is_file():
+        root = root.parent
+    package = source.parent.relative_to(root).parts
+    try:
+        nodes = [*ast.walk(ast.parse(source.read_bytes()))]
+    except (SyntaxError, ValueError):  # the import says so
+        return
+    names = [alias.name.split(".") for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom):
+            module = [*package[: len(package) + 1 - node.level]] if node.level else []
+            module += node.module.split(".") if node.module else []
+            names += [[*module, alias.name] for alias in node.names]
+    for folder in dict.fromkeys([root, *_folders, Path.cwd()]):
+        for parts in names:
+            for end in range(1, len(parts) + 1):
+                stem = folder.joinpath(*parts[:end])
+                yield from filter(Path.is_file, (stem.with_name(f"{stem.name}.py"), stem / "__init__.py"))
+
+
 def import_object(place: str) -> Any:
     """Return the function or class at a `place`, "module:function".
 
     Errors that the module raises are passed on.
 
     Raises:
-        UserModuleError: There is no such module or function.
+        UserModuleError: There is no such module or function, or a file changed after its import.
     """
     module_name, _, name = place.partition(":")
     source = find_source(place)
     with allow_imports():
         module = importlib.import_module(module_name)
+    list_sources(place)
     if not callable(getattr(module, name, None)):
         found = sorted(key for key, value in vars(module).items() if inspect.isfunction(value))
         raise UserModuleError(f"{source.name} has no function {name}; it has {', '.join(found) or 'none'}")

@@ -3,15 +3,17 @@
 import ast
 import hashlib
 import inspect
+import sys
 import textwrap
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from collabopt.runtime import tensorflow
-from collabopt.storage.source_digest import compute_digest, compute_tree_digest
+from collabopt.runtime import tensorflow, user_modules
+from collabopt.storage.source_digest import compute_digest, compute_module_digest, compute_tree_digest
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
 
@@ -22,19 +24,33 @@ def compute_function_digest(function: Callable) -> str:
     Docstrings, comments and decorators do not count.
 
     Raises:
-        ValueError: Its source cannot be read, or it uses a value whose content cannot be described.
+        ValueError: Its source cannot be read or changed after its import, or it uses a value whose content cannot be
+            described.
     """
     parts, waiting = [], [function]
     for one in waiting:
+        if one.__module__ != "__main__" and _is_users(one):
+            user_modules.list_sources(one.__module__)  # refuses a file that changed after its import
         tree = _parse(one)
         parts.append(compute_tree_digest(tree))
+        if isinstance(one, types.FunctionType):
+            defaults = [*(one.__defaults__ or ()), *sorted((one.__kwdefaults__ or {}).items())]
+            parts.append(_describe(defaults, f"{one.__name__}: its defaults"))
         for name in sorted({node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}):
             for value in _find_values(one, name):
-                if isinstance(value, types.FunctionType | type) and value.__module__ == function.__module__:
+                if _is_users(value):
                     waiting += [value] if value not in waiting else []
                 else:
                     parts.append(f"{name} {_describe(value, f'{function.__name__}: it uses {name}')}")
     return hashlib.blake2b("\n".join(parts).encode(), digest_size=8).hexdigest()
+
+
+def _is_users(value: Any) -> bool:
+    """Whether a value is a function or class of a notebook, or of a module that is not installed."""
+    if not isinstance(value, types.FunctionType | type) or value.__module__.startswith("collabopt"):
+        return False
+    file = getattr(sys.modules.get(value.__module__), "__file__", None)
+    return value.__module__ == "__main__" or bool(file and not user_modules.is_installed(Path(file)))
 
 
 def _parse(function: Callable) -> ast.AST:
@@ -62,6 +78,9 @@ def _find_values(function: Any, name: str) -> list[Any]:
 
 def _describe(value: Any, what: str) -> str:
     """Text that changes with a value."""
+    file = getattr(value, "__file__", None) if isinstance(value, types.ModuleType) else None
+    if file and not user_modules.is_installed(Path(file)) and not value.__name__.startswith("collabopt"):
+        return " ".join(compute_module_digest(one) for one in user_modules.list_sources(value.__name__))
     if isinstance(value, types.ModuleType | type(tensorflow.keras)):  # which is imported when it is first used
         return f"module {vars(value).get('_name') or value.__name__}"
     if isinstance(value, np.ndarray):

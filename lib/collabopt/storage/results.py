@@ -17,7 +17,7 @@ import pandas as pd
 from pydantic_core import to_jsonable_python
 
 from collabopt.config import loading, per_layer
-from collabopt.config.experiment import Experiment
+from collabopt.config.experiment import Experiment, ExperimentError
 from collabopt.config.scores import Score, find_score
 from collabopt.config.stages import OPTIONAL_STAGES, Stage, get_lineage, list_stages
 from collabopt.runtime import progress
@@ -129,8 +129,8 @@ def record(
 ) -> None:
     """Write the rows of a finished stage, and run.json, to a report directory.
 
-    Rows of the same stage, scheme and seed are replaced. Tables of an experiment that has changed since are started
-    again.
+    Rows of the same stage, scheme and seed are replaced. Tables and pages of an experiment, data or a model that have
+    changed since are started again.
 
     Args:
         directory: The report directory.
@@ -138,11 +138,16 @@ def record(
         layers: The columns of layers.csv without the key columns, one row per kernel.
         about: The content of run.json.
         times: When the stage began, and whether it was "trained" or comes from the "store", for timeline.csv.
+
+    Raises:
+        ExperimentError: The data changed during a batch.
     """
     own = {name: result[name] for name in ("stage", "scheme", "seed")}
     timeline.record(directory, *times, os.environ.get("COLLABOPT_NOTEBOOK", ""), **own)
     with timeline.lock(directory):
-        _drop_tables_of_another_experiment(directory, about["experiment"])
+        before = _read_before(directory, about)
+        if result["seed"] != about["seed"] and "data" in before:  # the page describes the data of its own seed
+            about = about | {"data": before["data"]}
         columns = list_columns(find_score(result)) + [column for column in _AUC if column in result]
         shape = [column for column in OPTIONAL_KEY if column in result]
         _merge(directory / "results.csv", pd.DataFrame([result])[columns + shape])
@@ -194,7 +199,7 @@ def read_run(directory: Path) -> dict[str, Any]:
 
 
 def describe_run(
-    experiment: Experiment, settings: dict[str, Any], source: Path, data: dict[str, Any], began: str
+    experiment: Experiment, settings: dict[str, Any], source: Path, data: dict[str, Any], model_digest: str, began: str
 ) -> dict[str, Any]:
     """Return the content of run.json: parameters, overrides, data, versions, commit, start and end.
 
@@ -203,6 +208,7 @@ def describe_run(
         settings: What it overrides in the experiment's file, by name of the parameter.
         source: The experiment's file.
         data: Name, fingerprint, counts and scarce classes of the data set.
+        model_digest: What decides the model (`models.compute_code_digest`).
         began: When the run began, ISO 8601. `STARTED` in the environment overrides it.
     """
     from collabopt.runtime import tensorflow  # slow to import, and only needed here
@@ -215,6 +221,7 @@ def describe_run(
         "experiment_sha256": loading.compute_digest(str(source)),
         "seed": experiment.seed,
         "data": data,
+        "model_digest": model_digest,
         "versions": {"python": platform.python_version(), **versions, "platform": platform.platform()},
         "commit": read_commit(),
         "device": tensorflow.name_device(),
@@ -239,15 +246,34 @@ def read_commit() -> str:
     return commit + ("+changes" if is_changed else "")
 
 
-def _drop_tables_of_another_experiment(directory: Path, experiment: dict[str, Any]) -> None:
-    try:
-        before = json.loads((directory / "run.json").read_text())["experiment"]
-    except (OSError, ValueError, KeyError):
-        return
-    if _drop_empty(before) != _drop_empty(experiment):
-        names = "results.csv", "layers.csv", "variants.csv", "comparison.csv", "changed_*.csv", "run.json"
-        for path in (path for name in names for path in directory.glob(name)):
-            path.unlink(missing_ok=True)
+def _read_before(directory: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """Return run.json as it was. If experiment, data or model have changed since, drop the report's tables and pages.
+
+    Raises:
+        ExperimentError: The data changed during a batch.
+    """
+    before = read_run(directory)
+    known = _identify(before)
+    changed = [part for part, value in _identify(about).items() if value and known.get(part, value) != value]
+    if changed == ["data"] and before.get("start") == about.get("start"):
+        raise ExperimentError(
+            "dataset: its examples changed since this batch began. Start it again; a dataset.function has to return "
+            "the same arrays each time, so give its generator of random numbers a seed"
+        )
+    if not changed:
+        return before
+    names = "results.csv", "layers.csv", "variants.csv", "comparison.csv", "changed_*.csv", "run.json"
+    pages = [f"{path.stem}.html" for path in (loading.ROOT / "notebooks").glob("*.ipynb")]
+    for path in (path for name in (*names, *pages) for path in directory.glob(name)):
+        path.unlink(missing_ok=True)
+    return {}
+
+
+def _identify(about: dict[str, Any]) -> dict[str, Any]:
+    """What makes results comparable, as far as run.json, `about`, says."""
+    data = {"data": about["data"]["fingerprint"]} if "fingerprint" in about.get("data", {}) else {}
+    model = {"model": about["model_digest"]} if "model_digest" in about else {}
+    return {"experiment": _drop_empty(about["experiment"]), **data, **model} if "experiment" in about else {}
 
 
 def _drop_empty(values: Any) -> Any:

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 import numpy as np
 
 from collabopt.config.scores import Score
-from collabopt.config.tasks import Task
 from collabopt.datasets import Split
 from collabopt.datasets.splitting import draw_stratified_order
 from collabopt.runtime import progress
@@ -31,7 +30,7 @@ class Outlier:
     """An example that sets the range of an input and lies far outside of all others.
 
     Attributes:
-        index: Its index in the training split.
+        index: Its index in the data set's own training examples.
         value: Its extreme value.
         low: Least value without it.
         high: Largest value without it.
@@ -58,7 +57,7 @@ class Sample:
 
     Attributes:
         inputs: Model inputs.
-        indices: Index of each example in the training split (n,).
+        indices: Index of each example (n,) in the data set's own training examples.
     """
 
     inputs: Inputs
@@ -103,11 +102,6 @@ class Sample:
         return METHODS if self.find_outlier() else METHODS[:1]
 
 
-def select_normal(split: Split, task: Task) -> Split:
-    """Return the examples of a `split` whose scores count: all but the anomalies of a reconstruction."""
-    return split.take(split.labels == 0) if task.name == "reconstruction" else split
-
-
 def draw_examples(model: keras.Model, train: Split, examples: int, seed: int) -> Sample:
     """Return training examples that set ranges, stratified by class. Fewer examples are part of more.
 
@@ -118,12 +112,13 @@ def draw_examples(model: keras.Model, train: Split, examples: int, seed: int) ->
         seed: Decides which examples are drawn.
     """
     indices = draw_stratified_order(train.labels, seed)[:examples]
-    batches = [inputs for inputs, _ in train.take(indices).batches(256).as_numpy_iterator()]
+    drawn = train.take(indices)
+    batches = [inputs for inputs, _ in drawn.batches(256).as_numpy_iterator()]
     inputs = tf.nest.map_structure(lambda *parts: np.concatenate(parts), *batches)
     types = {name: tensor.dtype.as_numpy_dtype for name, tensor in zip(model.input_names, model.inputs, strict=True)}
     if isinstance(inputs, dict):
-        return Sample({name: inputs[name].astype(dtype) for name, dtype in types.items()}, indices)
-    return Sample(inputs.astype(next(iter(types.values()))), indices)
+        return Sample({name: inputs[name].astype(dtype) for name, dtype in types.items()}, drawn.places)
+    return Sample(inputs.astype(next(iter(types.values()))), drawn.places)
 
 
 def compute_range(values: np.ndarray, method: str) -> tuple[float, float]:

@@ -180,6 +180,10 @@ def describe_training(
     unquantized = exclude.pop("quantization")
     if stage.prunes or stage.clusters or stage.reshapes:
         material["exclude"] = exclude
+    if stage.name == "factorized":
+        from collabopt.techniques import low_rank
+
+        material["whole"] = low_rank.list_excluded(experiment)
     if stage.quantizes and unquantized:
         material["unquantized"] = unquantized
     if stage.quantizes:
@@ -189,7 +193,7 @@ def describe_training(
     if stage.has_schemes:
         material["scheme"] = experiment.scheme
     if not parent:
-        material["model"] = experiment.model.model_dump(include={"name", "function", "path", "head"})
+        material["model"] = experiment.model.model_dump(include={"name", "function", "path", "head", "custom_objects"})
         if experiment.initial_weights:
             file = datasets.locate(experiment.initial_weights.path, DATA)
             material["initial_weights"] = atomic.compute_files_digest([file])
@@ -197,9 +201,10 @@ def describe_training(
 
 
 def describe_task(task: Task) -> list[str]:
-    """Return what decides loss and score of a task: its name, and the code of its own modules."""
+    """Return what decides loss and score of a task: its name, the code of its own modules, and the better direction."""
     functions = filter(None, (task.loss, task.metric))
-    return [task.name, *(f"{name} {compute_module_digest(user_modules.find_source(name))}" for name in functions)]
+    parts = [f"{name} {compute_module_digest(one)}" for name in functions for one in user_modules.list_sources(name)]
+    return [task.name, *parts, *["lower is better"] * task.score.lower_is_better]
 
 
 def compute_code_digests(experiment: Experiment, data: datasets.Data, *roots: Callable) -> list[str]:

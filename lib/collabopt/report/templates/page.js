@@ -131,11 +131,11 @@ function compareStages([one, other]) {
     const row = body.insertRow();
     const [first, second] = [one, other].map(({ stages }) => stages[stage] ?? [null, null, null]);
     const both = (at) => first[at] !== null && second[at] !== null;
-    const show = ([score, noise]) => (score === null ? "–" : digits(score, 2) + (noise === null ? "" : ` ± ${digits(noise, 2)}`));
+    const show = ([score, noise]) => (score === null ? "–" : digits(score, one.digits) + (noise === null ? "" : ` ± ${digits(noise, one.digits)}`));
     const gain = both(0) ? (second[0] - first[0]) * (one.lower ? -1 : 1) : null;
     const isNoise = both(1) && Math.abs(gain) <= Math.hypot(first[1], second[1]);
     row.append(make("th", stage, { scope: "row" }));
-    [show(first), show(second), gain === null ? "–" : digits(gain, 2) + (isNoise ? " ≈" : ""),
+    [show(first), show(second), gain === null ? "–" : digits(gain, one.digits) + (isNoise ? " ≈" : ""),
       ...[first, second].map(([, , size]) => (size === null ? "–" : digits(size, 2))),
       both(2) ? digits(second[2] / first[2], 3) : "–"].forEach((text) => row.append(make("td", text, { className: "number" })));
   });

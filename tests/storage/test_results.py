@@ -1,0 +1,56 @@
+"""Tables of a report whose experiment, data or model change."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from collabopt.config import loading
+from collabopt.config.experiment import ExperimentError
+from collabopt.storage import results
+
+LAYERS = pd.DataFrame(columns=results.LAYERS)
+
+
+@pytest.fixture(autouse=True)
+def _data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "DATA", tmp_path / "data")
+
+
+def record(directory: Path, seed: int = 0, start: str = "now", model: str = "m", **data) -> None:
+    row = dict.fromkeys(results.list_columns(results.find_score([])), 1)
+    row |= {"experiment": "mine", "stage": "baseline", "scheme": "", "seed": seed}
+    about = {"experiment": {"name": "mine"}, "seed": 0, "start": start, "model_digest": model}
+    about["data"] = {"fingerprint": "one", "validation": 10 + seed} | data
+    results.record(directory, row, LAYERS, about, ("then", "trained"))
+
+
+def read_seeds(directory: Path) -> list[int]:
+    return results.read(directory / "results.csv")["seed"].tolist()
+
+
+@pytest.mark.parametrize("changed", [{"fingerprint": "two"}, {"model": "n"}])
+def test_other_data_or_another_model_drop_the_tables_and_pages(tmp_path, changed):
+    report = tmp_path / "report"
+    record(report, seed=1)
+    for name in ("published.html", "variants.csv", "notes.html"):
+        (report / name).touch()
+    record(report, start="now")
+    assert read_seeds(report) == [0, 1]
+    record(report, start="later", **changed)
+    assert read_seeds(report) == [0]
+    assert sorted(path.name for path in report.iterdir() if path.suffix == ".html") == ["notes.html"]
+    assert not (report / "variants.csv").exists()
+
+
+def test_data_that_change_within_a_batch_are_refused(tmp_path):
+    record(tmp_path / "report")
+    with pytest.raises(ExperimentError, match=r"dataset: its examples changed since this batch began.*give its gen"):
+        record(tmp_path / "report", seed=1, fingerprint="two")
+    assert read_seeds(tmp_path / "report") == [0]
+
+
+def test_run_json_describes_the_data_of_its_own_seed(tmp_path):
+    record(tmp_path / "report")
+    record(tmp_path / "report", seed=1)
+    assert results.read_run(tmp_path / "report")["data"]["validation"] == 10
