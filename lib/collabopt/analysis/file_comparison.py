@@ -11,6 +11,7 @@ from collabopt.analysis import agreement, scoring
 from collabopt.config import loading
 from collabopt.config.tasks import Task
 from collabopt.datasets import Split
+from collabopt.techniques import registry
 from collabopt.tflite import convert, interpreter
 
 _EXAMPLES = 8
@@ -109,7 +110,8 @@ def compare_tensors(first: bytes, second: bytes, split: Split) -> pd.DataFrame:
 def _make_file(run, stage: str, parameter: str) -> bytes:
     finished = run.stage(stage)
     if parameter == "first":
-        return convert.convert(run.model(finished.stage.parent if finished.stage.quantizes else stage), "float32")
+        model = run.model(finished.stage.parent if finished.stage.quantizes else stage)
+        return convert.convert(model, "float32", activations=registry.get_output_activations(run.experiment, run.data))
     if not finished.tflite:
         raise ValueError(f"stage={stage}: has no int8 file ({finished.result['unavailable']}); give `second`")
     return finished.tflite.read_bytes()
