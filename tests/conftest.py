@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-# With 32 clusters TFMOT guesses the granularity of every kernel of digits_cnn right (defect F2 in
-# test_preserving_scheme.py), which also makes CQAT and PCQAT several times faster to set up.
+# The guides' network has two kernels, and TFMOT guesses their granularity right with 32 clusters (defect F2 in
+# test_preserving_scheme.py).
 TINY = """
 dataset: {name: digits}
-model: {name: digits_cnn}
+model: {name: mnist_cnn}
 train_fraction: 0.3
 calibration_examples: 20
 sparsity: 0.5
@@ -97,7 +97,7 @@ def make_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callab
 def _experiments(make_once) -> Path:
     def write(directory: Path) -> None:
         (directory / "tiny.yaml").write_text(TINY)
-        small = TINY.replace("name: digits_cnn", 'function: "example_network:build"')
+        small = TINY.replace("name: mnist_cnn", 'function: "example_network:build"')
         (directory / "small.yaml").write_text(small)
 
     return make_once("experiments", write)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -175,7 +176,8 @@ def test_a_layer_that_is_proposed_is_red_in_figure_and_table(harmless, tmp_path)
 
 
 @pytest.mark.parametrize("stage", ["baseline", "pqat"])
-def test_a_stage_has_the_validation_score_of_its_network(stage, small, tmp_path):
+def test_a_stage_has_the_validation_score_of_its_network(stage, small, trained_small, tmp_path):
+    shutil.copytree(trained_small / "stages", tmp_path / "stages")
     run = Run(loading.load(str(small)), tmp_path / "report", small, tmp_path / "stages")
     found, result = quantization_sensitivity.diagnose(run, stage), run.stage(stage).result
     score = result["validation_accuracy"]

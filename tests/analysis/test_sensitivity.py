@@ -1,6 +1,7 @@
 """Sensitivity: an unchanged layer costs nothing, excluded layers are missing, and the model stays as it is."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -138,8 +139,9 @@ def test_pruning_agrees_with_tfmots_mask(size, sparsity, values, seed):
     np.testing.assert_array_equal(patterns.prune_kernel(kernel, sparsity), kernel * mask.numpy())
 
 
-def test_measure_uses_the_stored_baseline_and_trains_nothing(tiny, tmp_path):
-    run = Run(loading.load(str(tiny)), tmp_path / "report", tiny, tmp_path / "stages")
+def test_measure_uses_the_stored_baseline_and_trains_nothing(small, trained_small, tmp_path):
+    shutil.copytree(trained_small / "stages", tmp_path / "stages")
+    run = Run(loading.load(str(small)), tmp_path / "report", small, tmp_path / "stages")
     baseline = run.stage("baseline")
     stored = sorted(path.name for path in (tmp_path / "stages").iterdir())
     table = sensitivity.measure(run)

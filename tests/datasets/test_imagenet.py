@@ -117,7 +117,10 @@ def images(tmp_path_factory) -> Path:
     return directory
 
 
-@pytest.fixture(params=["digits_cnn", pytest.param("mobilenet_v1", marks=pytest.mark.slow)])
+LARGER = "digits_cnn", "mobilenet_v1"
+
+
+@pytest.fixture(params=["mnist_cnn", *(pytest.param(one, marks=pytest.mark.slow) for one in LARGER)])
 def experiment_file(request, images, tmp_path) -> Path:
     """The committed experiment on small images, from fresh weights, with one epoch per stage."""
     text = (loading.EXPERIMENTS / "imagenet-mobilenet_v1.yaml").read_text(encoding="utf-8")

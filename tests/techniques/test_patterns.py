@@ -60,8 +60,15 @@ def test_blocks_of_a_dense_kernel_are_tfmots_mask():
     np.testing.assert_array_equal(patterns.make_mask(kernel, "block", 0.7), theirs.numpy())
 
 
-@pytest.mark.parametrize("section", [SECTION, POLYNOMIAL], ids=["constant", "polynomial"])
-@pytest.mark.parametrize(("pattern", "sparsity"), [("2:4", 0.5), ("block", 0.6)])
+@pytest.mark.parametrize(
+    ("pattern", "sparsity", "section"),
+    [
+        pytest.param("2:4", 0.5, SECTION, id="2:4, constant"),
+        pytest.param("block", 0.6, POLYNOMIAL, id="block, polynomial"),
+        pytest.param("2:4", 0.5, POLYNOMIAL, id="2:4, polynomial", marks=pytest.mark.slow),
+        pytest.param("block", 0.6, SECTION, id="block, constant", marks=pytest.mark.slow),
+    ],
+)
 def test_training_ends_with_the_pattern_in_every_kind_of_kernel(tiny_data, pattern, sparsity, section):
     inputs = keras.Input((8, 8, 1), name="input")
     x = keras.layers.Conv2D(8, 3, name="conv")(inputs)

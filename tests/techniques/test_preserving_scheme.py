@@ -13,6 +13,7 @@ F7: A range per channel gives a tensor more int8 values than clusters.
 """
 
 import functools
+import shutil
 import warnings
 from collections.abc import Callable
 
@@ -227,8 +228,8 @@ def prepare_and_quantize(
         (relu_without_norm, "channel", True),
         (every_convolution, "channel", True),
         (transposed, "channel", True),
-        (transposed, "tensor", False),
-        (transposed, None, True),
+        pytest.param(transposed, "tensor", False, marks=pytest.mark.slow),
+        pytest.param(transposed, None, True, marks=pytest.mark.slow),
         pytest.param(relu_without_norm, None, True, marks=pytest.mark.slow),
         pytest.param(relu_without_norm, "tensor", True, marks=pytest.mark.slow),
         pytest.param(every_convolution, "tensor", True, marks=pytest.mark.slow),
@@ -565,15 +566,14 @@ def test_zeros_and_clusters_are_preserved_in_any_small_network(described, hidden
 # A strict run.
 
 
-def test_a_strict_run_stops_where_tfmot_loses_clusters_but_not_with_our_scheme(small, tmp_path, monkeypatch):
+def test_a_strict_run_stops_where_tfmot_loses_clusters_but_not_with_our_scheme(
+    small, trained_small, tmp_path, monkeypatch
+):
     monkeypatch.setattr(loading, "DATA", tmp_path)
-    path = tmp_path / "strict.yaml"
-    path.write_text(
-        small.read_text().replace("number_of_clusters: 32", "number_of_clusters: 4").replace("epochs: 6", "epochs: 1")
-    )
+    shutil.copytree(trained_small / "stages", tmp_path / "stages")
     # Per channel, because TFMOT then skips the convolutions, which have no bias (F3).
-    experiment = loading.load(str(path), strict=True, cluster_per_channel=True)
-    run = Run(experiment, tmp_path / "report", path, tmp_path / "stages")
+    experiment = loading.load(str(small), strict=True, cluster_per_channel=True, number_of_clusters=4)
+    run = Run(experiment, tmp_path / "report", small, tmp_path / "stages")
     assert run.stage("clustered").result["preserved"] is True
     with pytest.raises(PreservationError, match=r"^clustered does not preserve .*\bpw: 8 values in a channel instead"):
         run.with_scheme("tfmot").stage("clustered")

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from collabopt.analysis import audit, trial
 from collabopt.config import loading
 from collabopt.config.sections import Training
+from collabopt.config.stages import STAGES
 from collabopt.run import Run
 from collabopt.techniques import clustering, kernel_state, kmeans, layers
 from collabopt.techniques.kernel_state import Clusters
@@ -62,13 +63,23 @@ def test_wrong_weights_are_counted():
     assert audit.compute_asymmetry(np.array([[-127, 3], [127, -3]], np.int8), 2, per_channel=False) == 0.5
 
 
-@pytest.mark.parametrize(("k", "per_channel"), [(2, False), (2, True), (3, False), (3, True)])
-def test_every_stage_and_file_has_k_symmetric_values(small, trained_small, tmp_path, k, per_channel):
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("k", "per_channel", "leaf"),
+    [
+        (2, False, "cqat"),
+        (3, True, "pcqat"),
+        *(pytest.param(*case, marks=SLOW) for case in ((2, True, "cqat"), (3, True, "cqat"), (3, False, "cqat"))),
+        pytest.param(3, False, "pcqat", marks=SLOW),
+    ],
+)
+def test_every_stage_and_file_has_k_symmetric_values(small, trained_small, tmp_path, k, per_channel, leaf):
     shutil.copytree(trained_small / "stages", tmp_path / "stages")
     settings = {"symmetric": True, "number_of_clusters": k, "cluster_per_channel": per_channel, "strict": True}
     run = Run(loading.load(str(small), **settings), None, small, tmp_path / "stages")
-    stages = ["clustered", "cqat"] + (["sparse_clustered", "pcqat"] if k == 3 else [])
-    for name in stages:
+    for name in (STAGES[leaf].parent, leaf):
         finished = run.stage(name)
         assert finished.result["preserved"] is True
         float_kernels, int8_kernels = finished.kernels(), finished.int8_values()

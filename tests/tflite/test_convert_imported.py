@@ -59,9 +59,14 @@ def list_operators(content: bytes) -> list[str]:
 INPUTS = np.random.default_rng(1).uniform(0, 255, (40, 8, 8, 1)).astype(np.float32)
 
 
-@pytest.mark.parametrize("package", [keras, keras_3], ids=["keras2", "keras3"])
+FEW = ("float32", "int8")
+SLOW = pytest.mark.slow
+FORMATS = [one if one in FEW else pytest.param(one, marks=SLOW) for one in convert.STANDARD]
+
+
+@pytest.mark.parametrize("package", [keras, pytest.param(keras_3, marks=SLOW)], ids=["keras2", "keras3"])
 @pytest.mark.parametrize("activation", UNITS)
-@pytest.mark.parametrize("format", convert.STANDARD)
+@pytest.mark.parametrize("format", FORMATS)
 def test_the_file_returns_what_the_original_returns(activation, format, package):
     original = make_original(activation, package)
     imported = importing.import_model(lambda: original)
@@ -99,7 +104,7 @@ def test_the_last_activation_runs_in_int8_with_its_fixed_range(activation, is_tr
     assert len(flatbuffer.read_weights(content)) == 2
 
 
-@pytest.mark.parametrize("format", convert.STANDARD)
+@pytest.mark.parametrize("format", FORMATS)
 def test_several_inputs_and_outputs_keep_their_names(format):
     original = randomize(NETWORKS["two_ends"](keras_3))
     imported = importing.import_model(lambda: original)
@@ -118,7 +123,7 @@ def test_several_inputs_and_outputs_keep_their_names(format):
         np.testing.assert_allclose(found[name], np.asarray(other), atol=tolerance)
 
 
-@pytest.mark.parametrize("format", convert.STANDARD)
+@pytest.mark.parametrize("format", FORMATS)
 def test_indices_of_an_embedding_stay_integers(format):
     """An int8 input could not tell 1,000 words apart."""
     k, words = keras.layers, np.random.default_rng(0).integers(0, 1000, (20, 9))
