@@ -9,6 +9,7 @@ from user_networks import BOTH, NETWORKS, keras_3, randomize
 from collabopt.models import importing
 from collabopt.models.importing import evaluation, proof, rewrites
 from collabopt.runtime.tensorflow import keras, tf
+from collabopt.techniques import int8_rewrites
 from collabopt.techniques.layers import is_eligible
 from collabopt.techniques.multiplications import count_multiplications
 
@@ -75,7 +76,7 @@ def test_rewrites_replace_layers_and_are_listed(name, removed, lines):
     assert not set(removed) & set(list_kinds(imported.model))
     for line in lines:
         assert any(rewrite.startswith(line) for rewrite in imported.rewrites), imported.rewrites
-    assert not imported.without_qat
+    assert not int8_rewrites.find_layers_without_qat(imported.model)
 
 
 def test_a_row_of_1d_layers_has_one_reshape_at_its_start():
@@ -91,7 +92,7 @@ def test_activations_are_left_inside_layers_only_where_qat_knows_them():
 
 def test_layers_without_qat_are_named():
     imported = importing.import_model(lambda: randomize(NETWORKS["recurrent"](keras)))
-    assert imported.without_qat == {"gru_1": "GRU", "bidirectional_1": "Bidirectional"}
+    assert int8_rewrites.find_layers_without_qat(imported.model) == {"gru_1": "GRU", "bidirectional_1": "Bidirectional"}
 
 
 def test_several_inputs_and_outputs_keep_names_and_activations():
@@ -251,4 +252,4 @@ def test_random_networks(form, steps, new, seed):
     original = randomize(package.Sequential([package.Input(shape), *layers, *end]), seed)
     imported = importing.import_model(lambda: original)
     check_equal(original, imported)
-    assert not imported.without_qat
+    assert not int8_rewrites.find_layers_without_qat(imported.model)

@@ -31,7 +31,7 @@ importing.import_model = fail
 imported = custom.get_imported(Model(path=sys.argv[1]), (8, 8, 3), None)
 np.save(sys.argv[2], imported.model(np.load(sys.argv[3])))
 assert "keras" not in sys.modules
-print(imported.output_activations, imported.rewrites, imported.largest_difference, imported.without_qat, sep="\\n")
+print(imported.output_activations, imported.rewrites, imported.largest_difference, sep="\\n")
 """
 
 
@@ -62,7 +62,7 @@ def test_a_later_process_does_not_start_keras_3(tmp_path, monkeypatch):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        str(part) for part in (first.output_activations, first.rewrites, first.largest_difference, first.without_qat)
+        str(part) for part in (first.output_activations, first.rewrites, first.largest_difference)
     ]
     np.testing.assert_allclose(np.load(outputs), first.model(INPUTS), rtol=1e-5, atol=1e-6)
 

@@ -181,7 +181,6 @@ def _describe_import(run: Run) -> dict[str, Any] | None:
         return None
     return {
         "rewrites": imported.rewrites,
-        "without_qat": imported.without_qat,
         "largest_difference": imported.largest_difference,
         "output_activation": imported.output_activation if section.output == "as_given" else None,
     }

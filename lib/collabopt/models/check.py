@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-from collections import Counter
-
 from collabopt.runtime.tensorflow import keras
 
 Shape = tuple[int, ...]
@@ -16,22 +13,18 @@ class ModelError(ValueError):
     """A model or its weights cannot be used. The message names the parameter, its value, and what would be right."""
 
 
-def check(origin: str, model: object, input_shape: Shapes, outputs: Shape | None) -> None:
-    """Check that a model is a flat Keras 2 graph of layers from the inputs of the data to the outputs of the task.
+def check(origin: str, model: keras.Model, input_shape: Shapes, outputs: Shape | None) -> None:
+    """Check that a model leads from the inputs of the data to the outputs of the task.
 
     Args:
         origin: Parameter and value that the model comes from, such as "function=mine:net", for errors.
-        model: The model.
+        model: A flat Keras 2 graph of layers, as the import makes it.
         input_shape: Expected shape of one input, without batch; of each input by name if there are several.
         outputs: Expected shape of the only output, without batch. None allows any shape.
 
     Raises:
         ModelError: The model does not meet a requirement.
     """
-    # Each check assumes that the previous ones passed.
-    for find in (_not_a_graph, _not_flat, _shared):
-        if mistake := find(model):
-            raise ModelError(f"{origin}: {mistake}")
     if mistake := _find_wrong_inputs(model, input_shape) or _find_wrong_outputs(model, outputs):
         raise ModelError(f"{origin}: {mistake}")
 
@@ -39,42 +32,6 @@ def check(origin: str, model: object, input_shape: Shapes, outputs: Shape | None
 def find_inputs(model: keras.Model) -> dict[str, tuple[int | None, ...]]:
     """Return the shapes without batch of the inputs of a Keras 2 `model` by name, in the model's order."""
     return {name: tuple(tensor.shape[1:]) for name, tensor in zip(model.input_names, model.inputs, strict=True)}
-
-
-def _not_a_graph(model: object) -> str | None:
-    if not isinstance(model, keras.Model):
-        kind = f"{type(model).__module__}.{type(model).__name__}"
-        if kind.startswith("keras."):
-            return "found a Keras 3 model; build it with Keras 2 (from collabopt.runtime.tensorflow import keras)"
-        return f"found {kind}; expected a keras.Model of Keras 2"
-    if type(model) is keras.Sequential and not model.built:
-        return "the Sequential model is not built; begin it with keras.Input(input_shape)"
-    # TFMOT reads the same private flag, because only graphs of layers can be cloned and wrapped.
-    if not getattr(model, "_is_graph_network", False) or not type(model).__module__.startswith(("keras.", "tf_keras.")):
-        return f"found the subclassed model {type(model).__name__}; expected a functional or Sequential model"
-    return None
-
-
-def _not_flat(model: keras.Model) -> str | None:
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            return f"layer {layer.name} is itself a model, which TFMOT cannot wrap; call its layers one by one instead"
-    twice = [name for name, count in Counter(layer.name for layer in model.layers).items() if count > 1]
-    return f"two layers are named {twice[0]}; expected names of their own" if twice else None
-
-
-def _shared(model: keras.Model) -> str | None:
-    if type(model) is not keras.Sequential:
-        # The nodes of the layer object would include its calls in other models.
-        for layer in model.get_config()["layers"]:
-            if len(layer["inbound_nodes"]) > 1:
-                return (
-                    f"layer {layer['name']} is called {len(layer['inbound_nodes'])} times; give each call its own layer"
-                )
-    for one, other in itertools.combinations([layer for layer in model.layers if layer.weights], 2):
-        if {id(weight) for weight in one.weights} & {id(weight) for weight in other.weights}:
-            return f"layers {one.name} and {other.name} share weights; give each its own"
-    return None
 
 
 def _find_wrong_inputs(model: keras.Model, input_shape: Shapes) -> str | None:

@@ -105,9 +105,6 @@ def imported(run: Run) -> Table | None:
     if found is None:
         return None
     rows = [{"Rewrite": Cell(line, kind="wrap")} for line in found.rewrites]
-    if found.without_qat:
-        names = ", ".join(f"{name} ({kind})" for name, kind in found.without_qat.items())
-        rows.append({"Rewrite": Cell(f"Layers without quantization-aware training: {names}", kind="wrap")})
     proof = (
         f"The outputs agree with those of the original model: the largest difference is {found.largest_difference:.1g} "
         "of the largest output."

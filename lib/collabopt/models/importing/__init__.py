@@ -24,7 +24,6 @@ from collabopt.models.importing import (
     rebuilding,
     rewrites,
     stored,
-    support,
     translation,
 )
 from collabopt.models.importing.augmentation import Augmentation
@@ -42,7 +41,6 @@ class Imported:
         model: Functional model of Keras 2 in float32; it returns logits.
         output_activations: What was taken off each output, by the output's name: "softmax", "sigmoid" or None.
         rewrites: One line per rewrite.
-        without_qat: Class of each layer that has no quantization-aware training, by name.
         largest_difference: Of the outputs to the original's, relative to the largest of them.
         augmentation: The augmentation layers at the start, which act in training only; None if there are none.
         graph: The model as data.
@@ -51,7 +49,6 @@ class Imported:
     model: keras.Model
     output_activations: dict[str, str | None]
     rewrites: list[str]
-    without_qat: dict[str, str]
     largest_difference: float
     augmentation: Augmentation | None = None
     graph: Graph | None = None
@@ -72,13 +69,11 @@ class Imported:
         if head not in names:
             raise ImportRefused(f"head={head}: the model has no such output", f"Expected one of {', '.join(names)}.")
         kept = keras.Model(self.model.inputs, self.model.outputs[names.index(head)], name=self.model.name)
-        layers = {layer.name for layer in kept.layers}
         return dataclasses.replace(
             self,
             model=kept,
             output_activations={head: self.output_activations[head]},
             rewrites=[*self.rewrites, *([f"only the output {head} is kept"] if len(names) > 1 else [])],
-            without_qat={name: kind for name, kind in self.without_qat.items() if name in layers},
         )
 
 
@@ -157,7 +152,6 @@ def print_import(source: str, weights: str | None, trust_code: bool, custom_obje
         "accepted": True,
         "largest_difference": imported.largest_difference,
         "rewrites": imported.rewrites,
-        "without_qat": list(imported.without_qat),
         "output_activation": imported.output_activation,
     }
     print(json.dumps(result))
@@ -229,7 +223,6 @@ def _build(
         rebuilding.build(graph, custom_objects=classes),
         output_activations,
         rewrites,
-        support.find_layers_without_qat(graph),
         largest_difference,
         rebuilding.build_augmentation(graph),
         graph,
