@@ -5,6 +5,7 @@ import json
 import shutil
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from collabopt.analysis import scoring
 from collabopt.config import loading
 from collabopt.config.scores import ACCURACY
 from collabopt.config.stages import STAGES
+from collabopt.deploy import changes, variants
 from collabopt.report import tables
 from collabopt.run import Run
 from collabopt.storage import results, store, timeline
@@ -247,6 +249,28 @@ def test_a_setting_changes_the_keys_of_the_stages_that_depend_on_it(finished, sm
     other._finished["baseline"] = finished.stage("baseline")
     names = ("baseline", "pruned", "clustered", "qat")
     assert {name for name in names if training_key(other, name) != training_key(finished, name)} == changed
+
+
+def test_all_that_is_measured_depends_on_the_data_and_their_settings(finished, monkeypatch):
+    keys: list[set[str]] = []
+
+    def note(self, name, material, make):
+        keys[-1].add(f"{name} {store.compute_key(material)}")
+        return get_or_make(self, name, material, make)
+
+    get_or_make = Run.get_or_make
+    monkeypatch.setattr(Run, "get_or_make", note)
+    for fingerprint in ("one", "one", "other"):  # such as another pixel_range of the same pictures
+        run = finished.without_report()
+        run.__dict__["data"] = dataclasses.replace(finished.data, fingerprint=fingerprint)
+        run._finished = dict(finished._finished)  # training has a test of its own
+        keys.append(set())
+        variant = variants.measure(run, STAGES["baseline"], "dynamic_range")
+        variants._measure_on_test(run, variant)
+        changes._predict(SimpleNamespace(run=run), variant)
+    assert keys[0] == keys[1]
+    of_test = [{key for key in one if "-test" in key or "-classes" in key} for one in keys]
+    assert len(of_test[0]) == 2 and not of_test[0] & of_test[2]
 
 
 def test_an_edit_of_the_computation_changes_the_key(finished, monkeypatch):
