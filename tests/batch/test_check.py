@@ -118,6 +118,17 @@ def test_a_trained_model_on_inputs_of_another_scale_is_doubted(experiment: Path,
 
 
 @pytest.mark.timeout(600)
+def test_a_function_that_returns_other_arrays_each_time_is_refused(experiment: Path) -> None:
+    (module,) = experiment.parent.glob("check_*.py")
+    lines = "import numpy as np", "", "", "def load():", "    x = np.random.default_rng().normal(size=(60, 4, 4, 3))"
+    lines += ("    y = np.arange(60) % 3", "    return dict(x_train=x, y_train=y, x_test=x[:9], y_test=y[:9])", "")
+    module.write_text(MODULE + "\n".join(lines))
+    text = experiment.read_text().replace("path: mine.npz", f'function: "{module.stem}:load"')
+    experiment.write_text(text.replace("no_such_layer", "fc"))
+    (mistake,) = find_mistakes(experiment)
+    assert mistake.endswith("returns other arrays each time; give its generators of random numbers a seed")
+
+
 def test_test_examples_that_are_in_train_are_counted(tiny_data) -> None:
     assert list(check._find_shared(tiny_data)) == []
     both = dataclasses.replace(tiny_data, test=tiny_data.train.take(np.arange(3)))

@@ -58,8 +58,15 @@ def find_mistakes(experiment: Experiment, data: datasets.Data | None = None) -> 
     mistakes: list[str] = []
     shapes: Shapes | datasets.Data | None = None
     try:
+        is_read = data is None
         data = data or datasets.load(experiment)
         shapes = data
+        # Each notebook calls the function again.
+        if is_read and experiment.dataset.function and datasets.load(experiment).fingerprint != data.fingerprint:
+            mistakes.append(
+                f"dataset.function={experiment.dataset.function}: returns other arrays each time; give its generators "
+                "of random numbers a seed"
+            )
         for name in ("train", "validation", "test"):
             _check_inputs(getattr(data, name), name, data.input_shape)
     except DatasetError as error:
