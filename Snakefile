@@ -66,11 +66,12 @@ def dump(wildcards):
 
 
 def wait_for(*branches):
-    """A function that lists the marks of the shared ones of these branches, with the parameters of a job."""
+    """A function that lists the marks of the shared ones of these branches, with those parameters that a job has."""
     parts = {branch: part for branch, part in sweep.find_shared_branches(GRID).items() if branch in branches}
 
     def list_branch_marks(wildcards):
-        own = {branch: {key: [wildcards[sweep.encode(key)]] for key in part} for branch, part in parts.items()}
+        job = {sweep.decode(key): [value] for key, value in wildcards.items()}
+        own = {branch: {key: job.get(key, part[key]) for key in part} for branch, part in parts.items()}
         return [mark for branch, part in own.items() for mark in list_marks(branch, part)]
 
     return list_branch_marks

@@ -74,7 +74,8 @@ def test_4_bit_weights_have_no_finding(make_experiment):
 def test_a_layer_that_fails_in_a_step_stops(make_experiment):
     (found,) = trial.try_stages(build(Broken(name="broken")), make_data(), make_experiment())
     assert (found.layer, found.stops) == ("broken", True)
-    assert found.reason.startswith("a training step of baseline fails (RuntimeError: ")  # and no other stage can start
+    assert found.reason.startswith(f"a training step of baseline fails (RuntimeError in {__file__}, line ")
+    assert found.remedy == "correct this line"  # of our own layer
     assert "cannot be differentiated" in found.reason
     with pytest.raises(preflight.PreflightError, match=r"^broken: a training step of baseline fails"):
         preflight.check([found])

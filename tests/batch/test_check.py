@@ -134,8 +134,10 @@ def test_test_examples_that_are_in_train_are_counted(tiny_data) -> None:
     both = dataclasses.replace(tiny_data, test=tiny_data.train.take(np.arange(3)))
     (line,) = check._find_shared(both)
     assert line.startswith(
-        f"CAUTION: 3 of 3 test examples are in train, too, such as example {both.test.places[0]}. Sco"
+        f"CAUTION: 3 of 3 test examples are in train or validation, too, such as example {both.test.places[0]}. Sco"
     )
+    split = dataclasses.replace(tiny_data, test=tiny_data.validation.take(np.arange(2)))
+    assert " 2 of 2 test examples are in train or validation, too" in "".join(check._find_shared(split))
     few = dataclasses.replace(both, input_shape=(4,))
     assert list(check._find_shared(few)) == []
 

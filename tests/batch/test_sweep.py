@@ -56,12 +56,12 @@ def test_a_branch_is_shared_where_fewer_values_decide_it_than_the_cells(grid, sh
     }
 
 
-def plan_jobs(tmp_path: Path, keys: str, notebook: str, cores: int) -> tuple[dict[str, int], str]:
+def plan_jobs(tmp_path: Path, keys: str, notebook: str, cores: int, grid=None) -> tuple[dict[str, int], str]:
     """The number of jobs by rule, and the inputs of a notebook, of a batch of an experiment that extends `digits`."""
     experiment = tmp_path / "planned.yaml"
     experiment.write_text(f"extends: digits\n{keys}\n")
     batch = {"experiment": str(experiment), "notebooks": [notebook], "place": str(tmp_path), "pages": str(tmp_path)}
-    batch["cores"] = cores
+    batch |= {"cores": cores, "grid": grid or {}}
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(loading.ROOT / "Snakefile"), "--dry-run"]
     command += ["--nolock", "--cores", str(cores), "--directory", str(tmp_path)]
     command += ["--config", f"batch={quote(json.dumps(batch), safe='')}"]
@@ -91,6 +91,13 @@ def test_variants_are_measured_beside_the_last_trainings_where_a_core_is_free(tm
     jobs, inputs = plan_jobs(tmp_path, keys, "deployment_tree", cores)
     assert jobs == expected
     assert ("variants.done" in inputs) == ("variants" in expected)
+
+
+@pytest.mark.parametrize("other", [{"sparsity": [0.5, 0.6]}, {"number_of_clusters": [8, 16], "seed": [0, 1]}])
+def test_a_shared_branch_waits_for_every_baseline_that_it_could_need(tmp_path, other):
+    jobs, _ = plan_jobs(tmp_path, "", "deployment_tree", 2, {"stages.qat.epochs": [1, 2], **other})
+    cells = 2 ** (1 + len(other))
+    assert (jobs["cell"], jobs["qat"]) == (cells, cells // 2)
 
 
 def test_the_names_of_all_cells_differ_and_read_back():

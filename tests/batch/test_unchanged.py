@@ -77,11 +77,20 @@ def test_a_changed_input_is_run_again(finished, find, monkeypatch):
 def test_folders_and_modules_of_the_user_are_inputs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pictures" / "train" / "cat").mkdir(parents=True)
-    (tmp_path / "unchanged_model.py").write_text("def build(): ...\n")
+    (tmp_path / "unchanged_model.py").write_text("import steps.round\n\n\ndef build(): ...\n")
+    (tmp_path / "steps").mkdir()
     experiment = tmp_path / "mine.yaml"
     experiment.write_text("dataset: {path: pictures}\nmodel: {function: unchanged_model:build}\n")
-    (tmp_path / "helper.py").touch()
-    names = "unchanged_model.py", "helper.py", "pictures", "pictures/train/cat", "pictures/train/cat/1.png"
+    for name in ("helper.py", "steps/round.py"):
+        (tmp_path / name).touch()
+    names = (
+        "unchanged_model.py",
+        "helper.py",
+        "steps/round.py",
+        "pictures",
+        "pictures/train/cat",
+        "pictures/train/cat/1.png",
+    )
     (tmp_path / names[-1]).touch()
     loaded = loading.load(str(experiment))
     assert {str(tmp_path / name) for name in names} <= {*loading.read_input_times(loaded)}

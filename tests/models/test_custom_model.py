@@ -282,6 +282,16 @@ def test_a_function_with_other_parameters_is_named(function):
         models.build(sections.Model(function=f"{module}:one"), (8, 8, 1), (10,))
 
 
+def test_a_task_of_the_user_leaves_the_number_of_outputs_to_the_function(function):
+    section = function(GRAPH.format("x = layers.Dense(classes)(x)"))
+    module = section.function.partition(":")[0]
+    with Path(f"{module}.py").open("a") as file:
+        file.write("\n\ndef three(input_shape, outputs=3):\n    return net(input_shape, outputs)\n")
+    assert models.build(sections.Model(function=f"{module}:three"), (8, 8, 1), None).output_shape == (None, 3)
+    with pytest.raises(models.ModelError, match="expected a default for the number of outputs"):
+        models.build(section, (8, 8, 1), None)
+
+
 def test_errors_of_the_function_are_passed_on(function):
     with pytest.raises(ZeroDivisionError):
         models.build(function("1 / 0"), (8, 8, 1), (10,))

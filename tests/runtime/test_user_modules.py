@@ -59,12 +59,30 @@ def test_installed_modules_are_not_followed():
 
 
 def test_helpers_of_other_modules_and_defaults_decide_a_function(folder):
-    use = "from own_steps import STEP, snap\n\n\ndef mine{0}(model, step=STEP):\n    return snap(model, step)\n"
+    use = "from own_steps import STEP, snap\n\n\ndef mine(model, step=STEP):\n    return snap(model, step)\n"
     digests = []
     for number, (step, snap) in enumerate((("1", "model + step"), ("1", "model - step"), ("2", "model + step"))):
         write(folder, own_steps=f"STEP = {step}\n\n\ndef snap(model, step):\n    return {snap}\n")
-        write(folder, **{f"own_use_{number}": use.format("")})
+        write(folder, **{f"own_use_{number}": use})
         sys.modules.pop("own_steps", None)
         user_modules._imported.clear()
         digests.append(compute_function_digest(user_modules.import_object(f"own_use_{number}:mine")))
     assert len({*digests}) == 3
+
+
+def test_a_job_finds_modules_of_the_directory_where_the_user_is(folder, tmp_path_factory, monkeypatch):
+    write(folder, own_job="def mine(): ...\n")
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    with pytest.raises(user_modules.UserModuleError, match="no module own_job"):
+        user_modules.import_object("own_job:mine")
+    monkeypatch.setenv(user_modules.DIRECTORY, str(folder))
+    assert user_modules.list_sources("own_job:mine") == [folder / "own_job.py"]
+    assert user_modules.import_object("own_job:mine").__name__ == "mine"
+
+
+def test_the_line_of_the_user_that_fails_is_found(folder):
+    write(folder, own_failure="import json\n\n\ndef fail():\n    json.loads('{')\n")
+    with pytest.raises(ValueError) as caught:
+        user_modules.import_object("own_failure:fail")()
+    assert user_modules.find_line(caught.value) == f"{folder / 'own_failure.py'}, line 5"
+    assert user_modules.find_line(ValueError("never raised")) == ""

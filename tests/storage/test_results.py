@@ -30,22 +30,24 @@ def read_seeds(directory: Path) -> list[int]:
 
 
 @pytest.mark.parametrize("changed", [{"fingerprint": "two"}, {"model": "n"}])
-def test_other_data_or_another_model_drop_the_tables_and_pages(tmp_path, changed):
+def test_nothing_of_other_data_or_another_model_stays(tmp_path, changed):
     report = tmp_path / "report"
     record(report, seed=1)
-    for name in ("published.html", "variants.csv", "notes.html"):
+    made = "published.html", "published.ipynb", "models/pqat.tflite", "deployed/mine-pqat.tflite", "variants.csv"
+    for name in (*made, "notes.html", "exports/pqat/pqat.tflite"):
+        (report / name).parent.mkdir(parents=True, exist_ok=True)
         (report / name).touch()
     record(report, start="now")
     assert read_seeds(report) == [0, 1]
     record(report, start="later", **changed)
     assert read_seeds(report) == [0]
-    assert sorted(path.name for path in report.iterdir() if path.suffix == ".html") == ["notes.html"]
-    assert not (report / "variants.csv").exists()
+    assert not [name for name in made if (report / name).exists()]
+    assert (report / "notes.html").exists() and (report / "exports/pqat/pqat.tflite").exists()
 
 
 def test_data_that_change_within_a_batch_are_refused(tmp_path):
     record(tmp_path / "report")
-    with pytest.raises(ExperimentError, match=r"dataset: its examples changed since this batch began.*give its gen"):
+    with pytest.raises(ExperimentError, match=r"dataset: its examples changed since this batch began.*seed its random"):
         record(tmp_path / "report", seed=1, fingerprint="two")
     assert read_seeds(tmp_path / "report") == [0]
 

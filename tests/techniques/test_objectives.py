@@ -5,6 +5,7 @@ import pytest
 from sklearn.metrics import f1_score, jaccard_score
 
 from collabopt.config import tasks
+from collabopt.config.metrics import METRICS
 from collabopt.config.scores import SCORES, find_score
 from collabopt.runtime.tensorflow import keras, tf
 from collabopt.techniques import objectives
@@ -101,8 +102,12 @@ def test_a_custom_score_is_known_by_the_name_of_its_function():
     np.testing.assert_array_equal(objectives.make_score(task)(labels, outputs), measure_bias(labels, outputs))
     assert find_score(["stage", "measure_bias_int8"]) is SCORES["measure_bias"]
     assert task.score.compute_drop(1.0, 1.5) == 0.5
-    with pytest.raises(ValueError, match="another figure has this name"):
-        tasks.make_custom(place, "anything:sparsity", higher_is_better=True)
+    tasks.make_custom(place, place, higher_is_better=True)
+    assert SCORES["measure_bias"].compute_drop(1.0, 1.5) == -0.5
+    assert not METRICS["measure_bias"].lower_is_better
+    for name in ("sparsity", "metric", "accuracy"):
+        with pytest.raises(ValueError, match=f"^{name}: the workbook has a figure .* rename your function"):
+            tasks.make_custom(place, f"anything:{name}", higher_is_better=True)
 
 
 def measure_bias(labels, outputs):

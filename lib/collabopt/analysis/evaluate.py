@@ -86,8 +86,8 @@ def write_measurements(
         if suffix in files:
             file.write_bytes(files[suffix])
     scores, classes = scoring.score_splits(model, files, data, experiment.threads, reads_test, bool(activations))
-    splits = {name: data.validation if name.startswith("validation") else data.test for name in scores}
-    np.savez_compressed(directory / "scores.npz", **{name: scores[name][one.counted] for name, one in splits.items()})
+    counted = {name: values[scoring.get_split(name, data).counted] for name, values in scores.items()}
+    np.savez_compressed(directory / "scores.npz", **counted)
     progress.advance("auditing the kernels")
     shapes = {name: kernel.shape for name, kernel in kernels.weights.items()}
     in_float = _list_float_kernels(stage, experiment, kernels.kinds)

@@ -40,7 +40,7 @@ def convert_calibrated(
     }
     method = next(iter(files))
     if len(files) > 1:
-        validation = data.validation.take(data.validation.counted)
+        validation = data.validation.take_counted()
         settings = validation, data.task, experiment.threads, bool(activations)
         scores = {method: scoring.score_file(content, *settings) for method, content in files.items()}
         method = calibration.choose(scores, data.task.score)

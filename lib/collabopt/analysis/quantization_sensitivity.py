@@ -131,7 +131,7 @@ class _Measurement:
 
     def __init__(self, switched: SwitchedModel, data: Data, seed: int) -> None:
         self.switched, self.task = switched, data.task
-        validation = data.validation.take(data.validation.counted)
+        validation = data.validation.take_counted()
         self.split = validation.take(np.sort(draw_stratified_order(validation.labels, seed)[:EXAMPLES]))
         self.units = {name: unit for name, unit in switched.units.items() if unit.rounds}
         self.names = [name for name, unit in self.units.items() if not unit.is_input]

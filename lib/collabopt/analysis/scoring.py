@@ -25,6 +25,11 @@ def score_file(tflite: bytes, split: Split, task: Task, threads: int = 1, probab
     return interpreter.score_examples(tflite, split, objectives.make_score(task, probabilities), threads)
 
 
+def get_split(name: str, data: Data) -> Split:
+    """Return the split that scores of a `name` of `score_splits`, such as "validation_int8", are on."""
+    return data.validation if name.startswith("validation") else data.test
+
+
 def summarize(scores: np.ndarray, split: Split) -> float:
     """Return the mean of `scores` (n,) of a split over the examples that count."""
     return float(scores[split.counted].mean(dtype=np.float64))
@@ -118,7 +123,7 @@ def describe_classes(
     of_file = classes.get("validation_int8", classes["validation"])
     found = {"predicted_classes": count_predicted_classes(of_file, data.validation)}
     for name, column in zip(("validation", "validation_int8", "test", "test_int8"), BALANCED, strict=True):
-        split = data.validation if name.startswith("validation") else data.test
+        split = get_split(name, data)
         found[column] = compute_balanced_accuracy(scores[name], split) if name in scores else None
     return found
 
@@ -141,7 +146,7 @@ def describe_scores(scores: dict[str, np.ndarray], data: Data) -> dict[str, floa
     found: dict[str, float | None] = {column: None for column, _ in columns.values()}
     found |= {f"{column}_error": None for column in list_score_columns(score)}
     for name, values in scores.items():
-        split, (column, auc) = data.validation if name.startswith("validation") else data.test, columns[name]
+        split, (column, auc) = get_split(name, data), columns[name]
         found[column] = summarize(values, split)
         if f"{column}_error" in found:
             counted = values[split.counted].astype(np.float64)

@@ -56,7 +56,7 @@ def measure_stored(run, measure_table: Callable[..., pd.DataFrame], about: str) 
     """
     model, clock = restore_baseline(run), progress.Clock()
     importance = compute_importance(model, run.data, run.experiment)
-    split = run.data.validation.take(run.data.validation.counted)
+    split = run.data.validation.take_counted()
     table = measure_table(model, split, run.experiment, run.data.task, importance)
     took = progress.format_duration(clock.seconds())
     progress.log(f"{about}: {table['layer'].nunique()} layers took {took}", about, last=True)

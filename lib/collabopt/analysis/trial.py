@@ -15,7 +15,7 @@ from collabopt.analysis import agreement
 from collabopt.config.experiment import Experiment
 from collabopt.config.stages import BASELINE, Stage, get_lineage
 from collabopt.datasets import Data
-from collabopt.runtime import progress, tensorflow
+from collabopt.runtime import progress, tensorflow, user_modules
 from collabopt.runtime.tensorflow import keras
 from collabopt.storage import store
 from collabopt.techniques import calibration, int8_rewrites, layers, quantization, registry
@@ -208,9 +208,12 @@ def _explain(model: keras.Model, what: str, error: Exception, stage: Stage) -> F
     technique = "quantization" if stage.quantizes else "clustering" if stage.clusters else "pruning"
     name = agreement.find_layer(model, message)
     is_layer = name != model.name and stage.name != BASELINE
-    remedy = (
-        f"list the layer in exclude.{technique}"
-        if is_layer
-        else "make the model smaller until the error is gone, and replace the layer that causes it"
-    )
-    return Finding(name, f"{what} ({type(error).__name__}: {message[:300]})", remedy, stops=True)
+    line = user_modules.find_line(error)
+    if is_layer:
+        remedy = f"list the layer in exclude.{technique}"
+    elif line:
+        remedy = "correct this line"
+    else:
+        remedy = "make the model smaller until the error is gone, and replace the layer that causes it"
+    where = f" in {line}" if line else ""
+    return Finding(name, f"{what} ({type(error).__name__}{where}: {message[:300]})", remedy, stops=True)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-import collabopt
 from collabopt import datasets, models
 from collabopt.analysis import preflight, scoring
 from collabopt.batch.plan import CHECK_FAILURE
@@ -17,7 +16,7 @@ from collabopt.config.experiment import Experiment
 from collabopt.datasets import DatasetError
 from collabopt.datasets.dataset import Shapes
 from collabopt.models import ModelError, mobilenet
-from collabopt.runtime import progress, tensorflow
+from collabopt.runtime import progress, tensorflow, user_modules
 from collabopt.runtime.tensorflow import keras, tf
 from collabopt.techniques import objectives, registry
 
@@ -104,19 +103,21 @@ def find_mistakes(experiment: Experiment, data: datasets.Data | None = None) -> 
 
 
 def _find_shared(data: datasets.Data) -> Iterator[str]:
-    """A line if examples of validation or test are in train, too. Examples of few numbers are equal by chance."""
+    """A line if a split has examples of those before it. Examples of few numbers are equal by chance."""
     shapes = data.input_shape.values() if isinstance(data.input_shape, dict) else [data.input_shape]
     if sum(map(math.prod, shapes)) < _FEW:
         return
-    known = {*data.train.compute_digests()}
+    known, others = {*data.train.compute_digests()}, "train"
     for name, split in (("validation", data.validation), ("test", data.test)):
-        shared = [place for place, digest in enumerate(split.compute_digests()) if digest in known]
+        digests = split.compute_digests()
+        shared = [place for place, digest in enumerate(digests) if digest in known]
         if shared:
             first = shared[0] if split.places is None else split.places[shared[0]]
             yield (
-                f"CAUTION: {len(shared):,} of {len(split):,} {name} examples are in train, too, such as example "
+                f"CAUTION: {len(shared):,} of {len(split):,} {name} examples are in {others}, too, such as example "
                 f"{first}. Scores on {name} are better than on new examples. Remove the copies"
             )
+        known, others = known.union(digests), f"{others} or {name}"
 
 
 def _find_doubts(model: keras.Model, data: datasets.Data) -> list[str]:
@@ -153,8 +154,6 @@ def _check_inputs(split: datasets.Split, name: str, input_shape: Any) -> None:
 
 def describe_error(error: Exception) -> str:
     """Return an unexpected `error` in a line, with its place in the user's code if it has one there."""
-    frames = traceback.extract_tb(error.__traceback__)
-    library = str(Path(collabopt.__file__).parent)
-    own = [one for one in frames if "site-packages" not in one.filename and not one.filename.startswith(library)]
-    place = (own or frames)[-1]
-    return f"{type(error).__name__}: {' '.join(str(error).split())} ({place.filename}, line {place.lineno})"
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    line = user_modules.find_line(error) or f"{last.filename}, line {last.lineno}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())} ({line})"

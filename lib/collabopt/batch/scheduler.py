@@ -37,8 +37,8 @@ from collabopt.batch.plan import (
 from collabopt.config import loading, sweep
 from collabopt.config.experiment import ExperimentError
 from collabopt.deploy import recommendation
-from collabopt.runtime import progress
-from collabopt.storage import retention, store
+from collabopt.runtime import progress, user_modules
+from collabopt.storage import results, retention, store
 
 _INPUTS = "inputs.json"
 """File of the inputs of the last batch that succeeded, in its working directory."""
@@ -184,7 +184,8 @@ def _run_snakemake(
     command += ["--quiet", "rules", "progress", "host", "reason"]
     # Snakemake parses values as YAML and strips quotes, again for each job on a cluster. Percent signs are safe.
     command += ["--config", f"batch={quote(json.dumps(config), safe='')}"]
-    environment = os.environ | {progress.LOG: str(log), "COLLABOPT_STARTED": progress.now()} | variables
+    environment = os.environ | {progress.LOG: str(log), results.STARTED: progress.now()} | variables
+    environment[user_modules.DIRECTORY] = str(user_modules.get_directory())
     with (place / "snakemake.log").open("w") as output:
         process = subprocess.Popen(
             command, env=environment, stdout=output, stderr=subprocess.STDOUT, preexec_fn=forks.die_with_parent

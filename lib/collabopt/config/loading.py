@@ -164,18 +164,18 @@ def list_paths(experiment: Experiment) -> list[str]:
 def locate(path: str, data_directory: Path) -> Path:
     """Return the path that an experiment names; it need not exist.
 
-    A `path` below data/ is below `data_directory`, another one below the project, else below the current directory.
+    A `path` below data/ is below `data_directory`, another one below the project, else below the user's directory.
     """
     given = Path(path).expanduser()
     if given.parts[:1] == ("data",):
         return data_directory.joinpath(*given.parts[1:])
-    here = Path.cwd() / given
+    here = user_modules.get_directory() / given
     return here if here.exists() and not (ROOT / given).exists() else ROOT / given
 
 
 def read_input_times(experiment: Experiment) -> dict[str, int]:
     """Return the time in ns of each file and folder that an experiment names, of all in these, and of its modules with
-    those beside them.
+    those beside them and all that they import.
     """
     model, task = experiment.model, experiment.task
     places = [experiment.dataset.function, model.function, *model.custom_objects.values()]
@@ -184,6 +184,7 @@ def read_input_times(experiment: Experiment) -> dict[str, int]:
     for place in filter(None, places):
         with contextlib.suppress(Exception):  # the check says what is wrong with the module
             found += user_modules.find_source(place).parent.glob("*.py")
+            found += user_modules.list_sources(place)
     below = [one for path in found if path.is_dir() for one in path.rglob("*")]
     return {str(path): path.stat().st_mtime_ns for path in sorted({*found, *below})}
 

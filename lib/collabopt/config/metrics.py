@@ -108,17 +108,23 @@ def get_targets() -> dict[str, Metric]:
     return {metric.target: metric for metric in METRICS.values() if metric.target}
 
 
+_BUILT_IN: set[str] = set()  # names of the scores below
+
+
 def register_score(score: Score) -> Score:
-    """Add a score and its metrics before all other metrics, and return it.
+    """Add a score and its metrics before all other metrics, and return it. It replaces one of the user's of its name.
 
     Raises:
         ValueError: Another score or metric has the name.
     """
-    if SCORES.get(score.name) == score:
+    known, rows = SCORES.get(score.name), _list_score_metrics(score)
+    if known == score:
         return score
-    others, rows = dict(METRICS), _list_score_metrics(score)
-    if {row.name for row in rows} & set(others):
-        raise ValueError(f"score name={score.name!r}: another figure has this name; choose another")
+    replaced = [] if known is None or known.name in _BUILT_IN else [row.name for row in rows]
+    others = {name: metric for name, metric in METRICS.items() if name not in replaced}
+    for row in rows:
+        if row.name in others:
+            raise ValueError(f"{score.name}: the workbook has a figure {row.name} of its own; rename your function")
     METRICS.clear()
     METRICS.update({row.name: row for row in rows} | others)
     SCORES[score.name] = score
@@ -191,3 +197,4 @@ for _score in (
     ACCURACY,
 ):
     register_score(_score)
+    _BUILT_IN.add(_score.name)

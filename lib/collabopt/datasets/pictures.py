@@ -177,8 +177,8 @@ def _scan_one(file: Path) -> Picture:
 def _find_shape(listing: folders.Listing, scan: Scan, dataset: Dataset) -> Shape:
     """Find height, width and channels of the model's input from the settings and the pictures."""
     pictures = {file: scan.pictures[file] for files in listing.files.values() for file in files}
-    modes = {picture.mode for picture in pictures.values()}
-    channels = dataset.channels or (1 if modes <= set(_GRAY) else 3)
+    modes = {picture.mode for picture in pictures.values() if picture.mode}
+    channels = dataset.channels or (1 if modes and modes <= set(_GRAY) else 3)
     if channels == 1 and "CMYK" in modes:
         first = next(file for file, picture in pictures.items() if picture.mode == "CMYK")
         raise DatasetError(

@@ -71,6 +71,10 @@ class Split:
         kept = {"labels": self.labels[indices], "contents": contents, "places": places}
         return dataclasses.replace(self, examples=examples, **kept)
 
+    def take_counted(self) -> Split:
+        """Return the examples that count."""
+        return self.take(self.counted)
+
     def fingerprint(self) -> str:
         """Return the hex digest of examples and labels; of files, that of their contents, wherever they are."""
         digest = hashlib.blake2b(digest_size=16)

@@ -105,7 +105,7 @@ class _Untrained:
         self.kernels = [layer.name for layer in self.baseline.layers if layers.is_eligible(layer)]
         self._smaller = dict[Any, tuple[keras.Model, dict[str, np.ndarray]]]()
         self._figures = dict[str, tuple[float, float]]()
-        self.validation = run.data.validation.take(run.data.validation.counted)
+        self.validation = run.data.validation.take_counted()
         self.score = objectives.score_model(self.baseline, self.validation, run.data.task).mean(dtype=float)
 
     def measure(self, experiment: Experiment, applied: Mapping[str, Any]) -> tuple[float, float]:

@@ -29,7 +29,8 @@ def call(function: str, input_shape: Shapes, outputs: Shape | None) -> object:
 
     Args:
         function: "module:function". The module is found as in `user_modules`. The function gets the shape of an input
-            and the number of outputs if it has parameters without a default, or if its first is `input_shape`.
+            and the number of outputs if it has parameters without a default, or if its first is `input_shape`. A
+            number that the task leaves open is that of the function's default.
         input_shape: Shape of one input, without batch.
         outputs: Shape of one output, without batch; None if the task leaves it open.
 
@@ -47,10 +48,10 @@ def call(function: str, input_shape: Shapes, outputs: Shape | None) -> object:
     try:
         inspect.signature(build).bind(*arguments)
     except TypeError as error:
-        raise ModelError(
-            f"function={function}: takes {inspect.signature(build)}; expected two parameters without a default, for "
-            "the shape of an input and the number of outputs, or none"
-        ) from error
+        expected = "two parameters without a default, for the shape of an input and the number of outputs, or none"
+        if not outputs:
+            expected = "a default for the number of outputs, which a task of your own leaves open"
+        raise ModelError(f"function={function}: takes {inspect.signature(build)}; expected {expected}") from error
     with user_modules.allow_imports():
         model = build(*arguments)
     if type(model).__name__ == "Sequential" and not getattr(model, "built", True) and not isinstance(input_shape, dict):
@@ -62,7 +63,9 @@ def _choose_arguments(function: Callable, input_shape: Shapes, outputs: int | No
     """Shape and number of outputs for a function that wants them; settings with a default keep it."""
     parameters = [one for one in inspect.signature(function).parameters.values() if one.kind is not one.VAR_KEYWORD]
     names, is_required = [one.name for one in parameters], [one.default is one.empty for one in parameters]
-    return (input_shape, outputs) if any(is_required) or names[:1] == ["input_shape"] else ()
+    if not any(is_required) and names[:1] != ["input_shape"]:
+        return ()
+    return (input_shape, outputs) if outputs else (input_shape,)
 
 
 def find_file(path: str, key: str = "path") -> Path:

@@ -181,7 +181,7 @@ def tabulate_stages(places: dict[str, Path]) -> Table:
         for name, report in own.items():
             row = report.get(stage, {})
             value, error = (row.get(key, math.nan) for key in (metric.name, f"{metric.name}_error"))
-            line[f"{name}: {metric.title[0].upper()}{metric.title[1:]} ({metric.unit})"] = Cell.from_number(
+            line[f"{name}: {metric.heading[0].upper()}{metric.heading[1:]}"] = Cell.from_number(
                 value, metric, "–", 2 * error
             )
             line[f"{name}: {size.heading}"] = Cell.from_number(row.get(size.name, math.nan), size, "–")

@@ -1,6 +1,6 @@
 """Modules of the user, named "module:function" in an experiment.
 
-They are found next to the experiment's file, in the current directory, or among the installed ones, in this order.
+They are found next to the experiment's file, in the user's directory, or among the installed ones, in this order.
 """
 
 import ast
@@ -8,11 +8,16 @@ import contextlib
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 import sysconfig
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+DIRECTORY = "COLLABOPT_DIRECTORY"
+"""Environment variable in which a batch passes the user's current directory to its jobs, which run in another one."""
 
 _folders: list[Path] = []
 _imported: dict[str, dict[Path, bytes]] = {}
@@ -23,6 +28,11 @@ class UserModuleError(ValueError):
     """A module or function of the user cannot be found. The message says where it was looked for."""
 
 
+def get_directory() -> Path:
+    """Return the user's current directory."""
+    return Path(os.environ.get(DIRECTORY) or Path.cwd())
+
+
 def add_folder(folder: Path) -> None:
     """Make the modules of an experiment's `folder` importable inside `allow_imports`."""
     if folder not in _folders:
@@ -31,8 +41,8 @@ def add_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def allow_imports() -> Iterator[None]:
-    """Put the folders of the experiments and the current directory first on the import path, inside the block."""
-    path, first = sys.path[:], [str(folder) for folder in (*_folders, Path.cwd())]
+    """Put the folders of the experiments and the user's directory first on the import path, inside the block."""
+    path, first = sys.path[:], [str(folder) for folder in (*_folders, get_directory())]
     sys.path[:0] = first
     importlib.invalidate_caches()
     try:
@@ -61,7 +71,7 @@ def find_source(place: str) -> Path:
         except ValueError:  # __main__ in a notebook, which has no file
             spec = None
     if spec is None or not spec.origin or not Path(spec.origin).is_file():
-        folders = " or ".join(str(folder) for folder in dict.fromkeys([*_folders[-1:], Path.cwd()]))
+        folders = " or ".join(str(folder) for folder in dict.fromkeys([*_folders[-1:], get_directory()]))
         raise UserModuleError(f"no module {name}; expected one that is installed or in {folders}")
     source = Path(spec.origin).resolve()
     if own and not any(source.is_relative_to(folder) for folder in own):
@@ -80,19 +90,31 @@ def list_sources(place: str) -> list[Path]:
             it has imported, and results are stored under what the files say.
     """
     name, sources = place.partition(":")[0], [find_source(place)]
+    if name in sys.modules and name in _imported:
+        for source, content in _imported[name].items():
+            if not source.is_file() or source.read_bytes() != content:
+                raise UserModuleError(f"{source.name} changed after it was imported; restart the kernel")
+        return [*_imported[name]]
     for source in sources:
         sources += [one for one in dict.fromkeys(_find_imports(source)) if one not in sources]
     if name in sys.modules:
-        kept = _imported.setdefault(name, {source: source.read_bytes() for source in sources})
-        for source, content in kept.items():
-            if not source.is_file() or source.read_bytes() != content:
-                raise UserModuleError(f"{source.name} changed after it was imported; restart the kernel")
+        _imported[name] = {source: source.read_bytes() for source in sources}
     return sources
 
 
 def is_installed(source: Path) -> bool:
     """Return whether a file belongs to Python or an installed package, whose version is known."""
     return "site-packages" in source.parts or source.is_relative_to(sysconfig.get_path("stdlib"))
+
+
+def find_line(error: Exception) -> str:
+    """Return the line of the user's code that raised an `error`, "steps.py, line 3"; "" if none did."""
+    library = Path(__file__).parents[1]
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        file, is_generated = Path(frame.filename), frame.filename.startswith("<") or "__autograph" in frame.filename
+        if not is_generated and not is_installed(file) and not file.is_relative_to(library):
+            return f"{file}, line {frame.lineno}"
+    return ""
 
 
 def _find_imports(source: Path) -> Iterator[Path]:
@@ -113,7 +135,7 @@ def _find_imports(source: Path) -> Iterator[Path]:
             module = [*package[: len(package) + 1 - node.level]] if node.level else []
             module += node.module.split(".") if node.module else []
             names += [[*module, alias.name] for alias in node.names]
-    for folder in dict.fromkeys([root, *_folders, Path.cwd()]):
+    for folder in dict.fromkeys([root, *_folders, get_directory()]):
         for parts in names:
             for end in range(1, len(parts) + 1):
                 stem = folder.joinpath(*parts[:end])

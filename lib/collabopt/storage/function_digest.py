@@ -46,11 +46,15 @@ def compute_function_digest(function: Callable) -> str:
 
 
 def _is_users(value: Any) -> bool:
-    """Whether a value is a function or class of a notebook, or of a module that is not installed."""
-    if not isinstance(value, types.FunctionType | type) or value.__module__.startswith("collabopt"):
-        return False
-    file = getattr(sys.modules.get(value.__module__), "__file__", None)
-    return value.__module__ == "__main__" or bool(file and not user_modules.is_installed(Path(file)))
+    """Whether a value is a function or class of a notebook or of a module of the user."""
+    is_defined = isinstance(value, types.FunctionType | type)
+    return is_defined and (value.__module__ == "__main__" or _is_users_module(sys.modules.get(value.__module__)))
+
+
+def _is_users_module(module: Any) -> bool:
+    """Whether a value is a module that is neither installed nor of the library."""
+    file = getattr(module, "__file__", None) if isinstance(module, types.ModuleType) else None
+    return bool(file) and not module.__name__.startswith("collabopt") and not user_modules.is_installed(Path(file))
 
 
 def _parse(function: Callable) -> ast.AST:
@@ -78,8 +82,7 @@ def _find_values(function: Any, name: str) -> list[Any]:
 
 def _describe(value: Any, what: str) -> str:
     """Text that changes with a value."""
-    file = getattr(value, "__file__", None) if isinstance(value, types.ModuleType) else None
-    if file and not user_modules.is_installed(Path(file)) and not value.__name__.startswith("collabopt"):
+    if _is_users_module(value):
         return " ".join(compute_module_digest(one) for one in user_modules.list_sources(value.__name__))
     if isinstance(value, types.ModuleType | type(tensorflow.keras)):  # which is imported when it is first used
         return f"module {vars(value).get('_name') or value.__name__}"

@@ -129,8 +129,8 @@ def record(
 ) -> None:
     """Write the rows of a finished stage, and run.json, to a report directory.
 
-    Rows of the same stage, scheme and seed are replaced. Tables and pages of an experiment, data or a model that have
-    changed since are started again.
+    Rows of the same stage, scheme and seed are replaced. A report starts again if its experiment, data or model have
+    changed.
 
     Args:
         directory: The report directory.
@@ -247,7 +247,7 @@ def read_commit() -> str:
 
 
 def _read_before(directory: Path, about: dict[str, Any]) -> dict[str, Any]:
-    """Return run.json as it was. If experiment, data or model have changed since, drop the report's tables and pages.
+    """Return run.json as it was. If experiment, data or model have changed since, drop all that the report has of them.
 
     Raises:
         ExperimentError: The data changed during a batch.
@@ -257,14 +257,16 @@ def _read_before(directory: Path, about: dict[str, Any]) -> dict[str, Any]:
     changed = [part for part, value in _identify(about).items() if value and known.get(part, value) != value]
     if changed == ["data"] and before.get("start") == about.get("start"):
         raise ExperimentError(
-            "dataset: its examples changed since this batch began. Start it again; a dataset.function has to return "
-            "the same arrays each time, so give its generator of random numbers a seed"
+            "dataset: its examples changed since this batch began. Leave them as they are while a batch runs, and "
+            "start it again; a dataset.function has to return the same arrays each time: seed its random numbers"
         )
     if not changed:
         return before
-    names = "results.csv", "layers.csv", "variants.csv", "comparison.csv", "changed_*.csv", "run.json"
-    pages = [f"{path.stem}.html" for path in (loading.ROOT / "notebooks").glob("*.ipynb")]
-    for path in (path for name in (*names, *pages) for path in directory.glob(name)):
+    notebooks = [path.stem for path in (loading.ROOT / "notebooks").glob("*.ipynb")]
+    pages = [f"{name}{suffix}" for name in ("index", *notebooks) for suffix in (".html", ".ipynb", ".png")]
+    folders = "models/*", "deployed/*", "figures/*"
+    tables = "results.csv", "layers.csv", "variants.csv", "comparison.csv", "changed_*.csv", "run.json"
+    for path in (path for name in (*pages, *folders, *tables) for path in directory.glob(name) if path.is_file()):
         path.unlink(missing_ok=True)
     return {}
 

@@ -40,7 +40,7 @@ def calibrate(wrapped: keras.Model, data: Data, seed: int, setting: str = "auto"
     sample = calibration.draw_examples(wrapped, data.train, EXAMPLES, seed)
     methods = sample.list_methods(setting)
     if len(methods) > 1:
-        scores, split = {}, data.validation.take(data.validation.counted)
+        scores, split = {}, data.validation.take_counted()
         for method in methods:
             _set_ranges(wrapped, sample.select(method))
             scores[method] = objectives.score_model(wrapped, split, data.task)

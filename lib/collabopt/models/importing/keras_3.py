@@ -15,6 +15,7 @@ import numpy as np
 from collabopt.models.importing import evaluation
 from collabopt.models.importing.evaluation import Original, Outputs
 from collabopt.models.importing.graph import ImportRefused
+from collabopt.runtime import user_modules
 
 _TIMEOUT = 600  # seconds that loading a file, or computing its outputs, may take
 
@@ -40,7 +41,7 @@ def open_file(
         "file": str(path.resolve()),
         "trust_code": trust_code,
         "custom_objects": {name: _get_place(thing) for name, thing in custom_objects.items()},
-        "search_path": [str(Path.cwd()), *sys.path],
+        "search_path": [str(user_modules.get_directory()), *sys.path],
     }
 
     def compute_intermediates() -> dict[str, np.ndarray]:
