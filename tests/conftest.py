@@ -126,7 +126,9 @@ def trained_small(make_once, small) -> Path:
         from collabopt.config import loading
         from collabopt.config.stages import STAGES
         from collabopt.run import Run
+        from collabopt.runtime import tensorflow
 
+        tensorflow.configure(1)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(loading, "DATA", directory)
             run = Run(loading.load(str(small)), directory / "report", small, directory / "stages")

@@ -29,7 +29,7 @@ def compute_function_digest(function: Callable) -> str:
     """
     parts, waiting = [], [function]
     for one in waiting:
-        if one.__module__ != "__main__" and _is_users(one):
+        if one.__module__ != "__main__" and _is_users_module(sys.modules.get(one.__module__)):
             user_modules.list_sources(one.__module__)  # refuses a file that changed after its import
         tree = _parse(one)
         parts.append(compute_tree_digest(tree))
@@ -46,9 +46,10 @@ def compute_function_digest(function: Callable) -> str:
 
 
 def _is_users(value: Any) -> bool:
-    """Whether a value is a function or class of a notebook or of a module of the user."""
-    is_defined = isinstance(value, types.FunctionType | type)
-    return is_defined and (value.__module__ == "__main__" or _is_users_module(sys.modules.get(value.__module__)))
+    """Whether a value is a function or class of a notebook, of `exec`, or of a module of the user."""
+    if not isinstance(value, types.FunctionType | type):
+        return False
+    return value.__module__ in ("__main__", None) or _is_users_module(sys.modules.get(value.__module__))
 
 
 def _is_users_module(module: Any) -> bool:
