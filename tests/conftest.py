@@ -1,5 +1,6 @@
 """Fixtures of several test modules, and the order in which the workers of xdist run the tests."""
 
+import dataclasses
 import fcntl
 import os
 import shutil
@@ -47,6 +48,11 @@ LONGEST_FIRST = (
 )
 """Files of tests by duration, but those that use the shared batch come after it is made. All others are short.
 `--dist loadfile` keeps a file on one worker, so that its fixtures are made once."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Ignore that tf.data runs its own functions traced also where all others run eagerly."""
+    config.addinivalue_line("filterwarnings", "ignore:Even though the `tf.config.experimental_run_functions_eagerly`")
 
 
 def pytest_collection_finish() -> None:
@@ -138,6 +144,23 @@ def trained_small(make_once, small) -> Path:
 
 
 @pytest.fixture(scope="session")
+def searched_small(make_once, trained_small, small) -> Path:
+    """A copy of the trained store in `stages`, with every stage in every format. Tests may read it."""
+
+    def measure(directory: Path) -> None:
+        from collabopt.config import loading
+        from collabopt.deploy import search
+        from collabopt.run import Run
+
+        shutil.copytree(trained_small / "stages", directory / "stages")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loading, "DATA", directory)
+            search.search(Run(loading.load(str(small)), directory / "report", small, directory / "stages"))
+
+    return make_once("searched", measure)
+
+
+@pytest.fixture(scope="session")
 def shared_batch(make_once, tiny) -> Path:
     """The directory of the one batch of the tiny experiment; see `example_batch.make_shared_batch`.
 
@@ -148,6 +171,18 @@ def shared_batch(make_once, tiny) -> Path:
     return make_once("batch", lambda directory: make_shared_batch(directory, tiny))
 
 
+@pytest.fixture(scope="module")
+def eagerly() -> Iterator[None]:
+    """Runs TensorFlow without tracing, which takes longer than the few steps of a training in a test.
+
+    No module with it uses `trained_small`, whose trainings are traced.
+    """
+    from collabopt.runtime import tensorflow
+
+    with tensorflow.run_eagerly():
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_data(tiny: Path):
     """The data of the tiny experiment."""
@@ -155,6 +190,12 @@ def tiny_data(tiny: Path):
     from collabopt.config import loading
 
     return datasets.load(loading.load(str(tiny)))
+
+
+@pytest.fixture(scope="session")
+def few_data(tiny_data):
+    """The same with 128 training examples."""
+    return dataclasses.replace(tiny_data, train=tiny_data.train.take(slice(128)))
 
 
 @pytest.fixture(scope="module")

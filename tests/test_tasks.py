@@ -18,6 +18,8 @@ SECTION = {"epochs": 2, "batch_size": 32, "optimizer": "adam", "learning_rate": 
 LAYERS = keras.layers
 slow = pytest.mark.slow
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 
 def draw(*shape: int) -> np.ndarray:
     return np.random.default_rng(len(shape)).normal(size=shape).astype(np.float32)

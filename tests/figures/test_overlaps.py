@@ -175,9 +175,9 @@ def test_turned_boxes_overlap_where_they_do():
 
 
 def test_a_name_without_room_is_left_out_and_still_hovers():
-    rows = pd.DataFrame({"stage": "pruned", "format": "int8", "gzip_bytes": 1000.0, "validation_accuracy": [0.9] * 300})
-    rows["gzip_bytes"] += np.arange(300) % 3  # all on one place
-    figure = figures.draw_pareto(rows, up="validation_accuracy", labels=pd.Series(["a name"] * 300))
-    assert 0 < len(figure.axes[0].texts) < 300
+    rows = pd.DataFrame({"stage": "pruned", "format": "int8", "gzip_bytes": 1000.0, "validation_accuracy": [0.9] * 80})
+    rows["gzip_bytes"] += np.arange(80) % 3  # all on one place
+    figure = figures.draw_pareto(rows, up="validation_accuracy", labels=pd.Series(["a name"] * 80))
+    assert 0 < len(figure.axes[0].texts) < 80
     assert find_overlaps(figure) == []
-    assert len(figure.hovers) == 300
+    assert len(figure.hovers) == 80

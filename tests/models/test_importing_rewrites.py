@@ -1,5 +1,7 @@
 """Imported networks compute what the originals compute, of whatever layers and Keras they are made."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from user_networks import BOTH, NETWORKS, keras_3, randomize
 
 from collabopt.models import importing
-from collabopt.models.importing import evaluation, proof, rewrites
+from collabopt.models.importing import evaluation, proof, rewrites, stored
 from collabopt.runtime.tensorflow import keras, tf
 from collabopt.techniques import int8_rewrites
 from collabopt.techniques.layers import is_eligible
@@ -31,13 +33,26 @@ def check_equal(original, imported: importing.Imported) -> None:
         np.testing.assert_allclose(np.asarray(output), np.asarray(given_output), atol=1e-4 * scale, rtol=0)
 
 
+def check_can_be_kept(imported: importing.Imported, directory: Path) -> None:
+    """Write an imported model as the store does, and compare what is read again."""
+    importing.write_import(imported, directory)
+    again = importing.read_import(directory, {})
+    assert stored.encode(again.graph)[0] == stored.encode(imported.graph)[0]
+    for one, other in zip(imported.model.get_weights(), again.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert [layer.get_config() for layer in again.model.layers] == [
+        layer.get_config() for layer in imported.model.layers
+    ]
+    assert (again.augmentation is None) == (imported.augmentation is None)
+
+
 def list_kinds(model: keras.Model) -> list[str]:
     return [type(layer).__name__ for layer in model.layers]
 
 
 @IN_BOTH
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_network_keeps_its_outputs(name, package):
+def test_a_network_keeps_its_outputs_and_can_be_kept(name, package, tmp_path):
     original = randomize(NETWORKS[name](package))
     imported = importing.import_model(lambda: original)
     check_equal(original, imported)
@@ -49,6 +64,8 @@ def test_a_network_keeps_its_outputs(name, package):
     assert all(count_multiplications(layer) > 0 for layer in eligible)
     copy = keras.models.clone_model(imported.model)  # as the techniques do
     copy.set_weights(imported.model.get_weights())
+    if package is keras:
+        check_can_be_kept(imported, tmp_path)
 
 
 @pytest.mark.parametrize(
