@@ -74,23 +74,30 @@ def data(monkeypatch, tmp_path_factory) -> None:
     monkeypatch.setattr(loading, "DATA", tmp_path_factory.mktemp("data"))
 
 
-@pytest.fixture
-def reports(tmp_path) -> Path:
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> Path:
     """An experiment, the same with a parameter overridden, and a sweep of it; another experiment with two seeds."""
-    write_report(tmp_path / "a")
+    root = tmp_path_factory.mktemp("reports")
+    write_report(root / "a")
     for name in ("index", "pqat", "deployment_tree"):
-        (tmp_path / "a" / f"{name}.html").write_text('<head><meta name="description" content="About a."></head>')
-    (tmp_path / "a" / "models").mkdir()
-    (tmp_path / "a" / "models" / "pcqat-tfmot.tflite").write_bytes(b"TFL3")
-    write_report(tmp_path / "a" / "sparsity=0.8")
+        (root / "a" / f"{name}.html").write_text('<head><meta name="description" content="About a."></head>')
+    (root / "a" / "models").mkdir()
+    (root / "a" / "models" / "pcqat-tfmot.tflite").write_bytes(b"TFL3")
+    write_report(root / "a" / "sparsity=0.8")
     for clusters in (8, 16):
-        cell = write_report(tmp_path / "a" / "sweep,number_of_clusters=8+16" / f"number_of_clusters={clusters}")
+        cell = write_report(root / "a" / "sweep,number_of_clusters=8+16" / f"number_of_clusters={clusters}")
         rows = [row | {"number_of_clusters": clusters if row["scheme"] else None} for row in ROWS[:4]]
         pd.DataFrame(rows).to_csv(cell / "results.csv", index=False)
         (cell / "deployment_tree.html").write_text("")
     sweep_page.write(cell.parent, "digits", {path.name: "ok" for path in cell.parent.glob("number*")})
-    write_report(tmp_path / "b", [*ROWS, *(row | {"seed": 1} for row in ROWS)], commit="0123456789abcdef+changes")
-    return tmp_path
+    write_report(root / "b", [*ROWS, *(row | {"seed": 1} for row in ROWS)], commit="0123456789abcdef+changes")
+    return root
+
+
+@pytest.fixture
+def reports(written, tmp_path) -> Path:
+    """A copy of `written`, which a test may change."""
+    return shutil.copytree(written, tmp_path, dirs_exist_ok=True)
 
 
 def test_a_report_is_a_directory_with_tables_and_a_sweep_is_one_with_its_cells(reports):

@@ -10,6 +10,7 @@ from collabopt.runtime.tensorflow import keras
 from collabopt.techniques import clustering, layers
 from collabopt.techniques.kernel_state import Clusters
 
+pytestmark = pytest.mark.usefixtures("eagerly")
 ONE_EPOCH = Training(epochs=1, batch_size=64, optimizer="adam", learning_rate=0.001)
 K = 6
 
@@ -33,15 +34,15 @@ def cluster(parent: keras.Model, data: Data, scheme: str = "collabopt", **settin
 
 
 @pytest.fixture(scope="module", params=["collabopt", "tfmot"])
-def clustered_without_conv(request, tiny_data, small_cnn):
-    return cluster(small_cnn(), tiny_data, exclude=("conv",), scheme=request.param)
+def clustered_without_conv(request, few_data, small_cnn):
+    return cluster(small_cnn(), few_data, exclude=("conv",), scheme=request.param)
 
 
 @pytest.fixture(scope="module", params=["collabopt", "tfmot"])
-def sparse(request, tiny_data, small_cnn):
+def sparse(request, few_data, small_cnn):
     """A network with half of its weights zero, and the same clustered with its zeros preserved."""
     parent = halve(small_cnn())
-    return parent, cluster(parent, tiny_data, preserve_sparsity=True, scheme=request.param)
+    return parent, cluster(parent, few_data, preserve_sparsity=True, scheme=request.param)
 
 
 def test_each_kernel_holds_at_most_k_values(clustered_without_conv):
@@ -68,11 +69,11 @@ def test_the_result_is_a_plain_model_like_its_parent(clustered_without_conv, sma
 
 @pytest.mark.parametrize("scheme", ["collabopt", pytest.param("tfmot", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("centroid_initialization", ["linear", "density_based", "random"])
-def test_every_initialization_gives_at_most_k_values(tiny_data, small_cnn, centroid_initialization, scheme):
+def test_every_initialization_gives_at_most_k_values(few_data, small_cnn, centroid_initialization, scheme):
     # The other tests use the default, kmeans_plus_plus.
     model = cluster(
         small_cnn(),
-        tiny_data,
+        few_data,
         initialization=centroid_initialization,
         exclude=("conv", "fc"),
         scheme=scheme,
@@ -81,10 +82,10 @@ def test_every_initialization_gives_at_most_k_values(tiny_data, small_cnn, centr
 
 
 @pytest.mark.parametrize("scheme", ["collabopt", "tfmot"])
-def test_clustered_per_channel_each_channel_holds_at_most_k_values(tiny_data, small_cnn, scheme):
+def test_clustered_per_channel_each_channel_holds_at_most_k_values(few_data, small_cnn, scheme):
     # With biases, because TFMOT skips convolutions without one (F3).
     kernels = layers.read_kernels(
-        cluster(small_cnn(use_bias=True), tiny_data, clusters=Clusters("channel"), scheme=scheme)
+        cluster(small_cnn(use_bias=True), few_data, clusters=Clusters("channel"), scheme=scheme)
     )
     for name in ("conv", "pw"):
         assert audit.count_unique_per_channel(kernels[name]) <= K

@@ -9,6 +9,7 @@ from collabopt.analysis import audit
 from collabopt.config.sections import Pruning
 from collabopt.techniques import layers, pruning
 
+pytestmark = pytest.mark.usefixtures("eagerly")
 CONSTANT = {"epochs": 2, "batch_size": 64, "optimizer": "adam", "learning_rate": 0.01, "frequency": 1}
 POLYNOMIAL = CONSTANT | {"sparsity_schedule": "polynomial", "end_epoch": 1}
 
@@ -22,24 +23,24 @@ class Pruned:
 
 
 @pytest.fixture(scope="module", params=[(CONSTANT, 0.5), (POLYNOMIAL, 0.83)], ids=["constant", "polynomial"])
-def pruned(request, tiny_data, small_cnn):
+def pruned(request, few_data, small_cnn):
     """The small network, pruned. Its depthwise kernel is not eligible."""
     section, sparsity = request.param
     parent = small_cnn()
     before = parent.get_weights()
-    model, _ = pruning.fine_tune(parent, tiny_data, sparsity, Pruning.model_validate(section))
+    model, _ = pruning.fine_tune(parent, few_data, sparsity, Pruning.model_validate(section))
     return Pruned(parent, before, model, sparsity)
 
 
 @pytest.fixture(scope="module")
-def pruned_without_pw(tiny_data, small_cnn):
+def pruned_without_pw(few_data, small_cnn):
     """A half pruned network, and the same pruned further except for layer pw."""
     parent = small_cnn()
     for name in ("conv", "fc"):
         layer = parent.get_layer(name)
         kernel, *bias = layer.get_weights()
         layer.set_weights([np.where(np.abs(kernel) < np.median(np.abs(kernel)), 0, kernel), *bias])
-    model, _ = pruning.fine_tune(parent, tiny_data, 0.7, Pruning.model_validate(CONSTANT), exclude=("pw",))
+    model, _ = pruning.fine_tune(parent, few_data, 0.7, Pruning.model_validate(CONSTANT), exclude=("pw",))
     return parent, model
 
 
@@ -78,8 +79,8 @@ def test_excluded_kernels_have_no_zeros(pruned_without_pw):
     assert abs(kernels["fc"].size * 0.7 - np.sum(kernels["fc"] == 0)) <= 0.5
 
 
-def test_training_with_a_sparsity_of_zero_prunes_nothing(tiny_data, small_cnn):
-    model, fit = pruning.fine_tune(small_cnn(), tiny_data, 0.0, Pruning.model_validate(CONSTANT | {"epochs": 1}))
+def test_training_with_a_sparsity_of_zero_prunes_nothing(few_data, small_cnn):
+    model, fit = pruning.fine_tune(small_cnn(), few_data, 0.0, Pruning.model_validate(CONSTANT | {"epochs": 1}))
     assert all(audit.compute_sparsity(kernel) == 0 for kernel in layers.read_kernels(model).values())
     assert len(fit.history) == 1
 
@@ -111,36 +112,36 @@ def test_a_clone_shares_no_variable_with_its_model(small_cnn):
     [{}, {"sparsity_schedule": "polynomial", "end_epoch": 2, "frequency": 5}],
     ids=["constant", "polynomial"],
 )
-def test_a_training_shorter_than_the_mask_frequency_reaches_its_sparsity(tiny_data, small_cnn, schedule):
+def test_a_training_shorter_than_the_mask_frequency_reaches_its_sparsity(few_data, small_cnn, schedule):
     section = Pruning(epochs=2, batch_size=64, optimizer="adam", learning_rate=0.01, **schedule)
-    model, _ = pruning.fine_tune(small_cnn(), tiny_data, 0.5, section)
+    model, _ = pruning.fine_tune(small_cnn(), few_data, 0.5, section)
     assert audit.compute_sparsity(layers.read_kernels(model)["pw"]) == 0.5
 
 
-def test_layers_have_sparsities_of_their_own(tiny_data, small_cnn):
+def test_layers_have_sparsities_of_their_own(few_data, small_cnn):
     wanted = {"default": 0.5, "pw": 0.75, "conv": 0.0}
-    model, _ = pruning.fine_tune(small_cnn(), tiny_data, wanted, Pruning.model_validate(CONSTANT))
+    model, _ = pruning.fine_tune(small_cnn(), few_data, wanted, Pruning.model_validate(CONSTANT))
     kernels = layers.read_kernels(model)
     for name, sparsity in (("pw", 0.75), ("conv", 0.0), ("fc", 0.5)):
         assert np.sum(kernels[name] == 0) == pytest.approx(sparsity * kernels[name].size, abs=0.5)
 
 
-def test_equal_weights_at_the_threshold_are_no_failure(tiny_data, small_cnn):
+def test_equal_weights_at_the_threshold_are_no_failure(few_data, small_cnn):
     """The weights of a model that was quantized take few values. TFMOT keeps all that equal the threshold."""
     parent = small_cnn()
     for layer in parent.layers:
         layer.set_weights([np.round(array * 4) / 4 for array in layer.get_weights()])
-    model, _ = pruning.fine_tune(parent, tiny_data, 0.5, Pruning.model_validate(CONSTANT | {"frequency": 1000}))
+    model, _ = pruning.fine_tune(parent, few_data, 0.5, Pruning.model_validate(CONSTANT | {"frequency": 1000}))
     before, after = (layers.read_kernels(one)["fc"] for one in (parent, model))
     threshold = np.quantile(np.abs(before), 0.5, method="lower")
     np.testing.assert_array_equal(after == 0, np.abs(before) < threshold)
     assert np.mean(after == 0) < 0.45
 
 
-def test_zeros_of_the_parent_that_training_fills_are_a_failure(tiny_data, small_cnn):
+def test_zeros_of_the_parent_that_training_fills_are_a_failure(few_data, small_cnn):
     """With more zeros than asked for, TFMOT's threshold is zero, and it keeps every weight."""
     parent = small_cnn()
     kernel, *bias = parent.get_layer("fc").get_weights()
     parent.get_layer("fc").set_weights([np.where(np.abs(kernel) < np.quantile(np.abs(kernel), 0.7), 0, kernel), *bias])
     with pytest.raises(RuntimeError, match=r"^pruned: layer fc reached sparsity 0\.\d+ instead of 0\.5"):
-        pruning.fine_tune(parent, tiny_data, 0.5, Pruning.model_validate(CONSTANT | {"frequency": 1000}))
+        pruning.fine_tune(parent, few_data, 0.5, Pruning.model_validate(CONSTANT | {"frequency": 1000}))

@@ -9,12 +9,12 @@ from collabopt.analysis import audit
 from collabopt.config import loading
 from collabopt.config.sections import Training
 from collabopt.config.stages import STAGES
-from collabopt.runtime.tensorflow import keras, seed_everything
+from collabopt.runtime.tensorflow import keras, run_eagerly, seed_everything
 from collabopt.techniques import layers, quantization, registry
 from collabopt.techniques.kernel_state import Clusters
 from collabopt.tflite import convert, flatbuffer
 
-ONE_EPOCH = Training(epochs=1, batch_size=32, optimizer="adam", learning_rate=0.001)
+ONE_EPOCH = Training(epochs=1, batch_size=64, optimizer="adam", learning_rate=0.001)
 K = 8
 VALUES = np.linspace(-0.7, 0.7, K).astype(np.float32)
 PRESERVATIONS = {
@@ -86,7 +86,8 @@ class Quantized:
 def train(stage: str, scheme: str, parent: keras.Model, data) -> Quantized:
     """Train a stage; the parent must stay as it is."""
     before = parent.get_weights()
-    model, _ = quantization.fine_tune(parent, data, ONE_EPOCH, 0, stage, get_preservation(stage, scheme))
+    with run_eagerly():  # tracing takes longer than the steps
+        model, _ = quantization.fine_tune(parent, data, ONE_EPOCH, 0, stage, get_preservation(stage, scheme))
     for old, new in zip(before, parent.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
     kernels = quantization.read_kernels(model)
@@ -97,18 +98,18 @@ def train(stage: str, scheme: str, parent: keras.Model, data) -> Quantized:
 
 
 @pytest.fixture(scope="module", params=SCHEMES)
-def pqat(request, tiny_data, small_cnn):
-    return train("pqat", request.param, fill_kernels(None, small_cnn()), tiny_data)
+def pqat(request, few_data, small_cnn):
+    return train("pqat", request.param, fill_kernels(None, small_cnn()), few_data)
 
 
 @pytest.fixture(scope="module", params=SCHEMES)
-def cqat(request, tiny_data):
-    return train("cqat", request.param, fill_kernels(VALUES, build_dense_network()), tiny_data)
+def cqat(request, few_data):
+    return train("cqat", request.param, fill_kernels(VALUES, build_dense_network()), few_data)
 
 
 @pytest.fixture(scope="module", params=SCHEMES)
-def pcqat(request, tiny_data):
-    return train("pcqat", request.param, fill_kernels(SPARSE_VALUES, build_dense_network()), tiny_data)
+def pcqat(request, few_data):
+    return train("pcqat", request.param, fill_kernels(SPARSE_VALUES, build_dense_network()), few_data)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +182,7 @@ def test_pcqat_preserves_zeros_and_clusters(pcqat):
     assert set(pcqat.find_defects(K).values()) == {""}
 
 
-def test_the_audit_detects_a_wrong_guess_of_the_granularity(tiny_data):
+def test_the_audit_detects_a_wrong_guess_of_the_granularity(few_data):
     # F2: each of the four channels holds all values, so TFMOT takes them for clusters per channel.
     seed_everything(0)
     inputs = keras.Input((8, 8, 1), name="input")
@@ -191,8 +192,8 @@ def test_the_audit_detects_a_wrong_guess_of_the_granularity(tiny_data):
     parent = fill_kernels(VALUES, parent)
     conv = parent.get_layer("conv")
     conv.set_weights([np.stack([np.resize(VALUES, (5, 5, 1))] * 4, axis=-1)])
-    assert set(train("cqat", "collabopt", parent, tiny_data).find_defects(K).values()) == {""}
-    defects = train("cqat", "tfmot", parent, tiny_data).find_defects(K)
+    assert set(train("cqat", "collabopt", parent, few_data).find_defects(K).values()) == {""}
+    defects = train("cqat", "tfmot", parent, few_data).find_defects(K)
     assert "values in a tensor instead of 8" in defects["conv"]
     assert defects["fc"] == ""
 
@@ -204,13 +205,13 @@ def predicts_the_same_when_restored(one: Quantized, data) -> bool:
     return np.array_equal(restored.predict(images, verbose=0), one.model.predict(images, verbose=0))
 
 
-def test_a_restored_pqat_predicts_bit_identically(pqat, tiny_data):
-    assert predicts_the_same_when_restored(pqat, tiny_data)
+def test_a_restored_pqat_predicts_bit_identically(pqat, few_data):
+    assert predicts_the_same_when_restored(pqat, few_data)
 
 
-def test_a_restored_cqat_predicts_bit_identically(cqat, tiny_data):
-    assert predicts_the_same_when_restored(cqat, tiny_data)
+def test_a_restored_cqat_predicts_bit_identically(cqat, few_data):
+    assert predicts_the_same_when_restored(cqat, few_data)
 
 
-def test_a_restored_pcqat_predicts_bit_identically(pcqat, tiny_data):
-    assert predicts_the_same_when_restored(pcqat, tiny_data)
+def test_a_restored_pcqat_predicts_bit_identically(pcqat, few_data):
+    assert predicts_the_same_when_restored(pcqat, few_data)
