@@ -35,8 +35,7 @@ def figure_output(**metadata):
     return new_output("display_data", data, metadata=metadata)
 
 
-@pytest.fixture
-def cells() -> list:
+def make_cells() -> list:
     """A small notebook with every kind of cell and output, among them what would fetch from a network."""
     loading = (
         f'{HOSTILE}<script src="https://example.com/a.js"></script><link rel="stylesheet" href="http://example.com/a.css">'
@@ -63,10 +62,19 @@ def cells() -> list:
     ]
 
 
-@pytest.fixture
-def failed(cells) -> list:
+def fail(cells: list) -> list:
     error = new_output("error", ename="ValueError", evalue=HOSTILE, traceback=[f"\x1b[31mline 1\x1b[0m {HOSTILE}"])
     return [*cells, new_code_cell("check()", execution_count=9, outputs=[error])]
+
+
+@pytest.fixture
+def cells() -> list:
+    return make_cells()
+
+
+@pytest.fixture
+def failed(cells) -> list:
+    return fail(cells)
 
 
 def exported(cells: list, directory: Path, name: str = "pqat") -> tuple[bs4.BeautifulSoup, str]:
@@ -228,12 +236,13 @@ def test_notebook_without_headings_is_named_by_its_file(tmp_path):
     assert page.img["alt"] == "Figure 1: deployment tree"
 
 
-@pytest.fixture
-def report(failed, cells, tmp_path) -> Path:
-    directory = tmp_path / "sparsity=0.8,seed=1"
-    (directory / "models").mkdir(parents=True)
-    exported(cells, directory, "pqat")
-    exported(failed, directory, "pcqat")
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> Path:
+    """A report of two notebooks, of which one failed."""
+    directory = tmp_path_factory.mktemp("pages")
+    (directory / "models").mkdir()
+    exported(make_cells(), directory, "pqat")
+    exported(fail(make_cells()), directory, "pcqat")
     rows = [
         ("digits", "pqat", "pruned", 0.97, 0.96, 512_224, 303_997, 0.5, "False"),
         ("digits", "baseline", "", 0.98, 0.975, 528_128, 434_879, 0.0, ""),
@@ -246,6 +255,12 @@ def report(failed, cells, tmp_path) -> Path:
     (directory / "run.json").write_text(json.dumps(run))
     (directory / "models" / "pqat 1.tflite").write_bytes(b"TFL3")
     return directory
+
+
+@pytest.fixture
+def report(written, tmp_path) -> Path:
+    """A copy of `written`, which a test may change."""
+    return shutil.copytree(written, tmp_path / "sparsity=0.8,seed=1")
 
 
 def read(directory: Path, text: str = "# A test of <b>pages</b>.\nseed: 0\n", **status: str) -> bs4.BeautifulSoup:
