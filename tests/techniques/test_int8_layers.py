@@ -8,7 +8,7 @@ import pytest
 from collabopt.analysis import audit
 from collabopt.models import ds_cnn, mobilenet
 from collabopt.models.importing.layers import Constant, Operation, Slice
-from collabopt.runtime.tensorflow import keras, seed_everything, tf
+from collabopt.runtime.tensorflow import keras, run_eagerly, seed_everything, tf
 from collabopt.techniques import int8_rewrites, kmeans, quantization
 from collabopt.techniques import layers as model_layers
 from collabopt.techniques.kernel_state import Clusters
@@ -130,7 +130,8 @@ def train(model: keras.Model, preservation: quantization.Preservation) -> keras.
     """Fake-quantize a model, and train it until its ranges follow the data."""
     wrapped, inputs = quantization.wrap(model, preservation), draw_inputs(model)
     wrapped.compile("sgd", "mse")
-    wrapped.fit(inputs, model(inputs), batch_size=16, epochs=2, verbose=0)
+    with run_eagerly():  # tracing takes longer than the steps
+        wrapped.fit(inputs, model(inputs), batch_size=16, epochs=2, verbose=0)
     adapt = tf.function(functools.partial(wrapped, training=True))
     for _ in range(100):
         adapt(tf.constant(inputs))

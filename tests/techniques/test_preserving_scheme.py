@@ -12,6 +12,7 @@ F6: Depthwise kernels are neither pruned nor clustered, by design.
 F7: A range per channel gives a tensor more int8 values than clusters.
 """
 
+import contextlib
 import functools
 import shutil
 import warnings
@@ -29,7 +30,7 @@ from collabopt.config.sections import Training
 from collabopt.config.stages import STAGES
 from collabopt.datasets import Data, Split
 from collabopt.run import Run
-from collabopt.runtime.tensorflow import drop_native_notices, keras, seed_everything, tf
+from collabopt.runtime.tensorflow import drop_native_notices, keras, run_eagerly, seed_everything, tf
 from collabopt.techniques import clustering, kernel_state, kmeans, quantization, registry
 from collabopt.techniques import layers as model_layers
 from collabopt.techniques.kernel_state import Clusters
@@ -160,7 +161,10 @@ def quantize(
     before = model.get_weights()
     preservation = quantization.Preservation(zeros, Clusters(clusters) if clusters else None, unclustered, scheme)
     stage = get_stage(clusters, zeros)
-    wrapped, _ = quantization.fine_tune(model, draw_data(model.input_shape[1:]), FEW_STEPS, 0, stage, preservation)
+    # Tracing takes longer than the steps, but the gradients of grouped convolutions need it on a CPU.
+    is_grouped = any(getattr(layer, "groups", 1) > 1 for layer in model.layers)
+    with contextlib.nullcontext() if is_grouped else run_eagerly():
+        wrapped, _ = quantization.fine_tune(model, draw_data(model.input_shape[1:]), FEW_STEPS, 0, stage, preservation)
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
     return wrapped
