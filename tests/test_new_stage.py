@@ -17,7 +17,7 @@ NAME = toy_stage.ROW.name
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _registered(trained_small):  # noqa: ARG001 - trained without the new stage
+def _registered(searched_small):  # noqa: ARG001 - searched without the new stage
     before = dict(STAGES)
     stages.register(toy_stage.ROW)
     yield
@@ -26,10 +26,10 @@ def _registered(trained_small):  # noqa: ARG001 - trained without the new stage
 
 
 @pytest.fixture(scope="module")
-def run(_registered, trained_small, small, tmp_path_factory) -> Run:
+def run(_registered, searched_small, small, tmp_path_factory) -> Run:
     """A run of the tiny experiment, whose file does not mention the new stage, in a tree of three stages."""
     place = tmp_path_factory.mktemp("new_stage")
-    shutil.copytree(trained_small / "stages", place / "stages")
+    shutil.copytree(searched_small / "stages", place / "stages")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loading, "DATA", place)
         experiment = loading.load(str(small))

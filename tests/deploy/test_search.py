@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,16 @@ FLOAT = ["baseline", "pruned", "clustered", "sparse_clustered"]
 def run_of(small: Path, place: Path, store: str = "stages", **overrides: object) -> Run:
     name = ",".join(f"{key}={value}" for key, value in overrides.items()) or "report"
     return Run(loading.load(str(small), **overrides), place / store / name, small, place / store)
+
+
+@pytest.fixture(scope="module")
+def place(searched_small, tmp_path_factory) -> Iterator[Path]:
+    """A directory for reports and stores. Its store `stages` has every variant."""
+    with pytest.MonkeyPatch.context() as patch:
+        path = tmp_path_factory.mktemp("place")
+        shutil.copytree(searched_small / "stages", path / "stages")
+        patch.setattr(loading, "DATA", path)
+        yield path
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +163,8 @@ def test_clusters_and_zeros_bring_the_entropy_down(whole):
 
 def test_it_stops_at_the_first_level_that_meets_all_and_trains_nothing_beyond(whole, small, place):
     enough = int(whole.table.loc["baseline-int8", "gzip_bytes"])
+    for entry in (place / "stages").glob("trial-*"):
+        shutil.copytree(entry, place / "early" / entry.name)
     went = search.search(run_of(small, place, "early", max_gzip_bytes=enough))
     assert went.chosen == went.nearest == "baseline-int8"
     assert trained(place, "early") == {"baseline"}
@@ -168,6 +181,9 @@ def test_a_level_further_down_it_trains_what_leads_there(whole, small, place):
     limit = int(table.loc["baseline-int8", "gzip_bytes"]) - 1
     first = levels[table["gzip_bytes"] <= limit].min()
     assert first > 0
+    for kind in ("trial", "baseline", "pruned"):  # as if an earlier search had come to these
+        for entry in (place / "stages").glob(f"{kind}-*"):
+            shutil.copytree(entry, place / "further" / entry.name)
     went = search.search(run_of(small, place, "further", max_gzip_bytes=limit))
     assert went.chosen == table.loc[levels == first, "gzip_bytes"].idxmin()
     assert trained(place, "further") == set(went.stages) == set(table.loc[levels <= first, "stage"])

@@ -12,6 +12,7 @@ from collabopt.config.sections import Training
 from collabopt.config.stages import STAGES
 from collabopt.deploy import variants
 from collabopt.run import Run
+from collabopt.runtime.tensorflow import run_eagerly
 from collabopt.storage import results
 from collabopt.techniques import layers, quantization, registry
 from collabopt.techniques.kernel_state import Clusters
@@ -29,7 +30,8 @@ def train(small_cnn, data, preservation: quantization.Preservation):
         kernel, *bias = layer.get_weights()
         layer.set_weights([generator.choice(VALUES, kernel.shape), *bias])
     data = dataclasses.replace(data, train=data.train.take(slice(96)))
-    return quantization.fine_tune(model, data, ONE_EPOCH, 0, "qat", preservation)[0], model
+    with run_eagerly():  # tracing takes longer than the steps
+        return quantization.fine_tune(model, data, ONE_EPOCH, 0, "qat", preservation)[0], model
 
 
 @pytest.mark.parametrize("preservation", [PLAIN, ALL], ids=["qat", "pcqat"])

@@ -13,7 +13,7 @@ from collabopt.config.sections import Pruning, Training
 from collabopt.config.tasks import TASKS
 from collabopt.run import Run
 from collabopt.runtime import progress
-from collabopt.runtime.tensorflow import keras, tf
+from collabopt.runtime.tensorflow import keras, run_eagerly, tf
 from collabopt.techniques import distillation, pruning, quantization, training
 from collabopt.techniques.checkpoints import NO_CHECKPOINT, Checkpoint
 
@@ -115,12 +115,13 @@ def test_a_stopped_distillation_ends_like_an_uninterrupted_one_and_saves_no_teac
     assert abs(taught - plain) < 500  # the texts of the records differ in length
 
 
-def test_wrapped_models_are_taught(small_cnn, taught_data):
-    data = dataclasses.replace(taught_data, teacher=small_cnn(seed=1))
+def test_wrapped_models_are_taught(small_cnn, few_data):
+    data = dataclasses.replace(few_data, teacher=small_cnn(seed=1))
     for weight in (0.5, 0.0):
         section = Pruning.model_validate(SECTION | {"epochs": 1, "frequency": 1, "distill": {"weight": weight}})
-        models = [pruning.fine_tune(small_cnn(), data, 0.5, section)[0]]
-        models.append(quantization.fine_tune(small_cnn(), data, section)[0])
+        with run_eagerly():  # tracing takes longer than the steps
+            models = [pruning.fine_tune(small_cnn(), data, 0.5, section)[0]]
+            models.append(quantization.fine_tune(small_cnn(), data, section)[0])
         if weight:
             taught = [model.get_weights() for model in models]
     assert not any(are_equal(one, model.get_weights()) for one, model in zip(taught, models, strict=True))

@@ -33,8 +33,8 @@ def _clean():
 
 
 @pytest.fixture
-def run(trained_small, small, tmp_path, monkeypatch) -> Run:
-    shutil.copytree(trained_small / "stages", tmp_path / "stages")
+def run(searched_small, small, tmp_path, monkeypatch) -> Run:
+    shutil.copytree(searched_small / "stages", tmp_path / "stages")
     monkeypatch.setattr(loading, "DATA", tmp_path)
     return Run(loading.load(str(small)), tmp_path / "report", small, tmp_path / "stages")
 
