@@ -259,7 +259,7 @@ FORMS = {
 }
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.sampled_from(list(FORMS)), st.lists(STEP, min_size=1, max_size=6), st.booleans(), st.integers(0, 9))
 def test_random_networks(form, steps, new, seed):
     package = keras_3 if new else keras

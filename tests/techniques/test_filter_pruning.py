@@ -85,7 +85,7 @@ def zero(model: keras.Model, followed, removed) -> None:
         layer.set_weights(arrays)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     st.lists(st.sampled_from(STEPS), max_size=5),
     st.sampled_from(HEADS),

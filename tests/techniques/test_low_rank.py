@@ -37,7 +37,7 @@ def compare(model: keras.Model, other: keras.Model) -> None:
     np.testing.assert_allclose(other(inputs).numpy(), expected, atol=1e-4 * np.abs(expected).max())
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     strides=st.sampled_from([1, 2]),
     padding=st.sampled_from(["same", "valid"]),

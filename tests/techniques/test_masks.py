@@ -9,6 +9,7 @@ from collabopt.config.sections import Pruning
 from collabopt.runtime.tensorflow import keras, seed_everything
 from collabopt.techniques import clustering, pruning, quantization, training
 
+pytestmark = pytest.mark.usefixtures("eagerly")
 SECTION = Pruning(epochs=1, batch_size=8, optimizer="adam", learning_rate=1e-3)
 
 
