@@ -16,6 +16,7 @@ import pytest
 from collabopt.analysis import comparison, judgement
 from collabopt.config import loading
 from collabopt.config.scores import ACCURACY
+from collabopt.deploy import recommendation
 from collabopt.report import front_page, sweep_page
 from collabopt.report.directory import find_reports
 from collabopt.storage import results
@@ -152,6 +153,18 @@ def test_the_best_file_is_the_smallest_of_those_as_good_on_validation(reports):
     assert (base["stage"], best["stage"]) == ("baseline", "clustered")
     near = rows[rows["validation_accuracy_int8"] >= base["validation_accuracy_int8"] - 0.01]
     assert best["gzip_bytes"] == near["gzip_bytes"].min()
+
+
+def test_the_best_file_is_that_of_the_verdict(tmp_path):
+    """The clustered one is smaller, but drops by more than noise."""
+    rows = {"stage": ["baseline", "pruned", "clustered"], "format": ["float32", "int8", "int8"]}
+    rows |= {"validation_accuracy": [0.95, 0.945, 0.941], "validation_drop_error": [0, 0.003, 0.003]}
+    rows |= {"validation_examples": 500, "accuracy": 0.9, "gzip_bytes": [2000, 700, 500]}
+    rows |= {"tflite_bytes": 2000, "tflite": "a.tflite"}
+    pd.DataFrame(rows).to_csv(write_report(tmp_path / "a") / "variants.csv", index=False)
+    (report,) = find_reports(tmp_path)
+    assert [row["stage"] for row in report.find_trade_off()] == ["baseline", "pruned"]
+    assert recommendation.recommend(report.directory).name == "pruned int8"
 
 
 def test_the_baseline_is_alone_if_no_smaller_file_is_as_good(tmp_path):

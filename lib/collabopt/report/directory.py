@@ -15,6 +15,7 @@ from collabopt.config import published, tasks
 from collabopt.config.experiment import Experiment
 from collabopt.config.scores import ACCURACY, Score, find_score
 from collabopt.config.stages import BASELINE, list_stages
+from collabopt.deploy import recommendation
 from collabopt.report import summary
 from collabopt.storage import results
 
@@ -194,14 +195,20 @@ class Report:
     def find_trade_off(self) -> list[dict[str, Any]]:
         """Return the row of the baseline, and that of the best file, or none.
 
-        The best file is the smallest by the report's own scheme that loses at most `Score.get_tolerance` on validation
-        against the float32 baseline.
+        The best file is the one that the verdict recommends among those in int8. Without a table of files, it is the
+        smallest by the report's own scheme that loses at most `Score.get_tolerance` on validation against the float32
+        baseline.
         """
         table = self.table
         if BASELINE not in set(table.get("stage", [])):
             return []
         is_own = table["scheme"].isna() | (table["scheme"] == self.scheme)
         baseline, score = table[table["stage"] == BASELINE].head(1), find_score(table)
+        with contextlib.suppress(OSError, ValueError, KeyError):  # a table that is not ours
+            if found := recommendation.recommend(self.directory):
+                chosen = found.on_device or ({} if found.misses else found.variant)
+                best = table[is_own & (table["stage"] == chosen.get("stage")) & (chosen.get("format") == "int8")]
+                return [*baseline.to_dict("records"), *best[best["stage"] != BASELINE].head(1).to_dict("records")]
         tolerance = score.get_tolerance(baseline[score.validation].iloc[0])
         is_usable = pd.Series([not results.is_constant(row) for row in table.to_dict("records")], table.index)
         near = table[is_own & is_usable & (table["validation_lost"] <= tolerance) & (table["saved"] > 0)]
