@@ -163,8 +163,10 @@ class Run:
         data |= {split: len(getattr(self.data, split)) for split in ("train", "validation", "test")}
         if scarce := _count_scarce_classes(self.data):
             data["scarce_classes"] = scarce
-        model_digest = models.compute_code_digest(self.experiment.model)
-        return results.describe_run(self.given, self.settings, self.source, data, model_digest, self.began)
+        digests = {"model_digest": models.compute_code_digest(self.experiment.model)}
+        if not isinstance(self.experiment.task, str):
+            digests["task_digest"] = " ".join(registry.describe_task(self.data.task))
+        return results.describe_run(self.given, self.settings, self.source, data, digests, self.began)
 
     def without_test(self) -> Run:
         """Return the same run with stages measured on validation only. Both share the store and the report."""

@@ -66,6 +66,11 @@ def test_a_usual_model_has_no_finding_and_stays_as_it_is(make_experiment, scheme
     assert not tf.config.functions_run_eagerly()
 
 
+def test_a_grouped_convolution_is_trained(make_experiment):
+    model = build(layers.Conv2D(8, 3, groups=2, name="grouped"), layers.ReLU(name="relu"))
+    assert trial.try_stages(model, make_data(), make_experiment()) == []
+
+
 def test_4_bit_weights_have_no_finding(make_experiment):
     given = make_experiment().model_copy(update={"weight_bits": 4})
     assert trial.try_stages(build(layers.ReLU(name="relu")), make_data(), given) == []

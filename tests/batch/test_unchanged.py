@@ -67,7 +67,8 @@ def test_a_changed_input_is_run_again(finished, find, monkeypatch):
 
     def read(path: Path, **keywords):
         values = stat(path, **keywords)
-        later = os.stat_result((*values[:8], values[8] + 1, values[9]))
+        times = {name: getattr(values, name) + 1 for name in ("st_mtime_ns", "st_ctime_ns")}
+        later = os.stat_result(tuple(values), times)
         return later if path == changed else values
 
     monkeypatch.setattr(Path, "stat", read)
@@ -96,7 +97,9 @@ def test_folders_and_modules_of_the_user_are_inputs(tmp_path, monkeypatch):
     assert {str(tmp_path / name) for name in names} <= {*loading.read_input_times(loaded)}
     before = loading.describe_inputs(loading.read_input_times(loaded))
     assert loading.describe_inputs(loading.read_input_times(loaded)) == before
-    os.utime(tmp_path / names[-1], (1e9, 1e9))
+    state = (tmp_path / names[-1]).stat()
+    (tmp_path / names[-1]).write_bytes(b"another picture")
+    os.utime(tmp_path / names[-1], ns=(state.st_atime_ns, state.st_mtime_ns))
     assert loading.describe_inputs(loading.read_input_times(loaded)) != before
 
 

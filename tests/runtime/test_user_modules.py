@@ -1,5 +1,6 @@
 """Modules of the user: which files decide what they compute, and files that changed after their import."""
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -51,6 +52,34 @@ def test_a_source_that_changed_after_its_import_is_refused(folder):
     for use in (user_modules.import_object, user_modules.list_sources):
         with pytest.raises(user_modules.UserModuleError, match=r"own_help\.py changed after it was imported; restart"):
             use("own_score:score")
+
+
+def test_a_helper_that_changed_before_its_module_was_first_used_is_refused(folder):
+    write(folder, own_early="one = 1\n", own_late="from own_early import one\n\n\ndef score():\n    return one\n")
+    with user_modules.allow_imports():
+        importlib.import_module("own_early")
+    write(folder, own_early="one = 22\n")
+    with pytest.raises(user_modules.UserModuleError, match=r"own_early\.py changed after it was imported; restart"):
+        user_modules.import_object("own_late:score")
+
+
+def test_a_helper_that_changed_after_another_module_imported_it_is_refused(folder):
+    use = "from own_shared import one\n\n\ndef score():\n    return one\n"
+    write(folder, own_shared="one = 1\n", own_first=use, own_second=use)
+    user_modules.import_object("own_first:score")
+    write(folder, own_shared="one = 2\n")
+    with pytest.raises(user_modules.UserModuleError, match=r"own_shared\.py changed after it was imported; restart"):
+        user_modules.import_object("own_second:score")
+
+
+def test_what_a_function_imports_inside_decides_it(folder):
+    write(folder, own_inner="def mine(model):\n    from own_parts.places import PLACES\n\n    return PLACES\n")
+    digests = []
+    for places in ("1", "3"):
+        write(folder, own_parts__in____init__="", own_parts__in__places=f"PLACES = {places}\n")
+        digests.append(compute_function_digest(user_modules.import_object("own_inner:mine")))
+        user_modules._imported.clear()
+    assert len({*digests}) == 2
 
 
 def test_installed_modules_are_not_followed():

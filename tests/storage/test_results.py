@@ -17,10 +17,10 @@ def _data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "DATA", tmp_path / "data")
 
 
-def record(directory: Path, seed: int = 0, start: str = "now", model: str = "m", **data) -> None:
+def record(directory: Path, seed: int = 0, start: str = "now", model: str = "m", task: str = "t", **data) -> None:
     row = dict.fromkeys(results.list_columns(results.find_score([])), 1)
     row |= {"experiment": "mine", "stage": "baseline", "scheme": "", "seed": seed}
-    about = {"experiment": {"name": "mine"}, "seed": 0, "start": start, "model_digest": model}
+    about = {"experiment": {"name": "mine"}, "seed": 0, "start": start, "model_digest": model, "task_digest": task}
     about["data"] = {"fingerprint": "one", "validation": 10 + seed} | data
     results.record(directory, row, LAYERS, about, ("then", "trained"))
 
@@ -29,7 +29,7 @@ def read_seeds(directory: Path) -> list[int]:
     return results.read(directory / "results.csv")["seed"].tolist()
 
 
-@pytest.mark.parametrize("changed", [{"fingerprint": "two"}, {"model": "n"}])
+@pytest.mark.parametrize("changed", [{"fingerprint": "two"}, {"model": "n"}, {"task": "u"}])
 def test_nothing_of_other_data_or_another_model_stays(tmp_path, changed):
     report = tmp_path / "report"
     record(report, seed=1)
@@ -45,9 +45,12 @@ def test_nothing_of_other_data_or_another_model_stays(tmp_path, changed):
     assert (report / "notes.html").exists() and (report / "exports/pqat/pqat.tflite").exists()
 
 
-def test_data_that_change_within_a_batch_are_refused(tmp_path):
+def test_what_changes_within_a_run_is_refused(tmp_path):
     record(tmp_path / "report")
-    with pytest.raises(ExperimentError, match=r"dataset: its examples changed since this batch began.*seed its random"):
+    for part in ("model", "task"):
+        with pytest.raises(ExperimentError, match=f"^{part}: changed since this run began. Leave it as it is"):
+            record(tmp_path / "report", seed=1, **{part: "other"})
+    with pytest.raises(ExperimentError, match=r"data: changed since this run began.*seed its random"):
         record(tmp_path / "report", seed=1, fingerprint="two")
     assert read_seeds(tmp_path / "report") == [0]
 

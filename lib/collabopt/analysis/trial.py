@@ -4,6 +4,7 @@ A layer may fail in training, in conversion or in LiteRT, or stay in float32 in 
 clone of the model with random biases and batch norms: the converter simplifies the zeros and ones of a new model.
 """
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Collection
@@ -146,7 +147,9 @@ def _shorten(experiment: Experiment) -> Experiment:
 
 
 def _take_step(stage: Stage, start: keras.Model, some: Data, settings: Experiment) -> keras.Model:
-    with progress.silence(), tensorflow.run_eagerly():
+    # Eager TensorFlow has no gradient of a grouped convolution on a CPU.
+    is_grouped = any(getattr(layer, "groups", 1) > 1 for layer in start.layers)
+    with progress.silence(), contextlib.nullcontext() if is_grouped else tensorflow.run_eagerly():
         model = registry.find_trainer(stage)(stage, start, some, settings, NO_CHECKPOINT)[0]
     if not all(np.isfinite(array).all() for array in model.get_weights()):
         rate = settings.training(stage.name).learning_rate

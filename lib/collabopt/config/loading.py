@@ -174,8 +174,8 @@ def locate(path: str, data_directory: Path) -> Path:
 
 
 def read_input_times(experiment: Experiment) -> dict[str, int]:
-    """Return the time in ns of each file and folder that an experiment names, of all in these, and of its modules with
-    those beside them and all that they import.
+    """Return when each file and folder that an experiment names last changed, in ns, with all in these, and its modules
+    with those beside them and all that they import. A file that replaces another may be older than that.
     """
     model, task = experiment.model, experiment.task
     places = [experiment.dataset.function, model.function, *model.custom_objects.values()]
@@ -186,7 +186,8 @@ def read_input_times(experiment: Experiment) -> dict[str, int]:
             found += user_modules.find_source(place).parent.glob("*.py")
             found += user_modules.list_sources(place)
     below = [one for path in found if path.is_dir() for one in path.rglob("*")]
-    return {str(path): path.stat().st_mtime_ns for path in sorted({*found, *below})}
+    states = {path: path.stat() for path in sorted({*found, *below})}
+    return {str(path): max(one.st_mtime_ns, one.st_ctime_ns) for path, one in states.items()}
 
 
 def describe_inputs(times: Mapping[str, int]) -> str:

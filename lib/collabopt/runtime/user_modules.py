@@ -9,8 +9,10 @@ import importlib
 import importlib.util
 import inspect
 import os
+import re
 import sys
 import sysconfig
+import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,8 +22,13 @@ DIRECTORY = "COLLABOPT_DIRECTORY"
 """Environment variable in which a batch passes the user's current directory to its jobs, which run in another one."""
 
 _folders: list[Path] = []
-_imported: dict[str, dict[Path, bytes]] = {}
-"""The sources that this process has imported, by name of the module."""
+_imported: dict[Path, bytes] = {}
+"""The user's files that this process has imported, with their content then."""
+
+
+_import_times: dict[str, int] = {}
+"""When each module was imported, in ns, if that was after this one."""
+_BEGAN = time.time_ns()
 
 
 class UserModuleError(ValueError):
@@ -89,17 +96,62 @@ def list_sources(place: str) -> list[Path]:
         UserModuleError: There is no such module, or a file changed after this process imported it. Python keeps what
             it has imported, and results are stored under what the files say.
     """
-    name, sources = place.partition(":")[0], [find_source(place)]
-    if name in sys.modules and name in _imported:
-        for source, content in _imported[name].items():
-            if not source.is_file() or source.read_bytes() != content:
-                raise UserModuleError(f"{source.name} changed after it was imported; restart the kernel")
-        return [*_imported[name]]
+    return _follow([find_source(place)], is_imported=place.partition(":")[0] in sys.modules)
+
+
+def list_imports(tree: ast.AST, source: Path | None) -> list[Path]:
+    """Return the user's files that a syntax `tree` imports, and all that these import.
+
+    Args:
+        tree: The tree, such as that of a function.
+        source: Its file; None in a notebook.
+
+    Raises:
+        UserModuleError: A file changed after this process imported it.
+    """
+    return _follow([*dict.fromkeys(_find_imports(tree, source))], is_imported=False)
+
+
+def _follow(sources: list[Path], is_imported: bool) -> list[Path]:
+    """The sources and all of the user's that they import. Each imported one must be as it was then."""
     for source in sources:
-        sources += [one for one in dict.fromkeys(_find_imports(source)) if one not in sources]
-    if name in sys.modules:
-        _imported[name] = {source: source.read_bytes() for source in sources}
+        if source.suffix == ".py" and not is_installed(source):
+            with contextlib.suppress(SyntaxError, ValueError):  # the import says so
+                found = _find_imports(ast.parse(source.read_bytes()), source)
+                sources += [one for one in dict.fromkeys(found) if one not in sources]
+    loaded = _find_loaded({source.name for source in sources})
+    for source in sources:
+        module = loaded.get(source.resolve())
+        if source not in _imported and (is_imported or module) and not is_installed(source):
+            time_of_import = _import_times.get(getattr(module, "__name__", ""), _BEGAN)
+            if module and source.stat().st_mtime_ns > time_of_import:
+                raise UserModuleError(f"{source.name} changed after it was imported; restart the kernel")
+            _imported[source] = source.read_bytes()
+    for source in sources:
+        if source in _imported and source.read_bytes() != _imported[source]:
+            raise UserModuleError(f"{source.name} changed after it was imported; restart the kernel")
     return sources
+
+
+def _find_loaded(names: set[str]) -> dict[Path, Any]:
+    """The imported modules whose files have one of these names, by file."""
+    found = {}
+    for module in [*sys.modules.values()]:
+        file = getattr(module, "__dict__", {}).get("__file__")  # another access would import a lazy module
+        if isinstance(file, str) and Path(file).name in names:
+            found[Path(file).resolve()] = module
+    return found
+
+
+class _ImportClock:
+    """Notes when each module is imported; the first finder on `sys.meta_path`, which finds none."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> None:  # noqa: ARG004
+        _import_times[name] = time.time_ns()
+
+
+sys.meta_path.insert(0, _ImportClock)
 
 
 def is_installed(source: Path) -> bool:
@@ -110,32 +162,30 @@ def is_installed(source: Path) -> bool:
 def find_line(error: Exception) -> str:
     """Return the line of the user's code that raised an `error`, "steps.py, line 3"; "" if none did."""
     library = Path(__file__).parents[1]
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        file, is_generated = Path(frame.filename), frame.filename.startswith("<") or "__autograph" in frame.filename
+    lines = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    lines += re.findall(r'File "([^"]+)", line (\d+)', str(error))  # of AutoGraph
+    for name, line in reversed(lines):
+        file, is_generated = Path(name), name.startswith("<") or "__autograph" in name
         if not is_generated and not is_installed(file) and not file.is_relative_to(library):
-            return f"{file}, line {frame.lineno}"
+            return f"{file}, line {line}"
     return ""
 
 
-def _find_imports(source: Path) -> Iterator[Path]:
-    """The files of the user that a file imports, with the `__init__` files of their packages."""
-    if is_installed(source) or source.suffix != ".py":
-        return
-    root = source.parent
+def _find_imports(tree: ast.AST, source: Path | None) -> Iterator[Path]:
+    """The files of the user that a tree imports, with the `__init__` files of their packages."""
+    folder = root = source.parent if source else get_directory()
     while (root / "__init__.py").is_file():
         root = root.parent
-    package = source.parent.relative_to(root).parts
-    try:
-        nodes = [*ast.walk(ast.parse(source.read_bytes()))]
-    except (SyntaxError, ValueError):  # the import says so
-        return
+    package, nodes = folder.relative_to(root).parts, [*ast.walk(tree)]
     names = [alias.name.split(".") for node in nodes if isinstance(node, ast.Import) for alias in node.names]
     for node in nodes:
         if isinstance(node, ast.ImportFrom):
             module = [*package[: len(package) + 1 - node.level]] if node.level else []
             module += node.module.split(".") if node.module else []
             names += [[*module, alias.name] for alias in node.names]
-    for folder in dict.fromkeys([root, *_folders, get_directory()]):
+    library = Path(__file__).parents[2]
+    others = [one for one in map(Path, filter(None, sys.path)) if one != library and not is_installed(one)]
+    for folder in dict.fromkeys([root, *_folders, get_directory(), *others]):
         for parts in names:
             for end in range(1, len(parts) + 1):
                 stem = folder.joinpath(*parts[:end])

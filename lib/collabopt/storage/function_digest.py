@@ -33,6 +33,7 @@ def compute_function_digest(function: Callable) -> str:
             user_modules.list_sources(one.__module__)  # refuses a file that changed after its import
         tree = _parse(one)
         parts.append(compute_tree_digest(tree))
+        parts += map(compute_module_digest, user_modules.list_imports(tree, _find_file(one)))
         if isinstance(one, types.FunctionType):
             defaults = [*(one.__defaults__ or ()), *sorted((one.__kwdefaults__ or {}).items())]
             parts.append(_describe(defaults, f"{one.__name__}: its defaults"))
@@ -56,6 +57,12 @@ def _is_users_module(module: Any) -> bool:
     """Whether a value is a module that is neither installed nor of the library."""
     file = getattr(module, "__file__", None) if isinstance(module, types.ModuleType) else None
     return bool(file) and not module.__name__.startswith("collabopt") and not user_modules.is_installed(Path(file))
+
+
+def _find_file(function: Callable) -> Path | None:
+    """The file of a function or class in a module; None in a notebook."""
+    file = getattr(sys.modules.get(function.__module__), "__file__", None)
+    return Path(file) if file and function.__module__ != "__main__" else None
 
 
 def _parse(function: Callable) -> ast.AST:

@@ -140,7 +140,7 @@ def record(
         times: When the stage began, and whether it was "trained" or comes from the "store", for timeline.csv.
 
     Raises:
-        ExperimentError: The data changed during a batch.
+        ExperimentError: The data, the model or the task changed during a run.
     """
     own = {name: result[name] for name in ("stage", "scheme", "seed")}
     timeline.record(directory, *times, os.environ.get("COLLABOPT_NOTEBOOK", ""), **own)
@@ -199,7 +199,12 @@ def read_run(directory: Path) -> dict[str, Any]:
 
 
 def describe_run(
-    experiment: Experiment, settings: dict[str, Any], source: Path, data: dict[str, Any], model_digest: str, began: str
+    experiment: Experiment,
+    settings: dict[str, Any],
+    source: Path,
+    data: dict[str, Any],
+    digests: dict[str, str],
+    began: str,
 ) -> dict[str, Any]:
     """Return the content of run.json: parameters, overrides, data, versions, commit, start and end.
 
@@ -208,7 +213,7 @@ def describe_run(
         settings: What it overrides in the experiment's file, by name of the parameter.
         source: The experiment's file.
         data: Name, fingerprint, counts and scarce classes of the data set.
-        model_digest: What decides the model (`models.compute_code_digest`).
+        digests: What decides the model ("model_digest"), and the user's own task ("task_digest").
         began: When the run began, ISO 8601. `STARTED` in the environment overrides it.
     """
     from collabopt.runtime import tensorflow  # slow to import, and only needed here
@@ -221,7 +226,7 @@ def describe_run(
         "experiment_sha256": loading.compute_digest(str(source)),
         "seed": experiment.seed,
         "data": data,
-        "model_digest": model_digest,
+        **digests,
         "versions": {"python": platform.python_version(), **versions, "platform": platform.platform()},
         "commit": read_commit(),
         "device": tensorflow.name_device(),
@@ -250,16 +255,16 @@ def _read_before(directory: Path, about: dict[str, Any]) -> dict[str, Any]:
     """Return run.json as it was. If experiment, data or model have changed since, drop all that the report has of them.
 
     Raises:
-        ExperimentError: The data changed during a batch.
+        ExperimentError: The data, the model or the task changed during a run.
     """
     before = read_run(directory)
     known = _identify(before)
     changed = [part for part, value in _identify(about).items() if value and known.get(part, value) != value]
-    if changed == ["data"] and before.get("start") == about.get("start"):
-        raise ExperimentError(
-            "dataset: its examples changed since this batch began. Leave them as they are while a batch runs, and "
-            "start it again; a dataset.function has to return the same arrays each time: seed its random numbers"
-        )
+    if changed and "experiment" not in changed and before.get("start") == about.get("start"):
+        remedy = "Leave it as it is during a run, and start the run again"
+        if changed == ["data"]:
+            remedy += "; a dataset.function has to return the same arrays each time: seed its random numbers"
+        raise ExperimentError(f"{' and '.join(changed)}: changed since this run began. {remedy}")
     if not changed:
         return before
     notebooks = [path.stem for path in (loading.ROOT / "notebooks").glob("*.ipynb")]
@@ -274,8 +279,8 @@ def _read_before(directory: Path, about: dict[str, Any]) -> dict[str, Any]:
 def _identify(about: dict[str, Any]) -> dict[str, Any]:
     """What makes results comparable, as far as run.json, `about`, says."""
     data = {"data": about["data"]["fingerprint"]} if "fingerprint" in about.get("data", {}) else {}
-    model = {"model": about["model_digest"]} if "model_digest" in about else {}
-    return {"experiment": _drop_empty(about["experiment"]), **data, **model} if "experiment" in about else {}
+    digests = {part: about[f"{part}_digest"] for part in ("model", "task") if f"{part}_digest" in about}
+    return {"experiment": _drop_empty(about["experiment"]), **data, **digests} if "experiment" in about else {}
 
 
 def _drop_empty(values: Any) -> Any:

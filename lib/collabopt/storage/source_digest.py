@@ -50,12 +50,12 @@ def _compute_digest(definitions: tuple[_Definition, ...]) -> str:
 
 
 def compute_module_digest(path: Path) -> str:
-    """Return a digest (16 hex digits) of the Python file `path`, without docstrings, comments and imported modules."""
+    """Return a digest (16 hex digits) of the Python file `path`, without docstrings, comments and error messages."""
     return compute_tree_digest(ast.parse(path.read_bytes()).body)
 
 
 def compute_tree_digest(tree: ast.AST | list[ast.AST]) -> str:
-    """Return a digest (16 hex digits) of a syntax `tree` or statements, without docstrings and comments."""
+    """Return a digest (16 hex digits) of a syntax `tree` or statements as `compute_module_digest` does."""
     form = _Reader(frozenset()).form(tree, _Scope("", frozenset(), keeps_names=True))
     return hashlib.blake2b(form.encode(), digest_size=8).hexdigest()
 
@@ -124,6 +124,8 @@ class _Reader:
             forms = [self.form(one, scope) for one in node if not _is_prose(one)]
             return f"[{', '.join(form for form in forms if form != _PROGRESS)}]"
         match node:
+            case ast.Import() | ast.ImportFrom() if scope.keeps_names:
+                return ast.dump(node)
             case ast.Raise() | ast.Import() | ast.ImportFrom():
                 return type(node).__name__
             case ast.arg():
