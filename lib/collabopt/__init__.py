@@ -73,6 +73,7 @@ _FUNCTIONS = {
 }
 __all__ = [*_PUBLIC, *_FUNCTIONS]
 
+importlib.import_module("collabopt.runtime.user_modules")  # notes when the user's modules are imported
 if "IPython" in sys.modules and sys.modules["IPython"].get_ipython():  # a notebook
     importlib.import_module("collabopt.config.notebook_parameters").check()
     importlib.import_module("collabopt.batch.by_hand").write_pages_later()
