@@ -24,8 +24,6 @@ DIRECTORY = "COLLABOPT_DIRECTORY"
 _folders: list[Path] = []
 _imported: dict[Path, bytes] = {}
 """The user's files that this process has imported, with their content then."""
-
-
 _import_times: dict[str, int] = {}
 """When each module was imported, in ns, if that was after this one."""
 _BEGAN = time.time_ns()
