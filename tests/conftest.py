@@ -4,6 +4,7 @@ import dataclasses
 import fcntl
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -53,6 +54,10 @@ LONGEST_FIRST = (
 def pytest_configure(config: pytest.Config) -> None:
     """Ignore that tf.data runs its own functions traced also where all others run eagerly."""
     config.addinivalue_line("filterwarnings", "ignore:Even though the `tf.config.experimental_run_functions_eagerly`")
+
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # so in a shell's background jobs and their children
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
