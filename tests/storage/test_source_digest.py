@@ -159,12 +159,12 @@ def test_a_module_digest_ignores_comments_and_docstrings_only(tmp_path):
     digest = compute_module_digest(file)
     file.write_text(replaced(('"""Shift the values."""', '"""Move."""'), ("    # Exact.\n", "")))
     assert compute_module_digest(file) == digest
+    digests = {digest}
     for line in (
         "from steps import small as step\n",
         "from steps import large as step\n",
         "import steps.large as step\n",
     ):
-        digests = {digest}
         file.write_text(line + MODULE)
         assert compute_module_digest(file) not in digests
         digests.add(compute_module_digest(file))

@@ -162,8 +162,7 @@ def quantize(
     preservation = quantization.Preservation(zeros, Clusters(clusters) if clusters else None, unclustered, scheme)
     stage = get_stage(clusters, zeros)
     # Tracing takes longer than the steps, but the gradients of grouped convolutions need it on a CPU.
-    is_grouped = any(getattr(layer, "groups", 1) > 1 for layer in model.layers)
-    with contextlib.nullcontext() if is_grouped else run_eagerly():
+    with contextlib.nullcontext() if model_layers.has_groups(model) else run_eagerly():
         wrapped, _ = quantization.fine_tune(model, draw_data(model.input_shape[1:]), FEW_STEPS, 0, stage, preservation)
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)

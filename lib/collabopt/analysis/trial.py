@@ -147,9 +147,7 @@ def _shorten(experiment: Experiment) -> Experiment:
 
 
 def _take_step(stage: Stage, start: keras.Model, some: Data, settings: Experiment) -> keras.Model:
-    # Eager TensorFlow has no gradient of a grouped convolution on a CPU.
-    is_grouped = any(getattr(layer, "groups", 1) > 1 for layer in start.layers)
-    with progress.silence(), contextlib.nullcontext() if is_grouped else tensorflow.run_eagerly():
+    with progress.silence(), contextlib.nullcontext() if layers.has_groups(start) else tensorflow.run_eagerly():
         model = registry.find_trainer(stage)(stage, start, some, settings, NO_CHECKPOINT)[0]
     if not all(np.isfinite(array).all() for array in model.get_weights()):
         rate = settings.training(stage.name).learning_rate

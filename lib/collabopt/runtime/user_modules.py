@@ -119,14 +119,13 @@ def _follow(sources: list[Path], is_imported: bool) -> list[Path]:
                 sources += [one for one in dict.fromkeys(found) if one not in sources]
     loaded = _find_loaded({source.name for source in sources})
     for source in sources:
-        module = loaded.get(source.resolve())
+        module, content = loaded.get(source.resolve()), source.read_bytes()
+        is_changed = _imported.get(source, content) != content
         if source not in _imported and (is_imported or module) and not is_installed(source):
-            time_of_import = _import_times.get(getattr(module, "__name__", ""), _BEGAN)
-            if module and source.stat().st_mtime_ns > time_of_import:
-                raise UserModuleError(f"{source.name} changed after it was imported; restart the kernel")
-            _imported[source] = source.read_bytes()
-    for source in sources:
-        if source in _imported and source.read_bytes() != _imported[source]:
+            is_changed = module and source.stat().st_mtime_ns > _import_times.get(module.__name__, _BEGAN)
+            if not is_changed:
+                _imported[source] = content
+        if is_changed:
             raise UserModuleError(f"{source.name} changed after it was imported; restart the kernel")
     return sources
 

@@ -29,11 +29,11 @@ def compute_function_digest(function: Callable) -> str:
     """
     parts, waiting = [], [function]
     for one in waiting:
-        if one.__module__ != "__main__" and _is_users_module(sys.modules.get(one.__module__)):
+        if file := _find_file(one):
             user_modules.list_sources(one.__module__)  # refuses a file that changed after its import
         tree = _parse(one)
         parts.append(compute_tree_digest(tree))
-        parts += map(compute_module_digest, user_modules.list_imports(tree, _find_file(one)))
+        parts += map(compute_module_digest, user_modules.list_imports(tree, file))
         if isinstance(one, types.FunctionType):
             defaults = [*(one.__defaults__ or ()), *sorted((one.__kwdefaults__ or {}).items())]
             parts.append(_describe(defaults, f"{one.__name__}: its defaults"))
@@ -60,9 +60,9 @@ def _is_users_module(module: Any) -> bool:
 
 
 def _find_file(function: Callable) -> Path | None:
-    """The file of a function or class in a module; None in a notebook."""
-    file = getattr(sys.modules.get(function.__module__), "__file__", None)
-    return Path(file) if file and function.__module__ != "__main__" else None
+    """The file of a function or class in a module of the user; None in a notebook."""
+    module = sys.modules.get(function.__module__)
+    return Path(module.__file__) if function.__module__ != "__main__" and _is_users_module(module) else None
 
 
 def _parse(function: Callable) -> ast.AST:

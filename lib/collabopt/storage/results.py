@@ -129,8 +129,8 @@ def record(
 ) -> None:
     """Write the rows of a finished stage, and run.json, to a report directory.
 
-    Rows of the same stage, scheme and seed are replaced. A report starts again if its experiment, data or model have
-    changed.
+    Rows of the same stage, scheme and seed are replaced. A report starts again if its experiment, data, model or task
+    have changed.
 
     Args:
         directory: The report directory.
@@ -252,7 +252,7 @@ def read_commit() -> str:
 
 
 def _read_before(directory: Path, about: dict[str, Any]) -> dict[str, Any]:
-    """Return run.json as it was. If experiment, data or model have changed since, drop all that the report has of them.
+    """Return run.json as it was. If experiment, data, model or task have changed since, drop all that the report has.
 
     Raises:
         ExperimentError: The data, the model or the task changed during a run.

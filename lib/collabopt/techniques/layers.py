@@ -44,6 +44,11 @@ def exclude_frozen(experiment: Experiment, model: keras.Model) -> Experiment:
     return experiment.model_copy(update={"exclude": exclude.model_copy(update=changes)})
 
 
+def has_groups(model: keras.Model) -> bool:
+    """Return whether a `model` has grouped convolutions, whose gradients eager TensorFlow lacks on a CPU."""
+    return any(getattr(layer, "groups", 1) > 1 for layer in model.layers)
+
+
 def is_convolution(layer: keras.layers.Layer) -> bool:
     """Return whether a layer is an eligible convolution, which may have clusters per output channel."""
     return get_kind(layer) in ("conv2d", "conv2d_transpose")
