@@ -1,5 +1,6 @@
 """Notebooks in JupyterLab, run by its menu in a real browser. Screenshots stay in pytest's temporary directory."""
 
+import contextlib
 import json
 import os
 import re
@@ -20,10 +21,12 @@ pytestmark = pytest.mark.timeout(1200)
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 TOKEN = "tests"
+WIDGETS = "@jupyter-widgets/jupyterlab-manager"
 NAMES = [
     pytest.param(path.stem, marks=[] if path.stem == "baseline" else pytest.mark.slow)
     for path in list_notebooks()
-    if path.stem not in ("compare", "published")  # one needs a second report, the other published figures
+    # A second report, published figures, values to search and filters to remove are not in the experiment.
+    if path.stem not in ("compare", "published", "search", "shape")
 ]
 
 
@@ -96,6 +99,32 @@ def browser(lab):
         one.close()
 
 
+@contextlib.contextmanager
+def opened(lab, browser, name: str, pictures: Path) -> Iterator:
+    """The page of a notebook, when its kernel and widgets are ready. An error of the block lists those of the page."""
+    url, _ = lab
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    errors: list[str] = []
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("requestfailed", lambda request: errors.append(f"{request.url}: {request.failure}"))
+    try:
+        # JupyterLab starts without an extension whose file it did not get, and does not ask for it again.
+        for _ in range(3):
+            page.goto(f"{url}lab/tree/{name}.ipynb?token={TOKEN}&reset")
+            page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(timeout=120_000)
+            if page.evaluate("name => name in (window._JUPYTERLAB ?? {})", WIDGETS):
+                break
+        else:
+            pytest.fail(f"JupyterLab did not load {WIDGETS}")
+        yield page
+    except BaseException as error:
+        page.screenshot(path=pictures / f"{name}-failed.png")
+        error.add_note("\n".join(["Errors of the page:", *errors[-20:]]))
+        raise
+    finally:
+        page.close()
+
+
 def run_all(page) -> None:
     """Run > Run All Cells. A menu takes no click before it has settled, so that a click may have to be repeated."""
     sync_api = pytest.importorskip("playwright.sync_api")
@@ -136,11 +165,8 @@ def executed(page, file: Path) -> nbformat.NotebookNode:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_runs_by_the_menu_to_its_last_cell(lab, browser, name, tmp_path):
-    url, root = lab
-    page = browser.new_page(viewport={"width": 1400, "height": 1000})
-    try:
-        page.goto(f"{url}lab/tree/{name}.ipynb?token={TOKEN}&reset")
-        page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(timeout=120_000)
+    _, root = lab
+    with opened(lab, browser, name, tmp_path) as page:
         run_all(page)
         notebook = executed(page, root / f"{name}.ipynb")
         page.screenshot(path=tmp_path / f"{name}-end.png")
@@ -148,11 +174,6 @@ def test_a_notebook_runs_by_the_menu_to_its_last_cell(lab, browser, name, tmp_pa
         figure.first.scroll_into_view_if_needed(timeout=60_000)
         page.wait_for_timeout(1000)
         page.screenshot(path=tmp_path / f"{name}-figure.png")
-    except Exception:
-        page.screenshot(path=tmp_path / f"{name}-failed.png")
-        raise
-    finally:
-        page.close()
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     outputs = [output for cell in code for output in cell.outputs]
     assert [output for output in outputs if output.output_type == "error"] == []
@@ -164,12 +185,9 @@ def test_a_notebook_runs_by_the_menu_to_its_last_cell(lab, browser, name, tmp_pa
 
 
 def test_the_overview_shows_its_tables_and_form_within_the_window(lab, browser, tmp_path):
-    url, root = lab
+    _, root = lab
     shutil.copy(NOTEBOOKS / "overview.ipynb", root)
-    page = browser.new_page(viewport={"width": 1400, "height": 1000})
-    try:
-        page.goto(f"{url}lab/tree/overview.ipynb?token={TOKEN}&reset")
-        page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(timeout=120_000)
+    with opened(lab, browser, "overview", tmp_path) as page:
         run_all(page)
         notebook = executed(page, root / "overview.ipynb")
         form, reports = (
@@ -181,8 +199,6 @@ def test_the_overview_shows_its_tables_and_form_within_the_window(lab, browser, 
             assert shown.evaluate("box => box.scrollWidth <= box.clientWidth")
         assert form.get_by_label("experiment").input_value() == "digits"
         page.screenshot(path=tmp_path / "overview.png")
-    finally:
-        page.close()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert [output.output_type for output in outputs] == ["execute_result"] * 3
 
@@ -196,14 +212,11 @@ explorer.show_targets(leaves, Targets(max_gzip_bytes=4000))"""
 
 
 def test_an_explorer_is_shown_once_as_a_widget_that_answers(lab, browser, tmp_path):
-    url, root = lab
+    _, root = lab
     notebook = nbformat.read(root / "baseline.ipynb", as_version=4)  # for its kernel
     notebook.cells = [nbformat.v4.new_code_cell(EXPLORING)]
     nbformat.write(notebook, root / "exploring.ipynb")
-    page = browser.new_page(viewport={"width": 1400, "height": 1000})
-    try:
-        page.goto(f"{url}lab/tree/exploring.ipynb?token={TOKEN}&reset")
-        page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(timeout=120_000)
+    with opened(lab, browser, "exploring", tmp_path) as page:
         run_all(page)
         shown = page.locator(".jp-OutputArea-output")
         shown.get_by_text("Chosen: baseline float32.").wait_for(timeout=120_000)
@@ -215,8 +228,3 @@ def test_an_explorer_is_shown_once_as_a_widget_that_answers(lab, browser, tmp_pa
         shown.get_by_text("Chosen: pruned int8.").wait_for()
         pytest.importorskip("playwright.sync_api").expect(shown.locator("img")).not_to_have_attribute("src", before)
         page.screenshot(path=tmp_path / "explorer-moved.png")
-    except Exception:
-        page.screenshot(path=tmp_path / "explorer-failed.png")
-        raise
-    finally:
-        page.close()
