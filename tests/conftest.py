@@ -83,6 +83,14 @@ def _own_stores(tmp_path_factory: pytest.TempPathFactory) -> None:
             sys.modules[module].STORE = tmp_path_factory.mktemp("stored")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _check_label() -> Iterator[None]:
+    """A label that a notebook leaves in this process would make later notebooks parts of a batch, without widgets."""
+    before = os.environ.get("COLLABOPT_NOTEBOOK")
+    yield
+    assert os.environ.get("COLLABOPT_NOTEBOOK") == before
+
+
 @pytest.fixture(scope="session")
 def make_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
     """Makes a directory once per run of pytest: its name and what fills it. The workers of xdist share it."""

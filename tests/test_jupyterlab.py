@@ -21,7 +21,6 @@ pytestmark = pytest.mark.timeout(1200)
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 TOKEN = "tests"
-WIDGETS = "@jupyter-widgets/jupyterlab-manager"
 NAMES = [
     pytest.param(path.stem, marks=[] if path.stem == "baseline" else pytest.mark.slow)
     for path in list_notebooks()
@@ -55,6 +54,7 @@ def lab(tmp_path_factory, shared_batch, tiny) -> Iterator[tuple[str, Path]]:
         for name in ("_CONFIG_DIR", "_DATA_DIR", "_RUNTIME_DIR", "LAB_SETTINGS_DIR", "LAB_WORKSPACES_DIR")
     }
     places = {"COLLABOPT_DATA": str(home / "data"), "COLLABOPT_REPORTS": str(home / "reports")}
+    places |= {"COLLABOPT_NOTEBOOK": "", "COLLABOPT_LOG": ""}  # the tests may themselves run in a batch
     command = [sys.executable, "-m", "jupyterlab", str(root), "--no-browser", "--ip=127.0.0.1", "--port=0"]
     command += ["--ServerApp.allow_root=True", f"--IdentityProvider.token={TOKEN}"]
     with log.open("wb") as output:
@@ -101,21 +101,15 @@ def browser(lab):
 
 @contextlib.contextmanager
 def opened(lab, browser, name: str, pictures: Path) -> Iterator:
-    """The page of a notebook, when its kernel and widgets are ready. An error of the block lists those of the page."""
+    """The page of a notebook, when its kernel is ready. An error of the block lists those of the page."""
     url, _ = lab
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
     errors: list[str] = []
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.on("requestfailed", lambda request: errors.append(f"{request.url}: {request.failure}"))
     try:
-        # JupyterLab starts without an extension whose file it did not get, and does not ask for it again.
-        for _ in range(3):
-            page.goto(f"{url}lab/tree/{name}.ipynb?token={TOKEN}&reset")
-            page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(timeout=120_000)
-            if page.evaluate("name => name in (window._JUPYTERLAB ?? {})", WIDGETS):
-                break
-        else:
-            pytest.fail(f"JupyterLab did not load {WIDGETS}")
+        page.goto(f"{url}lab/tree/{name}.ipynb?token={TOKEN}&reset")
+        page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(timeout=120_000)
         yield page
     except BaseException as error:
         page.screenshot(path=pictures / f"{name}-failed.png")

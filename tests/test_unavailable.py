@@ -32,6 +32,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         path = tmp_path_factory.mktemp("recurrent")
         patch.setattr(loading, "DATA", path)
         patch.setenv("COLLABOPT_DATA", str(path))
+        patch.setenv("COLLABOPT_NOTEBOOK", "")  # `run_notebook` sets it
         yield path
 
 
