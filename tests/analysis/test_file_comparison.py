@@ -55,6 +55,20 @@ def test_an_int8_file_has_the_tensors_of_the_float_file(files, split):
     assert "100.00% (first)" in found.answer
 
 
+@pytest.mark.parametrize("quantized", [False, True])
+@pytest.mark.parametrize(
+    ("activations", "is_probability"),
+    [(["sigmoid", None], False), ([None, "sigmoid"], True), ([None, "softmax"], True)],
+)
+def test_only_a_file_that_ends_in_softmax_or_sigmoid_returns_probabilities(activations, is_probability, quantized):
+    """A sigmoid before the last layer decides no threshold."""
+    layers = [keras.layers.Dense(3, activation=activation) for activation in activations]
+    model = keras.Sequential([keras.Input((8,)), *layers])
+    inputs = np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32)
+    content = convert.convert_to_int8(model, inputs) if quantized else convert.convert(model, "float32")
+    assert file_comparison._is_probability(content) == is_probability
+
+
 def test_a_changed_kernel_is_found_from_its_tensor_on(files, split):
     changed = bytearray(files["second"])
     (kernel,) = [one for one in flatbuffer.list_kernels(changed) if "conv_2" in one.name + one.output]

@@ -73,6 +73,14 @@ def test_the_report_names_the_file_with_its_settings(found):
     assert len(tables.trials(found).rows) == len(found.trials)
 
 
+def test_files_of_one_stage_are_timed_and_drawn_one_by_one(found, tmp_path):
+    files = found.table[found.table["tflite_bytes"].notna()]
+    assert files.duplicated(["stage", "format"]).any(), "else this shows nothing"
+    assert files["latency_ms"].is_unique
+    figures.draw_costs(found.table, csv=tmp_path / "costs.csv")
+    assert len(pd.read_csv(tmp_path / "costs.csv")) == len(files)
+
+
 def test_the_figure_shows_every_file_in_order(found, tmp_path):
     figure = figures.draw_search_path(found.trials, ACCURACY, 0.3, csv=tmp_path / "path.csv")
     assert len(pd.read_csv(tmp_path / "path.csv")) == len(found.trials)

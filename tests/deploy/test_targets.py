@@ -97,6 +97,17 @@ def test_a_cost_that_is_not_known_meets_no_target():
     assert targets.find_misses(LEAVES.loc["a"], Targets(max_npu_ms=1000), 0.95) == {"max_npu_ms": math.inf}
 
 
+@pytest.mark.parametrize("wanted", [{"max_accuracy_drop": 0.5}, {"max_gzip_bytes": 5000}, {}])
+def test_a_file_whose_score_is_not_a_number_is_never_chosen(wanted):
+    """Such as a correlation where the outputs are constant."""
+    smallest = LEAVES.loc[["d"]].assign(validation_accuracy=math.nan, gzip_bytes=1)
+    leaves = pd.concat([LEAVES, smallest.set_axis(["nan"])])
+    assert targets.choose(leaves, Targets(**wanted)) == targets.choose(LEAVES, Targets(**wanted))
+    assert targets.judge(leaves, Targets(**wanted)).loc["nan", "verdict"] == "its score is not a number"
+    with pytest.raises(ValueError, match="no file has a score that is a number"):
+        targets.recommend(LEAVES.assign(validation_accuracy=math.nan))
+
+
 def test_the_nearest_misses_least_of_its_targets():
     assert targets.find_nearest(LEAVES, Targets(max_gzip_bytes=390, max_accuracy_drop=0.02)) == "d"
     # Two points more than none at all weigh more than a third more bytes.

@@ -14,7 +14,8 @@ from collabopt.datasets import Split, presentation
 from collabopt.datasets.presentation import PLAIN, Presentation
 from collabopt.deploy import changes
 from collabopt.report import change_tables, tables
-from collabopt.tflite import operators
+from collabopt.runtime.tensorflow import keras
+from collabopt.tflite import convert, operators
 
 LABELS = np.array([0, 0, 0, 1, 1, 2])
 BEFORE, AFTER = np.array([0, 0, 0, 0, 1, 1]), np.array([0, 0, 1, 1, 1, 0])
@@ -84,6 +85,33 @@ def test_tables_from_the_files_of_a_report_are_those_of_the_notebook(changed, fo
     for name, table in (("classes", tables.classes(made.classes)), ("flips", tables.flips(made.flips))):
         assert read[name].to_frame().equals(table.to_frame())
     assert set(read) == {"classes", "flips"}
+
+
+def build(*convolutions: str) -> keras.Model:
+    layers = [keras.layers.Conv2D(4, 3, name=name) for name in convolutions]
+    return keras.Sequential([keras.Input((8, 8, 1)), *layers, keras.layers.Flatten(), keras.layers.Dense(3, name="fc")])
+
+
+def test_a_layer_that_was_split_counts_in_the_baselines_sum(found, tmp_path):
+    names = {"baseline": ["conv"], "pruned": ["conv_1", "conv_2"]}
+    one, other = (
+        SimpleNamespace(name=stage, stage=SimpleNamespace(name=stage), format="float32", tflite=tmp_path / stage)
+        for stage in names
+    )
+    for stage, layers in names.items():
+        (tmp_path / stage).write_bytes(convert.convert(build(*layers), "float32"))
+    found.run.stage = lambda stage: SimpleNamespace(layers=pd.DataFrame({"layer": [*names[stage], "fc"]}))
+    found.run.data.fingerprint = ""
+    found.run.get_or_make = lambda _name, _material, make: make(tmp_path) or tmp_path
+    found.run.data.validation = Split(np.zeros((6, 8, 8, 1), np.float32), LABELS)
+    rows = changes._compare_layers(found, one, other, "pruned float32").set_index("layer")
+    assert list(rows.index) == ["conv_1", "conv_2", "fc", "conv"]
+    whole = operators.list_weighted_operators((tmp_path / "baseline").read_bytes())
+    assert rows["baseline_bytes"].sum() == whole["bytes"].sum()
+    assert rows.loc["conv", "bytes"] == 0 and rows.loc["conv", "operator"] == ""
+    table = tables.changed_layers(rows.reset_index()).to_frame()
+    assert table["Layer"].tolist()[-2:] == ["conv", "all"]
+    assert table["Baseline float32: kB"].tolist()[-1] == f"{whole['bytes'].sum() / 1000:.2f}"
 
 
 def test_other_tasks_have_no_classes(changed, found):

@@ -1,6 +1,7 @@
 """The page that compares reports: what differs, by how much, and what is not a report."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import bs4
@@ -53,6 +54,16 @@ def test_a_report_that_is_not_there_is_named(capsys):
     assert "two/sparsity=0.9: no such report; did you mean two/sparsity=0.8?" in capsys.readouterr().err
     with pytest.raises(ExperimentError, match="expected two or more: make compare"):
         report_comparison.write(["one", "one"])
+
+
+def test_a_sweep_is_not_compared_as_if_it_were_one_cell(tmp_path):
+    (tmp_path / "two").rename(tmp_path / "one" / "sweep,sparsity=0.5+0.8")
+    shutil.copy(tmp_path / "one" / "results.csv", tmp_path / "one" / "sweep,sparsity=0.5+0.8")
+    with pytest.raises(ExperimentError, match="a sweep, with many rows per stage; give a cell"):
+        report_comparison.find_reports(["one", "one/sweep,sparsity=0.5+0.8"])
+    run = SimpleNamespace(directory=tmp_path / "one", experiment=SimpleNamespace(name="one"))
+    with pytest.raises(ExperimentError, match="no other report of one"):
+        report_comparison.find_others(run, None)
 
 
 def test_a_run_is_compared_with_the_other_settings_of_its_experiment(tmp_path):

@@ -1,6 +1,7 @@
 """The page of all reports: it shows the tables that are there, whatever their state."""
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -172,6 +173,35 @@ def test_the_baseline_is_alone_if_no_smaller_file_is_as_good(tmp_path):
     page = write(tmp_path)
     assert [row.th.get_text() for row in page.select(".card tbody tr")] == ["baseline"]
     assert "No smaller file is as good." in page.get_text()
+
+
+@pytest.mark.parametrize(
+    ("limits", "format", "said"),
+    [
+        ({"max_gzip_bytes": 10}, "int8", "No file meets all targets."),
+        ({"max_gzip_bytes": 800}, "float16", "Pruned float16 is recommended."),
+        ({}, "int8", ""),
+    ],
+)
+def test_a_card_without_a_best_int8_file_says_why(tmp_path, limits, format, said):
+    rows = {"stage": ["baseline", "baseline", "pruned"], "format": ["float32", "int8", format]}
+    rows |= {"validation_accuracy": 0.95, "validation_drop_error": 0, "validation_examples": 500, "accuracy": 0.9}
+    rows |= {"gzip_bytes": [2000, 1000, 700], "tflite_bytes": 2000, "tflite": "a.tflite"}
+    experiment = {"scheme": "collabopt", "targets": limits}
+    place = write_report(tmp_path / "a", experiment=experiment)
+    pd.DataFrame(rows).to_csv(place / "variants.csv", index=False)
+    shown = " ".join(one.get_text() for one in write(tmp_path).select(".card .size"))
+    assert said in shown and "No smaller file is as good." not in shown
+
+
+def test_a_seed_without_a_value_is_not_left_out_of_a_mean(tmp_path):
+    rows = [
+        stage("baseline", 0.95, 1000, seed=seed) | {"accuracy_int8": value} for seed, value in enumerate((None, 0.9))
+    ]
+    write_report(tmp_path / "a", rows)
+    (report,) = find_reports(tmp_path)
+    (row,) = report.table.to_dict("records")
+    assert row["seeds"] == 2 and math.isnan(row["accuracy_int8"]) and row["validation_accuracy_int8"] == 0.95
 
 
 def test_scores_of_other_metrics_have_columns_of_their_own(tmp_path):

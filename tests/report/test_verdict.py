@@ -187,6 +187,13 @@ def test_targets_are_shown_met_or_not(tmp_path):
     assert [item.get("class") for item in missed.select(".targets li")].count(["no"]) == 1
 
 
+def test_npu_time_without_the_operators_on_the_cpu_says_so(tmp_path):
+    found = read_verdict(write_report(tmp_path, {"max_npu_ms": 1.0}, npu_operators=0.15))
+    assert "(without 85 % of the operators, which the NPU cannot run), target at most" in get_text(found)
+    whole = read_verdict(write_report(tmp_path / "whole", {"max_npu_ms": 1.0}, npu_operators=1.0))
+    assert "of the operators" not in get_text(whole)
+
+
 def test_a_batch_whose_files_all_miss_a_target_ends_with_status_3(tmp_path, capsys):
     work = Work(tmp_path, {}, {"deployment_tree": tmp_path / "deployment_tree.html"})
     write_report(tmp_path, {"max_gzip_bytes": 4000})
@@ -212,6 +219,17 @@ def test_a_cell_whose_own_baseline_is_worse_than_that_of_others_is_not_chosen(tm
     page = sweep_page.write(tmp_path, str(experiment), {"train_fraction=1.0": "ok", "train_fraction=0.1": "ok"})
     verdict = bs4.BeautifulSoup(page.read_text(), "html.parser").find(id="verdict")
     assert "Deploy PQAT int8 of train_fraction=1.0" in get_text(verdict)
+
+
+def test_a_cell_that_drops_by_exactly_the_tolerance_counts(tmp_path):
+    experiment = tmp_path / "mine.yaml"
+    experiment.write_text("extends: digits\n")
+    scores, noise = [0.95, 0.95, 0.95, 0.94], {"validation_drop_error": 0.01}
+    write_report(tmp_path / "sparsity=0.5", validation_accuracy=scores, **noise)
+    write_report(tmp_path / "sparsity=0.8", validation_accuracy=[0.95, 0.95, 0.95, 0.5], **noise)
+    assert 0.95 - 0.94 > 0.01, "rounding"
+    page = sweep_page.write(tmp_path, str(experiment), {"sparsity=0.5": "ok", "sparsity=0.8": "ok"})
+    assert "Deploy PCQAT int8 of sparsity=0.5" in get_text(bs4.BeautifulSoup(page.read_text(), "html.parser"))
 
 
 def test_a_sweep_names_the_cell_with_the_smallest_recommended_file(tmp_path):

@@ -77,7 +77,9 @@ def compare(files: dict[str, bytes], split: Split, task: Task, threads: int = 1)
     tensors = compare_tensors(*files.values(), split)
     scores = [task.score.format(scoring.summarize(one, split)) for one, _ in judged]
     pairs = " and ".join(f"{score} ({name})" for name, score in zip(files, scores, strict=True))
-    answer = f"{task.score.title[0].upper()}{task.score.title[1:]} on {len(split):,} validation examples: {pairs}."
+    answer = (
+        f"{task.score.title[0].upper()}{task.score.title[1:]} on {len(judged[0][0]):,} validation examples: {pairs}."
+    )
     if judged[0][1] is not None:
         answer += f" The files predict the same class for {np.mean(judged[0][1] == judged[1][1]):.1%} of them."
     if tensors.empty:
@@ -128,9 +130,10 @@ def _read(parameter: str, path: str) -> bytes:
 
 
 def _is_probability(content: bytes) -> bool:
-    """Whether a file ends in softmax or sigmoid, and perhaps a conversion to another type."""
+    """Whether a file ends in softmax or sigmoid, and perhaps a conversion to another type or shape."""
     operators = [one["op_name"] for one in interpreter.open_interpreter(content, reference=True)._get_ops_details()]
-    return bool({"SOFTMAX", "LOGISTIC"} & {*operators[-2:]})
+    computing = [name for name in operators if name not in ("QUANTIZE", "DEQUANTIZE", "CAST", "RESHAPE")]
+    return computing[-1:] in (["SOFTMAX"], ["LOGISTIC"])
 
 
 def _record(content: bytes, inputs: Any) -> list[tuple[str, str, np.ndarray]]:

@@ -64,7 +64,7 @@ def _describe_report(report: Report) -> dict[str, Cell]:
         ),
         "Changed parameters": Cell(report.setting, kind="wrap"),
         "Model and data": Cell(report.subject, kind="wrap"),
-        "Best int8 file": Cell(describe_trade_off(report.find_trade_off(), report.score), kind="wrap"),
+        "Best int8 file": Cell(describe_trade_off(report), kind="wrap"),
         "Made": Cell(", ".join(describe_origin(report)), kind="wrap"),
     }
 

@@ -157,12 +157,15 @@ def _compare_layers(found: Search, base: Variant, chosen: Variant, name: str) ->
         (directory / "snr.json").write_text(json.dumps(rows.set_index("output")["snr_db"].to_dict()))
 
     ratios = json.loads((run.get_or_make(f"{chosen.name}-snr", material, make) / "snr.json").read_text())
-    known = set(found.run.stage(chosen.stage.name).layers["layer"])
-    before, after = (_list_layers(one, known) for one in (base, chosen))
-    bytes_before = before.groupby("layer")["bytes"].sum()
-    return after.assign(
-        baseline_bytes=after["layer"].map(bytes_before), snr_db=after["tensor"].map(ratios), chosen=name
-    )
+    before, after = (_list_layers(one, {*run.stage(one.stage.name).layers["layer"]}) for one in (base, chosen))
+    bytes_before = before.groupby("layer", sort=False)["bytes"].sum()
+    # A layer counts once, also if it is several operators.
+    after["baseline_bytes"] = after["layer"].map(bytes_before).mask(after["layer"].duplicated())
+    after["snr_db"] = after["tensor"].map(ratios)
+    gone = bytes_before.drop(after["layer"], errors="ignore").rename("baseline_bytes").reset_index()
+    nothing = dict.fromkeys(("tensor", "kernel", "operator", "shape"), "")
+    nothing |= dict.fromkeys(("parameters", "multiplications", "bytes", "gzip_bytes"), 0)
+    return pd.concat([after, gone.assign(**nothing)], ignore_index=True).assign(chosen=name)
 
 
 def _list_layers(variant: Variant, known: set[str]) -> pd.DataFrame:

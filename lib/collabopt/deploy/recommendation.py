@@ -105,7 +105,8 @@ class Recommendation:
         factor = self.baseline[size.name] / self.variant[size.name]
         before, after = (score.format(row[score.validation]) for row in (self.baseline, self.variant))
         head = f"No file meets all targets. The nearest, which misses {self.describe_misses()}" if self.misses else ""
-        head = f"No file can be recommended: each {self.describe_misses()}. One" if ONE_CLASS in self.misses else head
+        unusable = {ONE_CLASS, targets.NO_SCORE}
+        head = f"No file can be recommended: each {self.describe_misses()}. One" if unusable & {*self.misses} else head
         text = (
             f"{head or 'Recommended'}: {self.name}, {small} after gzip instead of {large} of the float32 "
             f"baseline ({factor:.1f} times smaller); {score.title} on {self.variant['validation_examples']:,.0f} "

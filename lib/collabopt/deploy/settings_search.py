@@ -186,7 +186,7 @@ class _Searching:
         """Whether a file that compresses less has lost more than chance explains, or one that compresses more is still
         too large."""
         for one in self._list_alike(candidate):
-            lost = {*one.misses} & {*targets.DROPS, ONE_CLASS}
+            lost = {*one.misses} & {*targets.DROPS, ONE_CLASS, targets.NO_SCORE}
             is_certain = any(not one.misses[name] <= one.noise for name in lost)
             if is_certain and candidate.compresses_as_much_as(one.candidate):
                 return True

@@ -19,6 +19,7 @@ from collabopt.storage.results import ONE_CLASS, is_constant
 
 DROPS = ("max_accuracy_drop", "max_metric_drop")
 NO_TFLITE = "no .tflite file, for comparison only"
+NO_SCORE = "its score is not a number"
 _EXACT = 1e-9
 """A difference of two shares below this is rounding."""
 
@@ -51,12 +52,15 @@ def find_misses(variant: Mapping[str, Any], targets: Targets, baseline_score: fl
         baseline_score: Score of the float32 baseline on validation.
 
     Returns:
-        Amounts by target. A variant that predicts `ONE_CLASS`, or has `NO_TFLITE`, misses this by infinity.
+        Amounts by target. A variant that predicts `ONE_CLASS`, or has `NO_TFLITE` or `NO_SCORE`, misses this by
+        infinity.
     """
     if not _is_tflite(variant):
         return {NO_TFLITE: math.inf}
     if is_constant(variant):
         return {ONE_CLASS: math.inf}
+    if not _has_score(variant):
+        return {NO_SCORE: math.inf}
     excess = {name: get_cost(variant, name, baseline_score) - limit for name, limit in list_targets(targets).items()}
     # Accuracies are counts of correct examples: their difference is exact up to floating point.
     return {name: amount for name, amount in excess.items() if amount > _EXACT}
@@ -104,7 +108,7 @@ def recommend(variants: pd.DataFrame) -> Hashable:
     noise (`find_drop_noise`).
 
     Raises:
-        ValueError: Every variant predicts one class for every example.
+        ValueError: Every variant predicts one class for every example, or has no score.
     """
     base, score = get_baseline_score(variants), find_score(variants)
     usable = variants[[is_usable(row) for row in variants.to_dict("records")]]
@@ -112,12 +116,19 @@ def recommend(variants: pd.DataFrame) -> Hashable:
         raise ValueError(
             f"every file predicts {ONE_CLASS} of validation; expected a model that tells classes apart: train it with "
             "more epochs or on balanced classes"
+            if variants[score.validation].notna().any()
+            else "no file has a score that is a number; expected a metric that is defined for every output"
         )
     drops = score.compute_drop(base, usable[score.validation])
     noise = usable.apply(lambda row: find_drop_noise(row, score), axis=1)
-    is_good = (drops <= score.get_tolerance(base) + _EXACT) & ~(drops > noise + _EXACT)
+    is_good = is_within(drops, score.get_tolerance(base)) & ~(drops > noise + _EXACT)
     good = usable.loc[is_good, "gzip_bytes"]
     return good.idxmin() if len(good) else drops.idxmin()
+
+
+def is_within(drop: float | pd.Series, tolerance: float) -> bool | pd.Series:
+    """Return whether a `drop`, or each of several, is at most the `tolerance`, up to floating point."""
+    return drop <= tolerance + _EXACT
 
 
 def find_drop_noise(variant: Mapping[str, Any], score: Score, split: str = "validation") -> float:
@@ -167,8 +178,12 @@ def judge(variants: pd.DataFrame, targets: Targets) -> pd.DataFrame:
 
 
 def is_usable(variant: Mapping[str, Any]) -> bool:
-    """Return whether a `variant` can be deployed and tells classes apart."""
-    return _is_tflite(variant) and not is_constant(variant)
+    """Return whether a `variant` can be deployed, tells classes apart and has a score."""
+    return _is_tflite(variant) and not is_constant(variant) and _has_score(variant)
+
+
+def _has_score(variant: Mapping[str, Any]) -> bool:
+    return not pd.isna(variant[find_score(variant.keys()).validation])
 
 
 def _is_tflite(variant: Mapping[str, Any]) -> bool:
@@ -178,8 +193,8 @@ def _is_tflite(variant: Mapping[str, Any]) -> bool:
 
 def describe_miss(target: str, excess: float) -> str:
     """Return by how much `target`, or `ONE_CLASS`, is missed: "gzip 34.1 kB over"; an unknown `excess` is infinite."""
-    if target == NO_TFLITE:
-        return NO_TFLITE
+    if target in (NO_TFLITE, NO_SCORE):
+        return target
     return f"predicts {ONE_CLASS}" if target == ONE_CLASS else get_targets()[target].describe_excess(excess)
 
 

@@ -28,13 +28,14 @@ _LOG_RANGE = 5
 def draw_costs(variants: pd.DataFrame, csv: Path | None = None) -> Figure:
     """Draw and return the score on validation against sizes, latency and NPU costs of `variants`, one panel per cost.
 
-    One setting per stage and format is drawn. `csv` is for the data.
+    One seed per stage and format is drawn, and after a search over settings each of these. `csv` is for the data.
 
     Raises:
         ValueError: No variant has a score and a cost.
     """
     column = find_score(variants).validation
-    rows = select_first_setting(to_numbers(variants, [column, *_COSTS]), "stage", "format")
+    key = [name for name in ("stage", "format", "setting") if name in variants]
+    rows = select_first_setting(to_numbers(variants, [column, *_COSTS]), *key)
     if rows.dropna(subset=column)[[*_COSTS]].isna().all(axis=None):
         raise ValueError(f"variants: none has a score and a cost; expected one of {', '.join(_COSTS)}")
     return draw_pareto(rows, _COSTS, column, csv=csv)

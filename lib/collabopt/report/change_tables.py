@@ -20,7 +20,8 @@ _MOST = 20
 _LAYERS_NOTE = (
     "Kernel and biases of each layer. MACs: multiplications per example. gzip: the layer alone, compressed. SNR: "
     "signal-to-noise ratio of the layer's output in this file against the float32 baseline, on a few validation "
-    "examples; it falls with training, too. kB are 1,000 bytes."
+    "examples; it falls with training, too. A layer of the baseline that this file has not, or has in parts, is listed "
+    "at the end. kB are 1,000 bytes."
 )
 
 

@@ -15,7 +15,7 @@ from collabopt.config import published, tasks
 from collabopt.config.experiment import Experiment
 from collabopt.config.scores import ACCURACY, Score, find_score
 from collabopt.config.stages import BASELINE, list_stages
-from collabopt.deploy import recommendation
+from collabopt.deploy import recommendation, targets
 from collabopt.report import summary
 from collabopt.storage import results
 
@@ -199,20 +199,36 @@ class Report:
         smallest by the report's own scheme that loses at most `Score.get_tolerance` on validation against the float32
         baseline.
         """
-        table = self.table
+        table, found = self.table, self._recommended
         if BASELINE not in set(table.get("stage", [])):
             return []
         is_own = table["scheme"].isna() | (table["scheme"] == self.scheme)
         baseline, score = table[table["stage"] == BASELINE].head(1), find_score(table)
-        with contextlib.suppress(OSError, ValueError, KeyError):  # a table that is not ours
-            if found := recommendation.recommend(self.directory):
-                chosen = found.on_device or ({} if found.misses else found.variant)
-                best = table[is_own & (table["stage"] == chosen.get("stage")) & (chosen.get("format") == "int8")]
-                return [*baseline.to_dict("records"), *best[best["stage"] != BASELINE].head(1).to_dict("records")]
+        if found:
+            chosen = found.on_device or ({} if found.misses else found.variant)
+            best = table[is_own & (table["stage"] == chosen.get("stage")) & (chosen.get("format") == "int8")]
+            return [*baseline.to_dict("records"), *best[best["stage"] != BASELINE].head(1).to_dict("records")]
         tolerance = score.get_tolerance(baseline[score.validation].iloc[0])
         is_usable = pd.Series([not results.is_constant(row) for row in table.to_dict("records")], table.index)
-        near = table[is_own & is_usable & (table["validation_lost"] <= tolerance) & (table["saved"] > 0)]
+        near = table[
+            is_own & is_usable & (targets.is_within(table["validation_lost"], tolerance)) & (table["saved"] > 0)
+        ]
         return [*baseline.to_dict("records"), *near.nlargest(1, "saved").to_dict("records")]
+
+    def explain_trade_off(self) -> str:
+        """Return why `find_trade_off` has no other file than the baseline's."""
+        found = self._recommended
+        if found and found.misses:
+            return "no file meets all targets" if found.limits else "no file can be recommended"
+        if found and found.variant["stage"] != BASELINE and not found.on_device:
+            return f"{found.name} is recommended"
+        return "no smaller file is as good"
+
+    @cached_property
+    def _recommended(self) -> recommendation.Recommendation | None:
+        with contextlib.suppress(OSError, ValueError, KeyError):  # a table that is not ours
+            return recommendation.recommend(self.directory)
+        return None
 
 
 def find_reports(root: Path, below: Path = Path()) -> list[Report]:

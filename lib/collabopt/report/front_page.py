@@ -87,7 +87,7 @@ def _describe(report: Report) -> dict[str, Any]:
         "subject": report.subject,
         "about": describe_origin(report),
         "rows": [_describe_row(row, report.score) for row in rows],
-        "best": describe_trade_off(rows, report.score),
+        "best": describe_trade_off(report),
     }
 
 
@@ -111,13 +111,11 @@ def _describe_row(row: dict[str, Any], score: Score) -> dict[str, Any]:
     }
 
 
-def describe_trade_off(rows: list[dict[str, Any]], score: Score) -> str:
-    """Return `rows` of `Report.find_trade_off` in words: "PCQAT saves 58.1 % and loses 0.3 points on test".
-
-    The loss is of a `score`.
-    """
+def describe_trade_off(report: Report) -> str:
+    """Return what `report.find_trade_off` finds, in words: "PCQAT saves 58.1 % and loses 0.3 points on test"."""
+    rows, score = report.find_trade_off(), report.score
     if len(rows) < 2:
-        return "no results yet" if not rows else "no smaller file is as good"
+        return report.explain_trade_off() if rows else "no results yet"
     best, lost = rows[1], rows[1]["lost"] / score.scale
     saved = f"{get_label(best['stage'])} saves {_SAVED.format(best['saved'])} %"
     if pd.isna(lost):  # test was not read

@@ -22,7 +22,7 @@ from collabopt.config.scores import find_score
 from collabopt.deploy import recommendation
 from collabopt.figures import overlays
 from collabopt.report import html, verdict
-from collabopt.report.directory import get_scheme, read_run
+from collabopt.report.directory import Report, get_scheme, read_run
 from collabopt.report.table import Cell, Table, format_head
 from collabopt.storage import results
 
@@ -43,7 +43,7 @@ def find_reports(names: Sequence[str]) -> dict[str, Path]:
     """Return report directories by name; `names` are relative to that of all: "digits", "digits/sparsity=0.8".
 
     Raises:
-        ExperimentError: There are fewer than two reports, or one does not exist.
+        ExperimentError: There are fewer than two reports, one does not exist, or one is a sweep.
     """
     names = list(dict.fromkeys(name.removeprefix("reports/").strip("/") for name in names if name))
     if len(names) < 2:
@@ -53,6 +53,8 @@ def find_reports(names: Sequence[str]) -> dict[str, Path]:
         if not (loading.REPORTS / name / "results.csv").is_file():
             known = sorted(path.parent.relative_to(loading.REPORTS).as_posix() for path in _list_results())
             raise ExperimentError(f"compare: {name}: no such report{loading.suggest(name, known)}")
+        if Report(loading.REPORTS, Path(name)).is_sweep:
+            raise ExperimentError(f"compare: {name}: a sweep, with many rows per stage; give a cell, {name}/<cell>")
     return {name: loading.REPORTS / name for name in names}
 
 
@@ -75,7 +77,8 @@ def find_others(run: Any, others: Sequence[str | dict[str, Any]] | None) -> dict
     if others is None:
         found = [path.parent.relative_to(loading.REPORTS) for path in _list_results()]
         own = Path(first).parts[0]
-        known = sorted(place.as_posix() for place in found if place.parts[0] == own and len(place.parts) < 3)
+        places = (one for one in found if one.parts[0] == own and len(one.parts) < 3)
+        known = sorted(place.as_posix() for place in places if not Report(loading.REPORTS, place).is_sweep)
     directories = [
         loading.find_report_directory(str(run.source), **other).relative_to(loading.REPORTS).as_posix()
         if isinstance(other, dict)

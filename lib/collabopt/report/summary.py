@@ -65,9 +65,10 @@ def average_over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
         rows: Rows of results.csv, with the column `cell` in a sweep.
 
     Returns:
-        One row per stage and setting: `<metric>` is the mean over seeds, `<metric>_std` the standard deviation, `seeds`
-        their number, `preserved` whether every seed preserves, `cell` the first cell of a sweep with the stage, `front`
-        whether the row is on the Pareto front of gzip size and INT8 score on validation.
+        One row per stage and setting: `<metric>` is the mean over seeds, NaN if one of them has no value,
+        `<metric>_std` the standard deviation, `seeds` their number, `preserved` whether every seed preserves, `cell`
+        the first cell of a sweep with the stage, `front` whether the row is on the Pareto front of gzip size and INT8
+        score on validation.
     """
     known = (*results.KEY, *results.OPTIONAL_KEY, "setting")
     key = [column for column in known if column != "seed" and column in rows]
@@ -75,7 +76,9 @@ def average_over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
     groups = rows.groupby(key, dropna=False, sort=False)
     table = groups.size().rename("seeds").to_frame()
     for metric in list_metrics(rows):
-        table[metric.name], table[f"{metric.name}_std"] = groups[metric.name].mean(), groups[metric.name].std()
+        # Without a value of one seed, the mean of the others would be that of a smaller number of seeds.
+        mean = groups[metric.name].mean(skipna=False)
+        table[metric.name], table[f"{metric.name}_std"] = mean, groups[metric.name].std().where(mean.notna())
         if f"{metric.name}_error" in rows:
             error = pd.to_numeric(rows[f"{metric.name}_error"], errors="coerce")
             table[f"{metric.name}_error"] = error.groupby([rows[one] for one in key], dropna=False, sort=False).mean()

@@ -74,7 +74,7 @@ def make_sweep_verdict(directory: Path, experiment: str, cells: list[str]) -> di
     for cell, one in good.items():
         base = bases[one.baseline.get("seed")]
         drops[cell] = score.compute_drop(base, one.variant[score.validation])
-        near += [cell] if drops[cell] <= score.get_tolerance(base) else []
+        near += [cell] if targets.is_within(drops[cell], score.get_tolerance(base)) else []
     best = min(drops, key=drops.get)
     if near:
         best = min(near, key=lambda cell: good[cell].variant["gzip_bytes"])
@@ -153,6 +153,8 @@ def _list_targets(found: Recommendation) -> list[tuple[str, str, str, bool]]:
     for name, limit in found.limits.items():
         metric, cost = get_targets()[name], targets.get_cost(found.variant, name, base)
         value = f"{metric.format(cost, 'not known')} {metric.unit}" if math.isfinite(cost) else "not known"
+        if metric.name in _NPU and (on_cpu := 1 - found.variant.get("npu_operators", 1)) > 0:
+            value += f" (without {100 * on_cpu:.0f} % of the operators, which the NPU cannot run)"
         lines.append((metric.title, f"{metric.format(limit)} {metric.unit}", value, name not in found.misses))
     return lines
 
