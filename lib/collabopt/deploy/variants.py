@@ -207,7 +207,9 @@ def make_table(variants: list[Variant]) -> pd.DataFrame:
     frame[f"{score.validation}_error"] = [error(one[None]) for one in scores]
     frame["validation_drop_error"] = [error((scores[0] - one)[None]) for one in scores]
     files = {str(place): variant.tflite.read_bytes() for place, variant in enumerate(variants)}  # names may be equal
-    frame = frame.assign(**latency.measure_latency(files).set_index(frame.index)).reindex(columns=list_columns(score))
+    times = latency.measure_latency(files)
+    frame[[*times]] = times.to_numpy()
+    frame = frame.reindex(columns=list_columns(score))
     return frame.astype(dict.fromkeys([*_MEASURED[_MEASURED.index("weight_bytes") :], *_QUARTILES], float))
 
 
