@@ -69,6 +69,16 @@ def test_only_a_file_that_ends_in_softmax_or_sigmoid_returns_probabilities(activ
     assert file_comparison._is_probability(content) == is_probability
 
 
+def test_only_examples_that_are_scored_are_counted():
+    """An autoencoder is scored without the anomalies, whose labels are above 0."""
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(8)])
+    examples = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
+    content = convert.convert(model, "float32")
+    split = Split(examples, np.arange(40) % 2, reconstructs=True)
+    found = file_comparison.compare({"first": content, "second": content}, split, TASKS["reconstruction"])
+    assert "on 20 validation examples" in found.answer
+
+
 def test_a_changed_kernel_is_found_from_its_tensor_on(files, split):
     changed = bytearray(files["second"])
     (kernel,) = [one for one in flatbuffer.list_kernels(changed) if "conv_2" in one.name + one.output]

@@ -77,9 +77,8 @@ def compare(files: dict[str, bytes], split: Split, task: Task, threads: int = 1)
     tensors = compare_tensors(*files.values(), split)
     scores = [task.score.format(scoring.summarize(one, split)) for one, _ in judged]
     pairs = " and ".join(f"{score} ({name})" for name, score in zip(files, scores, strict=True))
-    answer = (
-        f"{task.score.title[0].upper()}{task.score.title[1:]} on {len(judged[0][0]):,} validation examples: {pairs}."
-    )
+    title, count = f"{task.score.title[0].upper()}{task.score.title[1:]}", len(split.take_counted())
+    answer = f"{title} on {count:,} validation examples: {pairs}."
     if judged[0][1] is not None:
         answer += f" The files predict the same class for {np.mean(judged[0][1] == judged[1][1]):.1%} of them."
     if tensors.empty:
@@ -133,7 +132,7 @@ def _is_probability(content: bytes) -> bool:
     """Whether a file ends in softmax or sigmoid, and perhaps a conversion to another type or shape."""
     operators = [one["op_name"] for one in interpreter.open_interpreter(content, reference=True)._get_ops_details()]
     computing = [name for name in operators if name not in ("QUANTIZE", "DEQUANTIZE", "CAST", "RESHAPE")]
-    return computing[-1:] in (["SOFTMAX"], ["LOGISTIC"])
+    return bool(computing) and computing[-1] in ("SOFTMAX", "LOGISTIC")
 
 
 def _record(content: bytes, inputs: Any) -> list[tuple[str, str, np.ndarray]]:

@@ -147,8 +147,7 @@ def _make_content(search: Search, tflite: bytes) -> dict[str, Any]:
         "targets": _judge_targets(search, row, base),
         "task": search.run.data.task.name,
         "metric": score.name,
-        # Those that are scored, without anomalies.
-        "examples": {split: int(row[[f"{split}_examples"]].fillna(0).iloc[0]) for split in ("validation", "test")},
+        "examples": {split: len(getattr(search.run.data, split).take_counted()) for split in ("validation", "test")},
         "metrics": {
             **{name: row[name] for name in ("validation_balanced_accuracy",) if pd.notna(row.get(name))},
             score.validation: row[score.validation],

@@ -14,7 +14,6 @@ from collabopt.config.metrics import get_metric
 from collabopt.config.scores import Score, find_score
 from collabopt.deploy import targets
 from collabopt.storage import results
-from collabopt.storage.results import ONE_CLASS
 
 _MOST = 3
 """Smaller files, or classes, that are named."""
@@ -105,8 +104,8 @@ class Recommendation:
         factor = self.baseline[size.name] / self.variant[size.name]
         before, after = (score.format(row[score.validation]) for row in (self.baseline, self.variant))
         head = f"No file meets all targets. The nearest, which misses {self.describe_misses()}" if self.misses else ""
-        unusable = {ONE_CLASS, targets.NO_SCORE}
-        head = f"No file can be recommended: each {self.describe_misses()}. One" if unusable & {*self.misses} else head
+        is_unusable = not {*targets.UNUSABLE}.isdisjoint(self.misses)
+        head = f"No file can be recommended: each {self.describe_misses()}. One" if is_unusable else head
         text = (
             f"{head or 'Recommended'}: {self.name}, {small} after gzip instead of {large} of the float32 "
             f"baseline ({factor:.1f} times smaller); {score.title} on {self.variant['validation_examples']:,.0f} "

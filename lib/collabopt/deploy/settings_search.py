@@ -22,7 +22,6 @@ from collabopt.deploy.search import Search, record
 from collabopt.deploy.variants import Variant
 from collabopt.run import Run
 from collabopt.runtime import progress
-from collabopt.storage.results import ONE_CLASS
 
 _SHARE, _POINTS = 0.05, 10
 """Before a stage is trained, its training is taken to leave this share of the drop. It counts as much as trained files
@@ -186,7 +185,7 @@ class _Searching:
         """Whether a file that compresses less has lost more than chance explains, or one that compresses more is still
         too large."""
         for one in self._list_alike(candidate):
-            lost = {*one.misses} & {*targets.DROPS, ONE_CLASS, targets.NO_SCORE}
+            lost = {*one.misses} & {*targets.DROPS, *targets.UNUSABLE}
             is_certain = any(not one.misses[name] <= one.noise for name in lost)
             if is_certain and candidate.compresses_as_much_as(one.candidate):
                 return True

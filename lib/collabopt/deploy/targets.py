@@ -20,6 +20,8 @@ from collabopt.storage.results import ONE_CLASS, is_constant
 DROPS = ("max_accuracy_drop", "max_metric_drop")
 NO_TFLITE = "no .tflite file, for comparison only"
 NO_SCORE = "its score is not a number"
+UNUSABLE = (ONE_CLASS, NO_SCORE)
+"""What is wrong with a file that no target can be met by."""
 _EXACT = 1e-9
 """A difference of two shares below this is rounding."""
 
@@ -55,12 +57,8 @@ def find_misses(variant: Mapping[str, Any], targets: Targets, baseline_score: fl
         Amounts by target. A variant that predicts `ONE_CLASS`, or has `NO_TFLITE` or `NO_SCORE`, misses this by
         infinity.
     """
-    if not _is_tflite(variant):
-        return {NO_TFLITE: math.inf}
-    if is_constant(variant):
-        return {ONE_CLASS: math.inf}
-    if not _has_score(variant):
-        return {NO_SCORE: math.inf}
+    if obstacle := _find_obstacle(variant):
+        return {obstacle: math.inf}
     excess = {name: get_cost(variant, name, baseline_score) - limit for name, limit in list_targets(targets).items()}
     # Accuracies are counts of correct examples: their difference is exact up to floating point.
     return {name: amount for name, amount in excess.items() if amount > _EXACT}
@@ -179,16 +177,16 @@ def judge(variants: pd.DataFrame, targets: Targets) -> pd.DataFrame:
 
 def is_usable(variant: Mapping[str, Any]) -> bool:
     """Return whether a `variant` can be deployed, tells classes apart and has a score."""
-    return _is_tflite(variant) and not is_constant(variant) and _has_score(variant)
+    return not _find_obstacle(variant)
 
 
-def _has_score(variant: Mapping[str, Any]) -> bool:
-    return not pd.isna(variant[find_score(variant.keys()).validation])
-
-
-def _is_tflite(variant: Mapping[str, Any]) -> bool:
-    """Whether a variant can be deployed."""
-    return variant.get("format") not in FORMATS or FORMATS[variant["format"]].is_tflite
+def _find_obstacle(variant: Mapping[str, Any]) -> str:
+    """Why a variant is not deployed whatever the targets are, `NO_TFLITE` or one of `UNUSABLE`; "" if nothing is."""
+    if variant.get("format") in FORMATS and not FORMATS[variant["format"]].is_tflite:
+        return NO_TFLITE
+    if is_constant(variant):
+        return ONE_CLASS
+    return NO_SCORE if pd.isna(variant[find_score(variant.keys()).validation]) else ""
 
 
 def describe_miss(target: str, excess: float) -> str:

@@ -210,9 +210,8 @@ class Report:
             return [*baseline.to_dict("records"), *best[best["stage"] != BASELINE].head(1).to_dict("records")]
         tolerance = score.get_tolerance(baseline[score.validation].iloc[0])
         is_usable = pd.Series([not results.is_constant(row) for row in table.to_dict("records")], table.index)
-        near = table[
-            is_own & is_usable & (targets.is_within(table["validation_lost"], tolerance)) & (table["saved"] > 0)
-        ]
+        is_near = targets.is_within(table["validation_lost"], tolerance)
+        near = table[is_own & is_usable & is_near & (table["saved"] > 0)]
         return [*baseline.to_dict("records"), *near.nlargest(1, "saved").to_dict("records")]
 
     def explain_trade_off(self) -> str:
