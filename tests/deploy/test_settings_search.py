@@ -11,6 +11,7 @@ from collabopt.batch import plan
 from collabopt.config import loading
 from collabopt.config.experiment import ExperimentError
 from collabopt.config.scores import ACCURACY
+from collabopt.config.stages import get_lineage
 from collabopt.deploy import candidates, model_card, recommendation, settings_search, targets, variants
 from collabopt.report import answers, tables
 
@@ -44,7 +45,17 @@ def test_test_is_read_for_the_chosen_file_only(found):
     assert is_read == [label == found.nearest for label in found.table.index]
     results = pd.read_csv(found.run.directory / "results.csv")
     assert results[["accuracy", "accuracy_int8"]].isna().all(axis=None)
-    assert len(results) == len(found.trials)
+
+
+def test_results_have_the_settings_of_the_chosen_file_and_its_ancestors(found):
+    results = pd.read_csv(found.run.directory / "results.csv").set_index("stage")
+    stage = found.tried[found.nearest].stage
+    lineage = [one.name for one in get_lineage(stage.name, found.run.experiment.tree)]
+    assert [*results.index] == lineage
+    assert set(pd.read_csv(found.run.directory / "layers.csv")["stage"]) == {*lineage}
+    assert results.loc[stage.name, "gzip_bytes"] == found.table.loc[found.nearest, "gzip_bytes"]
+    for name, column in {"sparsity": "target_sparsity", "number_of_clusters": "number_of_clusters"}.items():
+        assert set(results[column].dropna()) <= {getattr(found.run.experiment, name)}
 
 
 def test_a_second_run_trains_nothing_and_takes_the_same_path(found, small, place):

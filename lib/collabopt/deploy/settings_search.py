@@ -15,13 +15,14 @@ import pandas as pd
 
 from collabopt.analysis import comparison
 from collabopt.config.experiment import ExperimentError
-from collabopt.config.stages import BASELINE
+from collabopt.config.stages import BASELINE, get_lineage
 from collabopt.deploy import targets, variants
 from collabopt.deploy.candidates import Candidate, list_candidates
 from collabopt.deploy.search import Search, record
 from collabopt.deploy.variants import Variant
 from collabopt.run import Run
 from collabopt.runtime import progress
+from collabopt.storage import results
 
 _SHARE, _POINTS = 0.05, 10
 """Before a stage is trained, its training is taken to leave this share of the drop. It counts as much as trained files
@@ -67,7 +68,8 @@ class _Trial:
 def search_settings(run: Run) -> SettingsSearch:
     """Search settings and stages for the smallest int8 file that meets all targets, and return the finished search.
 
-    It writes variants.csv. Its run has the settings of the chosen file, or else of the nearest.
+    It writes variants.csv, and results.csv and layers.csv with the rows of the chosen file and its ancestors. Where no
+    file is chosen, the nearest takes its place. The run of the returned search has the settings of this file.
 
     Raises:
         ExperimentError: The experiment has no search.
@@ -224,6 +226,10 @@ class _Searching:
         nearest = chosen or str(targets.find_nearest(table, self.limits))
         tried = dict(zip(table.index, [self.float32, *(one.variant for one in found)], strict=True))
         run = self._start(found[labels.index(nearest)].candidate) if nearest in labels else self.run
+        if run.directory:  # trials of one stage replace each other's rows: keep those of the chosen file
+            run.stage(tried[nearest].stage.name)
+            lineage = get_lineage(tried[nearest].stage.name, run.experiment.tree)
+            results.keep_stages(run.directory, [stage.name for stage in lineage])
         variants.add_test_scores(table, self.run, {nearest: tried[nearest]})
         missing = [one.variant for one in self.trials.values() if not one.variant.tflite]
         unavailable = pd.DataFrame([one.row for one in missing], [one.name for one in missing])

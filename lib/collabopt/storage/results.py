@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -154,6 +154,14 @@ def record(
         if len(layers):  # a stage that is not available has none
             _merge(directory / "layers.csv", layers.assign(**{one: result[one] for one in KEY + shape})[LAYERS + shape])
         atomic.write(directory / "run.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+
+
+def keep_stages(directory: Path, names: Collection[str]) -> None:
+    """Drop the rows of all stages but `names` from results.csv and layers.csv of a report directory."""
+    with timeline.lock(directory):
+        for path in (directory / "results.csv", directory / "layers.csv"):
+            rows = read(path)
+            atomic.write(path, rows[rows["stage"].isin(names)].to_csv(index=False))
 
 
 def read(path: Path) -> pd.DataFrame:
