@@ -8,8 +8,8 @@ from collabopt.config import loading
 from collabopt.config.stages import STAGES
 
 
-def test_every_example_of_the_guide_works(trained_small, small, tmp_path, monkeypatch):
-    shutil.copytree(trained_small / "stages", tmp_path / "data" / "stages")
+def test_every_example_of_the_guide_works(searched_small, small, tmp_path, monkeypatch):
+    shutil.copytree(searched_small / "stages", tmp_path / "data" / "stages")
     monkeypatch.setattr(loading, "DATA", tmp_path / "data")
     monkeypatch.setattr(loading, "REPORTS", tmp_path / "reports")
     monkeypatch.chdir(tmp_path)

@@ -41,7 +41,7 @@ def copy_notebooks(directory: Path, experiment: Path) -> None:
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory, shared_batch, tiny) -> Iterator[tuple[str, Path]]:
-    """The address and the root directory of a JupyterLab. The store has every stage."""
+    """The address and the root directory of a JupyterLab. Its store has the stages of the shared batch."""
     if BROWSER is None:
         pytest.skip("no chromium, chromium-browser or google-chrome on the path")
     home = tmp_path_factory.mktemp("lab")
@@ -178,12 +178,28 @@ def test_a_notebook_runs_by_the_menu_to_its_last_cell(lab, browser, name, tmp_pa
     assert code[-1].outputs
 
 
-def test_the_overview_shows_its_tables_and_form_within_the_window(lab, browser, tmp_path):
+EXPLORING = """import pandas as pd
+from collabopt import explorer
+from collabopt.config.experiment import Targets
+leaves = pd.DataFrame({"stage": ["baseline", "pruned"], "format": ["float32", "int8"]})
+leaves = leaves.assign(validation_accuracy=[0.9, 0.8], gzip_bytes=[4000, 1000])
+explorer.show_targets(leaves, Targets(max_gzip_bytes=4000))"""
+
+
+def test_the_overview_fits_the_window_and_an_explorer_below_it_answers(lab, browser, tmp_path):
+    # One notebook has both, because a page and its kernel take longer to start than the cells.
+    expect = pytest.importorskip("playwright.sync_api").expect
     _, root = lab
-    shutil.copy(NOTEBOOKS / "overview.ipynb", root)
+    notebook = nbformat.read(NOTEBOOKS / "overview.ipynb", as_version=4)
+    notebook.cells.append(nbformat.v4.new_code_cell(EXPLORING))
+    nbformat.write(notebook, root / "overview.ipynb")
     with opened(lab, browser, "overview", tmp_path) as page:
         run_all(page)
         notebook = executed(page, root / "overview.ipynb")
+        outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+        # Two lists, the form, and the explorer once.
+        assert [output.output_type for output in outputs] == ["execute_result"] * 4
+
         form, reports = (
             page.locator(".widget-vbox").first,
             page.locator(".widget-html", has_text="Reports, the newest first"),
@@ -193,32 +209,15 @@ def test_the_overview_shows_its_tables_and_form_within_the_window(lab, browser, 
             assert shown.evaluate("box => box.scrollWidth <= box.clientWidth")
         assert form.get_by_label("experiment").input_value() == "digits"
         page.screenshot(path=tmp_path / "overview.png")
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    assert [output.output_type for output in outputs] == ["execute_result"] * 3
 
-
-EXPLORING = """import pandas as pd
-from collabopt import explorer
-from collabopt.config.experiment import Targets
-leaves = pd.DataFrame({"stage": ["baseline", "pruned"], "format": ["float32", "int8"]})
-leaves = leaves.assign(validation_accuracy=[0.9, 0.8], gzip_bytes=[4000, 1000])
-explorer.show_targets(leaves, Targets(max_gzip_bytes=4000))"""
-
-
-def test_an_explorer_is_shown_once_as_a_widget_that_answers(lab, browser, tmp_path):
-    _, root = lab
-    notebook = nbformat.read(root / "baseline.ipynb", as_version=4)  # for its kernel
-    notebook.cells = [nbformat.v4.new_code_cell(EXPLORING)]
-    nbformat.write(notebook, root / "exploring.ipynb")
-    with opened(lab, browser, "exploring", tmp_path) as page:
-        run_all(page)
-        shown = page.locator(".jp-OutputArea-output")
-        shown.get_by_text("Chosen: baseline float32.").wait_for(timeout=120_000)
-        assert shown.locator("img").count() == 1
-        before = shown.locator("img").get_attribute("src")
-        readout = shown.locator(".widget-slider .widget-readout").nth(1)
+        explorer = page.locator(".jp-OutputArea-output", has_text="Chosen: ")
+        explorer.get_by_text("Chosen: baseline float32.").wait_for(timeout=120_000)
+        figure = explorer.locator("img")
+        expect(figure).to_have_count(1)
+        before = figure.get_attribute("src")
+        readout = explorer.locator(".widget-slider .widget-readout").nth(1)
         readout.fill("2")
         readout.press("Enter")
-        shown.get_by_text("Chosen: pruned int8.").wait_for()
-        pytest.importorskip("playwright.sync_api").expect(shown.locator("img")).not_to_have_attribute("src", before)
+        explorer.get_by_text("Chosen: pruned int8.").wait_for()
+        expect(figure).not_to_have_attribute("src", before)
         page.screenshot(path=tmp_path / "explorer-moved.png")

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import run_of
 
 from collabopt import answers, figures, shape
 from collabopt.analysis import preflight
@@ -19,14 +20,11 @@ PATH = ["baseline", "filter_pruned", "factorized", "pruned", "sparse_clustered",
 
 
 @pytest.fixture(scope="module")
-def run(small, tmp_path_factory):
-    """The small experiment with both optional stages, trained up to PCQAT."""
-    place = tmp_path_factory.mktemp("shape")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loading, "DATA", place)
-        found = Run(loading.load(str(small), **SETTINGS), place / "report", small, place / "stages")
-        found.stage(PATH[-1])
-        yield found
+def run(small, place):
+    """The small experiment with both optional stages, trained up to PCQAT. Its baseline comes from the store."""
+    found = run_of(small, place, "report", **SETTINGS)
+    found.stage(PATH[-1])
+    return found
 
 
 def test_every_stage_starts_from_the_last_optional_one(run):

@@ -65,6 +65,12 @@ def harmless() -> tuple[keras.Model, Data]:
     return model, make_data(model)
 
 
+@pytest.fixture(scope="module")
+def diagnosis(harmless) -> quantization_sensitivity.Diagnosis:
+    """What int8 costs the harmless network."""
+    return diagnose(*harmless)
+
+
 def test_all_on_is_the_fake_quantized_model_and_all_off_the_float_model(harmless):
     model, data = harmless
     examples, wrapped = data.validation.examples, wrap(model, data)
@@ -113,14 +119,13 @@ def test_layers_in_float_compute_as_if_they_were_excluded(harmless, floats):
     np.testing.assert_allclose(found, excluded.predict(data.validation.examples, verbose=0), atol=1e-5)
 
 
-def test_a_harmless_network_gets_no_proposal(harmless):
-    found = diagnose(*harmless)
-    assert list(found.table.columns) == quantization_sensitivity.COLUMNS
-    assert list(found.table["layer"]) == ["input", "conv_1", "depthwise", "hidden", "fc"]
-    assert (found.table["snr_db"] > 20).all()
-    assert found.table["kernel_snr_db"].notna().tolist() == [False, True, True, True, True]
-    assert (found.proposed, found.exclude) == ((), Exclude())
-    assert "lost nothing" in found.answer
+def test_a_harmless_network_gets_no_proposal(diagnosis):
+    assert list(diagnosis.table.columns) == quantization_sensitivity.COLUMNS
+    assert list(diagnosis.table["layer"]) == ["input", "conv_1", "depthwise", "hidden", "fc"]
+    assert (diagnosis.table["snr_db"] > 20).all()
+    assert diagnosis.table["kernel_snr_db"].notna().tolist() == [False, True, True, True, True]
+    assert (diagnosis.proposed, diagnosis.exclude) == ((), Exclude())
+    assert "lost nothing" in diagnosis.answer
 
 
 def test_a_kernel_with_a_huge_weight_is_found_and_proposed():
@@ -165,8 +170,8 @@ def test_a_tensor_with_a_huge_range_is_found_with_the_layers_on_both_its_sides()
     assert found.yaml.startswith("exclude:\n  quantization: [conv_1, bn_1, relu_1, depthwise")
 
 
-def test_a_layer_that_is_proposed_is_red_in_figure_and_table(harmless, tmp_path):
-    proposed = dataclasses.replace(diagnose(*harmless), proposed=("hidden",))
+def test_a_layer_that_is_proposed_is_red_in_figure_and_table(diagnosis, tmp_path):
+    proposed = dataclasses.replace(diagnosis, proposed=("hidden",))
     figure = figures.draw_quantization(proposed, csv=tmp_path / "diagnose.csv")
     colours = {label.get_text(): label.get_color() for label in figure.axes[0].get_yticklabels()}
     assert [name for name, colour in colours.items() if colour == figures.style.ALARM] == ["hidden"]

@@ -1,10 +1,9 @@
-"""Batches of a tiny experiment by the real Snakemake, papermill and kernels, also killed, concurrent and failing."""
+"""Batches of a tiny experiment by the real Snakemake, papermill and kernels, also stopped, concurrent and failing."""
 
 import io
 import json
 import pickle
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,18 +14,16 @@ import nbformat
 import pandas as pd
 import psutil
 import pytest
-from example_batch import NOTEBOOKS, Place, wait_for, wait_for_end
+from example_batch import NOTEBOOKS, Place, wait_for
 
 from collabopt import __main__
-from collabopt.batch import plan
+from collabopt.batch import check, plan, scheduler
 from collabopt.config import loading
 
 # The fixtures run for minutes on a busy machine.
 pytestmark = pytest.mark.timeout(1500)
 
 STAGES = {"baseline", "pruned", "clustered", "sparse_clustered", "qat", "pqat", "cqat", "pcqat"}
-BY_BOTH = {"clustered", "sparse_clustered", "pqat", "cqat", "pcqat"}
-"""Stages that `preservation` also trains by TFMOT's schemes."""
 IDENTIFYING = ["experiment", "stage", "scheme", "seed", "number_of_clusters", "cluster_per_channel", "target_sparsity"]
 ACCURACIES = ["validation_accuracy", "validation_accuracy_int8", "accuracy", "accuracy_int8"]
 SIZES = ["tflite_bytes", "gzip_bytes", "zip_bytes"]
@@ -160,9 +157,19 @@ def test_settings_are_read_as_experiments_are():
     assert plan.parse_settings("") == {}
 
 
-def test_a_batch_killed_in_the_middle_finishes_when_it_is_started_again(whole):
-    assert "epoch 1/" in whole.killed
-    assert whole.marks_after_kill == {}
+def test_a_batch_in_the_background_of_a_script_stops_at_sigterm_with_all_its_processes(whole):
+    stopped = whole.stopped
+    # The server, and a supervisor and a fork for both the job and its kernel.
+    assert sum(command[-1] == "--serve" for command in stopped.commands) == (5 if sys.platform == "linux" else 0)
+    assert stopped.status == 130
+    assert stopped.stderr.splitlines()[-1].startswith("stopped; finished work is kept")
+    assert "finished in" not in stopped.stdout
+    assert len(stopped.commands) > 2
+    assert stopped.alive == []
+
+
+def test_a_stopped_batch_finishes_when_it_is_started_again(whole):
+    assert whole.marks_after_stop == {}
     assert whole.first.status == 0, whole.first.stderr
     assert whole.first.stderr == ""
 
@@ -172,23 +179,28 @@ def test_a_second_batch_on_the_same_report_waits_names_the_first_and_repeats_not
     assert whole.second.stdout.startswith(f"waiting for the batch of process {whole.first.pid}, ")
     assert "notebook" not in whole.second.stdout
     assert whole.marks[1] == whole.marks[0]
-    assert whole.index_times[1] == whole.index_times[0] < whole.index_times[2]
+    assert whole.index_times[1] == whole.index_times[0]
     assert sorted(whole.marks[0]) == sorted([*NOTEBOOKS, "variants"])
 
 
-def test_only_the_notebook_whose_page_was_deleted_runs_again(whole):
-    assert whole.third.status == 0, whole.third.stderr
-    changed = {name for name in NOTEBOOKS if whole.marks[2][name] != whole.marks[1][name]}
-    assert changed == {"deployment_tree"}
-    assert (whole.report / "deployment_tree.html").is_file()
-    # Its stages are in the store.
-    assert "epoch " not in whole.third.stdout
-    assert whole.third.stdout.count("from the store") == len(STAGES)
+def test_only_the_notebook_whose_page_was_deleted_would_run_again(whole, place, tiny, tmp_path, monkeypatch):
+    """Snakemake only says what it would do, in a summary."""
+    monkeypatch.setattr(loading, "DATA", place.data)
+    monkeypatch.setattr(loading, "REPORTS", place.reports)
+    (tmp_path / "config.yaml").write_text("summary: true\n")
+    monkeypatch.setenv("SNAKEMAKE_PROFILE", str(tmp_path))
+    (whole.report / "deployment_tree.html").unlink()
+    work, runs = plan.plan_work(str(tiny), {}, NOTEBOOKS), whole.log.parent
+    scheduler._reset_marks(str(tiny), work, runs, loading.read_input_times(loading.load(str(tiny))))
+    assert scheduler._run_snakemake(str(tiny), work, runs, ["--cores", "2"], whole.log, {})
+    summary = (runs / "snakemake.log").read_text()
+    assert summary.count("\tno update\n") == len(NOTEBOOKS) + 1  # the check, variants and all notebooks but one
+    assert re.findall(r"/(\w+)\.done\t.*\tupdate pending\n", summary) == ["deployment_tree"]
 
 
 def test_a_batch_writes_every_page_model_and_table(whole):
     pages = {f"{name}.html" for name in [*NOTEBOOKS, "index"]}
-    models = {f"models/{stage}.tflite" for stage in STAGES} | {f"models/{stage}-tfmot.tflite" for stage in BY_BOTH}
+    models = {f"models/{stage}.tflite" for stage in STAGES}
     assert pages | models | {"results.csv", "layers.csv", "run.json"} <= set(whole.files)
     assert not [name for name in whole.files if Path(name).name.startswith(".")]
     assert all(whole.files.values())
@@ -213,17 +225,31 @@ def test_every_stage_has_its_row(whole, tiny):
     results = pd.read_csv(io.BytesIO(whole.files["results.csv"]))
     assert {*IDENTIFYING, *ACCURACIES, *SIZES, *KEPT, *TRAINING} <= set(results)
     assert set(results["stage"]) == STAGES
-    assert set(results.loc[results["scheme"] == "tfmot", "stage"]) == BY_BOTH
-    assert len(results) == len(STAGES) + len(BY_BOTH)
+    assert len(results) == len(STAGES)
     experiment = loading.load(str(tiny))
     assert set(results["experiment"]) == {"tiny"}
     assert set(results["target_sparsity"].dropna()) <= {experiment.sparsity}
     assert set(results["train_fraction"]) == {experiment.train_fraction}
     assert all(results[column].between(0, 1).all() for column in [*ACCURACIES, "sparsity"])
     assert (results["tflite_bytes"] > results["gzip_bytes"]).all()
-    names = results["stage"] + results["scheme"].map({"tfmot": "-tfmot"}).fillna("")
-    assert [len(whole.files[f"models/{name}.tflite"]) for name in names] == list(results["tflite_bytes"])
+    sizes = [len(whole.files[f"models/{stage}.tflite"]) for stage in results["stage"]]
+    assert sizes == list(results["tflite_bytes"])
     assert set(pd.read_csv(io.BytesIO(whole.files["layers.csv"]))["stage"]) == STAGES
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("whole")
+def test_preservation_trains_and_exports_stages_by_tfmot_too(place, tiny, tmp_path):
+    experiment = tmp_path / "both_schemes.yaml"
+    experiment.write_text(tiny.read_text())
+    done = place.run(experiment, "--notebooks", "preservation")
+    assert done.status == 0, done.stderr
+    report = place.reports / "both_schemes"
+    assert (report / "preservation.html").is_file()
+    results = pd.read_csv(report / "results.csv").query("scheme == 'tfmot'").set_index("stage")
+    assert set(results.index) == {"clustered", "sparse_clustered", "pqat", "cqat", "pcqat"}
+    for stage, size in results["tflite_bytes"].items():
+        assert (report / "models" / f"{stage}-tfmot.tflite").stat().st_size == size
 
 
 def test_run_json_records_seed_data_versions_and_times(whole):
@@ -252,7 +278,7 @@ def assert_plain(text: str, log: Path) -> None:
 
 
 def test_no_output_has_a_carriage_return_or_colour(whole):
-    assert_plain(whole.first.stdout + whole.third.stdout, whole.log)
+    assert_plain(whole.stopped.stdout + whole.first.stdout, whole.log)
 
 
 @pytest.mark.slow
@@ -274,14 +300,12 @@ def test_a_failed_notebook_is_reported_with_its_cell_and_its_dependents_do_not_r
     assert not (report / "pqat.html").exists()
 
 
-def test_a_training_that_diverges_at_once_is_found_before_any_notebook(tiny, tmp_path):
+def test_the_check_finds_a_training_that_diverges_at_once(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(loading, "DATA", tmp_path)
     experiment = tmp_path / "diverging.yaml"
     experiment.write_text(tiny.read_text().replace("learning_rate: 3e-3", "learning_rate: 1e38"))
-    place = Place(tmp_path)
-    done = place.run(experiment, "--notebooks", "baseline pqat")
-    assert done.status == 2
-    assert re.search(r"a training step of \w+ fails \(FloatingPointError: .*; lower learning_rate=", done.stderr)
-    assert not list(place.reports.rglob("*.html"))
+    mistakes = "\n".join(check.find_mistakes(loading.load(str(experiment))))
+    assert re.search(r"a training step of \w+ fails \(FloatingPointError: .*; lower learning_rate=", mistakes)
 
 
 def test_the_executed_notebooks_stay_beside_the_log(whole):
@@ -299,7 +323,7 @@ def test_a_batch_continues_after_a_failed_notebook_and_ends_with_status_1(failed
 @pytest.mark.slow
 def test_the_last_lines_name_notebook_cell_and_error(failed):
     lines = failed.done.stderr.splitlines()
-    assert len(lines) == 3
+    assert len(lines) == 2
     error = re.fullmatch(r"cqat: FAILED in cell \[(\d+)\]: FloatingPointError: (.*)", lines[0])
     assert error, lines[0]
     assert "cqat" in error[2]
@@ -311,7 +335,6 @@ def test_the_last_lines_name_notebook_cell_and_error(failed):
     assert 'run.stage("cqat")' in cell.source
     assert f"cell [{error[1]}]" in (failed.report / "cqat.html").read_text(encoding="utf-8")
     assert lines[1] == "deployment_tree: not run, because a job that it needs failed"
-    assert re.match(r"preservation: FAILED in cell \[\d+\]: FloatingPointError: cqat", lines[2])
     assert "notebook" in failed.done.stdout
     assert "FAILED" in failed.done.stdout
 
@@ -334,7 +357,7 @@ def test_finished_stages_stay_after_a_failure(failed, place):
     assert failed.stored <= kept
     # Calibration does not change the training: each stage is measured again and none is trained again.
     assert all("-measured-" in name for name in kept - failed.stored)
-    assert len(kept - failed.stored) == len(STAGES - {"cqat"}) + len({"clustered", "sparse_clustered", "pqat"})
+    assert len(kept - failed.stored) == len(STAGES - {"cqat"})
 
 
 @pytest.mark.slow
@@ -362,39 +385,19 @@ def test_with_targets_a_batch_runs_only_the_search_and_trains_only_what_it_reach
     assert (report / "deployed" / "tiny.tflite").stat().st_size == card["costs"]["tflite_bytes"] <= 40_000
 
 
-def test_a_batch_in_the_background_of_a_script_stops_at_sigterm_with_all_its_processes(place, tiny):
-    """The shell of a script starts it with SIGINT ignored, and its children inherit that."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with place.start(tiny, "--set", "seed=6", "--notebooks", "baseline") as one:
-            signal.signal(signal.SIGINT, before)
-            wait_for(one, b" epoch 1/")
-            below = psutil.Process(one.process.pid).children(recursive=True)
-            commands = [process.cmdline() for process in below]
-            one.process.terminate()
-            done = wait_for_end(one)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    # The server, and a supervisor and a fork for both the job and its kernel.
-    assert sum(command[-1] == "--serve" for command in commands) == (5 if sys.platform == "linux" else 0)
-    assert done.status == 130
-    assert done.stderr.splitlines()[-1].startswith("stopped; finished work is kept")
-    assert "notebook 1/1 finished" not in done.stdout
-    _, alive = psutil.wait_procs(below, timeout=30)
-    assert len(below) > 2
-    assert not alive
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only on Linux does a process die with its parent")
-def test_a_batch_that_is_killed_leaves_no_process_behind(place, tiny):
-    with place.start(tiny, "--set", "seed=7", "--notebooks", "baseline") as one:
+def test_a_killed_batch_leaves_no_process_behind_and_finishes_when_it_is_started_again(place, tiny):
+    options = ("--set", "seed=7", "--notebooks", "baseline")
+    with place.start(tiny, *options) as one:
         wait_for(one, b" epoch 1/")
         below = psutil.Process(one.process.pid).children(recursive=True)
         one.process.kill()
         _, alive = psutil.wait_procs(below, timeout=30)
     assert len(below) > 5
     assert not alive
+    again = place.run(tiny, *options)
+    assert again.status == 0, again.stderr
 
 
 @pytest.mark.slow

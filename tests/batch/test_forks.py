@@ -147,22 +147,6 @@ def test_a_fork_dies_with_the_parent_of_its_client(environment, place):
     assert has_ended(fork)
 
 
-def test_a_job_whose_supervisor_or_server_is_killed_fails_and_the_next_one_runs(place):
-    with forks.fork_server() as variables:
-        for victim in ("supervisor", "server"):
-            running = start(place, os.environ | variables, "wait")
-            found = read_probe(running)
-            server = psutil.Process(found["parent"]).ppid()
-            os.kill(server if victim == "server" else found["parent"], signal.SIGKILL)
-            assert running.wait() == 1
-            assert running.stderr.read() == "collabopt.batch.forks: the server was killed\n"
-            assert has_ended(found["process"])
-            after = start(place, os.environ | variables)
-            # Without a server, the next job is no fork.
-            assert (read_probe(after)["process"] == after.pid) == (victim == "server")
-            assert has_ended(found["parent"])  # a server waits for a dead supervisor when it starts the next one
-
-
 def test_server_and_forks_die_with_the_process_that_started_the_server(place):
     script = """
         import os, subprocess, sys
@@ -242,3 +226,19 @@ def test_a_killed_kernel_is_reported_as_dead(tmp_path):
     kill = "import os, signal, sys; assert 'tensorflow' in sys.modules; os.kill(os.getpid(), signal.SIGKILL)"
     with pytest.raises(DeadKernelError):
         execute(new_notebook(cells=[new_code_cell(kill)]), tmp_path, timeout=60)
+
+
+# The last test of this file, since it kills the server of the others.
+def test_a_job_whose_supervisor_or_server_is_killed_fails_and_the_next_one_runs(environment, place):
+    for victim in ("supervisor", "server"):
+        running = start(place, environment, "wait")
+        found = read_probe(running)
+        server = psutil.Process(found["parent"]).ppid()
+        os.kill(server if victim == "server" else found["parent"], signal.SIGKILL)
+        assert running.wait() == 1
+        assert running.stderr.read() == "collabopt.batch.forks: the server was killed\n"
+        assert has_ended(found["process"])
+        after = start(place, environment)
+        # Without a server, the next job is no fork.
+        assert (read_probe(after)["process"] == after.pid) == (victim == "server")
+        assert has_ended(found["parent"])  # a server waits for a dead supervisor when it starts the next one

@@ -15,11 +15,9 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(
-    "kind",
-    ["one stage", pytest.param("every stage", marks=pytest.mark.slow), pytest.param("a batch", marks=pytest.mark.slow)],
-)
+@pytest.mark.parametrize("kind", KINDS)
 def test_killed_work_continues_to_the_same_result(tiny, tmp_path, kind):
     command = [sys.executable, str(Path(__file__).parent / "kills.py"), *KINDS[kind], "--experiment", str(tiny)]
     environment = os.environ | {"TMPDIR": str(tmp_path)}

@@ -3,12 +3,16 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from collabopt import __main__
 from collabopt.batch import overview, plan
 from collabopt.config import loading
 
@@ -71,21 +75,55 @@ def test_the_form_shows_the_values_of_the_experiment_and_names_a_mistake_before_
     assert form.process is None
 
 
-@pytest.mark.usefixtures("places")
-def test_the_form_runs_a_report_and_links_to_it(small, monkeypatch):
+@pytest.fixture
+def form(places, small, monkeypatch) -> overview.Form:  # noqa: ARG001 - the form runs in the workbook of `places`
+    """A form filled in for one notebook of the small experiment."""
     monkeypatch.setattr(overview, "_list_experiments", lambda: {"digits": "", str(small): "small"})
     form = overview.Form()
     form.experiment.value = str(small)
     form.notebooks.value = ("baseline",)
     form.fields["seed"].value = "0"
+    return form
+
+
+def run(form: overview.Form) -> str:
+    """Click on Run, wait for the end, and return the log."""
     form.start.click()
     assert form.start.disabled
     form.follower.join(timeout=300)
-    shown = "".join(output["text"] for output in form.log.outputs)
+    assert not form.start.disabled
+    return "".join(output["text"] for output in form.log.outputs)
+
+
+@pytest.mark.slow
+def test_the_form_runs_a_report_and_links_to_it(form):
+    shown = run(form)
     assert form.process.returncode == 0, shown
     assert "report:" in shown
     assert "index.html" in form.message.value
-    assert not form.start.disabled
+
+
+@pytest.mark.parametrize(("status", "message"), [(0, "finished"), (1, "ended with status 1")])
+def test_the_form_starts_the_command_line_shows_its_output_and_links_to_the_page(
+    form, small, monkeypatch, status, message
+):
+    """A script takes the place of the batch."""
+    page = plan.plan_work(str(small), {"seed": [0]}, ["baseline"]).pages / "index.html"
+    script = f"import pathlib, sys; pathlib.Path({str(page)!r}).touch(); print('epoch 1'); sys.exit({status})"
+    start, given = subprocess.Popen, []
+
+    def start_script(command: list[str], **options: Any) -> subprocess.Popen:
+        given.extend(command)
+        return start([sys.executable, "-c", script], **options)
+
+    monkeypatch.setattr(subprocess, "Popen", start_script)
+    assert run(form) == "epoch 1\n"
+    assert form.message.value.startswith(f"{message}; <a href=")
+    assert "index.html" in form.message.value
+    assert given[:3] == [sys.executable, "-m", "collabopt"]
+    words = __main__._make_parser().parse_args(given[3:])
+    assert (words.command, words.experiment, words.notebooks) == ("report", str(small), "baseline")
+    assert plan.parse_settings(words.set) == {"seed": [0]}
 
 
 @pytest.mark.usefixtures("places")

@@ -57,8 +57,14 @@ def train_briefly_with_tfmot(run: Run, name: str) -> keras.Model:
         return registry.find_trainer(stage)(stage, run.model(stage.parent), data, experiment, NO_CHECKPOINT)[0]
 
 
-@pytest.mark.parametrize("name", [stage.name for stage in STAGES.values() if stage.quantizes])
-@pytest.mark.parametrize("scheme", ["collabopt", "tfmot"])
+QAT = [stage.name for stage in STAGES.values() if stage.quantizes]
+TFMOT = [
+    pytest.param("tfmot", name, marks=[] if name in ("qat", "pcqat") else pytest.mark.slow, id=f"tfmot-{name}")
+    for name in QAT
+]
+
+
+@pytest.mark.parametrize(("scheme", "name"), [*(("collabopt", name) for name in QAT), *TFMOT])
 def test_a_fake_quantized_model_becomes_plain_layers_with_the_same_outputs(run, images, name, scheme):
     wrapped = run.model(name) if scheme == "collabopt" else train_briefly_with_tfmot(run, name)
     plain = plain_model.make_plain(wrapped)

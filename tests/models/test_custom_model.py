@@ -144,9 +144,8 @@ return keras.Model(inputs, layers.Dense(classes)(layers.GlobalAveragePooling2D()
 """,
     "recurrent": """
 return keras.Sequential([
-    keras.Input(input_shape), layers.Reshape((8, 8)), layers.Bidirectional(layers.LSTM(3, return_sequences=True)),
-    layers.GRU(4, return_sequences=True), layers.TimeDistributed(layers.Dense(3)), layers.LSTM(3),
-    layers.Dense(classes),
+    keras.Input(input_shape), layers.Reshape((8, 8)), layers.Bidirectional(layers.GRU(3, return_sequences=True)),
+    layers.TimeDistributed(layers.Dense(3)), layers.LSTM(3), layers.Dense(classes),
 ])
 """,
 }
@@ -159,10 +158,10 @@ def test_stored_weights_fit_every_later_build(function, case):
     seed_everything(0)
     stored = weights.get_arrays(models.build(section, (8, 8, 1), (10,)))
     keras.layers.Conv2D(1, 1), keras.layers.LSTM(1)
-    for _ in range(2):
-        rebuilt = weights.get_arrays(models.restore(section, stored, (8, 8, 1), (10,)))
-        assert stored.keys() == rebuilt.keys() == weights.get_arrays(models.build(section, (8, 8, 1), (10,))).keys()
-        assert all((rebuilt[name] == stored[name]).all() for name in stored)
+    restored = weights.get_arrays(models.restore(section, stored, (8, 8, 1), (10,)))
+    rebuilt = weights.get_arrays(models.build(section, (8, 8, 1), (10,)))
+    assert stored.keys() == restored.keys() == rebuilt.keys()
+    assert all((restored[name] == stored[name]).all() for name in stored)
 
 
 BAD_MODELS = {

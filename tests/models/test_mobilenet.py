@@ -33,7 +33,7 @@ def test_mobilenet_v2_pads_by_the_sizes_of_its_maps():
         assert pad.padding == ((before, 1), (before, 1))
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v1", "mobilenet_v2"])
+@pytest.mark.parametrize("name", ["mobilenet_v1", pytest.param("mobilenet_v2", marks=pytest.mark.slow)])
 def test_weights_of_keras_applications_fit(name, monkeypatch):
     builder, _ = mobilenet.APPLICATIONS[name]
     application = getattr(keras.applications, builder)

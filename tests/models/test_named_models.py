@@ -51,7 +51,10 @@ def test_another_seed_gives_other_kernels():
 
 @pytest.mark.parametrize(
     "name",
-    ["digits_cnn", "mnist_cnn", "ds_cnn_s", "mobilenet_v1", pytest.param("mobilenet_v2", marks=pytest.mark.slow)],
+    [
+        *("digits_cnn", "mnist_cnn", "ds_cnn_s"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("mobilenet_v1", "mobilenet_v2")),
+    ],
 )
 def test_tfmot_wraps_convolutions_and_dense_layers(name):
     model = build_once(name)
@@ -92,6 +95,7 @@ def test_digits_cnn_learns_the_digits():
     assert compute_accuracy(model, images[test], labels[test]) >= 0.97
 
 
+@pytest.mark.slow
 def test_ds_cnn_l_recognizes_speech_commands():
     folder, trained = DATA / "speech_commands" / "test", DATA / "weights" / "ds_cnn_l_speech_commands.npz"
     if not (folder.is_dir() and trained.is_file()):

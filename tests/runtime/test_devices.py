@@ -36,7 +36,7 @@ pcqat True 0.5 True"""
 
 
 @pytest.mark.parametrize(
-    ("names", "printed"), [(["cqat"], "cqat True 0.0 True"), pytest.param([], ALL, marks=pytest.mark.slow)]
+    ("names", "printed"), [(["clustered"], "clustered True 0.0 True"), pytest.param([], ALL, marks=pytest.mark.slow)]
 )
 def test_two_devices_keep_zeros_and_clusters(small, trained_small, tmp_path, names, printed):
     for entry in (trained_small / "stages").glob("trial-*"):  # a trial is the same on one device

@@ -13,6 +13,7 @@ from collabopt.runtime.tensorflow import keras, seed_everything
 from collabopt.techniques import training
 from collabopt.techniques.checkpoints import Checkpoint
 
+pytestmark = pytest.mark.usefixtures("eagerly")
 EPOCHS = 3
 OPTIMIZERS = {
     "adam": {"optimizer": "adam", "learning_rate": 1e-2, "schedule": "cosine"},
@@ -75,37 +76,37 @@ def are_equal(one: list[np.ndarray], other: list[np.ndarray]) -> bool:
 
 
 @pytest.fixture(scope="module", params=["adam", pytest.param("sgd", marks=pytest.mark.slow)])
-def uninterrupted(request, tiny_data, tmp_path_factory):
+def uninterrupted(request, few_data, tmp_path_factory):
     """The settings, weights, record and checkpoint of an uninterrupted training."""
     settings = OPTIMIZERS[request.param]
     path = tmp_path_factory.mktemp("uninterrupted") / "epoch.npz"
-    return settings, *train(tiny_data, settings, Checkpoint(path)), path
+    return settings, *train(few_data, settings, Checkpoint(path)), path
 
 
 @pytest.mark.parametrize("after", range(1, EPOCHS + 1))
-def test_a_stopped_training_ends_like_an_uninterrupted_one(uninterrupted, tiny_data, tmp_path, after):
+def test_a_stopped_training_ends_like_an_uninterrupted_one(uninterrupted, few_data, tmp_path, after):
     settings, weights, fit, _ = uninterrupted
     path = tmp_path / "epoch.npz"
     with pytest.raises(Stopped):
-        train(tiny_data, settings, StoppingCheckpoint(path, after))
-    resumed, resumed_fit = train(tiny_data, settings, Checkpoint(path))
+        train(few_data, settings, StoppingCheckpoint(path, after))
+    resumed, resumed_fit = train(few_data, settings, Checkpoint(path))
     assert are_equal(resumed, weights)
     columns = [column for column in training.list_history_columns(ACCURACY) if column != "seconds"]
     assert resumed_fit.history[columns].equals(fit.history[columns])
     assert resumed_fit.setup_seconds > 0 and resumed_fit.fit_seconds > 0
 
 
-def test_short_epochs_share_a_checkpoint(tiny_data, tmp_path, monkeypatch):
+def test_short_epochs_share_a_checkpoint(few_data, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 1000)
     saved = []
     monkeypatch.setattr(Checkpoint, "save", lambda _, model, record: saved.append(len(record["rows"])))  # noqa: ARG005
-    train(tiny_data, OPTIMIZERS["adam"], Checkpoint(tmp_path / "epoch.npz"))
+    train(few_data, OPTIMIZERS["adam"], Checkpoint(tmp_path / "epoch.npz"))
     assert saved == [1, EPOCHS]
 
 
-def test_dropout_differs_from_call_to_call(tiny_data):
-    model = build_network(tiny_data.input_shape, len(tiny_data.classes))
-    inputs = next(iter(tiny_data.train.batches(8)))[0]
+def test_dropout_differs_from_call_to_call(few_data):
+    model = build_network(few_data.input_shape, len(few_data.classes))
+    inputs = next(iter(few_data.train.batches(8)))[0]
     first, second = (model(inputs, training=True).numpy() for _ in range(2))
     assert not np.array_equal(first, second)
 
@@ -119,21 +120,21 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_reported_and_training_starts_again(uninterrupted, tiny_data, tmp_path, caplog, damage):
+def test_a_damaged_checkpoint_is_reported_and_training_starts_again(uninterrupted, few_data, tmp_path, caplog, damage):
     settings, weights, _, saved = uninterrupted
     path = tmp_path / "epoch.npz"
     path.write_bytes(DAMAGES[damage](saved.read_bytes()))
     with caplog.at_level(logging.INFO, progress.logger.name):
-        assert are_equal(train(tiny_data, settings, Checkpoint(path))[0], weights)
+        assert are_equal(train(few_data, settings, Checkpoint(path))[0], weights)
     (line,) = [line for line in caplog.messages if "cannot use this checkpoint" in line]
     assert "training starts from the first epoch" in line
 
 
-def test_a_checkpoint_of_another_model_is_not_used(uninterrupted, tiny_data, tmp_path):
+def test_a_checkpoint_of_another_model_is_not_used(uninterrupted, few_data, tmp_path):
     settings, *_, saved = uninterrupted
     path = tmp_path / "epoch.npz"
     path.write_bytes(saved.read_bytes())
-    model = keras.Sequential([keras.Input(tiny_data.input_shape), keras.layers.Flatten(), keras.layers.Dense(10)])
+    model = keras.Sequential([keras.Input(few_data.input_shape), keras.layers.Flatten(), keras.layers.Dense(10)])
     before = [array.copy() for array in model.get_weights()]
-    assert Checkpoint(path).restore(training.compile_model(model, tiny_data, make_section(settings))) is None
+    assert Checkpoint(path).restore(training.compile_model(model, few_data, make_section(settings))) is None
     assert are_equal(model.get_weights(), before)

@@ -246,11 +246,10 @@ def compress(model: keras.Model, zeros: bool, clusters: str | None) -> keras.Mod
 @pytest.mark.parametrize(
     ("zeros", "clusters", "name"),
     [
-        *((True, "tensor", name) for name in NETWORKS),
-        *(
-            pytest.param(False, "channel", name, marks=[] if name in ("transposed", "conv1d") else pytest.mark.slow)
-            for name in NETWORKS
-        ),
+        *((True, "tensor", name) for name in ("shapes", "transposed", "dense", "conv1d")),
+        (False, "channel", "conv1d"),
+        *(pytest.param(True, "tensor", name, marks=pytest.mark.slow) for name in ("operations", "activations")),
+        *(pytest.param(False, "channel", name, marks=pytest.mark.slow) for name in NETWORKS if name != "conv1d"),
         *(pytest.param(True, None, name, marks=pytest.mark.slow) for name in NETWORKS),
     ],
 )

@@ -8,9 +8,10 @@ import pytest
 from collabopt.analysis import audit
 from collabopt.config.experiment import compute_rate
 from collabopt.config.sections import Training
-from collabopt.runtime.tensorflow import keras, tf
+from collabopt.datasets import Data
+from collabopt.runtime.tensorflow import keras, run_eagerly, tf
 from collabopt.techniques import clustering, fisher, kernel_state, layers, quantization, settling
-from collabopt.techniques.checkpoints import Checkpoint
+from collabopt.techniques.checkpoints import NO_CHECKPOINT, Checkpoint
 from collabopt.techniques.kernel_state import Clusters
 
 K = 5
@@ -25,6 +26,13 @@ def prune(model: keras.Model) -> keras.Model:
     return model
 
 
+def cluster(
+    parent: keras.Model, data: Data, settings: clustering.Settings, checkpoint: Checkpoint = NO_CHECKPOINT
+) -> keras.Model:
+    with run_eagerly():  # tracing takes longer than the steps
+        return clustering.fine_tune(parent, data, settings, SECTION, checkpoint=checkpoint)[0]
+
+
 def read_eligible(model: keras.Model) -> dict[str, np.ndarray]:
     kernels = quantization.read_kernels(model) if quantization.is_wrapped(model) else layers.read_kernels(model)
     return {name: kernel for name, kernel in kernels.items() if name != "dw"}
@@ -36,14 +44,15 @@ def find_partitions(model: keras.Model) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module", params=[(True, 0.0), (False, 0.1)], ids=str)
-def chain(request, tiny_data, small_cnn):
+def chain(request, few_data, small_cnn):
     """Whether assignments move, and a pruned network, the same clustered, and that after cluster-preserving QAT."""
     moving, rate = request.param
     parent, clusters = prune(small_cnn()), Clusters("tensor", moving)
     settings = clustering.Settings(K, True, clusters, rate=rate)
-    clustered, _ = clustering.fine_tune(parent, tiny_data, settings, SECTION)
+    clustered = cluster(parent, few_data, settings)
     preservation = quantization.Preservation(True, clusters)
-    wrapped, _ = quantization.fine_tune(clustered, tiny_data, SECTION, preservation=preservation)
+    with run_eagerly():
+        wrapped, _ = quantization.fine_tune(clustered, few_data, SECTION, preservation=preservation)
     return moving, parent, clustered, wrapped
 
 
@@ -64,18 +73,17 @@ def test_weights_change_their_cluster_only_if_assignments_move(chain):
     assert (max(pairs.values()) > K) == moving, pairs
 
 
-def test_a_price_on_bits_shortens_the_code(tiny_data, small_cnn):
+def test_a_price_on_bits_shortens_the_code(few_data, small_cnn):
     parent, bits = small_cnn(), []
     for rate in (0.0, 0.2, 1.0):
-        settings = clustering.Settings(K, rate=rate)
-        model, _ = clustering.fine_tune(parent, tiny_data, settings, SECTION.model_copy(update={"epochs": 1}))
+        model = cluster(parent, few_data, clustering.Settings(K, rate=rate))
         shares = [np.unique(one, return_counts=True)[1] / one.size for one in read_eligible(model).values()]
         sizes = [one.size for one in read_eligible(model).values()]
         bits.append(np.average([-np.sum(share * np.log2(share)) for share in shares], weights=sizes))
     assert bits[0] > bits[1] > bits[2]
 
 
-def test_a_stopped_clustering_ends_like_an_uninterrupted_one(tiny_data, small_cnn, tmp_path):
+def test_a_stopped_clustering_ends_like_an_uninterrupted_one(few_data, small_cnn, tmp_path):
     settings = clustering.Settings(K, True, rate=0.1)
 
     class Stopping(Checkpoint):
@@ -83,10 +91,10 @@ def test_a_stopped_clustering_ends_like_an_uninterrupted_one(tiny_data, small_cn
             super().save(model, record)
             raise InterruptedError
 
-    def train(checkpoint: Checkpoint) -> list[np.ndarray]:
-        return clustering.fine_tune(prune(small_cnn()), tiny_data, settings, SECTION, checkpoint=checkpoint)[0]
+    def train(checkpoint: Checkpoint) -> keras.Model:
+        return cluster(prune(small_cnn()), few_data, settings, checkpoint)
 
-    expected = train(Checkpoint(None)).get_weights()
+    expected = train(NO_CHECKPOINT).get_weights()
     with pytest.raises(InterruptedError):
         train(Stopping(tmp_path / "epoch.npz"))
     for one, other in zip(expected, train(Checkpoint(tmp_path / "epoch.npz")).get_weights(), strict=True):

@@ -10,6 +10,8 @@ F4: Clustering per channel with preserved zeros fails, or sets further weights t
 F5: Clustering with preserved zeros makes zeros in unpruned layers, and layers of a kind share one quantizer.
 F6: Depthwise kernels are neither pruned nor clustered, by design.
 F7: A range per channel gives a tensor more int8 values than clusters.
+
+The lock file pins TFMOT, so these tests are slow. That of F2 is fast, so that one file is made by TFMOT's scheme.
 """
 
 import contextlib
@@ -249,6 +251,7 @@ def test_zeros_and_clusters_are_preserved(network, clusters, zeros):
 # F1: a linear layer before a ReLU, without batch norm.
 
 
+@pytest.mark.slow
 def test_f1_a_kernel_before_a_relu_loses_zeros_with_tfmot():
     found = fine_tune_and_audit(prepare(relu_without_norm, None, zeros=True), None, zeros=True, scheme="tfmot")
     assert {"conv", "conv_2", "hidden"} == found.keys()
@@ -289,6 +292,7 @@ def test_f3_a_convolution_without_bias_is_clustered_per_channel():
     assert audit.count_unique_per_channel(kernel) == K < audit.count_unique(kernel)
 
 
+@pytest.mark.slow
 def test_f3_a_convolution_without_bias_is_skipped_with_tfmot():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -311,13 +315,14 @@ def test_f4_per_channel_every_initialization_preserves_zeros(initialization, k):
     assert audit.count_unique_per_channel(after) <= k
 
 
+@pytest.mark.slow
 def test_f4_per_channel_linear_centroids_make_zeros_with_tfmot():
     before = prepare(wide_channels, None, zeros=True).get_layer("conv").kernel.numpy()
     model = prepare(wide_channels, "channel", zeros=True, k=3, initialization="linear", scheme="tfmot")
     assert audit.compute_sparsity(model.get_layer("conv").kernel.numpy()) > audit.compute_sparsity(before) + 0.02
 
 
-@pytest.mark.parametrize("scheme", ["collabopt", "tfmot"])
+@pytest.mark.parametrize("scheme", ["collabopt", pytest.param("tfmot", marks=pytest.mark.slow)])
 def test_f4_a_channel_of_few_weights_is_clustered_and_fails_with_tfmot(scheme):
     model = prepare(wide_channels, None, zeros=True)
     kernel = model.get_layer("conv").kernel.numpy()
@@ -346,6 +351,7 @@ def test_f5_an_unpruned_layer_gets_no_zeros_and_the_others_keep_theirs():
     assert fine_tune_and_audit(model, "tensor", zeros=True) == {}
 
 
+@pytest.mark.slow
 def test_f5_an_unpruned_layer_gets_zeros_with_tfmot():
     model = prepare(relu_without_norm, "tensor", zeros=True, unpruned=("conv_2",), scheme="tfmot")
     assert audit.compute_sparsity(model.get_layer("conv_2").kernel.numpy()) > 0
@@ -357,6 +363,7 @@ def two_dense() -> keras.Model:
     return keras.Model(inputs, layers.Dense(3, name="fc")(x))
 
 
+@pytest.mark.slow
 def test_f5_one_kernel_without_zeros_lets_the_others_lose_theirs_with_tfmot():
     # Clustered by our scheme, which gives `fc` no zero. TFMOT's dense layers share one quantizer.
     model = prepare(two_dense, "tensor", zeros=True, unpruned=("fc",))
@@ -429,6 +436,7 @@ def test_f7_a_file_with_shared_ranges_has_k_int8_values_and_the_same_outputs(net
     assert errors[1] < 2 * errors[0] + 0.02 * np.std(exact)
 
 
+@pytest.mark.slow
 def test_f7_a_tensor_has_more_int8_values_than_clusters_with_tfmot():
     # Each channel of `pw` has only eight weights. Some lack the largest centroid, and so have another range.
     model = prepare(every_convolution, "tensor", zeros=False)

@@ -14,7 +14,7 @@ from collabopt import figures, stage
 from collabopt.config import loading
 from collabopt.config.experiment import ExperimentError
 from collabopt.config.stages import STAGES
-from collabopt.deploy import search
+from collabopt.deploy import variants
 from collabopt.report import index_page, tables
 from collabopt.run import Run
 from collabopt.runtime.tensorflow import keras
@@ -33,8 +33,8 @@ def _clean():
 
 
 @pytest.fixture
-def run(searched_small, small, tmp_path, monkeypatch) -> Run:
-    shutil.copytree(searched_small / "stages", tmp_path / "stages")
+def run(trained_small, small, tmp_path, monkeypatch) -> Run:
+    shutil.copytree(trained_small / "stages", tmp_path / "stages")
     monkeypatch.setattr(loading, "DATA", tmp_path)
     return Run(loading.load(str(small)), tmp_path / "report", small, tmp_path / "stages")
 
@@ -62,14 +62,12 @@ def test_a_stage_registered_after_the_start_is_trained_audited_converted_and_rec
     assert "mine" in set(pd.read_csv(run.directory / "layers.csv")["stage"])
 
 
-def test_it_is_searched_drawn_and_tabulated_and_pages_do_not_need_the_function(run):
-    for name in STAGES.keys() - {"baseline", "pruned"}:
-        del STAGES[name]
+def test_it_is_measured_drawn_and_tabulated_and_pages_do_not_need_the_function(run):
     stage("mine", parent="pruned", keeps_zeros=True)(round_weights)
-    found = search.search(run)
-    assert {"mine-int8", "mine-float16"} <= set(found.table.index)
-    assert "mine" in figures.draw_tree(found.results).alt
-    assert "mine" in tables.stages(found.finished)._repr_html_().lower()
+    names = "baseline", "pruned", "mine"
+    assert variants.measure(run, STAGES["mine"], "float16").tflite.is_file()
+    assert "mine" in figures.draw_tree(run.results(*names)).alt
+    assert "mine" in tables.stages(run.stages(*names))._repr_html_().lower()
     del STAGES["mine"]  # as in the process that writes pages
     assert "mine" in index_page.write(run.directory, "# Small.\n", {}).read_text()
 
