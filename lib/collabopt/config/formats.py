@@ -14,6 +14,7 @@ class Format:
         is_standard: Whether every experiment tries it. Others are for experiments that ask for them.
         suffix: End of the name of a file. Only `.tflite` files are deployed. Others are for comparison.
         packages: Optional packages that it needs.
+        npu_obstacle: Why no file of this format runs on an NPU; empty if Vela has to tell.
     """
 
     name: str
@@ -22,6 +23,7 @@ class Format:
     is_standard: bool = True
     suffix: str = ".tflite"
     packages: tuple[str, ...] = ()
+    npu_obstacle: str = ""
 
     @property
     def is_tflite(self) -> bool:
@@ -29,23 +31,26 @@ class Format:
         return self.suffix == ".tflite"
 
 
+_FLOATS = {"npu_obstacle": "nothing runs on the NPU: it computes with integers, and this file with floats"}
 _FURTHER = {"is_standard": False}
-_OPENVINO = _FURTHER | {"suffix": ".zip"}
+_OTHER_RUNTIME = _FURTHER | {"npu_obstacle": "no .tflite file"}
+_OPENVINO = _OTHER_RUNTIME | {"suffix": ".zip"}
+_INT4 = _FURTHER | {"npu_obstacle": "Vela has no 4-bit weights"}
 
 FORMATS = {
     one.name: one
     for one in (
-        Format("float32", "float32", "o"),
-        Format("float32_sparse", "float32 sparse", "p", **_FURTHER),
+        Format("float32", "float32", "o", **_FLOATS),
+        Format("float32_sparse", "float32 sparse", "p", **_FURTHER, **_FLOATS),
         Format("openvino", "OpenVINO FP32", "P", packages=("openvino",), **_OPENVINO),
-        Format("onnx", "ONNX FP32", "h", packages=("tf2onnx", "onnx", "onnxruntime"), suffix=".onnx", **_FURTHER),
-        Format("float16", "float16", "^"),
+        Format("onnx", "ONNX FP32", "h", packages=("tf2onnx", "onnx", "onnxruntime"), suffix=".onnx", **_OTHER_RUNTIME),
+        Format("float16", "float16", "^", **_FLOATS),
         Format("openvino_fp16", "OpenVINO FP16", "X", packages=("openvino",), **_OPENVINO),
         Format("int16x8", "int16×8", "D"),
-        Format("dynamic_range", "dynamic range", "v"),
+        Format("dynamic_range", "dynamic range", "v", **_FLOATS),
         Format("int8", "int8", "s"),
         Format("openvino_int8", "OpenVINO INT8", "*", packages=("openvino", "nncf"), **_OPENVINO),
-        Format("int4", "int4", "<", packages=("ai_edge_quantizer",), **_FURTHER),
+        Format("int4", "int4", "<", packages=("ai_edge_quantizer",), **_INT4),
     )
 }
 """Every format by name."""

@@ -142,8 +142,8 @@ def measure(run: Run, stage: Stage, name: str) -> Variant:
     row = about | json.loads((entry / "variant.json").read_text())
     if "unavailable" in row:
         return Variant(stage, name, None, row)
-    note = "Vela has no 4-bit weights" if name == "int4" else "" if FORMATS[name].is_tflite else "no .tflite file"
-    npu = vela.make_note(note) if note else _estimate_npu(run, entry / "model.tflite")
+    obstacle = FORMATS[name].npu_obstacle
+    npu = vela.make_note(obstacle) if obstacle else _estimate_npu(run, entry / "model.tflite")
     row |= {"accelerator": experiment.accelerator} | npu
     return Variant(stage, name, entry / "model.tflite", row)
 
