@@ -76,6 +76,19 @@ def test_4_bit_weights_have_no_finding(make_experiment):
     assert trial.try_stages(build(layers.ReLU(name="relu")), make_data(), given) == []
 
 
+def test_stages_of_another_shape_have_no_finding(tiny):
+    shaped = loading.load(str(tiny), filter_sparsity=0.25, rank_energy=0.9)
+    assert {"filter_pruned", "factorized"} <= {*shaped.tree}
+    assert trial.try_stages(build(layers.ReLU(name="relu")), make_data(), shaped) == []
+
+
+@pytest.mark.parametrize("scheme", ["collabopt", "tfmot"])
+def test_a_frozen_layer_has_no_finding(make_experiment, scheme):
+    model = build(layers.ReLU(name="relu"))
+    model.get_layer("conv").trainable = False
+    assert trial.try_stages(model, make_data(), make_experiment(scheme)) == []
+
+
 def test_a_layer_that_fails_in_a_step_stops(make_experiment):
     (found,) = trial.try_stages(build(Broken(name="broken")), make_data(), make_experiment())
     assert (found.layer, found.stops) == ("broken", True)
