@@ -31,7 +31,8 @@ def test_a_batch_runs_whatever_the_name_of_its_experiment(name: str, place: Plac
     assert {path.name for path in place.reports.iterdir() if path.is_dir()} >= {name}
     assert (report / "baseline.html").is_file()
     assert (report / "index.html").is_file()
-    assert pd.read_csv(report / "results.csv", dtype=str)["experiment"].unique().tolist() == [name]
+    rows = pd.read_csv(report / "results.csv", dtype=str, keep_default_na=False)
+    assert rows["experiment"].unique().tolist() == [name]
 
 
 def test_braces_in_a_path_are_an_error_of_one_line(place: Place, tiny: Path) -> None:

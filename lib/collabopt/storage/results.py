@@ -167,7 +167,9 @@ def keep_stages(directory: Path, names: Collection[str]) -> None:
 def read(path: Path) -> pd.DataFrame:
     """Return results.csv or layers.csv. Counts that may be missing are nullable integers."""
     counts = {"number_of_clusters": "Int64", "gzip_bytes_channel_ranges": "Int64"}
-    return pd.read_csv(path, dtype=counts | {"cluster_per_channel": object, "preserved": object})
+    texts = {"experiment": str, "cluster_per_channel": object, "preserved": object}
+    # An experiment may be called "1e3" or "null".
+    return pd.read_csv(path, dtype=counts | texts, keep_default_na=False, na_values=[""])
 
 
 def parse_preserved(value: object) -> bool | None:
