@@ -17,9 +17,13 @@ def _data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "DATA", tmp_path / "data")
 
 
-def record(directory: Path, seed: int = 0, start: str = "now", model: str = "m", task: str = "t", **data) -> None:
+def make_row(**changes) -> dict:
     row = dict.fromkeys(results.list_columns(results.find_score([])), 1)
-    row |= {"experiment": "mine", "stage": "baseline", "scheme": "", "seed": seed}
+    return row | {"experiment": "mine", "stage": "baseline", "scheme": "", "seed": 0} | changes
+
+
+def record(directory: Path, seed: int = 0, start: str = "now", model: str = "m", task: str = "t", **data) -> None:
+    row = make_row(seed=seed)
     about = {"experiment": {"name": "mine"}, "seed": 0, "start": start, "model_digest": model, "task_digest": task}
     about["data"] = {"fingerprint": "one", "validation": 10 + seed} | data
     results.record(directory, row, LAYERS, about, ("then", "trained"))
@@ -59,3 +63,20 @@ def test_run_json_describes_the_data_of_its_own_seed(tmp_path):
     record(tmp_path / "report")
     record(tmp_path / "report", seed=1)
     assert results.read_run(tmp_path / "report")["data"]["validation"] == 10
+
+
+@pytest.mark.parametrize("name", ["1e3", "true", "null", "2024_01"])
+def test_an_experiment_keeps_a_name_that_pandas_would_read_as_a_value(tmp_path, name):
+    about = {"experiment": {"name": name}, "seed": 0, "start": "now"}
+    for stage in ("baseline", "pruned", "qat"):
+        results.record(tmp_path / "report", make_row(experiment=name, stage=stage), LAYERS, about, ("then", "trained"))
+    assert results.read(tmp_path / "report" / "results.csv")["experiment"].tolist() == 3 * [name]
+
+
+def test_rows_of_other_stages_are_dropped(tmp_path):
+    record(tmp_path / "report")
+    about = results.read_run(tmp_path / "report")
+    for stage in ("pruned", "pqat"):
+        results.record(tmp_path / "report", make_row(stage=stage), LAYERS, about, ("then", "trained"))
+    results.keep_stages(tmp_path / "report", ["baseline", "pruned"])
+    assert results.read(tmp_path / "report" / "results.csv")["stage"].tolist() == ["baseline", "pruned"]

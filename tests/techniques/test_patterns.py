@@ -113,11 +113,11 @@ def test_two_of_four_means_a_sparsity_of_a_half(tiny):
     assert loading.parse_value("2:4", "sparsity_pattern") == "2:4"
 
 
-def test_the_pattern_survives_clustering_and_quantization_and_is_in_every_file(small, trained_small, tmp_path):
+def test_the_pattern_survives_every_stage_and_is_in_every_file(small, trained_small, tmp_path):
     shutil.copytree(trained_small / "stages", tmp_path / "stages")
     experiment = loading.load(str(small), sparsity_pattern="2:4", strict=True, number_of_clusters=8)
     run = Run(experiment, None, small, tmp_path / "stages")
-    for name in ("pruned", "sparse_clustered", "pcqat"):
+    for name in ("pruned", "pqat", "sparse_clustered", "pcqat"):
         finished = run.stage(name)
         assert finished.result["preserved"] is True
         assert finished.layers.set_index("layer").loc["conv", "skipped"].startswith("not pruned: sparsity_pattern 2:4")

@@ -160,8 +160,9 @@ def keep_stages(directory: Path, names: Collection[str]) -> None:
     """Drop the rows of all stages but `names` from results.csv and layers.csv of a report directory."""
     with timeline.lock(directory):
         for path in (directory / "results.csv", directory / "layers.csv"):
-            rows = read(path)
-            atomic.write(path, rows[rows["stage"].isin(names)].to_csv(index=False))
+            if path.is_file():  # a network without kernels has no layers.csv
+                rows = read(path)
+                atomic.write(path, rows[rows["stage"].isin(names)].to_csv(index=False))
 
 
 def read(path: Path) -> pd.DataFrame:
