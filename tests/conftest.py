@@ -187,6 +187,21 @@ def shared_batch(make_once, tiny) -> Path:
     return make_once("batch", lambda directory: make_shared_batch(directory, tiny))
 
 
+@pytest.fixture(scope="session")
+def preservation_report(make_once, shared_batch, tiny) -> Path:
+    """The report of `preservation` on the stages of the shared batch, which leaves this notebook out: it takes long."""
+
+    def fill(directory: Path) -> None:
+        from example_batch import Place
+
+        place = Place(directory)
+        shutil.copytree(shared_batch / "copy" / "data" / "stages", place.data / "stages")
+        done = place.run(tiny, "--notebooks", "preservation")
+        assert done.status == 0, done.stderr
+
+    return make_once("preservation", fill) / "reports" / tiny.stem
+
+
 @pytest.fixture(scope="module")
 def eagerly() -> Iterator[None]:
     """Runs TensorFlow without tracing, which takes longer than the few steps of a training in a test.
@@ -197,6 +212,11 @@ def eagerly() -> Iterator[None]:
 
     with tensorflow.run_eagerly():
         yield
+
+
+def skip_trial(patch: pytest.MonkeyPatch) -> None:
+    """Leave out the trial of all stages before the baseline is trained: it has tests of its own."""
+    patch.setattr("collabopt.analysis.preflight.find_failures", lambda *_: [])
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from urllib.request import url2pathname
 import numpy as np
 import pandas as pd
 import pytest
-from example_batch import NOTEBOOKS, Place
+from example_batch import NOTEBOOKS
 from PIL import Image
 
 from collabopt.config import loading
@@ -89,24 +89,15 @@ def add_sweep(report: Path, executed: Path, plan: Path) -> None:
 
 
 @pytest.fixture(scope="module", params=["one notebook", pytest.param("other notebooks", marks=pytest.mark.slow)])
-def pages(request, reports, tiny, shared_batch, tmp_path_factory) -> list[Path]:
+def pages(request, reports, tiny) -> list[Path]:
     """The pages of one notebook, indexes, sweep and variants; or those of the other notebooks."""
     others = {path for path in (reports / tiny.stem).glob("*.html") if path.stem not in ("index", "baseline")}
     if request.param == "one notebook":
         found = {*reports.rglob("*.html")} - others
     else:
-        found = others | {run_preservation(shared_batch, tiny, tmp_path_factory.mktemp("preservation"))}
+        found = others | {request.getfixturevalue("preservation_report") / "preservation.html"}
     assert len(found) >= 6
     return sorted(found)
-
-
-def run_preservation(shared_batch: Path, tiny: Path, root: Path) -> Path:
-    """The page of `preservation`, which the shared batch leaves out: it also trains by TFMOT's schemes."""
-    place = Place(root)
-    shutil.copytree(shared_batch / "copy" / "data" / "stages", place.data / "stages")
-    done = place.run(tiny, "--notebooks", "preservation")
-    assert done.status == 0, done.stderr
-    return place.reports / tiny.stem / "preservation.html"
 
 
 @pytest.fixture(scope="module")
@@ -170,31 +161,31 @@ def find_violations(page) -> list[str]:
 @pytest.fixture(scope="module")
 def wide(pages, windows) -> dict[Path, SimpleNamespace]:
     """What each page shows in a wide and light window, where it is also used by keyboard and printed."""
-    found = {}
-    for path in pages:
-        errors: list[str] = []
-        page = open_page(windows(WIDE, "light"), path, errors)
-        found[path] = SimpleNamespace(**page.evaluate(READ))
+
+    def use(page) -> dict:
         page.keyboard.press("Tab")
         page.keyboard.press("Enter")
-        found[path].focused = page.evaluate("document.activeElement.id")
-        printed = page.pdf(prefer_css_page_size=True)
-        found[path].is_pdf, found[path].printed_bytes = printed.startswith(b"%PDF"), len(printed)
-        page.close()
-        found[path].errors = errors
-    return found
+        return {
+            "focused": page.evaluate("document.activeElement.id"),
+            "printed": page.pdf(prefer_css_page_size=True),
+        }
+
+    return {path: observe(windows(WIDE, "light"), path, use) for path in pages}
 
 
 @pytest.fixture(scope="module")
 def narrow(pages, windows) -> dict[Path, SimpleNamespace]:
     """What each page shows in a narrow and dark window, and what axe finds wrong there."""
-    found = {}
-    for path in pages:
-        errors: list[str] = []
-        page = open_page(windows(NARROW, "dark"), path, errors)
-        found[path] = SimpleNamespace(**page.evaluate(READ), violations=find_violations(page))
-        page.close()
-        found[path].errors = errors
+    window = windows(NARROW, "dark")
+    return {path: observe(window, path, lambda page: {"violations": find_violations(page)}) for path in pages}
+
+
+def observe(window, path: Path, use: Callable) -> SimpleNamespace:
+    """Open a page, and return what it shows, what `use` finds on it, and its `errors`."""
+    errors: list[str] = []
+    page = open_page(window, path, errors)
+    found = SimpleNamespace(**page.evaluate(READ), **use(page), errors=errors)
+    page.close()
     return found
 
 
@@ -480,4 +471,4 @@ def test_headings_go_down_by_one_and_tables_are_tables_with_captions(wide):
 
 def test_a_page_prints(wide):
     for path, page in wide.items():
-        assert page.is_pdf and page.printed_bytes > 10_000, path.name
+        assert page.printed.startswith(b"%PDF") and len(page.printed) > 10_000, path.name

@@ -238,18 +238,12 @@ def test_every_stage_has_its_row(whole, tiny):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("whole")
-def test_preservation_trains_and_exports_stages_by_tfmot_too(place, tiny, tmp_path):
-    experiment = tmp_path / "both_schemes.yaml"
-    experiment.write_text(tiny.read_text())
-    done = place.run(experiment, "--notebooks", "preservation")
-    assert done.status == 0, done.stderr
-    report = place.reports / "both_schemes"
-    assert (report / "preservation.html").is_file()
-    results = pd.read_csv(report / "results.csv").query("scheme == 'tfmot'").set_index("stage")
+def test_preservation_trains_and_exports_stages_by_tfmot_too(preservation_report):
+    assert (preservation_report / "preservation.html").is_file()
+    results = pd.read_csv(preservation_report / "results.csv").query("scheme == 'tfmot'").set_index("stage")
     assert set(results.index) == {"clustered", "sparse_clustered", "pqat", "cqat", "pcqat"}
     for stage, size in results["tflite_bytes"].items():
-        assert (report / "models" / f"{stage}-tfmot.tflite").stat().st_size == size
+        assert (preservation_report / "models" / f"{stage}-tfmot.tflite").stat().st_size == size
 
 
 def test_run_json_records_seed_data_versions_and_times(whole):

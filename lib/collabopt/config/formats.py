@@ -35,7 +35,6 @@ _FLOATS = {"npu_obstacle": "nothing runs on the NPU: it computes with integers, 
 _FURTHER = {"is_standard": False}
 _OTHER_RUNTIME = _FURTHER | {"npu_obstacle": "no .tflite file"}
 _OPENVINO = _OTHER_RUNTIME | {"suffix": ".zip"}
-_INT4 = _FURTHER | {"npu_obstacle": "Vela has no 4-bit weights"}
 
 FORMATS = {
     one.name: one
@@ -50,7 +49,9 @@ FORMATS = {
         Format("dynamic_range", "dynamic range", "v", **_FLOATS),
         Format("int8", "int8", "s"),
         Format("openvino_int8", "OpenVINO INT8", "*", packages=("openvino", "nncf"), **_OPENVINO),
-        Format("int4", "int4", "<", packages=("ai_edge_quantizer",), **_INT4),
+        Format(
+            "int4", "int4", "<", packages=("ai_edge_quantizer",), npu_obstacle="Vela has no 4-bit weights", **_FURTHER
+        ),
     )
 }
 """Every format by name."""
